@@ -83,18 +83,18 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
 fn the_keys_of_a_representative_plan_are_pinned() {
     let found: Vec<String> = keys(&plan(), 3).iter().map(|key| key[..16].to_owned()).collect();
     let pinned = [
-        "29a239ac3cadc38f",
-        "e3a5d353b5daa814",
-        "d867f29002b9a5b2",
-        "e194fb6c907d7693",
-        "ccbbe6e836eb3619",
-        "ce43e03b82a78c3a",
-        "d2f4beb4f7ff78d8",
-        "5b64453b53ebd156",
-        "0582d57c25513e3a",
-        "cce89a3d236258a6",
-        "a77f7d19787952db",
-        "3f32895869f0c01a",
+        "87c655950fb4750c",
+        "9dbbc37ef07c24d9",
+        "72b35a9ee289d62e",
+        "4cf4fcb43b5aade8",
+        "a3b4b51e5d23e818",
+        "be31b4108c608160",
+        "f725f2990916a929",
+        "63904429e65eb8ed",
+        "fd5c14a62956f013",
+        "9351983ca8698f81",
+        "190e92a62a2a3d58",
+        "0c26e749ef9a55c5",
     ];
     assert_eq!(found, pinned);
 }

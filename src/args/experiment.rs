@@ -94,7 +94,7 @@ pub struct PlanArgs {
     pub file: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
-    /// `json` is the plan itself, as the worker gets it
+    /// `json` is the plan itself, as the worker gets it; of a sweep, a list of the runs with their values
     #[arg(long, value_enum, default_value_t = PlanFormat::Tree)]
     pub format: PlanFormat,
     /// Predict time and memory of each stage from a few steps with shallow models: `full` where no value is

@@ -2,6 +2,7 @@
 //! is loaded or made, and no file remains.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic};
@@ -37,7 +38,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
     for written in [folder, Path::new(STORE)] {
         try_to_write(written)?;
     }
-    if refused(arguments, sweep.compiled().map(|(_, compiled)| compiled.as_ref()))? {
+    if refused(arguments, sweep.compiled(), folder)? {
         return Ok(CommandStatus::Failure);
     }
     let analysis = host::check_file(&arguments.file)?;
@@ -89,11 +90,16 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
     Ok(CommandStatus::Success)
 }
 
-/// Reports everything that the runs could not use, once each. Returns whether there is any.
-pub fn refused<'a>(arguments: &RunArgs, runs: impl Iterator<Item = &'a Compiled>) -> Result<bool, Problem> {
+/// Reports everything that the runs could not use, once each. Returns whether there is any. `folder` is the
+/// results folder of a sweep.
+pub fn refused<'a>(
+    arguments: &RunArgs,
+    runs: impl Iterator<Item = (&'a SweepRun, &'a Rc<Compiled>)>,
+    folder: &Path,
+) -> Result<bool, Problem> {
     let mut said: Vec<String> = Vec::new();
-    for compiled in runs {
-        for failure in files::refused_run(compiled, arguments)? {
+    for (member, compiled) in runs {
+        for failure in files::refused_run(compiled, arguments, &member.out(folder))? {
             let report = render::of_failure(&failure, &compiled.plan, &compiled.sources);
             let text = render::human::report(&report, Style::of_stderr());
             if !said.contains(&text) {

@@ -17,15 +17,15 @@ use crate::worker;
 pub fn refused(plan: &Plan, file: &Path) -> Result<Vec<Failure>, Problem> {
     let mut refused = asked(job_of(plan, file, Path::new("."))?)?;
     // The plan may be for another machine.
-    refused.retain(|failure| failure.kind != FailureKind::Memory);
+    refused.retain(|failure| !matches!(failure.kind, FailureKind::Memory | FailureKind::Storage));
     Ok(refused)
 }
 
-/// The problems of a run on this machine, in the plan's order.
-pub fn refused_run(compiled: &Compiled, arguments: &RunArgs) -> Result<Vec<Failure>, Problem> {
+/// The problems of a run on this machine with results in `out`, in the plan's order.
+pub fn refused_run(compiled: &Compiled, arguments: &RunArgs, out: &Path) -> Result<Vec<Failure>, Problem> {
     let RunArgs { processes, fresh, .. } = *arguments;
     let from = stages_named(&arguments.from, compiled)?;
-    let job = job_of(&compiled.plan, &arguments.file, Path::new("."))?;
+    let job = job_of(&compiled.plan, &arguments.file, out)?;
     asked(RunJob { processes, fresh, from, ..job })
 }
 

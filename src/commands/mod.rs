@@ -38,6 +38,7 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, nearest};
 use mopd_lang::source::{FileId, Sources, Span};
 use mopd_plan::Plan;
+use serde::Serialize;
 
 use crate::args::{Color, Command, OutputArgs};
 use crate::compile::plan_of;
@@ -184,8 +185,8 @@ fn no_experiment(sources: &Sources) -> Diagnostic {
     .help("add `experiment \"name\" { seed = 1 }`, or name the file that uses this one")
 }
 
-/// A plan as text, ending with a newline.
-fn plan_json(plan: &Plan) -> Result<String, Problem> {
+/// A plan, or those of a sweep, as text, ending with a newline.
+fn plan_json(plan: &impl Serialize) -> Result<String, Problem> {
     let text = serde_json::to_string_pretty(plan);
     Ok(text.map_err(|error| {
         Problem::run("plan-not-written", format!("the plan can't be written as JSON: {error}"))

@@ -10,6 +10,8 @@ use mopd_plan::difference::NamedPlan;
 use mopd_plan::events::{Event, Failure, Job, Prediction, RunJob};
 use mopd_plan::{self as plan, Stage};
 use mopd_store::programs::CommandSources;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::run::job_of;
 use super::sweep::{self, CheckedSweep, RefusedRun, Sweep};
@@ -39,11 +41,11 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
     if analysis.experiment.as_ref().is_some_and(|experiment| !experiment.sweep.is_empty()) {
         let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
-        match checked.sweep.as_ref().filter(|sweep| sweep.is_swept()) {
-            Some(_) if arguments.format == PlanFormat::Json && !arguments.why => output::note(
-                "this is the plan with the values in the file; `--set NAME=VALUE` selects one run of the sweep\n",
-            ),
-            Some(sweep) => return planned(sweep, &checked, arguments),
+        match &checked.sweep {
+            Some(sweep) if sweep.is_swept() => return planned(sweep, &checked, arguments),
+            Some(_) => {}
+            // The values in the file may be valid, but no run has them.
+            None if arguments.format == PlanFormat::Json => return Ok(invalid(&checked)),
             None => {}
         }
     }
@@ -91,11 +93,33 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
     Ok(if plan.is_some() { CommandStatus::Success } else { CommandStatus::Failure })
 }
 
+/// What `--format json` writes of a sweep.
+#[derive(Serialize)]
+struct SweepPlans<'a> {
+    runs: Vec<PlannedRun<'a>>,
+}
+
+#[derive(Serialize)]
+struct PlannedRun<'a> {
+    values: Map<String, Value>,
+    /// `None` if it can't run.
+    plan: Option<&'a plan::Plan>,
+}
+
 /// The plan of a file that sweeps: its first run in full, the costs of all runs together, and what is asked
 /// for of each run.
 fn planned(sweep: &Sweep, checked: &CheckedSweep, arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
     let runs = sweep.plans();
     let format = if arguments.format == PlanFormat::Json { Format::Json } else { Format::Human };
+    if arguments.format == PlanFormat::Json && !arguments.why {
+        let runs = sweep.members.iter().map(|member| PlannedRun {
+            values: sweep::values(member),
+            plan: member.compiled.as_ref().map(|compiled| &compiled.plan),
+        });
+        let runs = runs.collect();
+        output::result(&plan_json(&SweepPlans { runs })?);
+        return Ok(invalid(checked));
+    }
     if let Some(experiment) = checked.analysis.experiment.as_ref().filter(|_| !arguments.why) {
         let programs = programs(experiment, &folder_of(&arguments.file))?;
         output::result(&outline::tree(experiment, &runs, &programs, Style::of_stdout()));
@@ -135,13 +159,18 @@ fn planned(sweep: &Sweep, checked: &CheckedSweep, arguments: &PlanArgs) -> Resul
     if arguments.predict.is_some() && !predictions.is_empty() {
         output::result(&predictions.text());
     }
+    Ok(invalid(checked))
+}
+
+/// Reports the diagnostics of a sweep; a failure if there are runs that can't run.
+fn invalid(checked: &CheckedSweep) -> CommandStatus {
     report(&checked.analysis);
     for RefusedRun { name, analysis } in &checked.refused {
         output::error(&format!("{name} can't run:\n"));
         report(analysis);
     }
-    let all = checked.refused.is_empty();
-    Ok(if all { CommandStatus::Success } else { CommandStatus::Failure })
+    let all = checked.sweep.is_some() && checked.refused.is_empty();
+    if all { CommandStatus::Success } else { CommandStatus::Failure }
 }
 
 /// The predictions so far, of all runs of a sweep.

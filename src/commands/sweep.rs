@@ -288,7 +288,8 @@ impl SweepResults {
     }
 }
 
-fn values(member: &SweepRun) -> Map<String, Value> {
+/// The values of a member, by name.
+pub fn values(member: &SweepRun) -> Map<String, Value> {
     member.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
 }
 
@@ -306,9 +307,9 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
     }
     worker::find()?;
     // A run by itself finds this within a second; in a sweep the runs before it may take days.
-    let suspects = sweep.compiled().map(|(_, compiled)| compiled.as_ref());
-    let mut suspects = suspects.filter(|run| files::may_not_fit(&run.plan, arguments.processes)).peekable();
-    if sweep.is_swept() && suspects.peek().is_some() && dry_run::refused(arguments, suspects)? {
+    let large = |compiled: &Compiled| files::may_not_fit(&compiled.plan, arguments.processes);
+    let mut suspects = sweep.compiled().filter(|(_, compiled)| large(compiled)).peekable();
+    if sweep.is_swept() && suspects.peek().is_some() && dry_run::refused(arguments, suspects, &folder)? {
         return Ok(CommandStatus::Failure);
     }
     let lock = RunLock::take(&folder)?;

@@ -143,6 +143,17 @@ pub fn free_space(folder: &Path) -> Option<u64> {
     (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// Whether a folder is on the file system of another one, each itself or its nearest existing parent. True
+/// where that is unknown.
+pub fn is_on_file_system_of(folder: &Path, other: &Path) -> bool {
+    let device = |path: &Path| {
+        let absolute = std::path::absolute(path).ok()?;
+        absolute.ancestors().find_map(|path| Some(fs::metadata(path).ok()?.dev()))
+    };
+    let (Some(own), Some(other)) = (device(folder), device(other)) else { return true };
+    own == other
+}
+
 /// Checks that files can be written to a folder, or to its nearest existing parent, by creating and deleting
 /// an empty file.
 pub fn try_to_write(folder: &Path) -> Result<(), WriteError> {

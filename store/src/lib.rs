@@ -28,6 +28,7 @@ pub mod host_memory;
 pub mod links;
 mod lock;
 pub mod named;
+pub mod places;
 pub mod programs;
 pub mod regular;
 pub mod results_folder;

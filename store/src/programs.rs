@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::content::HashedFile;
 use crate::files::reason;
+use crate::places::Checkout;
 use crate::regular;
 
 /// Endings of source files. Data is not included: files that a program reads besides its sources are declared
@@ -65,9 +66,11 @@ struct WalkedFolder {
 /// The files of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandSources {
+    /// The command, in which absolute paths of its checkout are relative to the experiment's folder.
+    located: String,
     /// Every hashed file, with its path.
     pub hashed: BTreeSet<HashedFile>,
-    /// A name of each that does not depend on the experiment's folder, and the BLAKE3 hash of its content.
+    /// A name of each that does not depend on where the experiment lies, and the BLAKE3 hash of its content.
     files: BTreeSet<(String, String)>,
     /// Descriptions of dependencies that may change its rewards and could not be hashed.
     pub unseen: Vec<String>,
@@ -91,11 +94,12 @@ impl CommandSources {
         depends: &[String],
         base: &Path,
     ) -> Result<CommandSources, UnreadableDependency> {
-        let mut program = CommandSources::default();
+        let checkout = Checkout::new(base);
+        let mut program = CommandSources { located: checkout.located(command), ..CommandSources::default() };
         let mut scripts = BTreeSet::new();
         for (folder, named) in named(command, base) {
             match named {
-                Named::File(word) => program.named(&folder, &word, &mut scripts),
+                Named::File(word) => program.named(&folder, &word, &checkout, &mut scripts),
                 Named::Module(module) => program.module(&folder, &module, &mut scripts),
                 Named::Computed(word) => {
                     program.unseen.push(format!("files that the shell substitutes for `{word}`"))
@@ -103,10 +107,10 @@ impl CommandSources {
             }
         }
         for folder in scripts {
-            program.sources(&folder, base);
+            program.sources(&folder, base, &checkout);
         }
         for path in depends {
-            program.depends(path, base)?;
+            program.depends(path, base, &checkout)?;
         }
         program
             .unseen
@@ -114,14 +118,15 @@ impl CommandSources {
         Ok(program)
     }
 
-    /// The hash of all files, in hexadecimal.
+    /// The hash of the command and of all files, in hexadecimal. It does not depend on where the experiment
+    /// lies.
     pub fn hash(&self) -> String {
-        let text = serde_json::to_string(&self.files).expect("names and hashes are plain data");
-        blake3::hash(text.as_bytes()).to_hex().to_string()
+        let text = serde_json::to_string(&(&self.located, &self.files));
+        blake3::hash(text.expect("texts are plain data").as_bytes()).to_hex().to_string()
     }
 
-    /// Every hashed file: its name, which does not depend on the experiment's folder, and the BLAKE3 hash of
-    /// its content.
+    /// Every hashed file: its name, which does not depend on where the experiment lies, and the BLAKE3 hash
+    /// of its content.
     pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.files.iter().map(|(name, hash)| (name.as_str(), hash.as_str()))
     }
@@ -137,10 +142,10 @@ impl CommandSources {
     }
 
     /// Adds the files of a word of the command. Most words name no file.
-    fn named(&mut self, folder: &Path, word: &str, scripts: &mut BTreeSet<PathBuf>) {
+    fn named(&mut self, folder: &Path, word: &str, checkout: &Checkout, scripts: &mut BTreeSet<PathBuf>) {
         let path = folder.join(word);
         if path.is_dir() {
-            return self.folder(&path, word, scripts);
+            return self.folder(&path, word, checkout, scripts);
         }
         let Ok(file) = HashedFile::hash(&path, u64::MAX) else { return };
         if is_script(&path)
@@ -149,14 +154,14 @@ impl CommandSources {
         {
             scripts.insert(parent.to_owned());
         }
-        self.add(word.to_owned(), file);
+        self.add(checkout.name(word), file);
     }
 
     /// Adds a folder in the command: `python3 judge/`, `PYTHONPATH=lib`, `--rules=rules/`.
-    fn folder(&mut self, path: &Path, word: &str, scripts: &mut BTreeSet<PathBuf>) {
+    fn folder(&mut self, path: &Path, word: &str, checkout: &Checkout, scripts: &mut BTreeSet<PathBuf>) {
         let outermost = fs::canonicalize(path).is_ok_and(|real| real.parent().is_none());
         // `/` and `/tmp` occur in many commands and contain unrelated files.
-        if !outermost && !Path::new(word).is_absolute() {
+        if !outermost && !Path::new(&checkout.name(word)).is_absolute() {
             scripts.insert(path.to_owned());
         }
         self.unseen.push(format!(
@@ -176,15 +181,15 @@ impl CommandSources {
     }
 
     /// Adds all source files of a script's folder and its subfolders, unless there are too many.
-    fn sources(&mut self, folder: &Path, base: &Path) {
+    fn sources(&mut self, folder: &Path, base: &Path, checkout: &Checkout) {
         let shown = folder.strip_prefix(base).ok().filter(|path| *path != Path::new(""));
         let shown = shown.map_or_else(|| "the script's folder".to_owned(), |path| path.display().to_string());
         let scope = WalkScope::Sources;
         match walk(folder, scope).and_then(|found| hashed(&found.files, scope)) {
             Ok(files) => {
                 for (name, file) in files {
-                    // Below `base`, the name is the path relative to it; elsewhere, relative to `folder`.
-                    let name = name_within(&file.path, base).unwrap_or(name);
+                    // In the checkout, the name is the path from `base`; elsewhere, that from `folder`.
+                    let name = checkout.relative(&file.path).unwrap_or(name);
                     self.add(name, file);
                 }
             }
@@ -194,14 +199,19 @@ impl CommandSources {
         }
     }
 
-    fn depends(&mut self, written: &str, base: &Path) -> Result<(), UnreadableDependency> {
-        let path = base.join(written);
+    fn depends(
+        &mut self,
+        written: &str,
+        base: &Path,
+        checkout: &Checkout,
+    ) -> Result<(), UnreadableDependency> {
+        let (path, shown) = (base.join(written), checkout.name(written));
         let unreadable = |why: String| UnreadableDependency { path: path.clone(), why };
         if path.is_dir() {
             let scope = WalkScope::Declared;
             let too_many = |why: String| unreadable(format!("{why}; name the files or folders that matter"));
             let WalkedFolder { files, links } = walk(&path, scope).map_err(too_many)?;
-            let within = |name: &str| format!("{}/{name}", written.trim_end_matches('/'));
+            let within = |name: &str| format!("{}/{name}", shown.trim_end_matches('/'));
             for (name, file) in hashed(&files, scope).map_err(too_many)? {
                 self.add(within(&name), file);
             }
@@ -212,7 +222,7 @@ impl CommandSources {
             return Ok(());
         }
         let file = HashedFile::hash(&path, u64::MAX).map_err(|error| unreadable(reason(&error)))?;
-        self.add(written.to_owned(), file);
+        self.add(shown, file);
         Ok(())
     }
 }
@@ -485,16 +495,40 @@ mod tests {
         }
     }
 
+    /// Neither relative nor absolute paths say where the experiment is.
     #[test]
     fn the_hash_does_not_depend_on_where_it_lies() {
-        let files = ["verify.py", "lib/a.py"];
+        let files = ["verify.py", "lib/a.py", "rules.json"];
         let (one, other) = (folder(&files), folder(&files));
-        let hash = |folder: &TempDir| {
-            CommandSources::find("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash()
+        let found = |command: &str, lib: &str, folder: &TempDir| {
+            let at = |text: &str| text.replace("HERE", &folder.path().display().to_string());
+            CommandSources::find(&at(command), &[at(lib)], folder.path()).unwrap()
         };
-        assert_eq!(hash(&one), hash(&other));
+        let hash = |command: &str, lib: &str, folder: &TempDir| found(command, lib, folder).hash();
+        let relative = ("python3 verify.py", "lib");
+        let absolute =
+            ("cd HERE && PYTHONPATH=HERE/lib python3 HERE/verify.py -r=HERE/rules.json", "HERE/lib");
+        for (command, lib) in [relative, absolute] {
+            assert_eq!(hash(command, lib, &one), hash(command, lib, &other), "{command}");
+        }
+        let (command, lib) = absolute;
+        let found = found(command, lib, &one);
+        assert_eq!(found.names().collect::<Vec<_>>(), ["lib/a.py", "rules.json", "verify.py"]);
+        assert!(found.files.iter().all(|(name, _)| !name.starts_with('/')));
+        assert_ne!(
+            hash(&format!("{command} --strict"), lib, &one),
+            hash(command, lib, &one),
+            "its arguments"
+        );
+        fs::write(other.path().join("rules.json"), "{}").unwrap();
+        assert_ne!(hash(command, lib, &one), hash(command, lib, &other), "its files");
+        let before = hash("python3 verify.py", "lib", &other);
         fs::rename(other.path().join("lib/a.py"), other.path().join("lib/b.py")).unwrap();
-        assert_ne!(hash(&one), hash(&other), "another name is imported by another name");
+        assert_ne!(
+            before,
+            hash("python3 verify.py", "lib", &other),
+            "another name is imported by another name"
+        );
     }
 
     #[test]

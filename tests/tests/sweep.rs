@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A sweep over two bounds and two learning rates of the fine-tuned start, and a student of it.
@@ -91,6 +91,40 @@ fn a_plan_is_of_the_runs() {
     assert_eq!(said.matches("predicted student:").count(), 2, "{said}");
     assert_eq!(said.matches("predicted start:").count(), 1, "shared by both runs: {said}");
     assert!(said.contains("predicted for all runs: about "), "{said}");
+}
+
+/// Every run is there with its values, also one that can't run; each plan is that of its values alone.
+#[test]
+fn a_plan_as_json_has_every_run() {
+    let folder = folder(SOURCE);
+    let planned = |arguments: &[&str]| {
+        let output = plan(folder.path(), &[&["--format", "json"], arguments].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice::<Value>(&output.stdout).expect("one JSON document")
+    };
+    let all = planned(&[]);
+    let runs = all["runs"].as_array().expect("runs");
+    let values: Vec<&Value> = runs.iter().map(|run| &run["values"]).collect();
+    let expected = [(1.0, 0.001), (5.0, 0.001), (1.0, 0.003), (5.0, 0.003)];
+    assert!(values.into_iter().eq(&expected.map(|(bound, rate)| json!({ "bound": bound, "rate": rate }))));
+    for (run, (bound, rate)) in runs.iter().zip(expected) {
+        let set = [format!("bound={bound}"), format!("rate={rate}")];
+        assert_eq!(run["plan"], planned(&["--set", &set[0], "--set", &set[1]]), "a run by itself is a plan");
+    }
+    assert_eq!(planned(&["--set", "bound=1"])["runs"].as_array().map(Vec::len), Some(2));
+    let source = SOURCE.replace("rate in [1e-3, 3e-3]", "rate in [1e-3, -1]");
+    fs::write(folder.path().join("tiny.mopd"), &source).expect("an experiment");
+    let output = plan(folder.path(), &["--format", "json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let partly: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let valid: Vec<bool> =
+        partly["runs"].as_array().expect("runs").iter().map(|run| run["plan"].is_object()).collect();
+    assert_eq!(valid, [true, true, false, false]);
+    assert!(said(&output).contains("rate=-1,bound=1 can't run"), "{}", said(&output));
+    // The file's own values are those of no run.
+    fs::write(folder.path().join("tiny.mopd"), source.replace("[1e-3, -1]", "[-2, -1]")).expect("written");
+    let output = plan(folder.path(), &["--format", "json"]);
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{}", said(&output));
 }
 
 /// A run of a sweep that can't fit is found before the first one begins.

@@ -436,7 +436,8 @@ fn optimizer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), covera
     set(&format!("{optim}.override_optimizer_config"), json!({"eps": adamw.epsilon}));
     set(&format!("{optim}.clip_grad"), json!(adamw.clip_norm));
     set("actor_rollout_ref.actor.grad_clip", json!(adamw.clip_norm));
-    if adamw.weight_decay == 0.0 {
+    // An adapter of verl has matrices only, and nothing else is trained.
+    if adamw.weight_decay == 0.0 || matches!(settings.train.trainable, Trainable::Adapter(_)) {
         coverage.exact("`optimizer = adamw`", at);
     } else {
         coverage.approximate("`weight_decay`", at, "verl also decays the weights of normalisations");

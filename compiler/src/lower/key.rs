@@ -13,9 +13,9 @@ use mopd_plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
     Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
     GuardMeaning, Learner, Length, Merge, MergeMethod, ModelId, Objective, Optimizer, OwnData, Panel,
-    PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Rounding, ServedMeaning, Share, Stage,
-    StepFunction, StudentCopy, TableColumn, Teacher, TeacherChoice, TokenizerSpec, Train, Trainable,
-    Validation, WeightGroup,
+    PanelMeaning, Pretrained, Private, Producer, PromptFormat, Recipe, Reward, Rounding, ServedMeaning,
+    Share, Stage, StepFunction, StudentCopy, TableColumn, Teacher, TeacherChoice, TokenizerSpec, Train,
+    Trainable, Validation, WeightGroup,
 };
 use serde::Serialize;
 
@@ -110,6 +110,9 @@ struct TrainMeaning<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     feedback: Vec<FeedbackMeaning<'a>>,
     prefixes: Fields,
+    /// The programs of rollouts with their paths, where files are not left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    programs: Vec<(&'a str, &'a [String])>,
     passes: u32,
     /// `None` where a batch is not divided.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -366,6 +369,10 @@ impl<'a> TrainMeaning<'a> {
             panels: panels.iter().map(Panel::meaning).collect(),
             feedback: feedback.iter().map(Feedback::meaning).collect(),
             prefixes: rollout.key(&model),
+            programs: (train.producers().flat_map(Producer::programs))
+                .filter(|_| files == FileScope::ByPath)
+                .map(|program| (program.command, program.depends))
+                .collect(),
             passes: *passes,
             mini_batches: (*mini_batches > 1).then_some(*mini_batches),
             filter,

@@ -4,6 +4,7 @@
 //! These types hold everything that the language can express. The plan's types are narrower: they hold what a
 //! run can execute, and the compiler refuses the rest.
 
+mod commands;
 mod data;
 mod dependencies;
 pub mod formula;
@@ -21,6 +22,7 @@ mod trainable;
 
 use serde::{Deserialize, Serialize};
 
+pub use commands::without_absolute_paths;
 pub use data::*;
 pub use guards::*;
 pub use objectives::*;

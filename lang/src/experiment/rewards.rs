@@ -3,6 +3,8 @@
 use regex_syntax::hir::{Capture, Hir, HirKind};
 use serde::{Deserialize, Serialize};
 
+use super::commands::without_absolute_paths;
+
 /// The values that an author's reward program may return.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -120,7 +122,11 @@ impl Reward {
     pub fn without_paths(&self) -> Reward {
         let mut reward = self.clone();
         match &mut reward {
-            Reward::Command { depends, .. } | Reward::Python { depends, .. } => depends.clear(),
+            Reward::Command { command: program, depends, .. }
+            | Reward::Python { file: program, depends, .. } => {
+                *program = without_absolute_paths(program);
+                depends.clear();
+            }
             Reward::Parts { parts } => {
                 parts.iter_mut().for_each(|part| part.reward = part.reward.without_paths());
             }

@@ -1,6 +1,6 @@
 //! `... |> through("python3 edit.py")`: completions that an author's program may rewrite or leave out.
 
-use mopd_lang::experiment::{self as checked, Edit};
+use mopd_lang::experiment::{self as checked, Edit, without_absolute_paths};
 use serde::Deserialize;
 
 use super::{
@@ -60,10 +60,10 @@ impl ProducerKind for Through {
             .with_groups("batch", groups)
     }
 
-    /// The fields without `depends`: the content of these files is added to a result's key at run time.
+    /// The fields without paths: the content of these files is added to a result's key at run time.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::new("through")
-            .with("command", FieldValue::Text(self.command.clone()))
+            .with("command", FieldValue::Text(without_absolute_paths(&self.command)))
             .with("of", FieldValue::Fields(self.of.kind().key(None, model)))
             .with_groups("batch", groups)
     }

@@ -1,7 +1,7 @@
 //! `turns("python3 env.py", at_most: 30, sample(...))`: the student's turns, with a program's observations
 //! between them.
 
-use mopd_lang::experiment::{self as checked, Edit, RolloutSource};
+use mopd_lang::experiment::{self as checked, Edit, RolloutSource, without_absolute_paths};
 use mopd_lang::formula;
 use serde::Deserialize;
 
@@ -68,9 +68,10 @@ impl ProducerKind for Turns {
         self.described(fields, groups)
     }
 
-    /// The fields without `depends`: the content of these files is added to a result's key at run time.
+    /// The fields without paths: the content of these files is added to a result's key at run time.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        let fields = Fields::new("turns").with("environment", FieldValue::Text(self.environment.clone()));
+        let environment = without_absolute_paths(&self.environment);
+        let fields = Fields::new("turns").with("environment", FieldValue::Text(environment));
         self.described(fields, groups)
     }
 

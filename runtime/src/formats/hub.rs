@@ -131,6 +131,12 @@ impl Hub {
         self.of_repository(name, revision).map_err(|error| error.with_prefix(&no_folder))
     }
 
+    /// The folder of a repository in the cache, if it is there as a whole.
+    pub fn cached(&self, name: &str, revision: Option<&str>) -> Option<PathBuf> {
+        let commit = named::cached_commit(&self.cache, name, revision.unwrap_or("main"))?;
+        Some(named::snapshot(&self.cache, name, &commit)).filter(|folder| is_complete(folder))
+    }
+
     fn of_repository(&self, name: &str, revision: &str) -> Result<ModelFolder> {
         let commit = named::cached_commit(&self.cache, name, revision);
         if let Some(commit) = &commit {

@@ -19,7 +19,7 @@ use crate::failure::{Error, Result};
 const MAGIC: [u8; 8] = *b"mopdpeer";
 
 /// Raised whenever the messages change.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// How long a new connection may take to send its [`Handshake`].
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);

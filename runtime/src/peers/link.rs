@@ -5,6 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::PIECE;
+
 /// The timeout for the next bytes of a message that has begun.
 const STALLED: Duration = Duration::from_secs(60);
 
@@ -64,8 +66,9 @@ impl PeerLink {
             return Ok((head, Vec::new()));
         }
         stream.set_read_timeout(Some(STALLED))?;
-        // Memory is allocated as bytes arrive, not by the length in the header, which may be wrong.
-        let mut bytes = Vec::new();
+        // Beyond a piece of a vector, memory is allocated as bytes arrive, not by the length in the header,
+        // which may be wrong.
+        let mut bytes = Vec::with_capacity(head.length.min((PIECE * size_of::<f32>()) as u64) as usize);
         stream.take(head.length).read_to_end(&mut bytes)?;
         stream.set_read_timeout(None)?;
         if bytes.len() as u64 != head.length {

@@ -38,6 +38,7 @@ enum Collective {
     Broadcast = 2,
     AllGather = 3,
     ReduceScatter = 4,
+    Gather = 5,
 }
 
 /// A process among its peers.
@@ -133,30 +134,33 @@ impl Peers {
         Ok(sum)
     }
 
-    /// Sums vectors of `length` numbers over the processes and returns the part that this process owns;
-    /// `part` returns a range of this process's vector.
-    pub fn reduce_scatter(&self, length: usize, part: impl Fn(Range<usize>) -> Vec<f32>) -> Result<Vec<f32>> {
-        let owned = self.shard(length);
-        let mut sum: Vec<f32> = Vec::with_capacity(owned.len());
+    /// Sums vectors of `length` numbers over the processes. `part` returns a range of this process's vector,
+    /// each range once; `put` receives the sums of the part that this process owns, in order.
+    pub fn reduce_scatter(
+        &self,
+        length: usize,
+        mut part: impl FnMut(Range<usize>) -> Vec<f32>,
+        mut put: impl FnMut(Range<usize>, &[f32]),
+    ) -> Result<()> {
         for offset in rounds(length, self.size) {
             let of = |rank: usize| within(shard(length, rank, self.size), offset);
             let own: Vec<Vec<u8>> = (0..self.size).map(|rank| to_bytes(&part(of(rank)))).collect();
             let own: Vec<&[u8]> = own.iter().map(Vec::as_slice).collect();
-            let count = of(self.rank).len();
-            let start = sum.len();
+            let (range, mut sum) = (of(self.rank), Vec::new());
             for (rank, bytes) in self.exchange(Collective::ReduceScatter, &own)?.into_iter().enumerate() {
                 let numbers = from_bytes(&bytes);
+                let count = range.len();
                 if numbers.len() != count {
                     return Err(self.mismatch(rank, &format!("{} numbers to add to {count}", numbers.len())));
                 }
                 match rank {
-                    0 => sum.extend(numbers),
-                    _ => sum[start..].iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number),
+                    0 => sum = numbers,
+                    _ => sum.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number),
                 }
             }
+            put(range, &sum);
         }
-        assert_eq!(sum.len(), owned.len(), "every number of the part is summed once");
-        Ok(sum)
+        Ok(())
     }
 
     /// Gathers a vector of `length` numbers from the parts that the processes own. `part` returns a range of
@@ -165,12 +169,38 @@ impl Peers {
         &self,
         length: usize,
         part: impl Fn(Range<usize>) -> Vec<f32>,
+        put: impl FnMut(Range<usize>, &[f32]),
+    ) -> Result<()> {
+        self.gather_in(Collective::AllGather, |_| true, length, part, put)
+    }
+
+    /// The same in the first process alone: in the others, `put` is not called.
+    pub fn gather_parts(
+        &self,
+        length: usize,
+        part: impl Fn(Range<usize>) -> Vec<f32>,
+        put: impl FnMut(Range<usize>, &[f32]),
+    ) -> Result<()> {
+        self.gather_in(Collective::Gather, |rank| rank == 0, length, part, put)
+    }
+
+    /// Gathers a vector in the processes that `receives` selects by rank.
+    fn gather_in(
+        &self,
+        what: Collective,
+        receives: impl Fn(usize) -> bool,
+        length: usize,
+        part: impl Fn(Range<usize>) -> Vec<f32>,
         mut put: impl FnMut(Range<usize>, &[f32]),
     ) -> Result<()> {
         for offset in rounds(length, self.size) {
             let of = |rank: usize| within(shard(length, rank, self.size), offset);
-            let all = self.all_gather(&to_bytes(&part(of(self.rank))))?;
-            for (rank, bytes) in all.into_iter().enumerate() {
+            let own = to_bytes(&part(of(self.rank)));
+            let nothing: &[u8] = &[];
+            let own: Vec<&[u8]> =
+                (0..self.size).map(|rank| if receives(rank) { own.as_slice() } else { nothing }).collect();
+            let all = self.exchange(what, &own)?;
+            for (rank, bytes) in all.into_iter().enumerate().filter(|_| receives(self.rank)) {
                 let (range, numbers) = (of(rank), from_bytes(&bytes));
                 if numbers.len() != range.len() {
                     let what = format!("{} numbers, expected {}", numbers.len(), range.len());
@@ -244,6 +274,13 @@ impl Peers {
     fn mismatch(&self, rank: usize, what: &str) -> Error {
         apart(&format!("process {rank} of {} sent {what}", self.size))
     }
+}
+
+/// Bytes that each of `size` processes holds at most while they sum a vector of `length` numbers: the
+/// messages to all and from all, and one of them as numbers before and after.
+pub fn buffer_bytes(length: usize, size: usize) -> u64 {
+    let piece = length.div_ceil(size).min(PIECE) * size_of::<f32>();
+    ((2 * size + 2) * piece) as u64
 }
 
 /// The offsets of the pieces within a part, the same number for every process.

@@ -32,12 +32,17 @@ fn sums_are_made_in_the_order_of_the_processes() {
         for length in [0, 1, 3, 10, 1001] {
             let sums = among(size, |peers| {
                 let own: Vec<f32> = (0..length).map(|place| number(peers.rank(), place)).collect();
-                let part = peers.reduce_scatter(length, |range| own[range].to_vec()).unwrap();
-                assert_eq!(part.len(), peers.shard(length).len());
-                let (mut whole, start) = (vec![f32::NAN; length], peers.shard(length).start);
-                let own = |range: Range<usize>| part[range.start - start..range.end - start].to_vec();
+                let (mut part, mut whole) = (vec![f32::NAN; length], vec![f32::NAN; length]);
+                let put = |range: Range<usize>, numbers: &[f32]| part[range].copy_from_slice(numbers);
+                peers.reduce_scatter(length, |range| own[range].to_vec(), put).unwrap();
+                let owned = peers.shard(length);
+                assert!(part.iter().enumerate().all(|(at, sum)| sum.is_nan() != owned.contains(&at)));
+                let own = |range: Range<usize>| part[range].to_vec();
                 let put = |range: Range<usize>, numbers: &[f32]| whole[range].copy_from_slice(numbers);
                 peers.all_gather_parts(length, own, put).unwrap();
+                let mut first = Vec::new();
+                peers.gather_parts(length, own, |_, numbers| first.extend_from_slice(numbers)).unwrap();
+                assert_eq!(first, if peers.is_first() { whole.as_slice() } else { &[] });
                 let doubles: Vec<f64> = (0..length).map(|place| number(peers.rank(), place).into()).collect();
                 (whole, peers.all_reduce(&doubles).unwrap())
             });
@@ -57,8 +62,13 @@ fn sums_are_made_in_the_order_of_the_processes() {
 fn long_vectors_are_summed_piece_by_piece() {
     let length = 2 * PIECE + 2 * 7 + 1;
     let own = |rank: usize, range: Range<usize>| range.map(|at| (at % 1000 + rank) as f32).collect();
-    let parts =
-        among(2, |peers| peers.reduce_scatter(length, |range| own(peers.rank(), range)).unwrap()).concat();
+    let parts = among(2, |peers| {
+        let mut sums = Vec::new();
+        let part = |range| own(peers.rank(), range);
+        peers.reduce_scatter(length, part, |_, numbers| sums.extend_from_slice(numbers)).unwrap();
+        sums
+    });
+    let parts = parts.concat();
     assert_eq!(parts.len(), length);
     assert!(parts.iter().enumerate().all(|(at, sum)| *sum == (2 * (at % 1000) + 1) as f32));
 }

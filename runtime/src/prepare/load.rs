@@ -57,20 +57,26 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
     Ok(LoadedModel { weights, content, unchanged: HashedFiles::model(files) })
 }
 
-/// Checks that a model is where the plan says, without reading its weights. The contents of a hub repository
-/// are known only when it is fetched.
-pub fn look(pretrained: &Pretrained, base: &Path) -> Result<()> {
+/// Checks that a model is where the plan says, without reading its weights, and returns its configuration.
+/// `None` for a repository of the hub that is not in the cache: its content is known when it is fetched.
+pub fn look(pretrained: &Pretrained, base: &Path) -> Result<Option<Config>> {
     let folder = match pretrained {
-        Pretrained::HuggingFace { name, revision } => match hub::own_folder(name, revision.as_deref(), base)?
-        {
-            Some(folder) => folder,
-            None => return Ok(()),
-        },
+        Pretrained::HuggingFace { name, revision } => {
+            let revision = revision.as_deref();
+            let own = hub::own_folder(name, revision, base)?;
+            match own.or_else(|| Hub::from_environment().cached(name, revision)) {
+                Some(folder) => folder,
+                None => return Ok(None),
+            }
+        }
         Pretrained::Checkpoint { folder } => data::path_as_written(base, folder),
-        Pretrained::Gguf { file } => return gguf::open(&data::path_as_written(base, file)).map(|_| ()),
+        Pretrained::Gguf { file } => {
+            return gguf::open(&data::path_as_written(base, file)).map(|opened| Some(opened.config));
+        }
     };
-    huggingface::config(&folder)?;
-    safetensors::files(&folder).map(|_| ())
+    let config = huggingface::config(&folder)?;
+    safetensors::files(&folder)?;
+    Ok(Some(config))
 }
 
 /// [`LoadedModel::content`] of a folder into which these weights were just saved. `written` has the Blake3

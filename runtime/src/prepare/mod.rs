@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod check;
+mod configs;
 pub mod load;
 mod merges;
 pub mod probe;
@@ -23,11 +24,13 @@ use mopd_plan::{
     Stage, Train, View,
 };
 use mopd_store::files::{names_beside, reason};
+use mopd_store::places::Checkout;
 use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
 use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, unfinished_schedules};
+pub use self::configs::configs;
 use self::load::LoadedModel;
 use self::merges::check_merge;
 use self::prompts::{MESSAGES, Prompts};
@@ -38,7 +41,7 @@ use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
 use crate::store::{Store, check_can_be_saved};
-use crate::tokenizer::{self, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
 
 /// Where to look.
@@ -117,17 +120,7 @@ pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
         };
         let spec = match &model.stage {
             Stage::Initialise(architecture) => {
-                let tokenizer = match &architecture.tokenizer {
-                    plan::TokenizerSpec::Bytes => Tokenizer::Bytes,
-                    plan::TokenizerSpec::File(path) => {
-                        let loaded = tokenizer::PretrainedTokenizer::load(&data::path_as_written(base, path));
-                        Tokenizer::Pretrained(loaded.map_err(|error| Error::from(error).at(model.origin))?)
-                    }
-                };
-                let config = Config { vocabulary: tokenizer.vocabulary(), ..Config::new(architecture) };
-                config.check().map_err(|problem| {
-                    Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
-                })?;
+                let (config, tokenizer) = configs::initialised(model, architecture, base)?;
                 let (config, tokenizer) = (Arc::new(config), Arc::new(tokenizer));
                 ModelSpec { config, tokenizer, loaded: None, of_files: false }
             }
@@ -236,7 +229,7 @@ fn load(
             let beside = names_beside(&places.base.join(file)).unwrap_or_default();
             error.help(missing_file_help(file, &beside))
         })?;
-        let files = vec![FileHash { name: file.to_owned(), hash: hash.clone() }];
+        let files = vec![FileHash { name: Checkout::new(places.base).name(file), hash: hash.clone() }];
         // The verifier has read it already.
         programs.push(ProgramFiles { hash, files, unchanged: HashedFiles::program(FailureKind::Reward, []) });
     }

@@ -1,42 +1,63 @@
 //! Refuses stages that can't fit in memory, before they allocate anything.
 
+use std::sync::Arc;
+
 use mopd_plan::events::{FailureKind, RunJob};
-use mopd_plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
+use mopd_plan::producers::Writer;
+use mopd_plan::{
+    Dtype, Model, ModelId, Objective, Plan, Producer, Stage, StudentCopy, Teacher, Train, Trainable,
+};
 
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::Weights;
+use crate::model::{Config, Weights};
 use crate::prepare::ModelSpec;
 
 /// Warns of a stage that is predicted to take more than this part of the memory, since predictions are off by
 /// some per cent.
 const TIGHT: f64 = 0.9;
 
-/// Refuses a stage without a stored result whose weights alone exceed the memory, with gradients and moments
-/// where all weights train. It needs no allocation.
+/// The number of parameters of each model of a plan, as far as it is known.
+pub(super) struct ModelSizes(Vec<Option<u64>>);
+
+impl ModelSizes {
+    pub fn of_specs(specs: &[ModelSpec]) -> ModelSizes {
+        ModelSizes(specs.iter().map(|spec| Some(Weights::parameters(&spec.config) as u64)).collect())
+    }
+
+    pub fn of_configs(configs: &[Option<Arc<Config>>]) -> ModelSizes {
+        let size = |config: &Option<Arc<Config>>| Some(Weights::parameters(config.as_ref()?) as u64);
+        ModelSizes(configs.iter().map(size).collect())
+    }
+
+    /// `None` where it is not known.
+    pub fn parameters(&self, model: ModelId) -> Option<u64> {
+        self.0[model.0 as usize]
+    }
+}
+
+/// Refuses a task without a stored result whose weights alone exceed the memory, with gradients and moments
+/// where all weights train. It needs no allocation. Models of unknown size are left out.
 pub(super) fn weights(
     job: &RunJob,
     tasks: &[Task],
-    specs: &[ModelSpec],
+    sizes: &ModelSizes,
     device_memory: &DeviceMemoryBudget,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<()> {
     let Some(bytes) = device_memory.bytes() else { return Ok(()) };
-    let plan = &job.plan;
     for (_, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
-        let Work::Stage(id) = task.work else { continue };
-        let model = plan.experiment.model(id);
-        let needed = least(job, specs, id);
+        let (id, held) = match task.work {
+            Work::Stage(id) => (id, least_of_stage(job, sizes, id)),
+            Work::Evaluate { model, .. } => (model, weights_alone(job, sizes, model)),
+        };
+        let Some(Held { bytes: needed, what }) = held else { continue };
         if needed > bytes {
+            let model = job.plan.experiment.model(id);
             let (needed, bytes) = (gib(needed), gib(bytes));
-            let what = if model.stage.trains().is_empty() {
-                "its weights alone are"
-            } else {
-                "its trained weights with gradients and moments alone are"
-            };
             let message = format!(
                 "`{}` cannot fit in memory: {what} {needed}, but only {bytes} are available",
                 model.name
@@ -49,35 +70,94 @@ pub(super) fn weights(
     Ok(())
 }
 
-/// Bytes that a stage holds for any batch size.
-pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
-    let parameters = |id: ModelId| Weights::parameters(&specs[id.0 as usize].config) as u64;
+/// Bytes that are held at one time, and what they are.
+struct Held {
+    bytes: u64,
+    what: String,
+}
+
+/// The weights of a model in the dtype that it computes in.
+fn weights_alone(job: &RunJob, sizes: &ModelSizes, id: ModelId) -> Option<Held> {
+    let bytes = computed(job.plan.experiment.dtype) * sizes.parameters(id)?;
+    Some(Held { bytes, what: "its weights alone are".to_owned() })
+}
+
+/// Bytes that a stage holds for any batch size; those of models of unknown size are left out.
+pub(super) fn least(job: &RunJob, sizes: &ModelSizes, id: ModelId) -> u64 {
+    least_of_stage(job, sizes, id).map_or(0, |held| held.bytes)
+}
+
+fn least_of_stage(job: &RunJob, sizes: &ModelSizes, id: ModelId) -> Option<Held> {
     let experiment = &job.plan.experiment;
     let stage = &experiment.model(id).stage;
     match stage {
         // Their weights stay in files.
-        Stage::Load(_) | Stage::Learner { .. } => 0,
-        Stage::Initialise(_) | Stage::Merge(_) => 4 * parameters(id),
+        Stage::Load(_) | Stage::Learner { .. } => None,
+        Stage::Initialise(_) | Stage::Merge(_) => {
+            Some(Held { bytes: 4 * sizes.parameters(id)?, what: "its weights alone are".to_owned() })
+        }
         Stage::Train(_) | Stage::Joint(_) => {
             let trains = stage.trains();
-            trains
-                .into_iter()
-                .map(|train| {
-                    bytes_per_parameter(train, experiment.dtype, job.processes) * parameters(train.start)
-                })
-                .sum()
+            let trained = trains.iter().filter_map(|train| {
+                Some(
+                    bytes_per_parameter(train, experiment.dtype, job.processes)
+                        * sizes.parameters(train.start)?,
+                )
+            });
+            let what = "its trained weights with gradients and moments alone are".to_owned();
+            let trained = Held { bytes: trained.sum(), what };
+            // Scorers pass through memory layer by layer, but a model that writes is there as a whole.
+            let writes = trains.iter().flat_map(|train| writers(train)).filter_map(|writer| {
+                let name = &experiment.model(writer).name;
+                let Held { bytes, .. } = weights_alone(job, sizes, writer)?;
+                Some(Held { bytes, what: format!("the weights of `{name}`, which writes for it, alone are") })
+            });
+            writes.chain([trained]).max_by_key(|held| held.bytes)
         }
     }
+}
+
+/// The frozen models that write completions of a stage.
+fn writers(train: &Train<Objective>) -> Vec<ModelId> {
+    let drawn = train.producers().flat_map(Producer::drawn);
+    let of = |(writer, _): (Writer, _)| match writer {
+        Writer::Student => Vec::new(),
+        Writer::Model(id) => vec![id],
+        Writer::Scorer(role) | Writer::Editor { editor: role, .. } | Writer::Guide(role) => {
+            train.scorers.choices(role).iter().filter_map(|choice| choice.teacher.model()).collect()
+        }
+    };
+    drawn.flat_map(of).collect()
+}
+
+fn computed(dtype: Dtype) -> u64 {
+    if dtype == Dtype::Bfloat16 { 2 } else { 4 }
 }
 
 /// Least bytes per parameter of a trained model, over all processes that train it. Each process has all
 /// parameters, but the moments are sharded.
 fn bytes_per_parameter(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
-    let computed = if dtype == Dtype::Bfloat16 { 2 } else { 4 };
+    // The moving average and every delayed copy of the student have weights of their own, an average in
+    // single precision beside those that it computes with.
+    let mut copies: Vec<StudentCopy> = Vec::new();
+    for choice in train.scorers.iter().flat_map(|(_, scorer)| &scorer.choices) {
+        if let Teacher::Student(copy) = choice.teacher
+            && copy != StudentCopy::Current
+            && !copies.contains(&copy)
+        {
+            copies.push(copy);
+        }
+    }
+    let computed = computed(dtype);
+    let of_copy = |copy: &StudentCopy| match copy {
+        StudentCopy::Average { .. } if computed < 4 => computed + 4,
+        _ => computed,
+    };
+    let copied: u64 = copies.iter().map(of_copy).sum();
     if train.trainable.is_all() {
-        u64::from(processes) * (4 + computed) + 4 * train.optimizer.moments()
+        u64::from(processes) * (4 + computed + copied) + 4 * train.optimizer.moments()
     } else {
-        u64::from(processes) * computed
+        u64::from(processes) * (computed + copied)
     }
 }
 

@@ -9,16 +9,17 @@ use mopd_plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
 use mopd_plan::{ModelId, Objective, Plan, Stage, Train, Trainable};
 use tch::Kind;
 
+use super::fits::{self, ModelSizes};
 use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::{PreparedPlan, cores};
-use super::{Keys, Task, Work, fits};
+use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::evaluate;
 use crate::failure::{Error, Result, caught};
 use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
-use crate::peers::exchange_seconds;
+use crate::peers::{buffer_bytes, exchange_seconds};
 use crate::predict::{MachineSpeed, Shapes, TrialContext};
 use crate::prepare::DomainData;
 use crate::rollout::MemoryBudget;
@@ -63,6 +64,7 @@ impl Predicted {
         let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
         let plan = &of_a_process(job);
         let mut trials = StageTrials::new(plan, prepared, job.predict, place, store);
+        let sizes = ModelSizes::of_specs(specs);
         let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
         // The first stage with a key, whose prediction the others share.
         let mut known: HashMap<&str, ModelId> = HashMap::new();
@@ -79,7 +81,7 @@ impl Predicted {
                     continue;
                 }
             };
-            least.entry(id).or_insert_with(|| fits::least(job, specs, id));
+            least.entry(id).or_insert_with(|| fits::least(job, &sizes, id));
             if let Some(first) = known.get(to_do.keys.of(index)) {
                 if let Some(prediction) = stages.get(first).copied() {
                     stages.insert(id, prediction);
@@ -248,8 +250,12 @@ fn of_a_process(job: &RunJob) -> Plan {
     plan
 }
 
+/// Seconds between checkpoints, unless the job says otherwise.
+const CHECKPOINTS: f64 = 60.0;
+
 /// Prediction for all processes, from a trial by one that keeps all moments; each process has a part.
-/// `exchange` is the seconds that they spend on exchanging gradients and weights.
+/// `exchange` is the seconds that they spend on exchanging gradients and weights. For a checkpoint, the first
+/// process gathers all moments, while no process has a gradient or activations.
 fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes, exchange: f64) -> Prediction {
     if job.processes <= 1 {
         return one;
@@ -259,9 +265,17 @@ fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes, exchange:
         let all = u64::from(train.trainable.is_all());
         all * 4 * train.optimizer.moments() * shapes.parameters(train.start)
     };
-    let once: u64 = job.plan.experiment.model(id).stage.trains().into_iter().map(moments).sum();
-    let memory = (processes * one.memory).saturating_sub((processes - 1) * once).max(one.memory);
+    let trains = job.plan.experiment.model(id).stage.trains();
+    let all_moments: u64 = trains.iter().copied().map(moments).sum();
+    let parameters: u64 = trains.iter().map(|train| shapes.parameters(train.start)).sum();
     let shared = of_processes(one, f64::from(job.processes), cores() as f64, exchange);
+    let own_moments = all_moments.div_ceil(processes);
+    let buffers = buffer_bytes(parameters as usize, processes as usize);
+    let each = one.memory.saturating_sub(all_moments) + own_moments + buffers;
+    let has_checkpoints = shared.seconds >= job.checkpoint_every.unwrap_or(CHECKPOINTS);
+    let gathering = one.resting + 4 * parameters + own_moments + all_moments + buffers;
+    let first = if has_checkpoints { each.max(gathering) } else { each };
+    let memory = (first + (processes - 1) * each).max(one.memory);
     Prediction { memory, resting: processes * one.resting, ..shared }
 }
 

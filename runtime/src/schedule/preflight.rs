@@ -7,17 +7,19 @@ use std::path::Path;
 use mopd_plan::events::{Event, FailureKind, RunJob, Versions};
 use mopd_plan::{Device, DomainId, ModelId, Plan, SCHEMA, Stage};
 
+use super::disk_space::{self, StoredResults};
+use super::fits::{self, ModelSizes};
 use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::{PreparedPlan, keys_of, prepared};
 use super::private::private_stages;
-use super::{Task, Work, fits, unsupported};
+use super::{Task, Work, unsupported};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::Arithmetic;
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
 use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
-use crate::prepare::{ModelSpec, ReadContext, model_specs, prepare};
+use crate::prepare::{ModelSpec, ReadContext, configs, model_specs, prepare};
 use crate::remote::StudentIdentity;
 use crate::store::Store;
 
@@ -103,9 +105,9 @@ pub(super) fn judged_by(plan: &Plan, task: &Task) -> BTreeSet<DomainId> {
     judged
 }
 
-/// Reports which data of a plan can't be read, and which rewards don't respond, without reading models. Where
-/// a plan loads no model, also checks that sequences fit the models' contexts, and that the weights of models
-/// fit in memory.
+/// Reports which data of a plan can't be read, which rewards don't respond, and what does not fit in memory
+/// or on a disk, without reading weights. Where a plan loads no model, also checks that sequences fit the
+/// models' contexts.
 pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     check_schema(plan)?;
@@ -124,14 +126,8 @@ pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control)
     if let Err(error) = unsupported::check(job, &tasks, place, |_| true) {
         refuse(error);
     }
-    let loads = || plan.experiment.models.iter().any(|model| matches!(model.stage, Stage::Load(_)));
-    if fine.get() && !loads() {
-        let specs = model_specs(plan, places);
-        let checked = specs.and_then(|specs| {
-            data_fits(plan, &tasks, &specs, places)?;
-            weights_fit(job, &tasks, &specs, versions, place, control)
-        });
-        match checked {
+    if fine.get() {
+        match fits_here(job, &tasks, places, versions, place, control) {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => refuse(error),
             Ok(()) => {}
@@ -140,24 +136,50 @@ pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control)
     Ok(())
 }
 
+/// Checks that models and results fit on this machine, and, where a plan loads no model, that the data fits
+/// the models.
+fn fits_here(
+    job: &RunJob,
+    tasks: &[Task],
+    places: ReadContext,
+    versions: &Versions,
+    place: Place,
+    control: &Control,
+) -> Result<()> {
+    let plan = &job.plan;
+    let sizes = if plan.experiment.models.iter().any(|model| matches!(model.stage, Stage::Load(_))) {
+        ModelSizes::of_configs(&configs(plan, places.base)?)
+    } else {
+        let specs = model_specs(plan, places)?;
+        data_fits(plan, tasks, &specs, places)?;
+        ModelSizes::of_specs(&specs)
+    };
+    resources_suffice(job, tasks, &sizes, versions, place, control)
+}
+
 /// Checks that the data of stages and tables fits the models. Its warnings are those of a run.
 fn data_fits(plan: &Plan, tasks: &[Task], specs: &[ModelSpec], places: ReadContext) -> Result<()> {
     let (domains, _) = prepare(plan, &super::stages(tasks), specs, places)?;
     private_stages(plan, tasks, &domains).map(|_| ())
 }
 
-/// Refuses stages as a run does whose weights alone exceed the memory.
-fn weights_fit(
+/// Refuses stages as a run does whose weights alone exceed the memory, or whose results alone exceed the free
+/// space of a disk.
+fn resources_suffice(
     job: &RunJob,
     tasks: &[Task],
-    specs: &[ModelSpec],
+    sizes: &ModelSizes,
     versions: &Versions,
     place: Place,
     control: &Control,
 ) -> Result<()> {
     let place = if job.plan.experiment.device == Some(Device::Cpu) { Place::cpu() } else { place };
     let device_memory = DeviceMemoryBudget::detect(1, place).per_process(job.processes);
-    let Err(too_large) = fits::weights(job, tasks, specs, &device_memory, |_| true) else { return Ok(()) };
+    let check = |waiting: &dyn Fn(usize) -> bool, stored: Option<StoredResults>| {
+        fits::weights(job, tasks, sizes, &device_memory, waiting)?;
+        disk_space::refuse(job, tasks, sizes, waiting, stored)
+    };
+    let Err(too_large) = check(&|_| true, None) else { return Ok(()) };
     // The store may have the results of stages that do not fit. Keys are computed only now, since they need
     // everything that a run reads.
     let folder = Path::new(&job.store);
@@ -166,12 +188,12 @@ fn weights_fit(
     let prepared = match prepared(job, None, Some(&store), control) {
         Ok(prepared) => prepared,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
-        // That the models are too large is known, whatever else is wrong.
+        // That something is too large is known, whatever else is wrong.
         Err(_) => return Err(too_large),
     };
     let keys = keys_of(job, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
     let forced = super::forced(&job.plan, tasks, &job.from);
-    let stored = |index| keys.all_of(index).all(|key| store.has(key));
-    let waiting = |index: usize| forced[index] || !stored(index);
-    fits::weights(job, tasks, specs, &device_memory, waiting)
+    let kept = |index| keys.all_of(index).all(|key| store.has(key));
+    let waiting = |index: usize| forced[index] || !kept(index);
+    check(&waiting, Some(StoredResults { keys: &keys, store: &store }))
 }

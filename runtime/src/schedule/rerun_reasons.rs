@@ -260,6 +260,13 @@ fn changed(
         found.push(KeyPart::Arithmetic);
     }
     found.extend(key.differ_in("fork").then_some(KeyPart::Fork));
+    // Another command is another program, and a changed setting.
+    if found.contains(&KeyPart::Settings) {
+        found.retain(|part| match part {
+            KeyPart::Program { files, .. } | KeyPart::RolloutPrograms { files } => !files.is_empty(),
+            _ => true,
+        });
+    }
     // Another difference, such as more or fewer models.
     let of_key = |parts: &Value| {
         let mut parts = parts.clone();

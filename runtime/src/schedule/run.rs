@@ -169,8 +169,9 @@ pub fn run(
     }
     let workers = workers(job, tasks);
     let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
-    fits::weights(job, tasks, &prepared.specs, &device_memory, waiting)?;
-    disk_space::check(job, &prepared, &keys, waiting, control)?;
+    let sizes = fits::ModelSizes::of_specs(&prepared.specs);
+    fits::weights(job, tasks, &sizes, &device_memory, waiting)?;
+    disk_space::check(job, tasks, &sizes, waiting, (&keys, &store), control)?;
     let resumes = |index: usize| {
         let own = if forced[index] { 0 } else { store.last_step(keys.of(index)) };
         if own > 0 { own } else { fork_of(&job.forks, plan, &tasks[index]).map_or(0, |fork| fork.step) }

@@ -209,11 +209,18 @@ fn joined(parts: Vec<(usize, BatchNumbers)>, whole: Batch) -> Result<Batch> {
     Ok(Batch { signals: of_signals, live, ..whole })
 }
 
-/// The part of the summed gradient whose parameters this process updates.
-pub fn reduced(peers: &Peers, gradient: &Gradient) -> Result<Gradient> {
-    let part = |range| to_vec(&gradient.part(range));
-    let sum = peers.reduce_scatter(gradient.parameters(), part)?;
-    Ok(Gradient::whole(upload(&sum, gradient.place.device), gradient.place))
+/// The part of the summed gradient whose parameters this process updates. What was sent of the own gradient
+/// is freed, so that the sum takes its memory.
+pub fn reduced(peers: &Peers, gradient: Gradient) -> Result<Gradient> {
+    let (length, place) = (gradient.parameters(), gradient.place);
+    let owned = peers.shard(length);
+    let mut sum = Gradient::zero(owned.len(), Kind::Float, place);
+    let mut left = gradient.into_parts();
+    let put = |range: Range<usize>, numbers: &[f32]| {
+        sum.write(range.start - owned.start, &upload(numbers, place.device));
+    };
+    peers.reduce_scatter(length, |range| to_vec(&left.take(range)), put)?;
+    Ok(sum)
 }
 
 /// The norm of a gradient that is divided among processes; `squares` is the sum of squares of the own part.
@@ -231,19 +238,21 @@ pub fn weights(peers: &Peers, parameters: &Master) -> Result<()> {
     peers.all_gather_parts(parameters.len(), |range| parameters.part(range).numbers(), put)
 }
 
-/// Gathers the optimizer's moments of all `length` parameters, of which each process has its part.
+/// Completes the optimizer's moments of all `length` parameters in the first process, which alone writes
+/// checkpoints. The others keep their parts.
 pub fn whole_moments(peers: &Peers, tensors: &mut StateTensors, length: usize) -> Result<()> {
     let _guard = no_grad_guard();
     let start = peers.shard(length).start;
     for (_, tensor) in tensors.0.iter_mut().filter(|(name, _)| optimizer::is_state(name)) {
-        let whole = Tensor::zeros([length as i64], (Kind::Float, Device::Cpu));
+        let whole = peers.is_first().then(|| Tensor::zeros([length as i64], (Kind::Float, Device::Cpu)));
         let part =
             |range: Range<usize>| to_vec(&tensor.narrow(0, (range.start - start) as i64, range.len() as i64));
-        peers.all_gather_parts(length, part, |range, numbers| {
+        peers.gather_parts(length, part, |range, numbers| {
+            let whole = whole.as_ref().expect("only the first process receives them");
             let mut place = whole.narrow(0, range.start as i64, range.len() as i64);
             place.copy_(&Tensor::from_slice(numbers));
         })?;
-        *tensor = whole;
+        *tensor = whole.unwrap_or_else(|| tensor.shallow_clone());
     }
     Ok(())
 }
@@ -291,6 +300,8 @@ mod tests {
     use mopd_plan::Role;
 
     use super::*;
+    use crate::machine::place::Place;
+    use crate::peers::tests::among;
     use crate::rollout::Sequence;
 
     fn part(tokens: &[f32], loss: f32) -> Batch {
@@ -315,6 +326,48 @@ mod tests {
             .map(|part| BatchNumbers::from_bytes(&BatchNumbers::from_batch(part).to_bytes()).unwrap());
         // The first process has no part.
         joined((1..).zip(parts).collect(), whole(tokens))
+    }
+
+    /// For pieces of a gradient that no part begins with, some of which were never written.
+    #[test]
+    fn a_gradient_is_summed_in_the_order_of_the_processes() {
+        const LENGTH: usize = 23;
+        let number = |rank: usize, at: usize| [1e8, 1.0, -1e8, 3.0e-3][(rank + at) % 4] + at as f32;
+        let mut place = Place::cpu();
+        place.sizes.piece = 5;
+        for processes in [2, 3] {
+            let sums = among(processes, |peers| {
+                let mut gradient = Gradient::zero(LENGTH, Kind::Float, place);
+                let own: Vec<f32> = (0..20).map(|at| number(peers.rank(), at)).collect();
+                gradient.write(0, &Tensor::from_slice(&own));
+                let own = reduced(peers, gradient).unwrap();
+                assert_eq!(own.parameters(), peers.shard(LENGTH).len());
+                to_vec(&own.part(0..own.parameters()))
+            });
+            let in_order = |at| (1..processes).fold(number(0, at), |sum, rank| sum + number(rank, at));
+            let expected: Vec<f32> = (0..LENGTH).map(|at| if at < 20 { in_order(at) } else { 0.0 }).collect();
+            assert_eq!(sums.concat(), expected, "{processes}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_process_has_all_moments() {
+        for processes in [2, 3] {
+            let found = among(processes, |peers| {
+                let owned = peers.shard(10);
+                let own: Vec<f32> = owned.clone().map(|at| at as f32).collect();
+                let mut tensors = StateTensors::default();
+                tensors.put("optimizer.mean", &Tensor::from_slice(&own));
+                tensors.put("weights", &Tensor::from_slice(&[7.0f32]));
+                whole_moments(peers, &mut tensors, 10).unwrap();
+                let of = |name: &str| to_vec(&tensors.0.iter().find(|(known, _)| *known == name).unwrap().1);
+                assert_eq!(of("weights"), [7.0]);
+                (of("optimizer.mean"), own)
+            });
+            let all: Vec<f32> = (0..10u8).map(f32::from).collect();
+            assert_eq!(found[0].0, all);
+            assert!(found[1..].iter().all(|(kept, own)| kept == own));
+        }
     }
 
     /// The numbers include some that JSON does not have.

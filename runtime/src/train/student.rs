@@ -77,7 +77,7 @@ impl StudentWeights {
             let squares = sum_of_squares(&gradient);
             return Ok((Some(gradient), squares.sqrt()));
         };
-        let own = exchange::reduced(peers, &gradient)?;
+        let own = exchange::reduced(peers, gradient)?;
         let norm = exchange::norm(peers, sum_of_squares(&own))?;
         Ok((Some(own), norm))
     }

@@ -6,6 +6,7 @@ use mopd_compiler::export::coverage::Coverage;
 use mopd_compiler::export::stage::{ExportRequest, RowFacts, trained};
 use mopd_compiler::export::{ExportEngine, export as exported};
 use mopd_lang::diag::nearest;
+use mopd_lang::experiment::SweepAxis;
 use mopd_plan::{ModelId, Plan, Pretrained, Stage};
 use mopd_store::files::folder_of_model;
 use mopd_store::named::NamedModel;
@@ -34,6 +35,7 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     let plan = plan_to_run(&mut analysis);
     crate::commands::report(&analysis);
     let (Some(plan), Some(checked)) = (plan, &analysis.experiment) else { return Ok(CommandStatus::Failure) };
+    one_run(&checked.sweep, &arguments.overrides.set)?;
     let model = stage(&plan, arguments.stage.as_deref())?;
     let base = folder_of(&arguments.path);
     // The report needs no data.
@@ -75,6 +77,21 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     write(&out, "COVERAGE.txt", &report)?;
     output::note(&format!("wrote {}; `sh {}` trains\n", out.display(), out.join("launch.sh").display()));
     Ok(CommandStatus::Success)
+}
+
+/// Refuses a file with several runs, since an export is of one.
+fn one_run(sweep: &[SweepAxis], set: &[(String, String)]) -> Result<(), Problem> {
+    let open: Vec<&SweepAxis> =
+        sweep.iter().filter(|axis| !set.iter().any(|(name, _)| *name == axis.parameter)).collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = open.iter().map(|axis| format!("`{}`", axis.parameter)).collect();
+    let first = |axis: &&SweepAxis| Some(format!("--set {}={}", axis.parameter, axis.values.first()?));
+    let chosen: Vec<String> = open.iter().filter_map(first).collect();
+    let message = format!("the file sweeps over {}, and an export is of one run", names.join(" and "));
+    Err(Problem::usage("several-runs", message)
+        .help(format!("select a run with its values, such as `{}`", chosen.join(" "))))
 }
 
 /// The stage by name, or the last one that trains.

@@ -335,19 +335,48 @@ fn verl_is_refused_a_revision_of_a_teacher() {
     assert!(place.read("student-trl/stage.json").contains("989aa7980e4cf806f80c7fef2b1adb7bc71aa306"));
 }
 
-/// Whether a published model has experts is not known here.
+/// The initial weights of an adapter are drawn by other generators, and whether a published model has experts
+/// is not known here.
 #[test]
-fn an_adapter_of_matrices_that_experts_may_have_is_approximate() {
+fn an_adapter_is_approximate_with_its_reasons() {
     let place = Place::new();
     place.write("sort.jsonl", "{\"prompt\": \"a\", \"answer\": \"a\"}\n");
-    for (targets, word) in [("[query, value]", "exact       "), ("[query, gate]", "approximate ")] {
-        let adapter = format!("adapter = lora(rank: 2, alpha: 4, targets: {targets})");
-        place.write("a.mopd", &published("hf(\"org/model\")", "hf(\"org/large\")", &adapter));
+    let reasons = ["are drawn by another generator", "rounded by itself", "PEFT adapts other matrices"];
+    for (targets, dtype, said_of) in [
+        ("[query, value]", "float32", [true, false, false]),
+        ("[query, value]", "bfloat16", [true, true, false]),
+        ("[query, gate]", "float32", [true, false, true]),
+    ] {
+        let settings = format!(
+            "adapter = lora(rank: 2, alpha: 4, targets: {targets}), optimizer = adamw(weight_decay: 0.1)"
+        );
+        let text = published("hf(\"org/model\")", "hf(\"org/large\")", &settings);
+        place.write("a.mopd", &text.replacen("seed = 1", &format!("seed = 1, dtype = {dtype}"), 1));
         for engine in ["verl", "trl"] {
             let said = place.mopd(&["export", "--engine", engine, "--report", "a.mopd"]).is(0, &[]);
-            assert!(said.out.contains(&format!("{word} `lora(rank: 2, alpha: 4)`")), "{}", said.out);
+            let out = said.out.split_whitespace().collect::<Vec<_>>().join(" ");
+            let line = out.split("approximate `lora(rank: 2, alpha: 4)`").nth(1).expect("its line");
+            let line = line.split(" exact ").next().unwrap_or_default();
+            for (reason, is_said) in reasons.iter().zip(said_of) {
+                assert_eq!(line.contains(reason), is_said, "{engine} {targets} {dtype}: {line}");
+            }
+            assert!(out.contains("exact `optimizer = adamw`"), "matrices only: {out}");
         }
     }
+}
+
+/// An export is of one run.
+#[test]
+fn a_run_of_a_sweep_is_selected_for_an_export() {
+    let text =
+        GOOD.replacen("seed = 1 }", "seed = 1 }\nparam rate: real = 1e-3\nsweep { rate in [1e-3, 2e-3] }", 1);
+    let text = text.replace("lr        = 1e-3", "lr        = rate");
+    assert!(text.contains("sweep") && text.contains("= rate"));
+    let place = Place::with(&[("a.mopd", &text)]);
+    place
+        .mopd(&["export", "--engine", "trl", "--report", "a.mopd"])
+        .is(2, &["error[several-runs]: the file sweeps over `rate`", "select a run", "--set rate=0.001"]);
+    place.mopd(&["export", "--engine", "trl", "--report", "--set", "rate=2e-3", "a.mopd"]).is(0, &[]);
 }
 
 const WARM: &str = "steps     = 2\n  lr        = warmup(3, then: 1e-3)";

@@ -254,6 +254,43 @@ fn a_copied_model_is_left_alone_by_a_rerun() {
     assert!(parts[1].contains("model.safetensors") && parts[1] == parts[3], "{} {}", parts[1], parts[3]);
 }
 
+/// Copies need space on their own disk, which is looked at before anything is trained, also by a dry run. A
+/// model that is there already needs none.
+#[test]
+fn a_disk_of_results_that_is_too_small_is_named_before_a_stage_begins() {
+    let bench = bench();
+    fs::create_dir(bench.path("out")).expect("a folder");
+    let tried = script(
+        &bench,
+        "mount -t tmpfs -o size=100k tmpfs out
+        mopd run tiny.mopd --out out/run --predict never --dry-run 2>&1 && exit 9
+        echo --
+        mopd run tiny.mopd --out out/run --predict never --format json 2>&1 && exit 9
+        echo --
+        mount -o remount,size=1m out
+        mopd run tiny.mopd --out out/run --predict never 2>&1 || true
+        echo --
+        mount -o remount,size=64m out
+        mopd run tiny.mopd --out out/run --predict never 2>&1
+        free=$(df -k --output=avail out | tail -1)
+        head -c $((free - 60))k /dev/zero > out/filling
+        echo --
+        mopd run tiny.mopd --out out/run --predict never --dry-run 2>&1",
+    );
+    let Some(tried) = tried else { return };
+    assert!(tried.status.success(), "{}", text(&tried));
+    let parts = parts(&tried);
+    let refusal = ["error[storage]: the disk has no space for the model of `", "are free for out/run"];
+    for part in &parts[..2] {
+        let plain = part.replace(r#""kind":"storage","message":""#, "error[storage]: ");
+        assert_says(&plain, &[refusal[0], refusal[1], "name another folder with `--out`"]);
+        assert!(!part.contains("stage_started"), "{part}");
+    }
+    assert_says(&parts[2], &["warning: the disk of out/run may become full", "of models; finished stages"]);
+    assert!(!parts[3].contains("warning: the disk"), "{}", parts[3]);
+    assert!(parts[4].contains("results in out/run"), "{}", parts[4]);
+}
+
 /// If results can't be written, those of an earlier run in the folder stay complete and unchanged.
 #[test]
 fn results_that_cannot_be_written_leave_those_of_before() {

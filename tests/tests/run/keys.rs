@@ -1,6 +1,7 @@
 //! When stored results are reused: exactly if computing them again would give the same bits.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::{Bench, assert_says, text};
@@ -211,11 +212,18 @@ fn other_arithmetic_finds_nothing_and_says_so() {
     assert_eq!(computed(&json(&bench)), 0, "what was computed before is still there");
 }
 
-/// Everything is found wherever the experiment lies, and wherever its data lies within it.
+/// Everything is found wherever the experiment lies, and wherever its data lies within it, even if its
+/// commands have absolute paths.
 #[test]
 fn an_experiment_that_is_moved_finds_everything() {
     let mut bench = Bench::new();
-    judged(&bench, "command(\"python3 judge/verify.py\", time_limit: 20, depends: [\"judge\"])");
+    let command = |folder: &Path| {
+        let judge = folder.join("judge");
+        let judge = judge.display();
+        format!("command(\"python3 {judge}/verify.py\", time_limit: 20, depends: [\"{judge}\"])")
+    };
+    let before = command(bench.folder.path());
+    judged(&bench, &before);
     let tables = bench.tables("out", &[]);
     let new = tempfile::TempDir::new().expect("a temporary folder");
     let moved = new.path().join("elsewhere");
@@ -223,6 +231,10 @@ fn an_experiment_that_is_moved_finds_everything() {
     let old = std::mem::replace(&mut bench.folder, new);
     // The folder has been moved, so there is nothing to delete.
     std::mem::forget(old);
+    let file = moved.join("tiny.mopd");
+    let source = fs::read_to_string(&file).expect("text");
+    assert!(source.contains(&before));
+    fs::write(&file, source.replace(&before, &command(&moved))).expect("written");
     let run = |arguments: &[&str]| {
         let mut command = Command::new(mopd_tests::mopd());
         command
@@ -244,6 +256,15 @@ fn an_experiment_that_is_moved_finds_everything() {
     let results: serde_json::Value =
         serde_json::from_slice(&fs::read(moved.join("out/results.json")).expect("results")).expect("JSON");
     assert_eq!(results["tables"], tables);
+    // Another program, and other arguments, are judged again.
+    let rules = moved.join("judge/rules.py");
+    let text = fs::read_to_string(&rules).expect("text").replace("0.25", "0.75");
+    fs::write(&rules, text).expect("written");
+    assert!(computed(&run(&[])) > 0);
+    assert_eq!(computed(&run(&[])), 0);
+    let source = fs::read_to_string(&file).expect("text");
+    fs::write(&file, source.replace("verify.py\"", "verify.py --strict\"")).expect("written");
+    assert!(computed(&run(&[])) > 0);
 }
 
 /// Models and tokenizers are identified by their content, not their path.

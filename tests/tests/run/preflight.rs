@@ -356,6 +356,53 @@ fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
     assert!(!said.contains("stage_started") && began.elapsed().as_secs() < 60, "{said}");
 }
 
+/// The memory that loaded models need follows from their configurations, without a read of their weights:
+/// where one is trained, where it writes, and where a table asks it.
+#[test]
+fn a_dry_run_knows_the_memory_of_loaded_models() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("large")).expect("a folder");
+    let config = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16384,
+        "intermediate_size": 65536, "num_hidden_layers": 400, "num_attention_heads": 128, "vocab_size": 128256,
+        "num_key_value_heads": 8, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "hidden_act": "silu", "tie_word_embeddings": false}"#;
+    bench.write("large/config.json", config);
+    bench.write("large/model.safetensors", "");
+    let base = "model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }";
+    let whole = fs::read_to_string(bench.path("tiny.mopd")).expect("an experiment");
+    let large = format!("{base}\nmodel large = checkpoint(\"large\")");
+    let writes = "rollout   = from(large, sequences: 8, temperature: 1.0, max_tokens: 6)";
+    let cases: [(&[(&str, &str)], &str); 3] = [
+        (
+            &[(base, "model base  = checkpoint(\"large\")")],
+            "`start` cannot fit in memory: its trained weights with gradients and moments alone are",
+        ),
+        (
+            &[(base, &large), ("models      = [start,", "models      = [large, start,")],
+            "`large` cannot fit in memory: its weights alone are",
+        ),
+        (
+            &[
+                (base, &large),
+                ("rollout   = sample(n: 1, temperature: 1.0, max_tokens: 6)", writes),
+                ("  prompts   = 8", "  batch     = 8"),
+            ],
+            "`student` cannot fit in memory: the weights of `large`, which writes for it, alone are",
+        ),
+    ];
+    for (changes, says) in cases {
+        for (from, to) in changes {
+            bench.edit("tiny.mopd", from, to);
+        }
+        let output = bench.run(&["--dry-run"]);
+        assert_eq!(output.status.code(), Some(1), "{says}: {}", text(&output));
+        assert_says(&text(&output), &[says, "are available"]);
+        // The plan may be for another machine.
+        assert!(!text(&check(&bench, &[])).contains("memory"), "{}", text(&check(&bench, &[])));
+        bench.write("tiny.mopd", &whole);
+    }
+}
+
 /// Two runs of one text with different reward programs are two experiments: their scores can't be compared.
 #[test]
 fn runs_with_other_rewards_and_data_are_not_the_same_experiment() {

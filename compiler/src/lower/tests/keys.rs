@@ -209,8 +209,8 @@ fn the_keys_of_results_do_not_know_paths() {
         changed(|experiment| experiment.domains[0].prompts = file("elsewhere/other.jsonl")),
         Vec::<usize>::new()
     );
-    let command = |depends: &[&str]| Reward::Command {
-        command: "python3 judge.py".into(),
+    let command = |command: &str, depends: &[&str]| Reward::Command {
+        command: command.into(),
         time_limit_seconds: 1.0,
         batch: 8,
         depends: depends.iter().map(|path| (*path).to_owned()).collect(),
@@ -218,7 +218,7 @@ fn the_keys_of_results_do_not_know_paths() {
     };
     let keys = |depends: &[&str]| {
         let mut experiment = experiment();
-        experiment.domains[0].reward = command(depends);
+        experiment.domains[0].reward = command("python3 judge.py", depends);
         compiled(&experiment).stages.into_iter().map(|stage| stage.content_key).collect::<Vec<_>>()
     };
     assert_eq!(keys(&["rules"]), keys(&["elsewhere/rules"]));
@@ -227,6 +227,17 @@ fn the_keys_of_results_do_not_know_paths() {
         experiment.domains[0].reward = reward;
         compiled(&experiment).stages.into_iter().map(|stage| stage.content_key).collect::<Vec<_>>()
     };
+    let program = |text: &str| {
+        let mut experiment = experiment();
+        experiment.domains[0].reward = command(text, &[]);
+        compiled(&experiment).stages
+    };
+    // Where a program lies is added at run time, too.
+    let (here, there) = (program("python3 /a/judge.py --x"), program("python3 /b/judge.py --x"));
+    assert!(here.iter().zip(&there).all(|(one, other)| one.content_key == other.content_key));
+    assert!(here.iter().zip(&there).any(|(one, other)| one.key != other.key), "watch compares texts");
+    let other = program("python3 /a/judge.py --y");
+    assert!(here.iter().zip(&other).any(|(one, other)| one.content_key != other.content_key));
     // A schema's content is added when it is read.
     let schema = |path: &str| rewarded(Reward::JsonSchema { schema: path.into() });
     assert_eq!(schema("a.json"), schema("b.json"));

@@ -4,6 +4,7 @@ use mopd_plan::producers::{PrecomputedRollouts, Writer};
 use mopd_plan::views::Piece;
 use mopd_plan::{
     DataFormula, Domain, Keep, Length, ModelId, Objective, PromptFormat, Reward, Sampling, Train,
+    without_absolute_paths,
 };
 use serde::Serialize;
 
@@ -21,9 +22,9 @@ pub(super) struct RolloutsKey<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sees: Option<&'a [Piece]>,
     sampling: &'a Sampling,
-    /// Hashes of the programs that edit the rollouts.
+    /// The programs that edit the rollouts; then their hashes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    edits: Vec<&'a str>,
+    edits: Vec<String>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     programs: &'a [String],
     tokenizer: String,
@@ -115,7 +116,7 @@ impl<'a> KeyInputs<'a> {
             written,
             sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
             sampling,
-            edits: edits.iter().map(|program| program.command).collect(),
+            edits: edits.iter().map(|program| without_absolute_paths(program.command)).collect(),
             programs: if edits.is_empty() { &[] } else { stage.environments },
             tokenizer: spec.tokenizer.hash(),
             shares: shares.collect(),
