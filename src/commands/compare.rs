@@ -19,9 +19,29 @@ struct Pair<'a> {
     before: &'a str,
     after: &'a str,
     meaning: MeaningChange,
-    tables: Vec<ComparedTable>,
-    /// The reason why there are no tables to compare.
-    nothing: Option<String>,
+    common: CommonTables,
+}
+
+/// The tables that a run has in common with the first one.
+pub enum CommonTables {
+    Some(Vec<ComparedTable>),
+    None { reason: String },
+}
+
+impl CommonTables {
+    pub fn tables(&self) -> &[ComparedTable] {
+        match self {
+            CommonTables::Some(tables) => tables,
+            CommonTables::None { .. } => &[],
+        }
+    }
+
+    pub fn reason_for_none(&self) -> Option<&str> {
+        match self {
+            CommonTables::Some(_) => None,
+            CommonTables::None { reason } => Some(reason),
+        }
+    }
 }
 
 pub struct MeaningChange {
@@ -51,19 +71,18 @@ pub fn compare(arguments: &CompareArgs) -> Result<CommandStatus, Problem> {
         }
     }
     let names = runs.iter().map(|run| as_text(&run.path)).collect::<Result<Vec<_>, _>>()?;
-    let compared = results(&names)?;
     let (first, others) = runs.split_first().expect("the command line asks for two at least");
-    let pairs = others.iter().zip(&names[1..]).zip(compared).map(|((other, name), tables)| Pair {
+    let common = common_tables(first, others)?;
+    let pairs = others.iter().zip(&names[1..]).zip(common).map(|((other, name), common)| Pair {
         before: &names[0],
         after: name,
         meaning: meaning(first, other),
-        nothing: tables.is_empty().then(|| nothing_in_common(&first.plan, &other.plan)),
-        tables,
+        common,
     });
     let pairs: Vec<Pair> = pairs.collect();
     // A line of these files is a number.
-    for Pair { before, after, nothing, .. } in &pairs {
-        if let (Some(why), CompareFormat::Csv) = (nothing, arguments.format) {
+    for Pair { before, after, common, .. } in &pairs {
+        if let (Some(why), CompareFormat::Csv) = (common.reason_for_none(), arguments.format) {
             output::error(&format!("warning: {} -> {}: {why}\n", printable(before), printable(after)));
         }
     }
@@ -143,6 +162,9 @@ fn nothing_in_common(before: &Plan, after: &Plan) -> String {
         [] => "none".to_owned(),
         names => names.iter().map(|name| format!("\"{}\"", printable(name))).collect::<Vec<_>>().join(", "),
     };
+    if first.is_empty() && second.is_empty() {
+        return "neither run has a `compare`".to_owned();
+    }
     // If each run has one table only, their names may differ.
     if first.iter().any(|name| second.contains(name)) || (first.len(), second.len()) == (1, 1) {
         return "the tables of the two runs have no domain in common".to_owned();
@@ -154,17 +176,30 @@ fn nothing_in_common(before: &Plan, after: &Plan) -> String {
     )
 }
 
-/// The tables that the first run has in common with each of the others.
-pub fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
-    let job = Job::Compare(CompareJob { runs: runs.to_vec() });
+/// The tables that each of the others has in common with the first run.
+pub fn common_tables<'a>(
+    first: &RunFolder,
+    others: impl IntoIterator<Item = &'a RunFolder>,
+) -> Result<Vec<CommonTables>, Problem> {
+    let others: Vec<&RunFolder> = others.into_iter().collect();
+    let runs = std::iter::once(first).chain(others.iter().copied());
+    let runs = runs.map(|run| as_text(&run.path)).collect::<Result<Vec<_>, _>>()?;
     let mut found = Vec::new();
     let failed = |failure: &Failure| Problem::usage("can't-read", failure.message.clone());
-    let status = worker::ask(&job, failed, |event| {
+    let status = worker::ask(&Job::Compare(CompareJob { runs }), failed, |event| {
         if let Event::Compared { tables } = event {
             found.push(tables);
         }
     })?;
-    if status.success() { Ok(found) } else { Err(worker::death(status)) }
+    if !status.success() {
+        return Err(worker::death(status));
+    }
+    assert_eq!(found.len(), others.len(), "one list of tables for each run after the first");
+    let common = found.into_iter().zip(others).map(|(tables, other)| match tables.is_empty() {
+        true => CommonTables::None { reason: nothing_in_common(&first.plan, &other.plan) },
+        false => CommonTables::Some(tables),
+    });
+    Ok(common.collect())
 }
 
 /// The table's columns after the model.
@@ -265,14 +300,14 @@ fn text(pairs: &[Pair], style: Style) -> String {
         for line in pair.meaning.lines() {
             out += &format!("  {line}\n");
         }
-        for table in &pair.tables {
+        for table in pair.common.tables() {
             out += &format!("\n{}\n", style.bold(&printable(&table.name)));
             out += &format!("{}\n", grid(table));
             for note in notes(table) {
                 out += &format!("  {}\n", style.dim(&printable(&note)));
             }
         }
-        if let Some(why) = &pair.nothing {
+        if let Some(why) = pair.common.reason_for_none() {
             out += &format!("\n{why}\n");
         }
         out += "\n";
@@ -293,7 +328,7 @@ fn markdown(pairs: &[Pair]) -> String {
         for line in pair.meaning.lines() {
             out += &format!("- {line}\n");
         }
-        for table in &pair.tables {
+        for table in pair.common.tables() {
             // In Markdown a bar would end a cell.
             out += &format!(
                 "\n### {}\n\n{}\n\n{}.\n",
@@ -302,7 +337,7 @@ fn markdown(pairs: &[Pair]) -> String {
                 notes(table).join(". ")
             );
         }
-        if let Some(why) = &pair.nothing {
+        if let Some(why) = pair.common.reason_for_none() {
             out += &format!("\n{why}.\n");
         }
         out += "\n";
@@ -333,7 +368,7 @@ fn latex(pairs: &[Pair]) -> String {
         for line in pair.meaning.lines() {
             out += &format!("%   {}\n", line.replace('\n', " "));
         }
-        for table in &pair.tables {
+        for table in pair.common.tables() {
             let columns = columns(table);
             out += &format!("% {}; needs the package booktabs\n", printable(&table.name).replace('\n', " "));
             for note in notes(table) {
@@ -357,7 +392,7 @@ fn latex(pairs: &[Pair]) -> String {
             }
             out += "\\bottomrule\n\\end{tabular}\n";
         }
-        if let Some(why) = &pair.nothing {
+        if let Some(why) = pair.common.reason_for_none() {
             out += &format!("% {}\n", why.replace('\n', " "));
         }
     }
@@ -385,7 +420,7 @@ fn csv(pairs: &[Pair]) -> String {
                    paired_prompts,paired_seeds\n"
         .to_owned();
     for pair in pairs {
-        for table in &pair.tables {
+        for table in pair.common.tables() {
             for row in &table.rows {
                 for (column, cell) in columns(table).iter().zip(&row.cells) {
                     let Some(ComparedCell { before, after, difference }) = cell else { continue };
@@ -451,7 +486,12 @@ mod tests {
             circumstances: vec!["seeds 1 -> 2".into()],
             forked: false,
         };
-        Pair { before: "a", after: "b", meaning, tables: vec![table], nothing: None }
+        Pair { before: "a", after: "b", meaning, common: CommonTables::Some(vec![table]) }
+    }
+
+    fn table<'a>(pair: &'a mut Pair) -> &'a mut ComparedTable {
+        let CommonTables::Some(tables) = &mut pair.common else { panic!("no table") };
+        &mut tables[0]
     }
 
     #[test]
@@ -475,7 +515,7 @@ merging
     #[test]
     fn comparison_under_another_reward_is_unclear() {
         let mut pair = pair();
-        pair.tables[0].other_rewards.push("a_b".into());
+        table(&mut pair).other_rewards.push("a_b".into());
         let files = vec!["judge.py".into()];
         pair.meaning.inputs.push(InputChange::Reward { domain: "a_b".into(), files });
         let text = text(&[pair], Style::PLAIN);
@@ -491,7 +531,7 @@ merging
     fn a_difference_by_other_sampling_or_of_one_prompt_is_unclear() {
         let of = |change: fn(&mut ComparedTable)| {
             let mut pair = pair();
-            change(&mut pair.tables[0]);
+            change(table(&mut pair));
             text(&[pair], Style::PLAIN)
         };
         let sampling = of(|table| table.other_sampling.push("a_b".into()));
@@ -504,8 +544,8 @@ merging
     fn the_run_with_one_seed_is_named() {
         let note = |seeds: [u32; 2]| {
             let mut pair = pair();
-            pair.tables[0].seeds = seeds;
-            notes(&pair.tables[0]).remove(0)
+            table(&mut pair).seeds = seeds;
+            notes(table(&mut pair)).remove(0)
         };
         assert!(note([1, 1]).contains("with one seed, the interval is over prompts alone"));
         assert!(note([3, 1]).contains("the second run has one seed, so the variation between its seeds"));
@@ -514,8 +554,9 @@ merging
 
     #[test]
     fn every_format_for_people_says_why_there_is_no_table() {
-        let nothing = Some("the two runs have no table with the same name".to_owned());
-        let pairs = [Pair { tables: Vec::new(), nothing, ..pair() }];
+        let common =
+            CommonTables::None { reason: "the two runs have no table with the same name".to_owned() };
+        let pairs = [Pair { common, ..pair() }];
         let texts = [text(&pairs, Style::PLAIN), markdown(&pairs), latex(&pairs)];
         assert!(texts.iter().all(|text| text.contains("no table with the same name")), "{texts:?}");
     }

@@ -840,6 +840,19 @@ fn runs_are_compared_in_meaning_and_in_result() {
     assert!(text.contains("1 of ") && text.contains("`student`: ") && text.contains("6 -> 9"), "{text}");
     assert!(text.contains("prompts and seeds are paired"), "{text}");
 
+    // A page of two runs without a common table says why, as `compare` does.
+    let source = fs::read_to_string(place.path("tiny.mopd")).expect("the experiment");
+    let without_table = source.split("compare ").next().expect("a text");
+    fs::write(place.path("bare.mopd"), without_table).expect("writing");
+    place.good(&["run", "bare.mopd", "--out", "bare"]);
+    let why =
+        "the two runs have no table with the same name: the first has \"tiny & table\", the second none";
+    assert!(place.good(&["compare", "first", "bare"]).contains(why));
+    place.good(&["report", "first", "bare", "--out", "both.html"]);
+    let page = fs::read_to_string(place.path("both.html")).expect("a page");
+    let why = why.replace('&', "&amp;").replace('"', "&quot;");
+    assert!(page.contains(&format!("No differences to the tables of first: {why}.")));
+
     let csv = place.good(&["compare", "--format", "csv", "first", "again", "longer"]);
     let lines: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     // Two pairs, four rows, two domains and their mean.

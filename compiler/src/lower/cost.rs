@@ -117,7 +117,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     };
     let (sequences, tokens) = (sum(&sequences_of), sum(&tokens_of));
     let drawn = sum(&|rollout| {
-        let (drawn, kept) = (rollout.producer.drawn_group(), rollout.group());
+        let (drawn, kept) = (rollout.producer.kind().drawn_group(), rollout.group());
         Some(sequences_of(rollout)? / u64::from(kept) * u64::from(drawn.max(kept)))
     });
     let drawn = drawn.filter(|drawn| Some(*drawn) != sequences);

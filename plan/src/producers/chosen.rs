@@ -65,12 +65,6 @@ impl Chosen {
 }
 
 impl Producer {
-    /// The completions that are drawn for a group, also those that are left out of it.
-    pub fn drawn_group(&self) -> u32 {
-        let inside = self.kind().inner().iter().map(|inner| inner.drawn_group()).max().unwrap_or(0);
-        inside.max(self.kind().group())
-    }
-
     /// The producer whose completions are chosen from, and the choices in the order of application.
     pub fn before_choices(&self) -> (&Producer, Vec<&SampleChoice>) {
         match self {

@@ -21,7 +21,7 @@ pub fn rollout(
     origins: Origins,
     of_completions: OfCompletions,
 ) -> Result<Rollout, Vec<Diagnostic>> {
-    if let Some(pairs) = pairs::compared(train, origins).transpose() {
+    if let Some(pairs) = pairs::compared(train, origins, of_completions).transpose() {
         return pairs.map_err(|refusal| vec![*refusal]);
     }
     let at = origins.span(train.rollout.origin);

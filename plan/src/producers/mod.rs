@@ -14,6 +14,7 @@ mod guided;
 mod mix;
 mod model;
 mod pairs;
+mod ranked;
 mod refine;
 mod replay;
 mod retry;
@@ -39,6 +40,7 @@ pub use model::Model;
 pub use mopd_lang::experiment::ReplayContents;
 use mopd_lang::experiment::{self as checked, RolloutSource};
 pub use pairs::Pairs;
+pub use ranked::Ranked;
 pub use refine::Refine;
 pub use replay::Replay;
 pub use retry::Retry;
@@ -108,7 +110,7 @@ macro_rules! kinds {
 
 kinds! {
     Data, Student, Teacher, Model, Pairs, Mix, Replay, Turns, Guided, Refine, Chosen, Through, Rewrite, Retry,
-    FirstOf, Speculative, Derived, EachTurn, SampledBy,
+    FirstOf, Speculative, Derived, EachTurn, SampledBy, Ranked,
 }
 
 /// The source of a rollout, as the runtime executes it.
@@ -176,6 +178,12 @@ pub trait ProducerKind {
     /// Sequences per group. By default, as many as the first producer inside makes.
     fn group(&self) -> u32 {
         self.inner().first().map_or(1, |inner| inner.kind().group())
+    }
+
+    /// The completions that are drawn for a group, also those that are left out of it.
+    fn drawn_group(&self) -> u32 {
+        let inside = self.inner().iter().map(|inner| inner.kind().drawn_group()).max().unwrap_or(0);
+        inside.max(self.group())
     }
 
     /// The most rows that a step trains on for each sequence of a group: the sequence, and parts of others.

@@ -1,16 +1,18 @@
-//! Pairs of completions of a prompt, one preferred to the other: the data of `live dpo`. A pair is a group.
+//! Pairs of completions of a prompt, one preferred to the other: the data of `live dpo`. A pair is a group. If
+//! both sides are choices from one rollout, it is drawn once ([`Ranked`]).
 
 use std::rc::Rc;
 
-use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
+use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
 use mopd_lang::formula::{FormulaKind, Live, Preference};
 use serde::Deserialize;
 
 use super::{
-    FieldValue, Fields, Keep, ModelId, Producer, ProducerKind, Rollout, Sampling, Writer, model, sampling,
-    teacher,
+    Chosen, FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Ranked, Rollout,
+    SampleChoice, Sampling, Writer, model, sampling, teacher,
 };
 use crate::refusal::{Converted, Origins, refused};
+use crate::{Axis, Formula};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Pairs {
@@ -40,6 +42,10 @@ impl ProducerKind for Pairs {
         2
     }
 
+    fn drawn_group(&self) -> u32 {
+        self.chosen.kind().drawn_group() + self.rejected.kind().drawn_group()
+    }
+
     fn inner(&self) -> Vec<&Producer> {
         vec![&self.chosen, &self.rejected]
     }
@@ -62,7 +68,11 @@ impl ProducerKind for Pairs {
 }
 
 /// The pairs that the objective compares, if it compares any.
-pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Option<Rollout>> {
+pub(super) fn compared(
+    train: &checked::Train,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Converted<Option<Rollout>> {
     let at = origins.span(train.rollout.origin);
     let of_term = |term: &checked::Term| {
         let parts = term.value.parts().into_iter();
@@ -83,35 +93,79 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Op
         return Err(refused(at, "a term that compares two kinds of pairs"));
     }
     let (BatchSize::Prompts(groups) | BatchSize::Sequences(groups)) = train.size;
-    let (chosen, rejected) = (side(&first.chosen, origins)?, side(&first.rejected, origins)?);
-    Ok(Some(Rollout::new(groups, Producer::pairs(chosen, rejected))))
+    let sides = [&first.chosen, &first.rejected];
+    let [chosen, rejected] = sides.map(|side| PairSide::new(side, origins, of_completions));
+    let producer = match (chosen?, rejected?) {
+        (PairSide { best: Some(chosen), .. }, PairSide { best: Some(rejected), drawn })
+            if before_edits(&first.chosen).is_alike(&before_edits(&first.rejected)) =>
+        {
+            Ranked { chosen, rejected, of: drawn }.into()
+        }
+        (chosen, rejected) => Producer::pairs(chosen.producer(), rejected.producer()),
+    };
+    Ok(Some(Rollout::new(groups, producer)))
 }
 
-/// Converts one side of a pair.
-fn side(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
-    let at = origins.span(rollout.origin);
-    if let Some(edit) = rollout.edits.first() {
-        let construct = format!("an edit (`{}`) of one side of a pair", edit.name());
-        let help = "a side of a pair is one completion as it was drawn: to compare the best and the worst of \
-                    a group, rank inside the group, with `top_count(..., n: 1, over: group)` in an objective";
-        return Err(Box::new((*refused(at, construct)).help(help)));
+fn before_edits(rollout: &checked::Rollout) -> checked::Rollout {
+    checked::Rollout { edits: Vec::new(), ..rollout.clone() }
+}
+
+/// One side of a pair.
+struct PairSide {
+    drawn: Producer,
+    /// The completion with the largest number is chosen, if several are drawn for a prompt.
+    best: Option<Formula>,
+}
+
+impl PairSide {
+    fn new(
+        rollout: &checked::Rollout,
+        origins: Origins,
+        of_completions: OfCompletions,
+    ) -> Converted<PairSide> {
+        let best = match &rollout.edits[..] {
+            [] => None,
+            [Edit::Best { by, of: 1 }] => Some(of_completions(by, "a `best`", Axis::Sequence)?),
+            [edit, ..] => {
+                let at = origins.span(rollout.origin);
+                let construct = format!("an edit (`{}`) of one side of a pair", edit.name());
+                let help = "a side of a pair is one completion: the only edit is `best(..., of: 1)`";
+                return Err(Box::new((*refused(at, construct)).help(help)));
+            }
+        };
+        Ok(PairSide { drawn: drawn(rollout, best.is_some(), origins)?, best })
     }
-    let one = |of: &checked::Sampling| match sampling(of, origins, rollout.origin)? {
-        sampling if sampling.n == 1 => Ok(sampling),
-        _ => Err(refused(at, "a pair that is chosen from several samples (`n` above 1)")),
+
+    fn producer(self) -> Producer {
+        match self.best {
+            Some(by) => Chosen { choice: SampleChoice::Best { by, count: 1 }, of: self.drawn }.into(),
+            None => self.drawn,
+        }
+    }
+}
+
+/// The completions of a side. `several`: for each prompt, one of them will be chosen.
+fn drawn(rollout: &checked::Rollout, several: bool, origins: Origins) -> Converted<Producer> {
+    let at = origins.span(rollout.origin);
+    let drawn = |of: &checked::Sampling| match sampling(of, origins, rollout.origin)? {
+        sampling if several || sampling.n == 1 => Ok(sampling),
+        _ => Err(Box::new(
+            (*refused(at, "a pair that is chosen from several samples (`n` above 1)"))
+                .help("choose one of them: `... |> best(reward, of: 1)`"),
+        )),
     };
     match &rollout.source {
         RolloutSource::Data { field } => Ok(Producer::data(field)),
-        RolloutSource::Sample(of) => Ok(Producer::student(one(of)?)),
+        RolloutSource::Sample(of) => Ok(Producer::student(drawn(of)?)),
         RolloutSource::From { sequences: Some(_), .. } => {
             Err(refused(at, "rollouts that are made once (`sequences`) as one side of a pair"))
         }
         RolloutSource::From { sampling: of, .. } => {
-            one(of)?;
+            drawn(of)?;
             teacher::executable(rollout, Keep::All, origins)
         }
         RolloutSource::Snapshot { model, of } => {
-            of.sampling().map_or(Ok(()), |of| one(of).map(drop))?;
+            of.sampling().map_or(Ok(()), |of| drawn(of).map(drop))?;
             model::executable(*model, of, false, origins)
         }
         other => Err(refused(at, format!("the rollout `{}` as one side of a pair", other.name()))),

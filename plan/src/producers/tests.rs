@@ -257,12 +257,12 @@ fn all_completions_of_a_choice_are_drawn() {
     let by = holding(true);
     let choice = SampleChoice::Best { by, count: 1 };
     let best: Producer = Chosen { choice, of: Producer::student(many) }.into();
-    assert_eq!((best.kind().group(), best.drawn_group()), (1, 16));
+    assert_eq!((best.kind().group(), best.kind().drawn_group()), (1, 16));
     // An upper bound, whichever part a prompt belongs to.
     let half = Schedule::Constant { value: 0.5 };
     let plain = || Producer::student(sampling());
-    assert_eq!(Producer::mix(half.clone(), best.clone(), plain()).drawn_group(), 16);
-    assert_eq!(Producer::mix(half, plain(), best).drawn_group(), 16);
+    assert_eq!(Producer::mix(half.clone(), best.clone(), plain()).kind().drawn_group(), 16);
+    assert_eq!(Producer::mix(half, plain(), best).kind().drawn_group(), 16);
 }
 
 /// Both models process each token that is drawn.
@@ -453,6 +453,7 @@ fn one_of_each_kind() -> Vec<Producer> {
         Derived { sees: view(), texts: Vec::new(), of: student() }.into(),
         EachTurn { trajectory: "trajectory".to_owned(), of: student() }.into(),
         SampledBy { server, sampling: sampling(), every: 3 }.into(),
+        Ranked { chosen: holding(true), rejected: holding(false), of: student() }.into(),
     ]
 }
 
@@ -478,6 +479,7 @@ fn name(producer: &Producer) -> &'static str {
         Producer::Derived(_) => "derived",
         Producer::EachTurn(_) => "each_turn",
         Producer::SampledBy(_) => "sampled_by",
+        Producer::Ranked(_) => "ranked",
     }
 }
 
@@ -488,7 +490,7 @@ fn properties_of_each_kind_are_those_of_the_table() {
     let mut table = "kind, group, rows, turns, drawn anew, all drawn, once, per prompt, may drop, drafts | policy | not split\n".to_owned();
     let producers = one_of_each_kind();
     let named: BTreeSet<&str> = producers.iter().map(name).collect();
-    assert_eq!(named.len(), 19, "a kind has no row: {named:?}");
+    assert_eq!(named.len(), 20, "a kind has no row: {named:?}");
     for producer in &producers {
         let kind = producer.kind();
         let rows = kind.rows().map_or("?".to_owned(), |rows| rows.to_string());

@@ -172,7 +172,7 @@ impl FollowedRun {
             weights: ColumnTable::default(),
             differences: Vec::new(),
             meaning: None,
-            compared: Vec::new(),
+            common: None,
         }
     }
 

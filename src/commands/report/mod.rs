@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use mopd_plan::ModelId;
 use mopd_plan::events::{DifferencesJob, Event, Failure, Job};
-use mopd_plan::results::{ComparedTable, RowDifferences};
+use mopd_plan::results::RowDifferences;
 use serde::{Serialize, Serializer};
 
-use super::compare::{self, MeaningChange};
+use super::compare::{self, CommonTables, MeaningChange};
 use crate::args::ReportArgs;
 use crate::host::{as_text, reason};
 use crate::output;
@@ -43,8 +43,8 @@ pub struct LoadedRun {
     differences: Vec<RowDifferences>,
     /// Its semantic differences from the first run of the page.
     meaning: Option<MeaningChange>,
-    /// The tables that it has in common with the first run.
-    compared: Vec<ComparedTable>,
+    /// The tables that it has in common with the first run of the page.
+    common: Option<CommonTables>,
 }
 
 impl LoadedRun {
@@ -55,13 +55,7 @@ impl LoadedRun {
             Some(metrics) => metrics,
             None => steps_so_far(&folder.path)?,
         };
-        let compared = match before.first() {
-            Some(first) if has_rewards(&first.folder) && has_rewards(&folder) => {
-                let paths = [as_text(&first.folder.path)?, as_text(&folder.path)?];
-                compare::results(&paths)?.into_iter().flatten().collect()
-            }
-            _ => Vec::new(),
-        };
+        let common = before.first().map(|first| common_tables(first, &folder, &name)).transpose()?;
         Ok(LoadedRun {
             name,
             place: before.len(),
@@ -73,7 +67,7 @@ impl LoadedRun {
             weights: weights.unwrap_or_default(),
             differences: differences(&folder)?,
             meaning: before.first().map(|first| compare::meaning(&first.folder, &folder)),
-            compared,
+            common,
             folder,
         })
     }
@@ -149,6 +143,19 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
 /// Whether a run has the data that differences are computed from: only finished runs have.
 fn has_rewards(run: &RunFolder) -> bool {
     run.results.is_some() && run.path.join(REWARDS).is_file()
+}
+
+/// The tables that a run has in common with the first one of the page.
+fn common_tables(first: &LoadedRun, run: &RunFolder, name: &str) -> Result<CommonTables, Problem> {
+    for (run, name) in [(&first.folder, first.name.as_str()), (run, name)] {
+        let reason = match (&run.results, has_rewards(run)) {
+            (_, true) => continue,
+            (None, _) => format!("{name} is not finished"),
+            (Some(_), _) => format!("{name} has no {REWARDS}"),
+        };
+        return Ok(CommonTables::None { reason });
+    }
+    Ok(compare::common_tables(&first.folder, [run])?.remove(0))
 }
 
 /// The differences between the rows of a finished run's tables.

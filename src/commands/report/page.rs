@@ -10,6 +10,7 @@ use super::samples::{Edges, prompts};
 use super::source::RunSources;
 use super::stages::{Edge, StageData, cost_legend, edges, stages};
 use super::tables::{self, TableData, tables};
+use crate::commands::compare::CommonTables;
 use crate::figures::{bytes, duration};
 use crate::output::{counted, printable};
 use crate::problem::Problem;
@@ -138,6 +139,7 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
             context! { summary => meaning.summary(), lines => meaning.lines() }
         }),
         compared => tables::compared(run),
+        nothing_compared => run.common.as_ref().and_then(CommonTables::reason_for_none).map(printable),
         stages,
         cost_legend => cost_legend(run),
         files => Value::from(Serde(sources.files())),

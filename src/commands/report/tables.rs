@@ -7,7 +7,7 @@ use mopd_plan::{Comparison, ModelId};
 use serde::Serialize;
 
 use super::{LoadedRun, Rounded};
-use crate::commands::compare;
+use crate::commands::compare::{self, CommonTables};
 use crate::intervals;
 use crate::output::{counted, printable};
 
@@ -147,7 +147,8 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
 
 /// The tables that a run has in common with the first one of the page, as text.
 pub fn compared(run: &LoadedRun) -> Vec<Value> {
-    let shown = run.compared.iter().map(|table| {
+    let tables = run.common.as_ref().map_or(&[][..], CommonTables::tables);
+    let shown = tables.iter().map(|table| {
         let columns = compare::columns(table);
         let rows = table.rows.iter().map(|row| {
             let cells: Vec<Option<Value>> = (row.cells.iter().take(columns.len()).enumerate())

@@ -1086,10 +1086,11 @@ fn refuses_unsupported_pairs() {
         pairs(&|pair, _| pair.chosen = from(Some(8))),
         supported("rollouts that are made once (`sequences`) as one side of a pair")
     );
-    let best = |pair: &mut Preference, _: &mut Train| {
-        pair.chosen.edits.push(Edit::Best { by: signal(Signal::Reward), of: 1 });
-    };
-    assert_eq!(pairs(&best), supported("an edit (`best`) of one side of a pair"));
+    let best = |of| Edit::Best { by: signal(Signal::Reward), of };
+    let edited = |edit: Edit| pairs(&move |pair, _| pair.chosen.edits.push(edit.clone()));
+    assert_eq!(edited(best(2)), supported("an edit (`best`) of one side of a pair"));
+    let keep = Edit::Keep { condition: signal(Signal::Correct) };
+    assert_eq!(edited(keep), supported("an edit (`keep`) of one side of a pair"));
     let on_the_final_turn = |pair: &mut Preference, _: &mut Train| {
         (pair.kind, pair.on) = (PreferenceKind::BradleyTerry, Some(NamedSpan::FinalTurn));
     };

@@ -20,6 +20,7 @@ mod mix;
 mod model;
 mod pairs;
 mod prompts;
+mod ranked;
 mod refine;
 mod replay;
 mod retry;
@@ -149,6 +150,7 @@ fn make(producer: &Producer, context: &ProducerContext) -> Result<Box<dyn Sequen
         Producer::Derived(kind) => Box::new(derived::make(kind, context)?),
         Producer::EachTurn(kind) => Box::new(each_turn::make(kind)),
         Producer::SampledBy(kind) => Box::new(sampled_by::make(kind, context)),
+        Producer::Ranked(kind) => Box::new(ranked::make(kind, context)?),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Edits that choose among completions, and `first_of`, against the completions that they choose from.
 
 use mopd_expr::graph::Graph;
-use mopd_plan::producers::{Chosen, FirstOf, SampleChoice};
+use mopd_plan::producers::{Chosen, FirstOf, Ranked, SampleChoice};
 use mopd_plan::{Axis, Formula, Function, Reduction};
 
 use super::keep::{SOME, matches};
@@ -118,6 +118,31 @@ fn an_edit_chooses_among_what_is_drawn() {
         places[place] += 1;
     }
     assert!(places.iter().all(|count| *count > 3), "{places:?}");
+}
+
+/// Both sides of a pair are of one group; a group whose sides are the same completion is left out.
+#[test]
+fn a_pair_is_chosen_from_one_group() {
+    let drawn = lists(Producer::student(sampling(3)), STEPS).concat();
+    let longest = formula(|graph| graph.signal(Signal::Length));
+    let shortest = formula(|graph| {
+        let length = graph.signal(Signal::Length);
+        graph.apply(Function::Negate, &[length])
+    });
+    let of = Producer::student(sampling(3));
+    let pairs = lists(Ranked { chosen: longest, rejected: shortest, of }.into(), STEPS).concat();
+    let (mut expected, mut left_out) = (Vec::new(), 0);
+    for group in drawn.chunks(3) {
+        let length = |sequence: &Sequence| sequence.completion.len() as f64;
+        let (longest, shortest) = (largest(group, length), largest(group, |sequence| -length(sequence)));
+        if longest == shortest {
+            left_out += 1;
+            continue;
+        }
+        expected.push(Sequence { chosen: Some(true), ..group[longest].clone() });
+        expected.push(Sequence { chosen: Some(false), ..group[shortest].clone() });
+    }
+    assert!(pairs == expected && left_out > 0 && !expected.is_empty(), "{left_out}");
 }
 
 /// The first tier with a completion is used; the last tier chooses among the first tier's completions.
