@@ -726,3 +726,155 @@ fn diagnostics_point_at_what_is_wrong() {
     let text = format!("{SETUP}{ONE}objective o {{\nselect = student.top1 > 1\n");
     assert_eq!(&text[start as usize..end as usize], "student.top1 > 1");
 }
+
+/// An objective with another `reduce`: the audit's lines.
+fn reduced_by(reduce: &str, body: &str) -> Vec<String> {
+    let text = format!("objective o {{\n{body}\nreduce = {reduce}\n}}\n");
+    let analysis = mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text }, &|_| None);
+    let named = analysis.objectives.into_iter().next();
+    let named = named.unwrap_or_else(|| panic!("{body}: {:?}", analysis.diagnostics));
+    audit(&named.objective, &ObjectiveUse::unknown()).terms[0].lines()
+}
+
+const TURNS: &str = "`reduce` depends on the length";
+
+/// A mean over each completion's tokens turns the gradient of sampled numbers, because the drawn tokens
+/// decide the length. It only weighs the prefixes of a divergence that is differentiated itself. Sums, and
+/// means over a large batch, divide by a constant.
+#[test]
+fn a_reduce_that_divides_by_the_length_is_told() {
+    let sampled = "term t = (student.logp - teacher.logp) * live student.logp";
+    let reward = "term t = -(reward - leave_one_out(reward, over: group)) * live student.logp";
+    let whole = "term t = live kl(student || teacher)";
+    let turned =
+        |reduce: &str, body: &str| reduced_by(reduce, body).iter().any(|line| line.starts_with(TURNS));
+    for body in [sampled, reward] {
+        let found = reduced_by("mean(token) then mean(sequence)", body);
+        assert!(found[0].starts_with("follows 1.00 * grad "), "{found:?}");
+        assert!(found.iter().any(|line| line.starts_with(TURNS)), "{body}: {found:?}");
+        for reduce in
+            ["mean(token, over: batch)", "sum(token) then mean(sequence)", "sum(token, over: batch) / 8192"]
+        {
+            assert!(!turned(reduce, body), "{reduce}: {body}");
+        }
+    }
+    assert!(turned("mean(token, over: group) then mean(group)", sampled));
+    for reduce in ["mean(token) then mean(sequence)", "mean(token, over: batch)"] {
+        assert!(!turned(reduce, whole), "{reduce}");
+    }
+    // One number per completion, spread over its tokens, counts as often as there are tokens.
+    let spread = "term t = -reward * sum(live student.logp, over: sequence)";
+    assert!(turned("mean(token, over: batch)", spread));
+    assert!(!turned("mean(sequence)", spread));
+    assert!(!turned("mean(token) then mean(sequence)", spread));
+}
+
+/// What is left of a score without a factor, where each completion's tokens are averaged, is a pull on its
+/// length.
+#[test]
+fn a_pull_on_the_length_is_told() {
+    let found = reduced_by("mean(token) then mean(sequence)", "term t = -live student.logp");
+    let line = "on tokens that the student drew: carries no signal: the mean gradient is exactly 0";
+    let place = found.iter().position(|known| known == line).unwrap_or_else(|| panic!("{found:?}"));
+    assert!(found[place + 1].ends_with("what is left is a pull on the length"), "{found:?}");
+    let found = reduced_by("sum(token) then mean(sequence)", "term t = -live student.logp");
+    assert!(!found.iter().any(|line| line.contains("length")), "{found:?}");
+}
+
+/// A mean inside of the term: its factor is that of one length, and where lengths differ it has no name.
+#[test]
+fn a_mean_over_a_completion_is_no_factor_where_lengths_differ() {
+    let gap = "(student.logp - teacher.logp)";
+    let found = says(&format!("term t = mean({gap}, over: sequence) * live student.logp"));
+    assert!(found[0].starts_with("by length: "), "{found:?}");
+    assert!(found.iter().any(|line| line.starts_with("where lengths differ: ")), "{found:?}");
+    let found = says(&format!("term t = sum({gap}, over: sequence) * live student.logp"));
+    assert_eq!(found[0], "follows 1.00 * grad KL(student || teacher) of whole completions");
+    assert!(!found.iter().any(|line| line.starts_with("where lengths differ")), "{found:?}");
+}
+
+/// A state is tried at several values: a bound or a difference may choose another gradient there.
+#[test]
+fn a_state_is_audited_at_several_values() {
+    let (seek, cover) = ("live kl(student || teacher)", "live kl(teacher || student)");
+    let follows = |what: &str| format!("follows 1.00 * grad KL({what})");
+    let found = says(&format!("state price = 1 then price + 1\nterm t = where(price > 3, {seek}, {cover})"));
+    assert!(found[0].starts_with("with price = 1: ") && found[0].ends_with(&follows("teacher || student")));
+    let later = |line: &String| {
+        line.starts_with("with price = 3.375: ") && line.ends_with(&follows("student || teacher"))
+    };
+    assert!(found.iter().any(later), "{found:?}");
+    // The sign turns.
+    let found = says(&format!("state price = 0 then price + 1\nterm t = (price - 2) * {seek}"));
+    assert_eq!(found[0], "with price = 0: follows -2.00 * grad KL(student || teacher)");
+    assert!(
+        found.iter().any(|line| line.contains(": follows 0.25 * grad KL(student || teacher)")),
+        "{found:?}"
+    );
+    // Where only the size changes, one value is enough.
+    let found = says(&format!("state beta = 0.5 then beta * 1.1\nterm t = beta * {seek}"));
+    assert_eq!(
+        found,
+        ["follows 0.50 * grad KL(student || teacher)", "with beta = 0.5, which changes during the run"]
+    );
+    // A value that the state can't have is not tried.
+    let found = says(&format!(
+        "state beta = 0.5 then clip(beta * 1.1, 0.1, 1)\nterm t = where(beta > 2, {cover}, {seek})"
+    ));
+    assert!(!found.iter().any(|line| line.contains("teacher || student")), "{found:?}");
+    // Neither sign is wrong.
+    let body = format!("state price = 0 then price + 1\nterm t = (price - 2) * {seek}");
+    assert!(!codes(&checked(ONE, &body, STAGE)).contains(&Code::WrongSign));
+    let body = format!("state price = 1 then price + 1\nterm t = -price * {seek}");
+    assert!(codes(&checked(ONE, &body, STAGE)).contains(&Code::WrongSign));
+}
+
+/// A ladder is evaluated at each of its values.
+#[test]
+fn a_ladder_is_audited_at_each_value() {
+    let ladder = "ladder([1, 2, -1, 2, 1], advance_if: loss < 1, every: 5 steps)";
+    let body = format!("term t = {ladder} * live kl(student || teacher)");
+    let found = audited_in(ONE, &body, &STAGE.replace("steps = 10", "steps = 100"));
+    assert!(found.iter().any(|line| line.contains("follows -1.00 * grad")), "{found:?}");
+}
+
+/// A case that the usual toy models never choose is tested in others; if none of these chooses it, a line
+/// says so.
+#[test]
+fn a_case_that_is_not_tried_is_told() {
+    let (seek, cover) = ("live kl(student || teacher)", "live kl(teacher || student)");
+    // Teachers of the usual toy models are never that sure.
+    let found = says(&format!("term t = where(teacher.top1 > 0.9, {cover}, {seek})"));
+    assert_eq!(found[0], "follows 1.00 * grad KL(student || teacher)");
+    assert!(
+        found[1].starts_with("`teacher.top1 > 0.9` never holds in most toy models; where it does: ")
+            && found[1].contains("KL(teacher || student)"),
+        "{found:?}"
+    );
+    let same = says(&format!("term t = where(teacher.top1 > 0.9, 2 * {seek}, {seek})"));
+    assert!(
+        same[1].contains("where it does: follows ") && same[1].contains("KL(student || teacher)"),
+        "{same:?}"
+    );
+    // No toy model reaches this one.
+    let found = says(&format!("term t = where(teacher.top1 > 0.9999999, {cover}, {seek})"));
+    assert!(found[1].ends_with("never holds here: where it does, nothing was tested"), "{found:?}");
+    let found = says(&format!("term t = {seek} {{ when = student.entropy < 50 }}"));
+    assert_eq!(found[1], "`student.entropy < 50` always holds here: where it does not, nothing was tested");
+}
+
+/// Neutral factors and summands change neither a verdict nor a normal form.
+#[test]
+fn neutral_factors_change_nothing() {
+    let form = |body: &str| format!("{:?}", mopd_compiler::normal_form(&objective(body), None));
+    for (plain, same) in [
+        ("term t = -reward * live student.logp", "term t = -(1 * reward) * live student.logp"),
+        ("term t = -reward * live student.logp", "term t = -(reward * 1 / 1) * live student.logp"),
+        ("term t = live kl(student || teacher)", "term t = 1 * live kl(student || teacher)"),
+        ("term t = live kl(student || teacher)", "term t = 0 + live kl(student || teacher) - 0"),
+        ("term t = live kl(student || teacher)", "term t = (3 - 2) * live kl(student || teacher)^1"),
+    ] {
+        assert_eq!(says(plain), says(same), "{same}");
+        assert_eq!(form(plain), form(same), "{same}");
+    }
+}

@@ -247,11 +247,16 @@ pub(super) fn silent<'a>(view: &TermView<'a>, facts: &RunFacts) -> Option<Culpri
     bounds.dead[place].map(|found| bounds.culprit(found))
 }
 
+/// The range of a number in any run.
+pub(super) fn range_of(formula: &Formula) -> ValueRange {
+    let facts = RunFacts { teachers: &Teachers::default(), steps: None, reward: ALL, longest: f64::INFINITY };
+    Bounds::new(&[formula], &facts).range(formula)
+}
+
 /// Whether a number is never above 0 whatever is drawn, and not always 0, so that its sign, where it has one,
 /// is negative.
 pub(super) fn never_positive(formula: &Formula) -> bool {
-    let facts = RunFacts { teachers: &Teachers::default(), steps: None, reward: ALL, longest: f64::INFINITY };
-    let range = Bounds::new(&[formula], &facts).range(formula);
+    let range = range_of(formula);
     range.high <= 0.0 && !range.is_zero()
 }
 

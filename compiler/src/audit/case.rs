@@ -5,6 +5,7 @@ use mopd_lang::experiment::{Objective, Origin, StageStep, Term};
 use super::judge::Query;
 use super::moments::{is_scheduled, moments};
 use super::sampler::Sampler;
+use super::states::StateValues;
 use super::teachers::Teachers;
 use super::toy_model::{RunNumbers, ToyMoment};
 use super::verdict::RunPhase;
@@ -72,6 +73,12 @@ impl<'a, 'b> AuditCase<'a, 'b> {
         let middle = moments.iter().position(|(phase, _)| *phase == RunPhase::Middle);
         moments.swap(0, middle.unwrap_or(0));
         moments.into_iter().map(|(_, step)| step).collect()
+    }
+
+    /// The values of the states to try.
+    pub fn runs(&self) -> impl Iterator<Item = RunNumbers> {
+        let rounds = StateValues::new(&self.view()).rounds();
+        std::iter::once(RunNumbers::AtStep).chain((0..rounds).map(RunNumbers::Tried))
     }
 
     /// How the mean gradient vanishes at every moment of the run, and for any values of numbers that change.

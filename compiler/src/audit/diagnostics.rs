@@ -183,6 +183,11 @@ impl<'a> AuditPass<'a> {
         } else if !queries.is_empty() && queries.iter().all(|query| query.ignores_teacher() == Ok(true)) {
             self.ignores_teacher(case);
         } else {
+            // A sign is wrong only if it is for other values of the states, too.
+            let others = case.runs().skip(1).flat_map(|run| {
+                case.steps().into_iter().filter_map(move |step| case.query_of(filtered(), step, run))
+            });
+            let queries: Vec<Query> = queries.into_iter().chain(others).collect();
             self.report_repelling_term(case, &queries);
         }
     }
@@ -214,7 +219,9 @@ impl<'a> AuditPass<'a> {
 
     fn zero(&mut self, case: &AuditCase) {
         let place = self.span(case.term.origin);
-        let untried = case.query(case.steps / 2).and_then(|query| query.untried_choice());
+        let query = case.query(case.steps / 2);
+        let untried = query.as_ref().and_then(Query::untried_choice);
+        let pulled = query.as_ref().and_then(Query::pull_on_length);
         let mut help = "multiply by a number of the sampled token, or differentiate a divergence: `live \
                         kl(student || teacher)`"
             .to_owned();
@@ -225,6 +232,9 @@ impl<'a> AuditPass<'a> {
         } else if untried.is_some() {
             let text = "the mean gradient of this term is exactly 0 in every toy model";
             Diagnostic::warning(Code::ZeroGradient, place, text)
+        } else if pulled.is_some() {
+            let text = "in completions of one length, the mean gradient of this term is exactly 0";
+            Diagnostic::error(Code::ZeroGradient, place, text)
         } else {
             let text = "the mean gradient of this term is exactly 0, over everything that can be drawn";
             Diagnostic::error(Code::ZeroGradient, place, text)
@@ -232,6 +242,11 @@ impl<'a> AuditPass<'a> {
         diagnostic = diagnostic
             .label("each token pulls, and together they cancel")
             .note(self.span(case.rollout), format!("these are {}", case.sampler.text()));
+        if let Some(reduce) = pulled {
+            let text =
+                "divides by the length that was drawn: where lengths differ, a pull on the length is left";
+            diagnostic = diagnostic.note(self.span(reduce), text);
+        }
         if let Some((part, how)) = untried {
             diagnostic = diagnostic.note(self.span(part.0.origin), how);
             help += "; if only the other case is to train, say so: `// allow(zero-gradient): why`";

@@ -21,8 +21,8 @@ pub(super) struct Evaluator<'a> {
     lowered: &'a FormulaGraph,
     /// Whether `clip`, and `min` and `max` with a bound, are applied.
     bounds: bool,
-    /// The layout of a sample, and the numbers carried from earlier steps.
-    batch: Batch,
+    /// The numbers carried from earlier steps.
+    carried: HashMap<NodeId, f64>,
 }
 
 /// The values of each node that is needed, one per element.
@@ -61,14 +61,9 @@ impl<'a> Evaluator<'a> {
         lowered: &'a FormulaGraph,
         bounds: bool,
     ) -> Result<Evaluator<'a>, AuditRefusal> {
-        let batch = Batch { layout: toy.size.layout(), ..Batch::default() };
-        let mut evaluator = Evaluator { toy, lowered, bounds, batch };
-        evaluator.batch.carried = evaluator.carried()?;
+        let mut evaluator = Evaluator { toy, lowered, bounds, carried: HashMap::new() };
+        evaluator.carried = evaluator.carried()?;
         Ok(evaluator)
-    }
-
-    pub fn layout(&self) -> &Layout {
-        &self.batch.layout
     }
 
     /// Numbers carried from an earlier step, on another batch, so that they do not depend on the sample.
@@ -89,15 +84,16 @@ impl<'a> Evaluator<'a> {
             return Ok(memories.into_iter().map(|(id, _)| (id, chance)).collect());
         };
         let earlier = Evaluator::new(toy, self.lowered, self.bounds)?;
-        let tokens = toy.typical();
-        let values = earlier.run(&ToySample::new(toy, &tokens, self.bounds))?;
+        let outcome = toy.typical();
+        let sample = ToySample::new(toy, &outcome, self.bounds);
+        let values = earlier.run(&sample)?;
         Ok(memories.into_iter().map(|(id, operand)| (id, values.at(operand, 0).value)).collect())
     }
 
     /// # Errors
     /// A description of what the toy model lacks.
-    pub fn run(&self, sample: &ToySample) -> Result<NodeValues<'_>, AuditRefusal> {
-        let (graph, layout) = (&self.lowered.graph, self.layout());
+    pub fn run<'s>(&'s self, sample: &'s ToySample) -> Result<NodeValues<'s>, AuditRefusal> {
+        let (graph, layout) = (&self.lowered.graph, &sample.layout);
         let mut values = NodeValues { graph, layout, nodes: Vec::with_capacity(graph.len()) };
         for (id, _) in graph.nodes() {
             let elements = match self.lowered.is_needed(id) {
@@ -110,7 +106,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn node(&self, id: NodeId, sample: &ToySample, values: &NodeValues) -> Result<Vec<Dual>, AuditRefusal> {
-        let (graph, layout) = (&self.lowered.graph, self.layout());
+        let (graph, layout) = (&self.lowered.graph, &sample.layout);
         let axis = graph.axis(id);
         let passes =
             |mask: Option<NodeId>| move |index: usize| mask.is_none_or(|mask| values.at(mask, index).truth());
@@ -126,7 +122,7 @@ impl<'a> Evaluator<'a> {
                 let parameters = |token: usize| -> Vec<f64> {
                     leaf.operands.iter().map(|node| values.around(*node, Axis::Token, token).value).collect()
                 };
-                sample.leaf(leaf, layout, &parameters)?
+                sample.leaf(leaf, &parameters)?
             }
             // The values are those of its operand: see [`NodeValues::at`].
             Operation::Broadcast { .. } => Vec::new(),
@@ -166,7 +162,9 @@ impl<'a> Evaluator<'a> {
             }
             Operation::Scan { .. } | Operation::Memory { .. } => {
                 let value = |node: NodeId, index: usize| values.at(node, index).value;
-                aggregate::evaluate(graph, id, &self.batch, value).into_iter().map(Dual::plain).collect()
+                let carried = self.carried.clone();
+                let batch = Batch { layout: layout.clone(), carried, ..Batch::default() };
+                aggregate::evaluate(graph, id, &batch, value).into_iter().map(Dual::plain).collect()
             }
         })
     }

@@ -6,6 +6,7 @@ use mopd_lang::formula::{Axis, Formula};
 use super::dual::Dual;
 use super::evaluate::Evaluator;
 use super::leaves::{ToySample, reward};
+use super::lengths::TokenShares;
 use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use super::view::TermView;
@@ -30,6 +31,8 @@ pub(super) struct CompiledTerm {
     /// The number of conditions (`when`, `filter`), which are the last roots.
     conditions: usize,
     kept: bool,
+    /// The reduction of the elements; `None` where each counts the same.
+    reduction: Option<TokenShares>,
 }
 
 /// Expected gradient and value of a term.
@@ -56,7 +59,16 @@ impl CompiledTerm {
         let lowered = FormulaGraph::from_formulas(view.select.filter(|_| gates), &roots)?;
         let all = lowered.roots.iter().chain(&lowered.select);
         let axis = all.map(|root| lowered.graph.axis(*root)).max().unwrap_or(Axis::Token);
-        Ok(CompiledTerm { lowered, axis, conditions: conditions.len(), kept: view.samples.kept && gates })
+        let kept = view.samples.kept && gates;
+        Ok(CompiledTerm { lowered, axis, conditions: conditions.len(), kept, reduction: None })
+    }
+
+    /// The term as its `reduce` averages it.
+    pub fn reduced(self, shares: TokenShares) -> CompiledTerm {
+        let graph = &self.lowered.graph;
+        let axis = self.lowered.roots.iter().map(|root| graph.axis(*root)).max();
+        let axis = axis.map_or(shares.start(), |axis| axis.max(shares.start()));
+        CompiledTerm { axis, reduction: Some(shares), ..self }
     }
 
     /// # Errors
@@ -66,14 +78,16 @@ impl CompiledTerm {
         let evaluator = Evaluator::new(toy, &self.lowered, counting.bounds)?;
         let mut gradient = vec![0.0; size.logits()];
         let mut visits = vec![0.0; size.prefixes()];
-        let (mut value, mut largest) = (0.0, 0.0f64);
-        for tokens in size.outcomes() {
-            let sample = ToySample::new(toy, &tokens, counting.bounds);
+        let (mut value, mut elements, mut largest) = (0.0, 0.0, 0.0f64);
+        let own_axis = self.lowered.graph.axis(self.lowered.roots[0]);
+        for outcome in size.outcomes() {
+            let sample = ToySample::new(toy, &outcome, counting.bounds);
             let probability = sample.probability();
             if probability == 0.0 {
                 continue;
             }
-            sample.prefixes.iter().for_each(|prefix| visits[*prefix] += probability);
+            sample.prefixes().for_each(|prefix| visits[prefix] += probability);
+            elements += probability * sample.layout.len(own_axis) as f64;
             let total = self.total(&evaluator, &sample)?;
             if !total.is_finite() {
                 return Err(AuditRefusal::NotFinite);
@@ -88,8 +102,7 @@ impl CompiledTerm {
             let own = &mut gradient[prefix * size.vocabulary..(prefix + 1) * size.vocabulary];
             own.iter_mut().for_each(|partial| *partial = if visits > 0.0 { *partial / visits } else { 0.0 });
         }
-        let elements = evaluator.layout().len(self.lowered.graph.axis(self.lowered.roots[0]));
-        Ok(Expectation { gradient, value: value / elements as f64, largest })
+        Ok(Expectation { gradient, value: value / elements, largest })
     }
 
     /// The number of outcomes whose value and gradient are finite, and that of all outcomes that can be
@@ -104,8 +117,8 @@ impl CompiledTerm {
     ) -> Result<(usize, usize), AuditRefusal> {
         let evaluator = Evaluator::new(toy, &self.lowered, counting.bounds)?;
         let (mut finite, mut outcomes) = (0, 0);
-        for tokens in toy.size.outcomes() {
-            let sample = ToySample::new(toy, &tokens, counting.bounds);
+        for outcome in toy.size.outcomes() {
+            let sample = ToySample::new(toy, &outcome, counting.bounds);
             if sample.probability() > 0.0 {
                 outcomes += 1;
                 finite += usize::from(self.total(&evaluator, &sample)?.is_finite());
@@ -117,7 +130,7 @@ impl CompiledTerm {
     /// The sum over the term's own elements of one sample.
     fn total(&self, evaluator: &Evaluator, sample: &ToySample) -> Result<Dual, AuditRefusal> {
         let FormulaGraph { graph, select, roots, .. } = &self.lowered;
-        let (size, layout, axis) = (sample.toy.size, evaluator.layout(), self.axis);
+        let (layout, axis) = (&sample.layout, self.axis);
         let values = evaluator.run(sample)?;
         let (factors, conditions) = roots[1..].split_at(roots.len() - 1 - self.conditions);
         let selected =
@@ -127,21 +140,29 @@ impl CompiledTerm {
                 return true;
             }
             let sequence = layout.parent(axis.max(Axis::Sequence), Axis::Sequence, index);
-            let tokens = &sample.tokens[sequence * size.length..(sequence + 1) * size.length];
-            reward(sample.toy, sequence / size.samples, tokens) >= 1.0
+            reward(sample.toy, sequence / sample.toy.size.samples, &sample.outcome[sequence]) >= 1.0
         };
-        // A coarse term that is broadcast to finer elements counts once.
         let elements = layout.len(axis);
-        let share = layout.len(graph.axis(roots[0])) as f64 / elements as f64;
+        let chosen = |index: usize| {
+            select.is_none()
+                || (0..sample.tokens())
+                    .any(|token| layout.parent(Axis::Token, axis, token) == index && selected(token))
+        };
+        let applies =
+            |index: usize| conditions.iter().all(|condition| values.around(*condition, axis, index).truth());
+        // A coarse term that is broadcast to finer elements counts once.
+        let once = layout.len(graph.axis(roots[0])) as f64 / elements as f64;
+        let shares = self.reduction.as_ref().map(|reduction| {
+            let counted: Vec<bool> = (0..elements).map(chosen).collect();
+            let applies = (0..elements).map(|index| counted[index] && applies(index)).collect();
+            reduction.of_elements(layout, axis, counted, applies)
+        });
         let mut total = Dual::plain(0.0);
         for index in 0..elements {
-            let chosen = select.is_none()
-                || (0..size.tokens())
-                    .any(|token| layout.parent(Axis::Token, axis, token) == index && selected(token));
-            let applies = conditions.iter().all(|condition| values.around(*condition, axis, index).truth());
-            if !chosen || !kept(index) || !applies {
+            if !chosen(index) || !kept(index) || !applies(index) {
                 continue;
             }
+            let share = shares.as_ref().map_or(once, |shares| shares[index]);
             let value = values.around(roots[0], axis, index).scale(share);
             let weighted = factors
                 .iter()

@@ -89,11 +89,25 @@ pub(super) fn per_block(whole: &[f64], part: &[f64], block: usize) -> Option<(f6
             return None;
         }
         counted += usize::from(own > 1e-6 * all);
-        let (least, most) = range.unwrap_or((factor, factor));
-        range = Some((least.min(factor), most.max(factor)));
+        // A block of zeros has every factor.
+        if size > 0.0 {
+            let (least, most) = range.unwrap_or((factor, factor));
+            range = Some((least.min(factor), most.max(factor)));
+        }
     }
     // One block, or blocks of two numbers with sum 0, are always multiples.
     range.filter(|_| counted > 1 && block > 2)
+}
+
+/// The distance of `whole` from the nearest vector whose blocks are multiples of those of `part`, as a share
+/// of its norm.
+pub(super) fn per_prefix(whole: &[f64], part: &[f64], block: usize) -> f64 {
+    let rest = whole.chunks(block).zip(part.chunks(block)).map(|(whole, part)| {
+        let size = dot(part, part);
+        let factor = if size > 0.0 { dot(whole, part) / size } else { 0.0 };
+        whole.iter().zip(part).map(|(whole, part)| (whole - factor * part).powi(2)).sum::<f64>()
+    });
+    rest.sum::<f64>().sqrt() / norm(whole)
 }
 
 #[cfg(test)]

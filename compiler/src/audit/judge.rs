@@ -12,15 +12,12 @@ use super::named::{Named, candidates};
 use super::parameter_values::ParameterValues;
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
-use super::size::Size;
+use super::states::StateValues;
 use super::teachers::Teachers;
 use super::toy_model::{RunNumbers, ScaledSupport, ToyModel, ToyModelSpec, ToyMoment, Variation};
 use super::variants;
 use super::verdict::{GradientMultiple, NearestTask, RunPhase, TermVerdict, Verdict};
 use super::view::{TermView, ToyScale};
-
-/// The most outcomes of a toy model with completions of three tokens.
-const MOST_OUTCOMES: usize = 20_000;
 
 /// The most roles that a term may depend on: every toy model has distributions of all of them.
 const MOST_ROLES: usize = 64;
@@ -44,7 +41,7 @@ impl<'a> Query<'a> {
             return Err(why);
         }
         let ToyScale { mut size, toys, mut supports } = view.scale()?;
-        if run != RunNumbers::AtStep && view.compares_domains() {
+        if matches!(run, RunNumbers::Apart | RunNumbers::Arbitrary) && view.compares_domains() {
             size.domains = size.prompts.min(2);
         }
         let mut roles = view.others();
@@ -68,6 +65,7 @@ impl<'a> Query<'a> {
             return Err(format!("it reads more than {MOST_ROLES} teachers").into());
         }
         let (values, temperature) = (Rc::new(ParameterValues::new(&view)), view.scored_at(sampler));
+        let states = Rc::new(StateValues::new(&view));
         let spec = ToyModelSpec {
             size,
             toys,
@@ -80,6 +78,7 @@ impl<'a> Query<'a> {
             longest,
             supports,
             values,
+            states,
             entry_graphs: EntryGraphs::default(),
         };
         Ok(Query { view, spec })
@@ -228,7 +227,8 @@ impl<'a> Query<'a> {
         let mut notes = self.notes();
         notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
         notes.extend(self.at_temperature_one());
-        notes.extend(self.untried(&toys));
+        notes.extend(self.untried(&verdict, &toys));
+        notes.extend(self.at_several_lengths(&verdict).unwrap_or_default());
         // Between very different or equal models, some formulas have no value. Then there is no note.
         notes.extend(self.steep(&verdict).unwrap_or_default());
         let stationary_at_teacher = match &verdict {
@@ -246,7 +246,16 @@ impl<'a> Query<'a> {
             }
             _ => None,
         };
-        Ok(TermVerdict { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
+        let states = self.states();
+        Ok(TermVerdict {
+            when,
+            states,
+            on: self.on(),
+            verdict,
+            value_estimates,
+            stationary_at_teacher,
+            notes,
+        })
     }
 
     /// The nearest well-known gradient, if the term follows the gradient of a divergence that the author
@@ -295,7 +304,11 @@ impl<'a> Query<'a> {
         })
     }
 
-    fn verdict(&self, usual: &MeasuredGradient, known: &KnownGradients) -> Result<Verdict, AuditRefusal> {
+    pub(super) fn verdict(
+        &self,
+        usual: &MeasuredGradient,
+        known: &KnownGradients,
+    ) -> Result<Verdict, AuditRefusal> {
         if usual.is_zero() {
             if usual.largest <= LEAST && self.may_be_silent() {
                 return Ok(Verdict::NotAudited {
@@ -327,30 +340,6 @@ impl<'a> Query<'a> {
         }
         let (nearest, cosine) = known.nearest(gradient);
         Ok(Verdict::Unnamed { nearest, cosine })
-    }
-
-    /// A verdict from completions of two tokens, if it also holds for those of three. Otherwise both, if only
-    /// factors differ, or what is true of the longer ones.
-    fn in_longer_completions(&self, verdict: Verdict) -> Result<Verdict, AuditRefusal> {
-        if self.spec.size.length != 2 || !verdict.claims_factors() || self.too_long() {
-            return Ok(verdict);
-        }
-        // A weight per prefix needs two toy models: in one, a condition may hold after a single prefix.
-        let spec = ToyModelSpec { size: self.longer(), toys: 2, ..self.spec.clone() };
-        let longer = Query { view: self.view.with_value(self.view.value), spec };
-        let usual = longer.usual_gradient()?;
-        let named = longer.candidates();
-        let known = KnownGradients::new(&named, &longer.toys(), longer.block())?;
-        Ok(verdict.with_longer(longer.verdict(&usual, &known)?))
-    }
-
-    fn longer(&self) -> Size {
-        Size { length: 3, ..self.spec.size }
-    }
-
-    /// Whether completions of three tokens, where their length matters, have too many outcomes.
-    pub(super) fn too_long(&self) -> bool {
-        self.spec.size.length == 2 && self.longer().outcome_count() > MOST_OUTCOMES
     }
 
     /// Subtracts the part of the gradient that is independent of the teacher. The rest may have a name.

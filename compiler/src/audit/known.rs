@@ -34,7 +34,14 @@ pub(super) fn measure(
     counting: AppliedParts,
     toys: &[ToyModel],
 ) -> Result<MeasuredGradient, AuditRefusal> {
-    let compiled = CompiledTerm::new(view, counting)?;
+    measured_by(&CompiledTerm::new(view, counting)?, counting, toys)
+}
+
+pub(super) fn measured_by(
+    compiled: &CompiledTerm,
+    counting: AppliedParts,
+    toys: &[ToyModel],
+) -> Result<MeasuredGradient, AuditRefusal> {
     let mut measured = MeasuredGradient { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
     for toy in toys {
         let expectation = compiled.expectation(toy, counting)?;

@@ -1,11 +1,11 @@
 //! The leaves of a term's graph: signals, live primitives and parameters, for one sample of a toy model.
 
 use mopd_expr::batch::Layout;
-use mopd_lang::experiment::StageStep;
 use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 
 use super::divergence::TokenContext;
 use super::dual::Dual;
+use super::moments::rung;
 use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use crate::lower::GraphLeaf;
@@ -18,63 +18,72 @@ const STRETCH: usize = 100;
 /// The most tokens that the last token of a completion represents.
 const LONGEST_END: f64 = 200.0;
 
+/// A token of a sample.
+#[derive(Clone, Copy)]
+struct TokenPlace {
+    token: usize,
+    sequence: usize,
+    position: usize,
+    prefix: usize,
+}
+
 /// One sample of all tokens of a toy model.
 pub(super) struct ToySample<'a> {
     pub toy: &'a ToyModel,
-    /// The tokens, sequence after sequence.
-    pub tokens: &'a [usize],
-    /// The prefix of each token.
-    pub prefixes: Vec<usize>,
+    /// The tokens of each sequence.
+    pub outcome: &'a [Vec<usize>],
+    pub layout: Layout,
+    places: Vec<TokenPlace>,
     /// Whether `clip`, and `min` and `max` with a bound, are applied.
     pub bounds: bool,
 }
 
 impl<'a> ToySample<'a> {
-    pub fn new(toy: &'a ToyModel, tokens: &'a [usize], bounds: bool) -> ToySample<'a> {
+    pub fn new(toy: &'a ToyModel, outcome: &'a [Vec<usize>], bounds: bool) -> ToySample<'a> {
         let size = toy.size;
-        let prefix = |token: usize| {
-            let first = token / size.length * size.length;
-            size.prefix(token / size.length / size.samples, &tokens[first..token])
-        };
-        ToySample { toy, tokens, prefixes: (0..size.tokens()).map(prefix).collect(), bounds }
+        let mut places = Vec::with_capacity(size.tokens());
+        for (sequence, tokens) in outcome.iter().enumerate() {
+            for (position, token) in tokens.iter().enumerate() {
+                let prefix = size.prefix(sequence / size.samples, &tokens[..position]);
+                places.push(TokenPlace { token: *token, sequence, position, prefix });
+            }
+        }
+        ToySample { toy, outcome, layout: size.layout(outcome), places, bounds }
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The prefix of each token.
+    pub fn prefixes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.places.iter().map(|place| place.prefix)
     }
 
     /// The probability of this sample.
     pub fn probability(&self) -> f64 {
-        let each = self
-            .tokens
-            .iter()
-            .zip(&self.prefixes)
-            .map(|(token, prefix)| self.toy.sampler_logp(*prefix)[*token]);
-        each.sum::<f64>().exp()
+        self.places.iter().map(|place| self.toy.sampler_logp(place.prefix)[place.token]).sum::<f64>().exp()
     }
 
     fn context(&self, token: usize) -> TokenContext<'_> {
-        TokenContext {
-            toy: self.toy,
-            prefix: self.prefixes[token],
-            token: Some(self.tokens[token]),
-            bounds: self.bounds,
-        }
+        let TokenPlace { token, prefix, .. } = self.places[token];
+        TokenContext { toy: self.toy, prefix, token: Some(token), bounds: self.bounds }
     }
 
     /// The leaf's value, one per element of its axis. `parameters` are the values of its formulas, by token.
     pub fn leaf(
         &self,
         leaf: &GraphLeaf,
-        layout: &Layout,
         parameters: &dyn Fn(usize) -> Vec<f64>,
     ) -> Result<Vec<Dual>, AuditRefusal> {
         let axis = leaf.formula.axis();
-        let one = |value: f64| Ok(vec![Dual::plain(value); layout.len(axis)]);
+        let one = |value: f64| Ok(vec![Dual::plain(value); self.layout.len(axis)]);
         match &leaf.formula.0.kind {
             FormulaKind::Signal(signal) => self.signal(signal, axis, parameters),
             FormulaKind::Live(live) => self.live(live, parameters),
             FormulaKind::Variable(name) => one(self.toy.values.get(name, leaf.formula.unit())),
             FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
-                let StageStep { step, steps } = self.toy.current_step();
-                let rung = values.len() * step as usize / steps.max(1) as usize;
-                one(values.get(rung.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN))
+                one(values.get(rung(values.len(), self.toy.current_step())).copied().unwrap_or(f64::NAN))
             }
             FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
                 Err("`learned(...)` is found by the run".into())
@@ -85,10 +94,10 @@ impl<'a> ToySample<'a> {
     }
 
     fn live(&self, live: &Live, parameters: &dyn Fn(usize) -> Vec<f64>) -> Result<Vec<Dual>, AuditRefusal> {
-        (0..self.toy.size.tokens())
+        (0..self.tokens())
             .map(|token| {
                 let local = self.context(token).live(live, &parameters(token))?;
-                Ok(self.embedded(local, self.prefixes[token]))
+                Ok(self.embedded(local, self.places[token].prefix))
             })
             .collect()
     }
@@ -111,9 +120,7 @@ impl<'a> ToySample<'a> {
         parameters: &dyn Fn(usize) -> Vec<f64>,
     ) -> Result<Vec<Dual>, AuditRefusal> {
         let elements: Result<Vec<f64>, AuditRefusal> = match axis {
-            Axis::Token => {
-                (0..self.toy.size.tokens()).map(|token| self.of_token(signal, parameters, token)).collect()
-            }
+            Axis::Token => (0..self.tokens()).map(|token| self.of_token(signal, parameters, token)).collect(),
             Axis::Sequence | Axis::Turn | Axis::Block => {
                 (0..self.toy.size.sequences()).map(|sequence| self.of_sequence(signal, sequence)).collect()
             }
@@ -129,9 +136,8 @@ impl<'a> ToySample<'a> {
         token: usize,
     ) -> Result<f64, AuditRefusal> {
         let context = self.context(token);
-        let size = self.toy.size;
-        let (taken, prefix, position) = (self.tokens[token], self.prefixes[token], token % size.length);
-        let prompt = token / size.length / size.samples;
+        let TokenPlace { token: taken, sequence, position, prefix } = self.places[token];
+        let prompt = sequence / self.toy.size.samples;
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
         let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
         if let Some(known) = context.signal(signal, &parameters(token)) {
@@ -150,9 +156,9 @@ impl<'a> ToySample<'a> {
             Signal::Position => (position * STRETCH) as f64,
             // Counted from the end of the stretch that the token represents.
             Signal::Remaining => {
-                let first = token - position;
-                let length = length(self.toy, prompt, &self.tokens[first..first + size.length]);
-                let behind = if position + 1 == size.length { length } else { (position + 1) * STRETCH };
+                let tokens = &self.outcome[sequence];
+                let length = length(self.toy, prompt, tokens);
+                let behind = if position + 1 == tokens.len() { length } else { (position + 1) * STRETCH };
                 (length - behind) as f64
             }
             Signal::Offset => position as f64 + 1.0,
@@ -170,7 +176,7 @@ impl<'a> ToySample<'a> {
     fn of_sequence(&self, signal: &Signal, sequence: usize) -> Result<f64, AuditRefusal> {
         let size = self.toy.size;
         let prompt = sequence / size.samples;
-        let tokens = &self.tokens[sequence * size.length..(sequence + 1) * size.length];
+        let tokens = self.outcome[sequence].as_slice();
         let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
         let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
@@ -183,6 +189,7 @@ impl<'a> ToySample<'a> {
                 truth(chance(&format!("available {}", role.name()), &[prompt]) > 0.25)
             }
             Signal::Length => length(self.toy, prompt, tokens) as f64,
+            Signal::Truncated if size.ends => truth(tokens.last() != Some(&(size.vocabulary - 1))),
             Signal::Truncated => truth(chance("truncated", &text) > 0.7),
             Signal::Of { role, part: ModelSignal::Correct } => {
                 truth(chance(&format!("correct {}", role.name()), &text) > 0.5)
@@ -208,7 +215,7 @@ impl<'a> ToySample<'a> {
             Signal::VocabularySize => self.toy.vocabulary_size(),
             Signal::Loss => 0.5 + self.toy.chance("loss", &[]),
             Signal::ValidationLoss => 0.5 + self.toy.chance("loss.validation", &[]),
-            Signal::State { name, first, .. } => self.toy.run.state(name, *first),
+            Signal::State { name, first, .. } => self.toy.state(name, *first),
             Signal::TermLoss { term } => 0.5 + self.toy.chance(term, &[]),
             _ => return Err("it is no number of the run in a toy model".into()),
         })

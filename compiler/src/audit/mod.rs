@@ -5,10 +5,12 @@
 //! divergences in the same toy models. The term follows the one that agrees in all of them, to the precision
 //! of the arithmetic. Numbers decide, not the form of the text.
 //!
-//! Prefixes and samples are constants, as in trainers, so a verdict holds given the prefixes. The averaging
-//! over tokens and completions (`reduce`) is ignored: it weighs prefixes, and is shown in the plan.
+//! Prefixes and samples are constants, as in trainers, so a verdict holds given the prefixes. It is on the
+//! gradient before the averaging over tokens and completions (`reduce`), which weighs prefixes. Where it also
+//! turns the gradient, because the drawn tokens decide the length, a note says so (`lengths`).
 
 mod bounds;
+mod branches;
 mod case;
 mod diagnostics;
 mod divergence;
@@ -19,6 +21,7 @@ mod fit;
 mod judge;
 mod known;
 mod leaves;
+mod lengths;
 mod moments;
 mod named;
 mod not_finite;
@@ -30,6 +33,7 @@ mod sampler;
 mod sign;
 mod silent;
 mod size;
+mod states;
 mod teachers;
 #[cfg(test)]
 mod tests;
@@ -56,6 +60,8 @@ pub use verdict::{Audit, GradientMultiple, NearestTask, RunPhase, TermAudit, Ter
 use expectation::{ALL, CompiledTerm};
 use judge::Query;
 use moments::moments;
+use notes::changes;
+use states::StateValues;
 use toy_model::{RunNumbers, ToyMoment};
 use view::{SampleFilter, TermView};
 
@@ -245,16 +251,40 @@ fn audit_on_sampler<'a>(
     longest: f64,
 ) -> Vec<TermVerdict> {
     let moments = moments(&view(), teachers, steps);
+    let rounds = StateValues::new(&view()).rounds();
     let at = |(when, step): &(RunPhase, u32)| {
-        let moment = ToyMoment { step: StageStep { step: *step, steps }, run: RunNumbers::AtStep, longest };
-        match Query::new(view(), sampler, teachers, moment) {
-            Ok(query) => query.judge(*when),
-            Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why.to_string()),
+        let judged = |run: RunNumbers| {
+            let moment = ToyMoment { step: StageStep { step: *step, steps }, run, longest };
+            match Query::new(view(), sampler, teachers, moment) {
+                Ok(query) => query.judge(*when),
+                Err(why) => {
+                    TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why.to_string())
+                }
+            }
+        };
+        let first = judged(RunNumbers::AtStep);
+        let mut found = vec![first];
+        for round in 0..rounds {
+            let other = judged(RunNumbers::Tried(round));
+            // Another size is no news: the note names the value that it holds for.
+            if found.iter().all(|known| known.verdict.turns_into(&other.verdict)) {
+                found.push(other);
+            }
         }
+        // The values are in a note, or, where they matter, before the verdict.
+        let several = found.len() > 1;
+        for finding in &mut found {
+            match finding.states.as_deref().map(changes) {
+                Some(note) if several => finding.notes.retain(|known| *known != note),
+                _ => finding.states = None,
+            }
+        }
+        found
     };
-    let mut found: Vec<TermVerdict> = moments.iter().map(at).collect();
+    let mut found: Vec<TermVerdict> = moments.iter().flat_map(at).collect();
     let same = found.iter().all(|finding| {
         finding.verdict.text() == found[0].verdict.text()
+            && finding.states == found[0].states
             && finding.stationary_at_teacher == found[0].stationary_at_teacher
     });
     if same {

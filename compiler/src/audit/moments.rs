@@ -1,6 +1,6 @@
 //! The steps of a run at which a term is audited.
 
-use mopd_lang::experiment::Schedule;
+use mopd_lang::experiment::{Schedule, StageStep};
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind, FormulaNode, Signal};
 
 use super::teachers::Teachers;
@@ -18,6 +18,25 @@ fn is_of_step(node: &FormulaNode) -> bool {
             | FormulaKind::Adaptive(Adaptive::Ladder { .. })
             | FormulaKind::Signal(Signal::Progress | Signal::Step)
     )
+}
+
+/// The number of values of a ladder, if a part is one.
+fn rungs(part: &Formula) -> Option<usize> {
+    match &part.0.kind {
+        FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => Some(values.len()),
+        _ => None,
+    }
+}
+
+/// The index of a ladder's value at a step. Only the run knows when it advances, so its values share the
+/// steps of the audit equally.
+pub(super) fn rung(rungs: usize, StageStep { step, steps }: StageStep) -> usize {
+    (rungs * step as usize / steps.max(1) as usize).min(rungs.saturating_sub(1))
+}
+
+/// The first step of each of a ladder's values.
+fn first_steps(rungs: usize, steps: u32) -> impl Iterator<Item = u32> {
+    (0..rungs).map(move |rung| (rung * steps as usize).div_ceil(rungs) as u32)
 }
 
 /// All formulas that the term depends on, with the weights of the composed teachers that it reads.
@@ -46,11 +65,17 @@ pub(super) fn moments(view: &TermView, teachers: &Teachers, steps: u32) -> Vec<(
             schedules.push(schedule);
         }
     }
-    let values = |step: u32| -> Vec<f64> { schedules.iter().map(|of| of.at(step, steps)).collect() };
+    let parts = formulas(view, teachers).into_iter().flat_map(Formula::parts);
+    let ladders: Vec<usize> = parts.filter_map(rungs).collect();
+    let values = |step: u32| -> Vec<f64> {
+        let of_ladders = ladders.iter().map(|rungs| rung(*rungs, StageStep { step, steps }) as f64);
+        schedules.iter().map(|of| of.at(step, steps)).chain(of_ladders).collect()
+    };
     let mut found =
         vec![(RunPhase::Start, 0), (RunPhase::Middle, steps / 2), (RunPhase::End, steps.saturating_sub(1))];
     let mut seen: Vec<Vec<f64>> = found.iter().map(|(_, step)| values(*step)).collect();
     let turns = schedules.iter().flat_map(|schedule| schedule.turns(steps));
+    let turns = turns.chain(ladders.iter().flat_map(|rungs| first_steps(*rungs, steps)));
     let mut turns: Vec<u32> = turns.filter(|turn| *turn < steps).collect();
     turns.sort_unstable();
     for step in turns {

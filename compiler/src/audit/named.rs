@@ -347,6 +347,19 @@ impl Named {
 
     /// The gradient by all logits of a toy model, per token that follows each prefix.
     pub fn gradient(&self, toy: &ToyModel) -> Result<Vec<f64>, AuditRefusal> {
+        let mut gradient = self.after_every_prefix(toy)?;
+        if !toy.size.ends {
+            return Ok(gradient);
+        }
+        for (block, reached) in gradient.chunks_mut(toy.size.vocabulary).zip(toy.size.reached()) {
+            if !reached {
+                block.fill(0.0);
+            }
+        }
+        Ok(gradient)
+    }
+
+    fn after_every_prefix(&self, toy: &ToyModel) -> Result<Vec<f64>, AuditRefusal> {
         let size = toy.size;
         let here = |prefix: usize| TokenContext { toy, prefix, token: None, bounds: true };
         let student = |prefix: usize| here(prefix).log_probabilities(&Role::Student, 1.0, true);

@@ -1,23 +1,17 @@
 //! Notes on a verdict: where it was tested, and what was not tested.
 
-use std::rc::Rc;
+use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Signal, text};
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Signal, Unit, text};
-
-use super::evaluate::Evaluator;
 use super::expectation::{ALL, AppliedParts};
 use super::fit::{cosine, difference, distance, norm};
-use super::judge::{Query, quoted};
+use super::judge::Query;
 use super::known::KnownGradients;
-use super::leaves::ToySample;
 use super::named::Named;
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
-use super::toy_model::{ScaledSupport, ToyModel, ToyModelSpec, Variation};
+use super::toy_model::{ScaledSupport, ToyModelSpec, Variation};
 use super::variants;
 use super::verdict::{Verdict, distance_text};
-use super::view::is_choice;
-use crate::lower::FormulaGraph;
 
 /// The size below which a bias is due to a bound that hardly applies.
 const HARDLY: f64 = 1e-6;
@@ -87,72 +81,20 @@ impl<'a> Query<'a> {
         )))
     }
 
-    /// Conditions of cases that never change in these toy models, so that only one branch was tested.
-    pub(super) fn untried(&self, toys: &[ToyModel]) -> Vec<String> {
-        let mut conditions: Vec<&Formula> = Vec::new();
+    /// The values of the states that the term reads. `None` if there are none.
+    pub(super) fn states(&self) -> Option<String> {
+        let mut begun: Vec<String> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
-            let FormulaKind::Apply { function: Function::Where, operands } = &part.0.kind else { continue };
-            if operands[0].axis() > Axis::Run && !conditions.contains(&&operands[0]) {
-                conditions.push(&operands[0]);
+            if let FormulaKind::Signal(Signal::State { name, axis, first, .. }) = &part.0.kind {
+                let each = if *axis == Axis::Domain { " for each domain" } else { "" };
+                let number = text::number(readable(self.spec.states.at(self.spec.run, name, *first)));
+                let taken = format!("{name} = {number}{each}");
+                if !begun.contains(&taken) {
+                    begun.push(taken);
+                }
             }
         }
-        let Ok(seen) = truths(&conditions, toys) else { return Vec::new() };
-        let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
-        same.map(|(condition, seen)| {
-            let (holds, other) = if seen[1] { ("always", "does not") } else { ("never", "does") };
-            format!("`{}` {holds} holds here: where it {other}, nothing was tested", quoted(condition))
-        })
-        .collect()
-    }
-
-    /// A case or a bound of the term that chooses the same for everything that can be drawn, in the usual toy
-    /// models and where models differ by many nats. Also the words that say so.
-    pub(super) fn untried_choice(&self) -> Option<(&'a Formula, String)> {
-        let mut choices: Vec<(&'a Formula, Formula)> = Vec::new();
-        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
-            let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
-            let compared = |function, left: &Formula, right: &Formula| {
-                let operands = vec![left.clone(), right.clone()];
-                let kind = FormulaKind::Apply { function, operands };
-                (part, Formula::new(kind, Unit::Bool, part.axis(), false, part.0.origin))
-            };
-            match (function, operands.as_slice()) {
-                _ if part.axis() <= Axis::Run => {}
-                (Function::Where, [condition, ..]) => {
-                    // A comparison is a part of its own.
-                    let is_own = condition.axis() > Axis::Run && !is_choice(&condition.0);
-                    choices.extend(is_own.then(|| (condition, condition.clone())));
-                }
-                (Function::Minimum | Function::Maximum, [left, right]) => {
-                    choices.push(compared(Function::Less, left, right));
-                }
-                (Function::Clip, [value, low, high]) => {
-                    choices.push(compared(Function::Less, value, low));
-                    choices.push(compared(Function::Greater, value, high));
-                }
-                (Function::Relu, [value]) => {
-                    let kind = FormulaKind::Number(0.0);
-                    let zero = Formula::new(kind, value.unit(), Axis::Run, false, part.0.origin);
-                    choices.push(compared(Function::Less, value, &zero));
-                }
-                _ if is_choice(&part.0) => choices.push((part, part.clone())),
-                _ => {}
-            }
-        }
-        let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
-        let mut toys = self.toys();
-        toys.extend([Variation::Steep, Variation::SteepStudent].into_iter().flat_map(|of| smallest.toys(of)));
-        let conditions: Vec<&Formula> = choices.iter().map(|(_, condition)| condition).collect();
-        let seen = truths(&conditions, &toys).ok()?;
-        let untried = choices.iter().zip(seen).find(|(_, seen)| *seen != [true; 2]);
-        untried.map(|((part, condition), seen)| {
-            let how = match (Rc::ptr_eq(&part.0, &condition.0), seen[1]) {
-                (true, true) => "always holds there",
-                (true, false) => "never holds there",
-                (false, _) => "was not tried on both sides of its bound",
-            };
-            (*part, format!("`{}` {how}", quoted(part)))
-        })
+        (!begun.is_empty()).then(|| begun.join(", "))
     }
 
     pub(super) fn notes(&self) -> Vec<String> {
@@ -170,19 +112,8 @@ impl<'a> Query<'a> {
         if !open.is_empty() {
             notes.push(format!("with {} because there is no default", open.join(", ")));
         }
-        let mut begun: Vec<String> = Vec::new();
-        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
-            if let FormulaKind::Signal(Signal::State { name, axis, first, .. }) = &part.0.kind {
-                let each = if *axis == Axis::Domain { " for each domain" } else { "" };
-                let number = text::number(self.spec.run.state(name, *first));
-                let taken = format!("{name} = {number}{each}");
-                if !begun.contains(&taken) {
-                    begun.push(taken);
-                }
-            }
-        }
-        if !begun.is_empty() {
-            notes.push(format!("with {}, which changes during the run", begun.join(", ")));
+        if let Some(states) = self.states() {
+            notes.push(changes(&states));
         }
         if self.view.any(|node| matches!(node.kind, FormulaKind::Signal(Signal::VocabularySize))) {
             notes.push(format!("vocab_size is {} here", self.spec.size.vocabulary));
@@ -212,22 +143,9 @@ impl<'a> Query<'a> {
     }
 }
 
-/// For each condition, whether it is ever false and ever true in these toy models.
-fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, AuditRefusal> {
-    let lowered = FormulaGraph::from_formulas(None, conditions)?;
-    let mut seen = vec![[false; 2]; conditions.len()];
-    for toy in toys {
-        let evaluator = Evaluator::new(toy, &lowered, true)?;
-        for tokens in toy.size.outcomes() {
-            let values = evaluator.run(&ToySample::new(toy, &tokens, true))?;
-            for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
-                for element in 0..evaluator.layout().len(lowered.graph.axis(*root)) {
-                    seen[usize::from(values.at(*root, element).truth())] = true;
-                }
-            }
-        }
-    }
-    Ok(seen)
+/// The note that a verdict holds for these values of states.
+pub(super) fn changes(states: &str) -> String {
+    format!("with {states}, which changes during the run")
 }
 
 /// Rounds away the errors of binary fractions.

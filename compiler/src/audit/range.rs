@@ -41,7 +41,7 @@ impl ValueRange {
         })
     }
 
-    fn with(self, other: ValueRange) -> ValueRange {
+    pub fn with(self, other: ValueRange) -> ValueRange {
         ValueRange { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 

@@ -8,11 +8,16 @@ pub struct Size {
     pub vocabulary: usize,
     pub prompts: usize,
     pub samples: usize,
-    /// The number of tokens of a completion, 1 to 3.
+    /// The number of tokens of a completion, 1 to 3. The most, if completions end.
     pub length: usize,
     /// The number of domains of the prompts: 1 or 2.
     pub domains: usize,
+    /// Whether the last entry ends a completion. Otherwise all completions have the same length.
+    pub ends: bool,
 }
+
+/// The tokens of each sequence of one sample.
+pub type Outcome = Vec<Vec<usize>>;
 
 impl Size {
     pub fn sequences(self) -> usize {
@@ -32,10 +37,11 @@ impl Size {
 
     /// The layout of one sample. Every completion is one turn and one block. The first prompt is in the first
     /// domain, the others are in the last one.
-    pub fn layout(self) -> Layout {
+    pub fn layout(self, outcome: &[Vec<usize>]) -> Layout {
         let number = |index: usize| index as u32;
+        let of_sequence = |(sequence, tokens): (usize, &Vec<usize>)| vec![number(sequence); tokens.len()];
         Layout {
-            sequence_of_token: (0..self.tokens()).map(|token| number(token / self.length)).collect(),
+            sequence_of_token: outcome.iter().enumerate().flat_map(of_sequence).collect(),
             group_of_sequence: (0..self.sequences())
                 .map(|sequence| number(sequence / self.samples))
                 .collect(),
@@ -70,18 +76,50 @@ impl Size {
     }
 
     /// Every completion of one prompt.
-    pub fn completions(self) -> impl Iterator<Item = Vec<usize>> {
-        numbers(self.vocabulary, self.length)
+    pub fn completions(self) -> Vec<Vec<usize>> {
+        let lengths = if self.ends { 1..=self.length } else { self.length..=self.length };
+        let end = self.vocabulary - 1;
+        let complete = |tokens: &Vec<usize>| {
+            let ended = tokens.iter().position(|token| *token == end);
+            match ended.filter(|_| self.ends) {
+                Some(place) => place + 1 == tokens.len(),
+                None => tokens.len() == self.length,
+            }
+        };
+        lengths.flat_map(|length| numbers(self.vocabulary, length)).filter(complete).collect()
+    }
+
+    /// Whether a token can follow each prefix: none follows the end of a completion.
+    pub fn reached(self) -> Vec<bool> {
+        let mut reached = vec![false; self.prefixes()];
+        for prompt in 0..self.prompts {
+            for completion in self.completions() {
+                for position in 0..completion.len() {
+                    reached[self.prefix(prompt, &completion[..position])] = true;
+                }
+            }
+        }
+        reached
     }
 
     /// The number of [`Size::outcomes`].
     pub fn outcome_count(self) -> usize {
-        self.vocabulary.saturating_pow(self.tokens() as u32)
+        let ongoing = |position: usize| (self.vocabulary - 1).saturating_pow(position as u32);
+        let completions = match self.ends {
+            // Those that end at each place but the last, where any entry may be.
+            true => (0..self.length)
+                .map(|place| ongoing(place) * if place + 1 == self.length { self.vocabulary } else { 1 })
+                .sum(),
+            false => self.vocabulary.saturating_pow(self.length as u32),
+        };
+        completions.saturating_pow(self.sequences() as u32)
     }
 
-    /// All outcomes, each with the tokens of all sequences, concatenated.
-    pub fn outcomes(self) -> impl Iterator<Item = Vec<usize>> {
-        numbers(self.vocabulary, self.tokens())
+    /// All outcomes. The first sequence varies fastest.
+    pub fn outcomes(self) -> impl Iterator<Item = Outcome> {
+        let completions = self.completions();
+        numbers(completions.len(), self.sequences())
+            .map(move |which| which.into_iter().map(|index| completions[index].clone()).collect())
     }
 }
 
@@ -104,7 +142,7 @@ mod tests {
 
     #[test]
     fn prefixes_are_counted_prompt_by_prompt() {
-        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2, domains: 1 };
+        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2, domains: 1, ends: false };
         assert_eq!(
             (size.prefixes(), size.logits(), size.tokens(), size.outcomes().count()),
             (8, 24, 8, 6561)
@@ -113,5 +151,24 @@ mod tests {
             [size.prefix(0, &[]), size.prefix(0, &[2]), size.prefix(1, &[]), size.prefix(1, &[0])],
             [0, 3, 4, 5]
         );
+    }
+    #[test]
+    fn completions_end_after_the_last_entry() {
+        let size = Size { vocabulary: 2, prompts: 1, samples: 1, length: 3, domains: 1, ends: true };
+        let known: Vec<Vec<usize>> = vec![vec![1], vec![0, 1], vec![0, 0, 0], vec![0, 0, 1]];
+        let mut found = size.completions();
+        found.sort_by_key(|tokens| (tokens.len(), tokens.clone()));
+        assert_eq!(found, known);
+        let reached = size.reached();
+        assert!([vec![], vec![0], vec![0, 0]].iter().all(|before| reached[size.prefix(0, before)]));
+        assert_eq!(reached.iter().filter(|reached| **reached).count(), 3);
+        for size in [
+            size,
+            Size { vocabulary: 3, ..size },
+            Size { vocabulary: 3, samples: 2, length: 2, ..size },
+            Size { vocabulary: 3, samples: 2, prompts: 2, length: 1, ends: false, ..size },
+        ] {
+            assert_eq!(size.outcome_count(), size.outcomes().count(), "{size:?}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::bounds::never_positive;
 use super::expectation::{ALL, CompiledTerm};
 use super::judge::Query;
 use super::leaves::length;
+use super::lengths::TokenShares;
 use super::sampler::Sampler;
 use super::teachers::Teachers;
 use super::toy_model::{RunNumbers, ToyModel, ToyMoment, Variation};
@@ -49,16 +50,15 @@ fn enumerated(toy: &ToyModel, factor: &Factor) -> Vec<f64> {
     let student = |prefix: usize| toy.logp(&Role::Student, prefix).expect("a student");
     let mut gradient = vec![0.0; size.logits()];
     let mut visits = vec![0.0; size.prefixes()];
-    for tokens in size.outcomes() {
-        let completions: Vec<Vec<usize>> = tokens.chunks(size.length).map(<[usize]>::to_vec).collect();
+    for completions in size.outcomes() {
         let mut probability = 1.0;
         for completion in &completions {
-            for at in 0..size.length {
+            for at in 0..completion.len() {
                 probability *= student(size.prefix(0, &completion[..at]))[completion[at]].exp();
             }
         }
         for (sample, completion) in completions.iter().enumerate() {
-            for at in 0..size.length {
+            for at in 0..completion.len() {
                 let prefix = size.prefix(0, &completion[..at]);
                 visits[prefix] += probability;
                 for entry in 0..size.vocabulary {
@@ -70,7 +70,11 @@ fn enumerated(toy: &ToyModel, factor: &Factor) -> Vec<f64> {
             }
         }
     }
-    gradient.iter().enumerate().map(|(at, partial)| partial / visits[at / size.vocabulary]).collect()
+    let mean = |(at, partial): (usize, &f64)| match visits[at / size.vocabulary] {
+        0.0 => 0.0,
+        visits => partial / visits,
+    };
+    gradient.iter().enumerate().map(mean).collect()
 }
 
 fn close(found: &[f64], known: &[f64]) {
@@ -105,7 +109,7 @@ fn a_mean_over_the_group_of_token_numbers_is_of_whole_completions() {
 #[test]
 fn completions_have_lengths_of_their_own() {
     let lengths = |toy: &ToyModel| -> Vec<usize> {
-        toy.size.completions().map(|completion| length(toy, 0, &completion)).collect()
+        toy.size.completions().iter().map(|completion| length(toy, 0, completion)).collect()
     };
     for (toy, gradient) in gradients(&objective("term t = length * live student.logp")) {
         let known = lengths(&toy);
@@ -216,5 +220,35 @@ fn a_factor_s_sign_is_known_where_it_has_one() {
         let of = objective(&format!("term t = {factor} * live student.logp"));
         let FormulaKind::Apply { operands, .. } = &of.terms[0].value.0.kind else { panic!("a product") };
         assert_eq!(never_positive(&operands[0]), negative, "{factor}");
+    }
+}
+
+/// `mean(token) then mean(sequence)` where completions have lengths of their own: each token of a completion
+/// counts 1 / length, written out over all outcomes.
+#[test]
+fn a_mean_over_tokens_divides_by_the_length_that_was_drawn() {
+    let term = "term t = (student.logp - teacher.logp) * live student.logp";
+    let text = format!("objective o {{\n{term}\nreduce = mean(token) then mean(sequence)\n}}\n");
+    let entry = SourceFile { path: "o.mopd".into(), text };
+    let objective = mopd_lang::analyse(entry, &|_| None).objectives.remove(0).objective;
+    let view = TermView::new(&objective, &objective.terms[0], SampleFilter::default());
+    let shares = TokenShares::new(view.reduce.expect("it has one")).expect("a mean of means");
+    let moment =
+        ToyMoment { step: StageStep { step: 0, steps: 1 }, run: RunNumbers::AtStep, longest: f64::INFINITY };
+    let query = Query::new(view, &Sampler::ON_POLICY, &Teachers::default(), moment).expect("a toy model");
+    let several = query.of_several_lengths().expect("it is small");
+    let compiled = CompiledTerm::new(&several.view, ALL).expect("a graph").reduced(shares);
+    for toy in several.toys() {
+        assert!(toy.size.ends && toy.size.length == 3);
+        let gap = |completion: &[usize], at: usize| {
+            let prefix = toy.size.prefix(0, &completion[..at]);
+            let of = |role: &Role| toy.logp(role, prefix).expect("both are known")[completion[at]];
+            of(&Role::Student) - of(&Role::Teacher)
+        };
+        let factor = |completions: &[Vec<usize>], sample: usize, at: usize| {
+            gap(&completions[sample], at) / completions[sample].len() as f64
+        };
+        let gradient = compiled.expectation(&toy, ALL).expect("it can be enumerated").gradient;
+        close(&gradient, &enumerated(&toy, &factor));
     }
 }

@@ -11,7 +11,8 @@ use super::divergence::EntryGraphs;
 use super::parameter_values::ParameterValues;
 use super::range::scheduled;
 use super::sampler::{Sampler, at};
-use super::size::Size;
+use super::size::{Outcome, Size};
+use super::states::StateValues;
 use super::teachers::{DistributionSource, Teachers};
 
 /// The values of numbers that change during a run.
@@ -19,6 +20,8 @@ use super::teachers::{DistributionSource, Teachers};
 pub(super) enum RunNumbers {
     /// States have their first value, schedules their value at the step, and all prompts are of one domain.
     AtStep,
+    /// As `AtStep`, but with other values of the states: those of this round of [`StateValues`].
+    Tried(u8),
     /// As `AtStep`, but with arbitrary states and, if numbers of domains are compared, with two domains.
     Apart,
     /// All numbers are arbitrary, also the size of the vocabulary. A result of 0 then holds at every step.
@@ -35,11 +38,6 @@ pub(super) struct ToyMoment {
 }
 
 impl RunNumbers {
-    /// The value of a state that begins at `first`.
-    pub fn state(self, name: &str, first: f64) -> f64 {
-        if self == RunNumbers::AtStep { first } else { arbitrary(name) }
-    }
-
     /// The value of a schedule at a step.
     pub fn schedule(self, schedule: &Schedule, at: StageStep) -> f64 {
         if self != RunNumbers::Arbitrary {
@@ -51,7 +49,7 @@ impl RunNumbers {
 }
 
 /// A number between 0.5 and 1.5 that depends only on its name, unlike any that a program compares with.
-fn arbitrary(name: &str) -> f64 {
+pub(super) fn arbitrary(name: &str) -> f64 {
     0.505 + (hashed(0, name, &[]) * 99.0).floor() / 100.0
 }
 
@@ -102,6 +100,7 @@ pub struct ToyModel {
     pub(super) supports: Vec<ScaledSupport>,
     /// The values of parameters without one.
     pub(super) values: Rc<ParameterValues>,
+    pub(super) states: Rc<StateValues>,
     pub(super) entry_graphs: EntryGraphs,
     /// The same run one step earlier, for numbers that are carried from step to step. `None` in a toy model
     /// that is such an earlier step.
@@ -115,7 +114,8 @@ impl ToyModel {
     /// # Panics
     /// If their lengths differ.
     pub fn from_distributions(student: &[f64], teacher: &[f64]) -> ToyModel {
-        let size = Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1, domains: 1 };
+        let size =
+            Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1, domains: 1, ends: false };
         let toy = ToyModel {
             size,
             roles: Vec::new(),
@@ -129,6 +129,7 @@ impl ToyModel {
             matched: None,
             supports: Vec::new(),
             values: Rc::default(),
+            states: Rc::default(),
             entry_graphs: EntryGraphs::default(),
             before: None,
         };
@@ -146,7 +147,7 @@ impl ToyModel {
         temperature: f64,
         step: StageStep,
     ) -> ToyModel {
-        let size = Size { vocabulary, prompts: tokens, samples: 1, length: 1, domains: 1 };
+        let size = Size { vocabulary, prompts: tokens, samples: 1, length: 1, domains: 1, ends: false };
         for RoleDistributions { logp: known, .. } in &roles {
             assert_eq!(known.len(), tokens, "one distribution per token");
             assert!(known.iter().all(|logp| logp.len() == vocabulary), "every role has the same entries");
@@ -166,6 +167,7 @@ impl ToyModel {
             matched: None,
             supports: Vec::new(),
             values: Rc::default(),
+            states: Rc::default(),
             entry_graphs: EntryGraphs::default(),
             before: None,
         }
@@ -217,20 +219,25 @@ impl ToyModel {
     }
 
     /// One sample of all tokens of this toy model.
-    pub(super) fn typical(&self) -> Vec<usize> {
-        let mut tokens: Vec<usize> = Vec::with_capacity(self.size.tokens());
-        for place in 0..self.size.tokens() {
-            let first = place / self.size.length * self.size.length;
-            let prefix =
-                self.size.prefix(place / self.size.length / self.size.samples, &tokens[first..place]);
-            let (chance, mut held) = (self.chance("drawn", &[place]), 0.0);
-            let entry = self.sampler[prefix].iter().position(|logp| {
-                held += logp.exp();
-                held >= chance
-            });
-            tokens.push(entry.unwrap_or(0));
+    pub(super) fn typical(&self) -> Outcome {
+        let size = self.size;
+        let mut outcome = Outcome::with_capacity(size.sequences());
+        for sequence in 0..size.sequences() {
+            let mut tokens: Vec<usize> = Vec::with_capacity(size.length);
+            while tokens.len() < size.length && !(size.ends && tokens.last() == Some(&(size.vocabulary - 1)))
+            {
+                let prefix = size.prefix(sequence / size.samples, &tokens);
+                let place = sequence * size.length + tokens.len();
+                let (chance, mut held) = (self.chance("drawn", &[place]), 0.0);
+                let entry = self.sampler[prefix].iter().position(|logp| {
+                    held += logp.exp();
+                    held >= chance
+                });
+                tokens.push(entry.unwrap_or(0));
+            }
+            outcome.push(tokens);
         }
-        tokens
+        outcome
     }
 
     pub(crate) fn entries_in_all(&self) -> usize {
@@ -255,6 +262,11 @@ impl ToyModel {
             }
             _ => StageStep { step, steps },
         }
+    }
+
+    /// The value of a state that begins at `first`.
+    pub(super) fn state(&self, name: &str, first: f64) -> f64 {
+        self.states.at(self.run, name, first)
     }
 
     pub(super) fn vocabulary_size(&self) -> f64 {
@@ -310,6 +322,7 @@ pub(super) struct ToyModelSpec {
     pub longest: f64,
     pub supports: Vec<ScaledSupport>,
     pub values: Rc<ParameterValues>,
+    pub states: Rc<StateValues>,
     pub entry_graphs: EntryGraphs,
 }
 
@@ -341,6 +354,7 @@ impl ToyModelSpec {
             matched: None,
             supports: self.supports.clone(),
             values: self.values.clone(),
+            states: self.states.clone(),
             entry_graphs: self.entry_graphs.clone(),
             before: None,
         };

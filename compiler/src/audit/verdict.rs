@@ -106,6 +106,9 @@ impl RunPhase {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TermVerdict {
     pub when: RunPhase,
+    /// The values of states for which the verdict holds, if it does not hold for all that were tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub states: Option<String>,
     /// The tokens for which the verdict holds.
     pub on: String,
     #[serde(flatten)]
@@ -123,6 +126,7 @@ impl TermVerdict {
         let verdict = Verdict::NotAudited { why };
         TermVerdict {
             when,
+            states: None,
             on,
             verdict,
             value_estimates: None,
@@ -146,7 +150,8 @@ impl TermVerdict {
 
     /// The verdict as text, one line for each statement.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!("{}{}", self.when.text(), self.verdict.text())];
+        let states = self.states.as_ref().map(|states| format!("with {states}: ")).unwrap_or_default();
+        let mut lines = vec![format!("{}{states}{}", self.when.text(), self.verdict.text())];
         if let Some((value, gradient)) = self.misleads() {
             lines.push(format!("its value estimates {value}, its gradient is of {gradient}"));
         } else if let (Verdict::Zero, Some(value)) = (&self.verdict, &self.value_estimates) {
@@ -223,6 +228,46 @@ impl Verdict {
         }
     }
 
+    /// Whether another verdict is the same, up to numbers that are stated as those of the toy models.
+    pub(super) fn is_same(&self, other: &Verdict) -> bool {
+        self.agreement(other) == Agreement::Same
+    }
+
+    /// Whether another verdict is more than the same one with other factors.
+    pub(super) fn turns_into(&self, other: &Verdict) -> bool {
+        match (self, other) {
+            (Verdict::Zero, Verdict::Zero) | (Verdict::NotAudited { .. }, Verdict::NotAudited { .. }) => {
+                false
+            }
+            (Verdict::Task(a), Verdict::Task(b)) => a.nearest != b.nearest || a.cosine * b.cosine < 0.0,
+            (Verdict::Unnamed { nearest: a, cosine: x }, Verdict::Unnamed { nearest: b, cosine: y }) => {
+                a != b || x * y < 0.0
+            }
+            _ => self.agreement(other) == Agreement::Different || self.signs() != other.signs(),
+        }
+    }
+
+    /// The signs of its factors.
+    fn signs(&self) -> Vec<bool> {
+        match self {
+            Verdict::Follows { parts } | Verdict::WithTask { parts, .. } => {
+                parts.iter().map(|part| part.times > 0.0).collect()
+            }
+            Verdict::Weighted { least, most, .. } => vec![*least >= 0.0, *most > 0.0],
+            Verdict::Sum { parts } => parts.iter().flat_map(Verdict::signs).collect(),
+            Verdict::Biased { of, .. } => of.signs(),
+            Verdict::ByLength { of_two, .. } => of_two.signs(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it does not hold for other completions, of which `other` is the verdict. Where these have no
+    /// gradient, they say nothing.
+    pub(super) fn fails_in(&self, other: &Verdict) -> bool {
+        !matches!(other, Verdict::Zero | Verdict::NotAudited { .. })
+            && self.agreement(other) == Agreement::Different
+    }
+
     fn agreement(&self, other: &Verdict) -> Agreement {
         let equal = |same: bool| if same { Agreement::Same } else { Agreement::Different };
         match (self, other) {
@@ -235,6 +280,9 @@ impl Verdict {
                     (a.times - b.times).abs() <= 1e-6 * a.times.abs().max(b.times.abs())
                 };
                 if a.iter().zip(b).all(near) { Agreement::Same } else { Agreement::OtherFactors }
+            }
+            (Verdict::ByLength { of_two: a, of_three: x }, Verdict::ByLength { of_two: b, of_three: y }) => {
+                a.agreement(b).max(x.agreement(y))
             }
             (Verdict::Weighted { of: a, .. }, Verdict::Weighted { of: b, .. }) => equal(a == b),
             (Verdict::Biased { of: a, by: x, .. }, Verdict::Biased { of: b, by: y, .. }) if x == y => {

@@ -1,6 +1,6 @@
 //! A term with its weights and masks, and its properties that the audit needs before it evaluates anything.
 
-use mopd_lang::experiment::{Objective, Term};
+use mopd_lang::experiment::{Objective, Reduce, State, Term};
 use mopd_lang::formula::{
     Adaptive, Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
     ModelSignal, Reduction, Role, Signal, Statistic, Support,
@@ -25,6 +25,8 @@ pub(super) struct TermView<'a> {
     pub weight: Option<&'a Formula>,
     pub own_weight: Option<&'a Formula>,
     pub when: Option<&'a Formula>,
+    pub reduce: Option<&'a Reduce>,
+    pub states: &'a [State],
     pub samples: SampleFilter<'a>,
     /// The temperature of the trained policy, if the objective or the rollout decides it.
     pub temperature: Option<f64>,
@@ -55,6 +57,8 @@ impl<'a> TermView<'a> {
             weight: objective.weight.as_ref(),
             own_weight: term.weight.as_ref(),
             when: term.when.as_ref(),
+            reduce: term.reduce.as_ref().or(objective.reduce.as_ref()),
+            states: &objective.states,
             samples: left,
             temperature: objective.temperature,
         }
@@ -175,8 +179,14 @@ impl<'a> TermView<'a> {
         // If values depend only on the prefix, the samples of a prompt agree at the first token, and
         // differences within the group are 0. From the second token on, their prefixes differ.
         sequence |= group && !batch && !scores;
-        let size =
-            |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length, domains: 1 };
+        let size = |vocabulary, prompts, samples, length| Size {
+            vocabulary,
+            prompts,
+            samples,
+            length,
+            domains: 1,
+            ends: false,
+        };
         let (mut size, toys) = match (sequence, group, batch) {
             (false, false, false) => (size(5, 1, 1, 1), 6),
             (true, false, false) => (size(4, 1, 1, 2), 3),

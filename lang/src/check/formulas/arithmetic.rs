@@ -99,8 +99,11 @@ impl Checker {
             ));
             return Value::Error;
         }
-        let axis = operands.iter().map(Formula::axis).max().expect("every function has an operand");
         let origin = self.origin(span);
+        if let Some(same) = beside_neutral(function, &operands).and_then(|of| of.of_unit(unit, origin)) {
+            return Value::Formula(same);
+        }
+        let axis = operands.iter().map(Formula::axis).max().expect("every function has an operand");
         Value::Formula(Formula::new(FormulaKind::Apply { function, operands }, unit, axis, live, origin))
     }
 
@@ -148,6 +151,23 @@ impl Checker {
             diagnostic = diagnostic.help(help);
         }
         self.report(diagnostic);
+    }
+}
+
+/// The operand that a function returns as it is: `x` in `1 * x`, `x / 1`, `x^1`, `x + 0`, `x - 0`.
+fn beside_neutral(function: Function, operands: &[Formula]) -> Option<&Formula> {
+    let [left, right] = operands else { return None };
+    let (neutral, commutes) = match function {
+        Function::Multiply => (1.0, true),
+        Function::Divide | Function::Power => (1.0, false),
+        Function::Add => (0.0, true),
+        Function::Subtract => (0.0, false),
+        _ => return None,
+    };
+    if right.constant() == Some(neutral) {
+        Some(left)
+    } else {
+        (commutes && left.constant() == Some(neutral)).then_some(right)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod blends;
 pub mod declared;
 pub mod divergences;
 pub mod functions;
+pub mod precision;
 pub mod properties;
 pub mod reduce;
 pub mod signals;

@@ -118,7 +118,7 @@ impl Checker {
         if !self.selected_is_decided(&objective) || !self.losses_are_of_terms(&objective) {
             return None;
         }
-        self.warn_of_clamped_divergences(&objective);
+        self.warn_of_formulas(&objective);
         Some(objective)
     }
 

@@ -334,9 +334,15 @@ impl Checker {
         false
     }
 
+    /// Warns of mistakes that do not depend on the stage.
+    pub(in crate::check) fn warn_of_formulas(&mut self, objective: &Objective) {
+        self.warn_of_clamped_divergences(objective);
+        self.warn_of_subnormal_numbers(objective);
+    }
+
     /// Warns of a partial sum with a lower bound of 0. The sum may be negative, and the bound removes its
     /// gradient. One user of a trainer counted 415 of 467 such steps.
-    pub(in crate::check) fn warn_of_clamped_divergences(&mut self, objective: &Objective) {
+    fn warn_of_clamped_divergences(&mut self, objective: &Objective) {
         for part in objective.terms.iter().flat_map(|term| term.value.parts()) {
             let Some(inside) = held_above_zero(&part.0).filter(|value| value.live()).and_then(partial_sum)
             else {

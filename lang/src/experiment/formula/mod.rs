@@ -320,6 +320,21 @@ impl Formula {
         Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared, counted, depth }))
     }
 
+    /// The same number in another unit. `None` for a random number and one that is carried from step to step:
+    /// a copy would be another number.
+    pub fn of_unit(&self, unit: Unit, origin: Origin) -> Option<Formula> {
+        if self.unit() == unit {
+            return Some(self.clone());
+        }
+        let FormulaNode { kind, axis, live, declared, counted, depth, .. } = &*self.0;
+        if !matches!(kind, FormulaKind::Signal(_) | FormulaKind::Live(_) | FormulaKind::Apply { .. }) {
+            return None;
+        }
+        let (kind, declared, counted) = (kind.clone(), declared.clone(), *counted);
+        let (axis, live, depth) = (*axis, *live, *depth);
+        Some(Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared, counted, depth })))
+    }
+
     /// A number that has just been made, with what it counts.
     pub fn counting(mut self, counted: Option<CountWord>) -> Formula {
         if let Some(node) = Rc::get_mut(&mut self.0) {

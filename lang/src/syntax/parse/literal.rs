@@ -15,7 +15,12 @@ impl<'a> AstBuilder<'a> {
             match part.as_rule() {
                 Rule::number => {
                     kind = match number(part.as_str()) {
-                        Ok(value) => ExprKind::Number { value, suffix: None },
+                        Ok(value) => {
+                            if value.is_subnormal() {
+                                self.report(lost_digits(self.span(&part), part.as_str()));
+                            }
+                            ExprKind::Number { value, suffix: None }
+                        }
                         Err(problem) => {
                             self.report(problem.into_diagnostic(self.span(&part), part.as_str()));
                             ExprKind::Error
@@ -93,6 +98,8 @@ enum NumberError {
     /// `.5`
     NoLeadingDigit,
     TooLarge,
+    /// A number other than 0 that is rounded to 0.
+    TooSmall,
     Other,
 }
 
@@ -107,6 +114,11 @@ impl NumberError {
                 Diagnostic::error(Code::Syntax, span, format!("`{written}` is too large for a number"))
                     .label("larger than any 64-bit float")
             }
+            NumberError::TooSmall => {
+                Diagnostic::error(Code::Syntax, span, format!("`{written}` is too small for a number"))
+                    .label("smaller than any 64-bit float: it would be 0")
+                    .help("write `0`, or a number of at least 1e-300")
+            }
             NumberError::Other => {
                 let diagnostic =
                     Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
@@ -120,6 +132,12 @@ impl NumberError {
             }
         }
     }
+}
+
+fn lost_digits(span: crate::source::Span, written: &str) -> Diagnostic {
+    Diagnostic::warning(Code::OutOfRange, span, format!("`{written}` is too small to keep its digits"))
+        .label("smaller than any normal 64-bit float, and 0 in single precision")
+        .help("write `0` if that is meant, or a number of at least 1e-300")
 }
 
 /// The value of a number as written: digits with single underscores between them, a fraction, an exponent, a
@@ -150,7 +168,11 @@ fn number(written: &str) -> Result<f64, NumberError> {
     if !value.is_finite() {
         return Err(NumberError::TooLarge);
     }
-    Ok(if percent { value / 100.0 } else { value })
+    let value = if percent { value / 100.0 } else { value };
+    if value == 0.0 && mantissa.bytes().any(|byte| matches!(byte, b'1'..=b'9')) {
+        return Err(NumberError::TooSmall);
+    }
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -179,5 +201,11 @@ mod tests {
         }
         assert_eq!(number(".5"), Err(NumberError::NoLeadingDigit));
         assert_eq!(number("1e999"), Err(NumberError::TooLarge));
+        for written in ["1e-5000", "0.001e-400", "1e-323%"] {
+            assert_eq!(number(written), Err(NumberError::TooSmall), "{written}");
+        }
+        for written in ["0e-5000", "0.000", "0%"] {
+            assert_eq!(number(written), Ok(0.0), "{written}");
+        }
     }
 }
