@@ -81,7 +81,7 @@ pub use mopd_expr::signals::{
     Mass, Memory, Reduction, Scan, Signal, Statistic, Summand, Support,
 };
 use mopd_expr::signals::{is_run, run};
-pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file};
+pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file, unlike_a_path};
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever the meaning of a field changes.
