@@ -253,12 +253,39 @@ pub fn read(path: &Path) -> Result<SourceFile, Problem> {
     Ok(SourceFile { path: path.display().to_string(), text })
 }
 
+/// What to name in place of a path that is no file.
+fn meant(path: &Path) -> Option<String> {
+    let experiments = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.retain(|name| name.ends_with(".mopd") && folder.join(name).is_file());
+        names.sort();
+        names
+    };
+    if path.is_dir() {
+        let example = experiments(path).into_iter().next();
+        let example = example.map(|name| format!(", such as {}", path.join(name).display()));
+        return Some(format!("name a .mopd file, not its folder{}", example.unwrap_or_default()));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names = experiments(folder);
+    let name = path.file_name()?.to_str()?;
+    let with_ending = format!("{name}.mopd");
+    let near = names.iter().find(|known| **known == with_ending).map(String::as_str);
+    let near = near.or_else(|| nearest(name, names.iter().map(String::as_str)))?;
+    Some(format!("did you mean {}?", path.with_file_name(near).display()))
+}
+
 /// The unchanged content of a file, if it is text.
 pub fn read_text(path: &Path) -> Result<String, Problem> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| {
         let problem = Problem::usage("unreadable-file", format!("can't read {shown}: {}", reason(&error)));
-        if path.is_dir() { problem.help("name a .mopd file, not its folder") } else { problem }
+        match meant(path) {
+            Some(help) => problem.help(help),
+            None => problem,
+        }
     })?;
     decode(&shown.to_string(), bytes)
 }

@@ -31,17 +31,17 @@ mod worker;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::problem::{CommandStatus, Problem};
 
 fn main() -> ExitCode {
     crash::install_hook();
     // If the handler can't be installed, a file that is too large ends the program, as by default.
     let _ = mopd_store::signals::ignore_sigxfsz();
-    let arguments = args::Cli::parse_from(args::joined(std::env::args_os()));
-    let begun = commands::begin(&arguments.output);
-    let status = begun.and_then(|()| commands::dispatch(arguments.command)).unwrap_or_else(reported);
+    let run = args::parsed(std::env::args_os()).and_then(|arguments| {
+        commands::begin(&arguments.output)?;
+        commands::dispatch(arguments.command)
+    });
+    let status = run.unwrap_or_else(reported);
     let unwritten = output::unwritten().map(|error| Problem::unwritten(Path::new("standard output"), error));
     match (status, unwritten.map(reported)) {
         (CommandStatus::Success, Some(unwritten)) => unwritten.into(),

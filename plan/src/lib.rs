@@ -84,4 +84,4 @@ pub use mopd_expr::signals::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Function, Live,
     Mass, Memory, Reduction, Scan, Signal, Statistic, Summand, Support,
 };
-pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file};
+pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file, unlike_a_path};

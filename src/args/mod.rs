@@ -9,9 +9,12 @@ mod shell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mopd_plan::Dtype;
 use mopd_plan::events::Predict;
+
+use crate::problem::Problem;
 
 pub use self::bench::*;
 pub use self::experiment::*;
@@ -98,6 +101,77 @@ pub enum Command {
     /// Any other word: a command that is not supported yet, or unknown.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
+}
+
+/// Parses the command line. Help, the version, and wrong use that clap reports end the program.
+///
+/// # Errors
+/// If there is an unknown option.
+pub fn parsed(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Problem> {
+    let words = joined(words);
+    let matches = examples_first(Cli::command()).try_get_matches_from(&words);
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => Ok(cli),
+        Err(error) => Err(unknown_option(&error, &words).unwrap_or_else(|| error.exit())),
+    }
+}
+
+/// Options of other programs, and what mopd has instead.
+const OTHER_OPTIONS: &[(&[&str], &str)] = &[
+    (&["--seed"], "`--set seed=2` sets the seed of `run`, `watch` and `plan`"),
+    (
+        &["--output", "--output_dir", "--output-dir", "--out_dir", "--save_dir"],
+        "`--out DIR` names the folder for results",
+    ),
+    (
+        &[
+            "--device",
+            "--cuda",
+            "--gpu",
+            "--gpus",
+            "--num_gpus",
+            "--num-gpus",
+            "--nproc_per_node",
+            "--nproc-per-node",
+        ],
+        "a run uses the GPU if there is one; `device = cpu` in the `experiment` uses the CPU",
+    ),
+    (&["--resume_from_checkpoint", "--continue"], "the same command resumes where it stopped"),
+    (&["--force", "--overwrite", "--clean"], "`--fresh` reruns every stage"),
+    (&["--config", "--file", "--experiment", "--input"], "the file is named alone: `mopd run a.mopd`"),
+    (
+        &["--lr", "--learning_rate", "--steps", "--max_steps", "--batch_size", "--model", "--epochs"],
+        "what the file says is changed by `--set NAME=VALUE`, for a number that it declares with `param`",
+    ),
+    (&["--report_to", "--wandb"], "`--tracker COMMAND` reports to other tools"),
+];
+
+fn unknown_option(error: &clap::Error, words: &[OsString]) -> Option<Problem> {
+    let text = |kind: ContextKind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let option = text(ContextKind::InvalidArg).filter(|option| option.starts_with('-'))?;
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let words = words.iter().skip(1).filter_map(|word| word.to_str());
+    let command = words.into_iter().find(|word| !word.starts_with('-')).map(|word| format!(" {word}"));
+    let command = format!("mopd{}", command.unwrap_or_default());
+    let problem = Problem::usage("unknown-option", format!("`{command}` has no option `{option}`"));
+    let known = OTHER_OPTIONS.iter().find(|(theirs, _)| theirs.contains(&option.as_str()));
+    Some(match (known, text(ContextKind::SuggestedArg)) {
+        (Some((_, ours)), _) => problem.help(*ours),
+        (None, Some(near)) => problem.help(format!("did you mean `{near}`?")),
+        (None, None) => problem.help(format!("`{command} --help` lists the options")),
+    })
+}
+
+/// Help with the examples before the options.
+fn examples_first(command: clap::Command) -> clap::Command {
+    const TEMPLATE: &str = "{about-with-newline}\n{usage-heading} {usage}{after-help}\n\n{all-args}";
+    command.help_template(TEMPLATE).mut_subcommands(examples_first)
 }
 
 /// Parses a size as bytes.
@@ -189,7 +263,7 @@ pub enum PredictMode {
 
 /// Joins `--predict never` to `--predict=never`. `mopd plan` also accepts `--predict` alone, so the parser
 /// would take the next word for the file.
-pub fn joined(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn joined(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     let mut options = true;
     for word in words {
@@ -224,13 +298,11 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        examples_first(Cli::command()).debug_assert();
     }
 
     #[test]
     fn a_prediction_is_asked_for_with_and_without_an_equals_sign() {
-        use clap::Parser;
         let mode = |line: &str| {
             let words = joined(line.split(' ').map(OsString::from));
             match Cli::try_parse_from(words).expect(line).command {

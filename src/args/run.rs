@@ -19,8 +19,8 @@ Examples:
 The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), \
                         models/
 (checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs; \
-                        a stage that was cut
-off goes on from its last checkpoint, and ends with the same bits.")]
+                        an interrupted
+stage resumes from its last checkpoint, and ends with the same bits.")]
 pub struct RunArgs {
     /// The experiment, a .mopd file; `-` for standard input, whose data lies in the working folder
     pub file: PathBuf,
@@ -57,8 +57,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workers", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub processes: u32,
-    /// How long to measure, before the first stage, what time and memory stages will take: `never`; `quick`,
-    /// for half a minute at most, and not stages that are over as soon as their trial; `full`, all of them
+    /// How long to measure the time and memory of stages before the first one starts: `never`; `quick`, half
+    /// a minute at most, without stages as short as their trial; `full`, all stages
     #[arg(long, value_enum, value_name = "HOW", default_value_t = PredictMode::Quick)]
     pub predict: PredictMode,
     /// Interval of the lines about running stages, if standard error is not a terminal

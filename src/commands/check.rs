@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mopd_lang::Analysis;
-use mopd_lang::diag::{Diagnostic, Severity, apply_certain};
+use mopd_lang::diag::{Code, Diagnostic, Severity, apply_certain};
 use mopd_lang::experiment::Experiment;
 use mopd_lang::source::{FileId, Sources};
 use mopd_plan::Plan;
@@ -61,7 +61,6 @@ impl CheckReport {
     fn file(&mut self, path: &Path, mut analysis: Analysis, with_files: bool) -> Result<(), Problem> {
         // What a plan can't express would only be reported by `plan` and `run`.
         let plan = plan_of(&mut analysis);
-        self.found(&analysis);
         let used = plan.as_ref().filter(|_| with_files);
         if let (Some(_), Some(experiment)) = (used, &analysis.experiment) {
             note_fetched(experiment, path);
@@ -70,6 +69,8 @@ impl CheckReport {
             Some(plan) => files::refused(plan, path)?,
             None => Vec::new(),
         };
+        analysis.diagnostics.retain(|diagnostic| !is_said_by(diagnostic, &refused));
+        self.found(&analysis);
         match used.filter(|_| !refused.is_empty()) {
             Some(plan) => self.refused(path, &refused, plan, &analysis.sources),
             None if analysis.diagnostics.is_empty() && self.format == CheckFormat::Human => {
@@ -140,6 +141,14 @@ impl CheckReport {
             CheckFormat::Human | CheckFormat::Short => {}
         }
     }
+}
+
+/// Whether a warning of a missing file is about a file that the worker could not read either.
+fn is_said_by(diagnostic: &Diagnostic, refused: &[Failure]) -> bool {
+    let Some(path) = diagnostic.message.strip_prefix("there is no ") else { return false };
+    let path = path.trim_start_matches("./");
+    diagnostic.code == Code::MissingFile
+        && refused.iter().any(|failure| failure.message.trim_start_matches("./").starts_with(path))
 }
 
 /// Says which models a run would fetch from the hub.

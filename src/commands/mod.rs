@@ -77,6 +77,21 @@ const BUILT: &[&str] = &[
     "help",
 ];
 
+/// What other programs call the commands.
+const OTHER_COMMANDS: &[(&[&str], &str)] = &[
+    (&["train", "start", "launch", "execute", "exec"], "run"),
+    (&["validate", "lint", "test", "verify", "typecheck"], "check"),
+    (&["format"], "fmt"),
+    (&["init", "create", "quickstart"], "new"),
+    (&["evaluate"], "eval"),
+    (&["generate", "chat", "infer"], "sample"),
+    (&["list", "runs", "ps"], "ls"),
+    (&["show", "view", "dashboard"], "report"),
+    (&["diff"], "compare"),
+    (&["convert"], "import"),
+    (&["install"], "setup"),
+];
+
 /// Applies the output options of the command line.
 ///
 /// # Errors
@@ -131,6 +146,9 @@ pub fn dispatch(command: Command) -> Result<CommandStatus, Problem> {
 fn unknown_command(words: &[OsString]) -> Problem {
     let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let problem = Problem::usage("unknown-command", format!("mopd has no command `{word}`"));
+    if let Some((_, ours)) = OTHER_COMMANDS.iter().find(|(theirs, _)| theirs.contains(&word.as_str())) {
+        return problem.help(format!("that is `mopd {ours}`"));
+    }
     match nearest(&word, BUILT.iter().copied()) {
         Some(meant) => problem.help(format!("did you mean `mopd {meant}`?")),
         None if word.ends_with(".mopd") => problem.help(format!("did you mean `mopd run {word}`?")),

@@ -240,7 +240,7 @@ impl<'a> AuditPass<'a> {
             Diagnostic::error(Code::ZeroGradient, place, text)
         };
         diagnostic = diagnostic
-            .label("each token pulls, and together they cancel")
+            .label("the contributions of the tokens cancel")
             .note(self.span(case.rollout), format!("these are {}", case.sampler.text()));
         if let Some(reduce) = pulled {
             let text =
@@ -265,7 +265,7 @@ impl<'a> AuditPass<'a> {
             Vanishing::Nothing => format!("no gradient comes from this term on {}", case.on()),
         };
         let label = match how {
-            Vanishing::Cancels => "each token pulls, and together they cancel",
+            Vanishing::Cancels => "the contributions of the tokens cancel",
             Vanishing::Nothing => "0 in every toy model, for every outcome",
         };
         let (which, help) = match later {
@@ -341,7 +341,7 @@ impl<'a> AuditPass<'a> {
             Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
                 .label(format!("a term is minimised; this one {verdict}"))
                 .note(self.span(case.rollout), format!("on {}", case.sampler.text()))
-                .help("turn its sign; if it is meant, say so: `// allow(wrong-sign): why`");
+                .help("flip its sign; if it is meant, say so: `// allow(wrong-sign): why`");
         self.add(diagnostic);
     }
 

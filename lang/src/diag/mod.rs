@@ -173,6 +173,25 @@ pub fn missing_file_help(file: &str, beside: &[String]) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match nearest_file(&name, beside.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean `{}`?", path.with_file_name(meant).display()),
-        None => "paths are relative to the folder of the experiment's file".to_owned(),
+        None => unlike_a_path(path)
+            .unwrap_or_else(|| "paths are relative to the folder of the experiment's file".to_owned()),
     }
+}
+
+/// What to do about a missing path that a shell or the hub would understand.
+pub fn unlike_a_path(path: &Path) -> Option<String> {
+    if path.starts_with("~") {
+        return Some("`~` is not expanded: write the whole path".to_owned());
+    }
+    let parts: Vec<_> = path.iter().collect();
+    let [.., owner, name] = parts[..] else { return None };
+    let is_repository =
+        path.extension().is_none() && path.is_relative() && !owner.to_string_lossy().starts_with('.');
+    let name = format!("{}/{}", owner.to_string_lossy(), name.to_string_lossy());
+    is_repository.then(|| {
+        format!(
+            "paths are relative to the folder of the experiment's file; a dataset of the hub is downloaded first: \
+             `hf download {name} --repo-type dataset --local-dir FOLDER`, and name that folder"
+        )
+    })
 }

@@ -24,6 +24,51 @@ pub const ITEMS: &[&str] = &[
     "use",
 ];
 
+/// What other tools call items.
+const OTHER_ITEMS: &[(&[&str], &str)] = &[
+    (&["dataset", "task", "corpus", "dataloader"], "domain"),
+    (&["student", "policy", "network", "llm"], "model"),
+    (&["loss", "loss_fn", "criterion"], "objective"),
+    (&["evaluate", "evaluation", "table", "results"], "compare"),
+    (&["benchmark", "testset"], "eval"),
+    (&["router", "routing", "routes"], "route"),
+    (&["run", "config", "project", "exp"], "experiment"),
+    (&["grid", "search"], "sweep"),
+    (&["prompt"], "template"),
+    (&["hyperparameter", "arg"], "param"),
+];
+
+/// The item that another tool's word stands for, if the text after the word has the form of that item: a name
+/// and a block, or a name and a value.
+pub fn meant_item(word: &str, rest: &str) -> Option<&'static str> {
+    let word = word.to_ascii_lowercase();
+    let (_, ours) = OTHER_ITEMS.iter().find(|(theirs, _)| theirs.contains(&word.as_str()))?;
+    let after = match rest.strip_prefix('"') {
+        Some(title) => title.split_once('"').map_or("", |(_, after)| after).trim_start(),
+        None => split_word(rest).1,
+    };
+    let has_value = matches!(*ours, "model" | "template" | "param");
+    let fits = if has_value { after.starts_with(['=', '[', ':']) } else { after.starts_with(['{', '(']) };
+    fits.then_some(*ours)
+}
+
+/// Functions whose value is a model. A test compares the list with the functions themselves.
+pub const MAKES_A_MODEL: &[&str] = &[
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "hf",
+    "gguf",
+    "checkpoint",
+    "sft",
+    "grpo",
+    "distill",
+    "dpo",
+    "train",
+    "merge",
+];
+
 /// Items that may have parameters.
 pub const PARAMETRIC: &[&str] = &["objective", "fn", "stage", "teacher", "template", "rollout", "divergence"];
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mopd_plan::events::FailureKind;
-use mopd_plan::{nearest, nearest_file};
+use mopd_plan::{nearest, nearest_file, unlike_a_path};
 use mopd_store::files::names_beside;
 
 use super::files::{ENDINGS, ending};
@@ -282,9 +282,9 @@ impl DataError {
     pub fn help(&self) -> String {
         match &*self.problem {
             DataProblem::Missing { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            DataProblem::Missing { folder_missing: true, .. } => {
+            DataProblem::Missing { folder_missing: true, .. } => unlike_a_path(&self.file).unwrap_or_else(|| {
                 "its folder does not exist either; paths are relative to the experiment's file".to_owned()
-            }
+            }),
             DataProblem::Missing { .. } => "paths are relative to the experiment's file".to_owned(),
             DataProblem::Unreadable { .. } => {
                 "it must be a readable text file with one JSON object per line".to_owned()
@@ -302,14 +302,22 @@ impl DataError {
             DataProblem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8"
                 .to_owned(),
             DataProblem::NotUtf8 { .. } => "save the file as UTF-8".to_owned(),
-            DataProblem::NotJson { .. } => {
-                "each line must be one whole JSON object; write line breaks inside text as \\n".to_owned()
-            }
+            DataProblem::NotJson { line, .. } => not_json_help(line).to_owned(),
+            DataProblem::NotAnObject { found } if found.starts_with("a list") => LIST_HELP.to_owned(),
             DataProblem::NotAnObject { .. } => "each line must be one whole JSON object, such as {\"prompt\": \
                                             \"2+2=\", \"answer\": \"4\"}"
                 .to_owned(),
             DataProblem::MissingField { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            DataProblem::MissingField { field, .. } => format!("every line needs `{field}`"),
+            DataProblem::MissingField { field, present, .. } => match present.as_slice() {
+                [header] if header.contains([';', '\t']) => {
+                    "separate the columns by commas, or by tabs in a file that ends in .tsv".to_owned()
+                }
+                [] => format!("every line needs `{field}`"),
+                [other, ..] => format!(
+                    "every line needs `{field}`; if it has another name, say so in the domain: `fields = \
+                     columns({field}: {other})`"
+                ),
+            },
             DataProblem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),
             DataProblem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
             DataProblem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
@@ -359,6 +367,21 @@ impl DataError {
                 "write it as a string: \"...\"".to_owned()
             }
         }
+    }
+}
+
+const LIST_HELP: &str =
+    "the file is one JSON list: write one object per line, `jq -c '.[]' FILE > rows.jsonl`";
+
+/// `line` is quoted.
+fn not_json_help(line: &str) -> &'static str {
+    match line.trim_start_matches('"') {
+        line if line.starts_with("{'") => "JSON has double quotes: `json.dumps(row)` of Python writes them",
+        line if line.starts_with('[') => LIST_HELP,
+        line if ["NaN", "Infinity"].iter().any(|number| line.contains(number)) => {
+            "JSON has no NaN and no Infinity: leave the field out, or write a number"
+        }
+        _ => "each line must be one whole JSON object; write line breaks inside text as \\n",
     }
 }
 

@@ -136,7 +136,12 @@ fn malformed_lines_are_named() {
             ":2: not JSON: expected value at column 1 of \"prompt,answer\"",
             "one whole JSON object",
         ),
-        ("[1, 2]", ":2: not a JSON object: found a list of 2", "such as {\"prompt\""),
+        ("[1, 2]", ":2: not a JSON object: found a list of 2", "write one object per line"),
+        (
+            "{'prompt': 1}",
+            ":2: not JSON: key must be a string at column 2 of \"{'prompt': 1}\"",
+            "json.dumps",
+        ),
         ("\"a\"", ":2: not a JSON object: found the string \"a\"", "such as {\"prompt\""),
         (
             "{\"prompt\": \"a\", \"anwser\": \"b\"}",

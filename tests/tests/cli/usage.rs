@@ -32,6 +32,30 @@ fn wrong_use_is_status_2() {
     place.mopd(&["--color", "red", "check", "a.mopd"]).is(2, &["auto, always, never"]);
     place.mopd(&["chek", "a.mopd"]).is(2, &["error[unknown-command]", "did you mean `mopd check`?"]);
     place.mopd(&["a.mopd"]).is(2, &["did you mean `mopd run a.mopd`?"]);
+    place.mopd(&["train", "a.mopd"]).is(2, &["that is `mopd run`"]);
+}
+
+#[test]
+fn options_of_other_programs_have_a_counterpart() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let run = |option: &[&str], words: &[&str]| {
+        place.mopd(&[&["run"], option, &["a.mopd"]].concat()).is(2, words);
+    };
+    run(&["--seed", "2"], &["error[unknown-option]", "`mopd run` has no option `--seed`", "`--set seed=2`"]);
+    run(&["--output_dir", "x"], &["`--out DIR`"]);
+    run(&["--gpus=2"], &["`device = cpu`"]);
+    run(&["--freesh"], &["did you mean `--fresh`?"]);
+    run(&["--zzz"], &["`mopd run --help` lists the options"]);
+}
+
+#[test]
+fn help_begins_with_examples() {
+    let place = Place::new();
+    for command in ["run", "check", "plan", "eval"] {
+        let help = place.mopd(&[command, "--help"]).is(0, &[]).out;
+        let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{command}: no {text} in {help}"));
+        assert!(at("Examples:") < at("Options:"), "{help}");
+    }
 }
 
 #[test]
@@ -49,7 +73,8 @@ fn a_file_that_cannot_be_read_is_status_2() {
             .mopd(&[command, "none.mopd"])
             .is(2, &["error[unreadable-file]: can't read none.mopd: there is no such file"]);
         assert_eq!(said.out, "");
-        place.mopd(&[command, "."]).is(2, &["not its folder"]);
+        place.mopd(&[command, "."]).is(2, &["not its folder, such as ./a.mopd"]);
+        place.mopd(&[command, "a"]).is(2, &["did you mean a.mopd?"]);
         place.mopd(&[command, "latin.mopd"]).is(2, &["error[not-text]", "line 2"]);
     }
     // The other files are still checked.

@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Reward, WithOrigin};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
+use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Name};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
@@ -128,7 +128,11 @@ impl Checker {
                     .insert(id, ItemProgress::Done(value.map_or(Value::Error, Value::Domain)));
             }
         }
-        self.check_shares(&shares);
+        // A broken item may be a domain.
+        let broken = |item: &Item| matches!(&item.kind, ItemKind::Use(import) if import.module.is_empty());
+        if !tree.items.iter().any(|item| broken(item)) {
+            self.check_shares(&shares);
+        }
     }
 
     fn declare_domain(

@@ -125,11 +125,7 @@ impl Checker {
             }
         };
         if let Some(truth) = formula.constant() {
-            let text = if truth == 1.0 {
-                "this filter lets every row through"
-            } else {
-                "this filter lets no row through"
-            };
+            let text = if truth == 1.0 { "this filter keeps every row" } else { "this filter keeps no row" };
             self.report(
                 Diagnostic::error(Code::UnusedSetting, expr.span, text)
                     .help("remove it, or read a field: `data.level >= 3`"),
@@ -180,7 +176,7 @@ impl Checker {
                 continue;
             }
             if column == name.text {
-                let text = format!("the field `{column}` stands in the column `{column}` anyway");
+                let text = format!("the field `{column}` is read from the column `{column}` by default");
                 self.report(
                     Diagnostic::error(Code::UnusedSetting, argument.value.span, text).help("remove it"),
                 );
@@ -232,7 +228,7 @@ impl Checker {
                         system,
                         "prompts that are text have no system message",
                     )
-                    .note(place, "the prompt is handed over as it is")
+                    .note(place, "the model gets the text of the prompt unchanged")
                     .help("write `format = chat`, or put the text into the prompts"),
                 );
                 Some(PromptFormat::Text)

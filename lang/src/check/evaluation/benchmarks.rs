@@ -242,7 +242,7 @@ impl Checker {
                 self.parts.benchmarks.read()[index].name.clone(),
             );
             self.report(
-                Diagnostic::error(Code::UnusedDeclaration, span, format!("nothing is judged on `{name}`"))
+                Diagnostic::error(Code::UnusedDeclaration, span, format!("no table evaluates on `{name}`"))
                     .help(format!("add `on = [{name}]` to a `compare`, or remove it")),
             );
         }

@@ -59,8 +59,8 @@ impl Checker {
             );
             self.report(
                 diagnostic
-                    .label("named so again here")
-                    .note(*first, "first named so here")
+                    .label("used again here")
+                    .note(*first, "first used here")
                     .help("give one of them another name: results of a table are found by its name"),
             );
         }
@@ -151,7 +151,7 @@ impl Checker {
         };
         for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
             if let Some(place) = settings.key_span(key) {
-                let text = format!("every column is a benchmark, and each says its own `{key}`");
+                let text = format!("every column is a benchmark, which sets its own `{key}`");
                 self.report(
                     Diagnostic::error(Code::UnusedSetting, place, text)
                         .help("remove it, or write it in the `eval`"),

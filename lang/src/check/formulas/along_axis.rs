@@ -394,7 +394,7 @@ impl Checker {
                 Diagnostic::error(
                     Code::AxisMismatch,
                     place,
-                    format!("nothing runs along one {}", axis.name()),
+                    format!("a scan over {0} needs several numbers per {0}", axis.name()),
                 )
                 .label(text)
                 .note(over.expr.span, "the scan starts anew with each of these"),

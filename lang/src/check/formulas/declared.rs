@@ -113,6 +113,20 @@ impl Checker {
         }
         let (sides_given, given) = given.split_at(side_names.len());
         let (own_given, common_given) = given.split_at(own.len());
+        if !directed && let Some(Expr { kind: ExprKind::Versus { left, right }, span: pair }) = sides_given[0]
+        {
+            let [left, right] = [left, right].map(|side| self.sources.text(side.span));
+            let ours = format!("{left}, {right}");
+            let text = format!("the sides of `{}` are separated by a comma", name.text);
+            self.report(
+                Diagnostic::error(Code::TypeMismatch, *pair, text)
+                    .label(
+                        "`||` separates the sides of divergences in which their order matters, such as `kl`",
+                    )
+                    .fix(format!("write `{ours}`"), *pair, ours),
+            );
+            return Value::Error;
+        }
         if let Some(missing) = side_names.iter().zip(sides_given).find(|(_, given)| given.is_none()) {
             self.report_missing_side(&name.text, missing.0, directed, span);
             return Value::Error;
@@ -385,7 +399,7 @@ impl Checker {
         let ours = format!("{} || {}", p.text, q.text);
         self.report(
             Diagnostic::error(Code::NotADivergence, place, text)
-                .label("says that it makes none")
+                .label("written with a comma, which is for symmetric divergences")
                 .help(format!("write `{0}({ours})`, and call it `{0}(teacher || student)`", name.text))
                 .fix(format!("write `{ours}`"), place, ours),
         );

@@ -318,6 +318,15 @@ impl Checker {
         }
         match self.evaluate(expr, env) {
             Value::Support(support) => Some(support),
+            // `support: top_k(64)`
+            Value::Capability => {
+                let text = "a support names the role whose most probable entries it has";
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, expr.span, text)
+                        .help("for example `top_k(teacher, 64)`"),
+                );
+                None
+            }
             other => {
                 self.wrong_kind(
                     expr.span,

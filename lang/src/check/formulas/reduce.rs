@@ -193,7 +193,17 @@ impl Checker {
                     among_when = true;
                 }
                 _ => {
-                    self.unknown_argument("reduce", argument, &["over", "among"], None);
+                    if argument.name.is_none() {
+                        // `mean(token, sequence)`
+                        let text = "a step of a `reduce` has one axis";
+                        self.report(
+                            Diagnostic::error(Code::UnknownArgument, argument.value.span, text)
+                                .help("for example `mean(token) then mean(sequence)`"),
+                        );
+                    } else {
+                        let known = ["over", "among"];
+                        self.unknown_argument("reduce", argument, &known, &known, None);
+                    }
                     return None;
                 }
             }

@@ -11,7 +11,7 @@ use crate::syntax::ast::{Expr, ExprKind, Name};
 use crate::check::Checker;
 use crate::check::builtins::measures::MeasureCall;
 use crate::check::builtins::vocabulary;
-use crate::check::names::foreign;
+use crate::check::names::foreign::{self, Spelling};
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
@@ -145,9 +145,22 @@ impl Checker {
             }
             other => {
                 let text = format!("there is no `{}` in {}", field.text, other.describe());
-                self.report(
-                    Diagnostic::error(Code::UnknownField, field.span, text).label("only roles have parts"),
-                );
+                let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
+                let is_part = vocabulary::PARTS.iter().any(|part| part.name == field.text);
+                self.report(match &other {
+                    // `specialist.math`
+                    Value::Family(family)
+                        if family.members.iter().any(|(key, _)| self.key_text(*key) == field.text) =>
+                    {
+                        let ours = format!("{}[{}]", self.sources.text(base.span), field.text);
+                        diagnostic.fix(format!("write `{ours}`"), span, ours)
+                    }
+                    Value::Family(_) if is_part => diagnostic.help(format!(
+                        "the teacher that the route chose for a prompt is `teacher`: `teacher.{}`",
+                        field.text
+                    )),
+                    _ => diagnostic.label("only roles have parts"),
+                });
                 return Value::Error;
             }
         };
@@ -208,14 +221,15 @@ impl Checker {
         let text = format!("`{}` has no `{}`", role.name(), field.text);
         let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
         let parts = || vocabulary::PARTS.iter().map(|part| part.name);
-        if let Some(ours) = foreign::part(&field.text) {
-            let diagnostic = diagnostic.help(format!("here it is called `{ours}`"));
-            self.report(diagnostic.replace_with(format!("change to `{ours}`"), ours));
-            return;
-        }
-        self.report(match nearest(&field.text, parts()) {
-            Some(near) => diagnostic.did_you_mean(&field.text, near),
-            None => diagnostic.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
+        self.report(match (foreign::part(&field.text), nearest(&field.text, parts())) {
+            (Some(Spelling::Name(ours)), _) => diagnostic
+                .help(format!("here it is called `{ours}`"))
+                .replace_with(format!("change to `{ours}`"), ours),
+            (Some(Spelling::Otherwise(words)), _) => diagnostic.help(words),
+            (None, Some(near)) => diagnostic.did_you_mean(&field.text, near),
+            (None, None) => {
+                diagnostic.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", ")))
+            }
         });
     }
 

@@ -43,7 +43,6 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
             "num_train_steps",
             "num_training_steps",
             "iterations",
-            "num_iterations",
             "max_iters",
             "updates",
             "num_updates",
@@ -51,7 +50,10 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
         &[Is("steps")],
     ),
     (&["num_train_epochs", "num_epochs", "epochs", "n_epochs", "total_epochs", "max_epochs"], &[Epochs]),
-    (&["ppo_epochs", "num_ppo_epochs", "inner_epochs", "update_epochs", "mu"], &[Is("passes")]),
+    (
+        &["ppo_epochs", "num_ppo_epochs", "inner_epochs", "update_epochs", "num_iterations", "mu"],
+        &[Is("passes")],
+    ),
     (
         &[
             "batch_size",
@@ -96,6 +98,7 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
             "n_samples",
             "samples_per_prompt",
             "completions",
+            "n",
         ],
         &[Is("samples"), Is("n")],
     ),
@@ -181,10 +184,64 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
         &[Otherwise("part of the learning rate: `lr = cosine(1e-3 -> 1e-4)`")],
     ),
     (
-        &["kl_coef", "kl_coeff", "kl_beta", "kl_weight", "kl_loss_coef", "init_kl_coef", "kl_penalty"],
+        &[
+            "kl_coef",
+            "kl_coeff",
+            "kl_beta",
+            "kl_weight",
+            "kl_loss_coef",
+            "init_kl_coef",
+            "kl_penalty",
+            "use_kl_loss",
+            "use_kl_in_reward",
+            "kl_loss_type",
+            "kl_ctrl",
+        ],
         &[Otherwise(
             "part of the objective: add a term such as `term near = 0.001 * live kl(student || reference)`",
         )],
+    ),
+    (
+        &["beta", "alpha", "lambda", "coef", "coefficient"],
+        &[Beside {
+            key: "objective",
+            words: "part of the objective: the weight of a term, `0.04 * live kl(student || reference)`, or \
+                    of an interpolation, `live jsd(teacher, student, beta: 0.5)`",
+        }],
+    ),
+    (
+        &["lmbda"],
+        &[Beside {
+            key: "rollout",
+            words: "the share of the student's own completions: `rollout = mix(0.5, sample(...), data(answer))`",
+        }],
+    ),
+    (
+        &["seq_kd"],
+        &[Beside {
+            key: "rollout",
+            words: "completions of the teacher: `sft` with `rollout = from(teacher, ...)`",
+        }],
+    ),
+    (
+        &["scale_rewards", "norm_adv_by_std_in_grpo", "normalize_advantages", "whiten_rewards"],
+        &[Beside {
+            key: "objective",
+            words: "part of the objective: `zscore(reward, over: group, deviation: sample)` divides by the \
+                    deviation, `reward - mean(reward, over: group)` does not",
+        }],
+    ),
+    (
+        &["mask_truncated_completions", "overlong_filtering"],
+        &[Beside { key: "objective", words: "part of the objective: `select = not truncated`" }],
+    ),
+    (
+        &["loss_agg_mode", "loss_aggregation"],
+        &[Beside {
+            key: "objective",
+            words: "part of the objective: `reduce = mean(token, over: batch)` counts every token alike, \
+                    `mean(token) then mean(sequence)` every sequence",
+        }],
     ),
     (
         &[
@@ -196,6 +253,8 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
             "clip_eps",
             "epsilon_high",
             "epsilon_low",
+            "clip_ratio_low",
+            "clip_ratio_high",
         ],
         &[Otherwise(
             "part of the objective: give it to the objective as an argument, or write one of your own",
@@ -213,13 +272,79 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["ref_model", "ref_policy", "reference_model", "reference_policy", "ref"], &[Is("reference")]),
     (&["loss", "loss_fn", "loss_type", "loss_function", "criterion"], &[Is("objective")]),
     (
-        &["train_dataset", "dataset", "train_file", "train_files", "train_data", "train", "data"],
+        &[
+            "teacher",
+            "teachers",
+            "teacher_model",
+            "teacher_model_path",
+            "teacher_model_name_or_path",
+            "teacher_path",
+        ],
+        &[Otherwise(
+            "a teacher is declared, and a `route` chooses it: `teacher guide = expert`, and \
+             `route { else -> guide }`",
+        )],
+    ),
+    (
+        &[
+            "model",
+            "model_path",
+            "model_name",
+            "model_name_or_path",
+            "pretrained_model",
+            "init_model",
+            "student",
+            "student_model",
+        ],
+        &[Beside {
+            key: "steps",
+            words: "the model to train is the argument of the stage, such as `start` in `distill(start) { ... }`",
+        }],
+    ),
+    (
+        &[
+            "train_dataset",
+            "dataset",
+            "train_file",
+            "train_files",
+            "train_data",
+            "train",
+            "data",
+            "path",
+            "file",
+            "files",
+            "data_path",
+            "data_files",
+        ],
         &[
             Beside {
                 key: "steps",
                 words: "a stage is trained on domains: their rows are in `domain name { prompts = ... }`",
             },
             Is("prompts"),
+            Is("on"),
+        ],
+    ),
+    (
+        &["on"],
+        &[Is("domains"), Otherwise("a setting of the stage: `domains = [math, code]`; all by default")],
+    ),
+    (&["mask", "token_mask", "loss_mask"], &[Is("select")]),
+    (&["weights", "token_weight", "loss_weight"], &[Is("weight")]),
+    (&["reduction", "agg", "aggregation", "average"], &[Is("reduce")]),
+    (&["min", "min_value", "lower", "lo"], &[Is("low")]),
+    (&["max", "max_value", "upper", "hi"], &[Is("high")]),
+    (
+        &["top_k", "topk", "k"],
+        &[
+            Beside {
+                key: "rollout",
+                words: "it belongs to the rollout: `rollout = sample(..., top_k: ...)`",
+            },
+            Beside {
+                key: "support",
+                words: "the entries are the support: `support: top_k(teacher, 64), mass: tail`",
+            },
         ],
     ),
     (
@@ -235,14 +360,210 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
         ],
         &[Is("tests")],
     ),
-    (&["reward_fn", "reward_func", "reward_funcs", "reward_function", "verifier", "grader"], &[Is("reward")]),
+    (
+        &[
+            "reward_fn",
+            "reward_func",
+            "reward_funcs",
+            "reward_function",
+            "reward_model",
+            "verifier",
+            "grader",
+            "reward",
+        ],
+        &[
+            Beside {
+                key: "steps",
+                words: "a reward belongs to a domain: `domain name { prompts = ..., reward = exact_match }`",
+            },
+            Is("reward"),
+        ],
+    ),
+    (
+        &[
+            "prompt_key",
+            "prompt_column",
+            "prompt_field",
+            "input_key",
+            "answer_key",
+            "answer_column",
+            "response_key",
+            "columns",
+        ],
+        &[Beside {
+            key: "fields",
+            words: "fields in columns with other names: `fields = columns(prompt: question, answer: solution)`",
+        }],
+    ),
+    (&["dataset_text_field", "text_column", "text_field"], &[Is("target")]),
+    (
+        &["split"],
+        &[Beside {
+            key: "fields",
+            words: "an argument of the data: `prompts = dataset(\"folder\", split: \"train\")`",
+        }],
+    ),
     (&["system_prompt", "system_message"], &[Is("system")]),
     (&["chat_template", "prompt_format"], &[Is("format")]),
     (&["label", "labels", "completion", "response"], &[Is("target")]),
     (&["weight", "proportion", "mixing_weight"], &[Is("share")]),
     (&["random_seed", "manual_seed"], &[Is("seed")]),
-    (&["output_dir", "out_dir", "save_dir"], &[Is("out")]),
-    (&["torch_dtype", "precision", "mixed_precision"], &[Is("dtype")]),
+    (
+        &["output_dir", "out_dir", "save_dir", "default_local_dir"],
+        &[
+            Is("out"),
+            Otherwise(
+                "the folder of results is `out` of the experiment, or `mopd run --out DIR`: `runs/NAME` by default",
+            ),
+        ],
+    ),
+    (
+        &["torch_dtype", "precision", "mixed_precision"],
+        &[
+            Is("dtype"),
+            Otherwise("a setting of the experiment: `experiment \"name\" { seed = 1, dtype = bfloat16 }`"),
+        ],
+    ),
+    (
+        &["bf16", "fp16", "half"],
+        &[
+            Beside { key: "dtype", words: "write `dtype = bfloat16`; float16 is not supported" },
+            Otherwise("a setting of the experiment: `experiment \"name\" { seed = 1, dtype = bfloat16 }`"),
+        ],
+    ),
+    (
+        &[
+            "logging_steps",
+            "logging_dir",
+            "logging_strategy",
+            "log_freq",
+            "report_to",
+            "run_name",
+            "logger",
+            "wandb",
+            "wandb_project",
+            "project_name",
+            "tensorboard",
+        ],
+        &[Otherwise(
+            "leave it out: every step is recorded; `mopd run --tracker` and `--tensorboard` report to other tools",
+        )],
+    ),
+    (
+        &[
+            "save_steps",
+            "save_strategy",
+            "save_freq",
+            "save_total_limit",
+            "checkpoint_every",
+            "resume_from_checkpoint",
+        ],
+        &[Otherwise(
+            "leave it out: a run writes checkpoints, and the same command resumes; `mopd run --checkpoint-every \
+             10min` sets their interval",
+        )],
+    ),
+    (
+        &[
+            "eval_steps",
+            "eval_strategy",
+            "evaluation_strategy",
+            "test_freq",
+            "do_eval",
+            "val_before_train",
+            "early_stopping",
+            "early_stopping_patience",
+        ],
+        &[Otherwise(
+            "models are evaluated in a `compare`; for a loss during the stage, write `validate = \
+             validate(target: answer, every: 10 steps)`",
+        )],
+    ),
+    (
+        &["push_to_hub", "hub_model_id", "hub_token"],
+        &[Otherwise(
+            "leave it out: `models` in the folder of results has every model, as `save_pretrained` writes it",
+        )],
+    ),
+    (
+        &[
+            "use_vllm",
+            "vllm_mode",
+            "vllm_gpu_memory_utilization",
+            "gpu_memory_utilization",
+            "tensor_parallel_size",
+            "tensor_model_parallel_size",
+            "deepspeed",
+            "fsdp",
+            "fsdp_config",
+            "num_gpus",
+            "n_gpus",
+            "n_gpus_per_node",
+            "nnodes",
+            "world_size",
+            "device_map",
+            "ddp",
+            "local_rank",
+        ],
+        &[Otherwise(
+            "leave it out: a run uses one device of one machine; `micro_batch` and `checkpointing` of a stage \
+             save memory",
+        )],
+    ),
+    (
+        &["load_in_4bit", "load_in_8bit", "quantization", "quantization_config", "bnb_config"],
+        &[Otherwise(
+            "not supported: a model is loaded in float32 or bfloat16; `gguf(\"FILE\")` reads quantised files",
+        )],
+    ),
+    (
+        &["trust_remote_code", "attn_implementation", "use_cache", "low_cpu_mem_usage", "compile"],
+        &[Otherwise(
+            "leave it out: mopd has its own code for each architecture, and runs none of a repository",
+        )],
+    ),
+    (
+        &["max_prompt_length", "max_source_length", "truncation", "truncation_side"],
+        &[Otherwise(
+            "leave it out: prompts are never truncated; one that does not fit into the context is an error",
+        )],
+    ),
+    (
+        &[
+            "packing",
+            "padding",
+            "padding_side",
+            "padding_free",
+            "group_by_length",
+            "remove_unused_columns",
+            "dataloader_num_workers",
+            "dataloader_drop_last",
+        ],
+        &[Otherwise("leave it out: how rows are batched changes no result here")],
+    ),
+    (
+        &["shuffle", "shuffle_dataset"],
+        &[Otherwise("leave it out: prompts are drawn at random, by the `seed`")],
+    ),
+    (&["do_sample", "greedy"], &[Otherwise("leave it out: `temperature: 0` is greedy decoding")]),
+    (
+        &["min_p", "typical_p", "num_beams"],
+        &[Otherwise("not supported: tokens are sampled with `top_p` or `top_k`")],
+    ),
+    (
+        &["name", "experiment_name", "title"],
+        &[Beside {
+            key: "dtype",
+            words: "the name is written before the braces: `experiment \"name\" { ... }`",
+        }],
+    ),
+    (
+        &["seeds"],
+        &[Beside {
+            key: "dtype",
+            words: "how many seeds are run is a setting of a table: `compare \"name\" { seeds = 3, ... }`",
+        }],
+    ),
     (&["timeout", "time_out"], &[Is("time_limit")]),
     (&["clip", "clip_value"], &[Is("clip_at")]),
     (&["dim", "axis", "keepdim"], &[Is("over")]),
@@ -252,9 +573,8 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
 /// The counterpart of another tool's setting or argument. `known` are the names that the block has, `free`
 /// those that are not set yet.
 pub fn setting(name: &str, known: &[&str], free: &[&str]) -> Option<ForeignSetting> {
-    let (_, ours) =
-        SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
-    ours.iter().copied().find(|ours| match ours {
+    let rows = SETTINGS.iter().filter(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)));
+    rows.flat_map(|(_, ours)| ours.iter().copied()).find(|ours| match ours {
         Is(key) | Whole(key) | Within { key, .. } => free.contains(key),
         Epochs => free.contains(&"steps"),
         Beside { key, .. } => known.contains(key),
@@ -314,7 +634,7 @@ pub fn key<'a>(name: &str, known: &[&'a str]) -> Option<(&'a str, bool)> {
 const WORDS: &[(&[&str], &[&str])] = &[
     (&["bf16", "bfloat", "torch.bfloat16"], &["bfloat16"]),
     (&["fp32", "float", "f32", "torch.float32", "float_32"], &["float32"]),
-    (&["gpu", "nvidia", "cuda0"], &["cuda"]),
+    (&["gpu", "nvidia", "cuda0", "cuda:0", "cuda:1", "auto"], &["cuda"]),
     (&["q_proj", "q", "wq"], &["query"]),
     (&["k_proj", "k", "wk"], &["key"]),
     (&["v_proj", "v", "wv"], &["value"]),
@@ -372,6 +692,21 @@ pub enum Spelling {
 const NAMES: &[(&[&str], Spelling)] = &[
     (&["clamp", "clip_by_value"], Spelling::Name("clip")),
     (&["kl_div", "kl_divergence", "kld", "kldiv"], Spelling::Name("kl")),
+    (
+        &["log_softmax", "logits", "teacher_logits", "student_logits"],
+        Spelling::Otherwise(
+            "the log-probability of the sampled token is `student.logp`; a divergence compares whole \
+             distributions: `live kl(student || teacher)`",
+        ),
+    ),
+    (
+        &["default", "otherwise", "others"],
+        Spelling::Otherwise("the remaining cases are written `else -> ...`"),
+    ),
+    (
+        &["load", "load_from_disk", "open", "read_json"],
+        Spelling::Otherwise("a model is `hf(\"FOLDER\")`, and data is its path in quotes"),
+    ),
     (&["js_div", "js_divergence", "js", "jensen_shannon"], Spelling::Name("jsd")),
     (&["total_variation", "tvd"], Spelling::Name("tv")),
     (&["chi_squared", "chi_square"], Spelling::Name("chi2")),
@@ -412,7 +747,7 @@ const NAMES: &[(&[&str], Spelling)] = &[
         ),
     ),
     (
-        &["stop_gradient", "detach", "no_grad"],
+        &["stop_gradient", "stop_grad", "stopgrad", "sg", "detach", "no_grad"],
         Spelling::Otherwise("nothing needs to be detached: only what is marked `live` carries gradient"),
     ),
     (
@@ -433,6 +768,8 @@ const NAMES: &[(&[&str], Spelling)] = &[
             "log_probs",
             "logprobs",
             "logprob",
+            "logp",
+            "logp_student",
             "student_logp",
             "policy_logp",
             "log_pi",
@@ -441,14 +778,14 @@ const NAMES: &[(&[&str], Spelling)] = &[
         Spelling::Name("student.logp"),
     ),
     (
-        &["teacher_log_probs", "teacher_logprobs", "teacher_logp", "log_prob_teacher"],
+        &["teacher_log_probs", "teacher_logprobs", "teacher_logp", "logp_teacher", "log_prob_teacher"],
         Spelling::Name("teacher.logp"),
     ),
     (&["ref_log_prob", "ref_log_probs", "ref_logp", "ref_logprobs"], Spelling::Name("reference.logp")),
     (&["student_entropy"], Spelling::Name("student.entropy")),
     (&["teacher_entropy"], Spelling::Name("teacher.entropy")),
     (&["ref_policy", "ref_model", "ref", "reference_policy", "pi_ref"], Spelling::Name("reference")),
-    (&["old_policy", "behavior", "behaviour", "pi_old"], Spelling::Name("sampler")),
+    (&["old_policy", "old", "behavior", "behaviour", "pi_old"], Spelling::Name("sampler")),
     (
         &["policy", "actor", "pi", "pi_theta"],
         Spelling::Otherwise("the model that is trained is called `student`"),
@@ -471,7 +808,7 @@ const NAMES: &[(&[&str], Spelling)] = &[
     (&["exact", "exact_match_reward", "string_match"], Spelling::Name("exact_match")),
     (&["math_verify", "numeric_match"], Spelling::Name("numeric")),
     (
-        &["on_policy", "generate", "rollouts", "completions"],
+        &["on_policy", "generate", "rollouts", "completions", "vllm", "sglang"],
         Spelling::Otherwise(
             "the student's own completions are `sample(n: 1, temperature: 1, max_tokens: 256)`",
         ),
@@ -525,20 +862,41 @@ pub fn is_library(name: &str) -> bool {
     )
 }
 
-/// The part of a role that corresponds to another library's name.
-pub fn part(name: &str) -> Option<&'static str> {
-    const PARTS: &[(&[&str], &str)] = &[
+/// The counterpart of another library's name for a part of a role.
+pub fn part(name: &str) -> Option<Spelling> {
+    const PARTS: &[(&[&str], Spelling)] = &[
         (
             &["log_prob", "log_probs", "logprob", "logprobs", "log_p", "lp", "logps", "per_token_logps"],
-            "logp",
+            Spelling::Name("logp"),
         ),
-        (&["ent", "entropies"], "entropy"),
-        (&["distribution"], "dist"),
-        (&["max_prob", "top_1", "maximum"], "top1"),
-        (&["std", "stddev"], "deviation"),
-        (&["values", "v"], "value"),
+        (&["ent", "entropies"], Spelling::Name("entropy")),
+        (&["distribution"], Spelling::Name("dist")),
+        (&["max_prob", "top_1", "maximum"], Spelling::Name("top1")),
+        (&["std", "stddev"], Spelling::Name("deviation")),
+        (&["values", "v"], Spelling::Name("value")),
+        (
+            &["p", "prob", "probs", "probability", "probabilities"],
+            Spelling::Otherwise(
+                "the probability of the sampled token is `exp(student.logp)`; a divergence compares whole \
+                 distributions: `live kl(student || teacher)`",
+            ),
+        ),
+        (
+            &["logit", "logits", "softmax", "log_softmax"],
+            Spelling::Otherwise(
+                "the log-probability of the sampled token is `student.logp`; a divergence compares whole \
+                 distributions: `live kl(student || teacher)`",
+            ),
+        ),
+        (&["kl", "kl_div"], Spelling::Otherwise("a divergence is a function: `live kl(student || teacher)`")),
+        (
+            &["generate", "sample"],
+            Spelling::Otherwise(
+                "the student's own completions are `sample(n: 1, temperature: 1, max_tokens: 256)`",
+            ),
+        ),
     ];
     let (_, ours) =
         PARTS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
-    Some(ours)
+    Some(*ours)
 }

@@ -68,16 +68,16 @@ impl Checker {
         }
         let Some(((place, name), others)) = members.split_first() else {
             self.report(
-                Diagnostic::error(Code::Cycle, asked_at, "this definition needs itself")
-                    .label("asked for again here"),
+                Diagnostic::error(Code::Cycle, asked_at, "this definition depends on itself")
+                    .label("used again here"),
             );
             return;
         };
         let text = match others {
-            [] => format!("the definition of `{name}` needs itself"),
+            [] => format!("the definition of `{name}` depends on itself"),
             _ => {
                 let names: Vec<String> = members.iter().map(|(_, name)| format!("`{name}`")).collect();
-                format!("the definitions of {} need each other, in a circle", names.join(", "))
+                format!("the definitions of {} depend on each other in a cycle", names.join(", "))
             }
         };
         let mut diagnostic = Diagnostic::error(Code::Cycle, *place, text).label(match others.first() {
@@ -167,11 +167,12 @@ impl Checker {
         }
         match self.evaluate(&binding.value, env) {
             value @ (Value::Model(_) | Value::Family(_) | Value::Error) => value,
-            other => self.wrong_kind(
-                binding.value.span,
-                "a model is the value of a stage, such as `sft(base, ...)`",
-                &other,
-            ),
+            other => {
+                let wanted =
+                    "a model is loaded, `hf(\"FOLDER\")`, or is the value of a stage, `sft(base, ...)`";
+                self.no_weights(binding.value.span, wanted, &other);
+                Value::Error
+            }
         }
     }
 

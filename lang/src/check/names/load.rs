@@ -169,7 +169,7 @@ impl Files<'_> {
                         .help("give one of them another name"),
                 );
             } else if is_taken_for_parameters(&name.text, role) {
-                let text = format!("`{}` is what every objective reads under this name", name.text);
+                let text = format!("`{}` is a built-in name already: every objective can read it", name.text);
                 let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
                 self.report(diagnostic.label("can't be a parameter").help("choose another name"));
             } else if of_template && is_slot(&name.text) {

@@ -8,6 +8,7 @@ use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::vocabulary::{self, SettingKey};
 use crate::check::names::foreign::{self, ForeignSetting, Spelling};
+use crate::check::names::unknown_name::DIRECTION_OF_PYTORCH;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
@@ -30,6 +31,10 @@ impl Checker {
         let diagnostic =
             Diagnostic::error(Code::UnknownName, span, text).label("there are no libraries of Python here");
         let builtin = ours.and_then(builtins::find);
+        if ours == Some("kl") {
+            self.report(diagnostic.help(DIRECTION_OF_PYTORCH));
+            return Value::Error;
+        }
         self.report(match (ours, foreign::name(&field.text)) {
             (Some(ours), _) => {
                 let usage = builtin.map_or(String::new(), |builtin| format!(": `{}`", builtin.usage));
@@ -57,7 +62,12 @@ impl Checker {
         let value = self.evaluate(base, env);
         let Value::Formula(formula) = &value else { return Some(value).filter(Value::is_error) };
         let written = self.sources.text(base.span).to_owned();
-        let text = format!("numbers have no methods, and `{}` would be one", field.text);
+        let inner = written.strip_prefix('(').and_then(|inner| inner.strip_suffix(')'));
+        let operand = inner.filter(|inner| !inner.contains(['(', ')'])).unwrap_or(&written).to_owned();
+        let unnamed = |argument: &Argument| argument.name.is_none();
+        let more: Vec<&str> =
+            arguments.iter().map(|argument| self.sources.text(argument.value.span)).collect();
+        let text = format!("numbers have no methods such as `.{}()`", field.text);
         let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
         let diagnostic = match field.text.as_str() {
             "detach" | "item" | "stop_gradient" | "float" | "data" | "cpu" => {
@@ -66,17 +76,24 @@ impl Checker {
                 self.report(diagnostic.fix(format!("write `{written}`"), whole, written));
                 return Some(value);
             }
-            "clamp" | "clip" => diagnostic.help(format!("write `clip({written}, low, high)`")),
-            "mean" | "sum" | "min" | "max" if arguments.is_empty() => diagnostic
-                .help(format!("write `{}({written}, over: sequence)`, or over another axis", field.text)),
+            "clamp" | "clip" if more.len() == 2 && arguments.iter().all(unnamed) => {
+                let ours = format!("clip({operand}, {})", more.join(", "));
+                diagnostic.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
+            }
+            "clamp" | "clip" => diagnostic.help(format!("write `clip({operand}, low, high)`")),
+            "mean" | "sum" | "min" | "max" => diagnostic
+                .help(format!("write `{}({operand}, over: sequence)`, or over another axis", field.text)),
+            "std" | "var" => diagnostic.help(format!(
+                "`zscore({operand}, over: group, deviation: sample)` is (x - mean) / deviation"
+            )),
             name if builtins::find(name).is_some_and(|builtin| builtin.required() == 1)
                 && arguments.is_empty() =>
             {
-                let ours = format!("{name}({written})");
+                let ours = format!("{name}({operand})");
                 diagnostic.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
             }
             name if builtins::find(name).is_some() => {
-                diagnostic.help(format!("write `{name}({written}, ...)`"))
+                diagnostic.help(format!("write `{name}({operand}, ...)`"))
             }
             _ => {
                 diagnostic.help("a function stands before its arguments: `exp(x)`, `mean(x, over: sequence)`")
@@ -100,7 +117,10 @@ impl Checker {
         let known = vocabulary::names(keys);
         let diagnostic =
             Diagnostic::error(Code::UnknownKey, entry.key.span, format!("{owner} has no setting `{name}`"));
-        let free: Vec<&str> = known.iter().copied().filter(|key| !set.contains(key)).collect();
+        // The size of a step is counted in prompts or in sequences.
+        let sized = ["prompts", "batch"].iter().any(|key| set.contains(key)) && known.contains(&"steps");
+        let taken = |key: &&str| set.contains(key) || sized && matches!(*key, "prompts" | "batch");
+        let free: Vec<&str> = known.iter().copied().filter(|key| !taken(key)).collect();
         if let Some(same) = free.iter().find(|key| same_letters(key, name)) {
             self.report(diagnostic.did_you_mean(name, same));
             return Some(SuggestedSetting { key: (*same).to_owned(), same_value: true });
@@ -126,6 +146,16 @@ impl Checker {
             self.report(diagnostic.help(setting.help()));
             return None;
         }
+        if let Some(key) = foreign::setting(name, &known, &known).and_then(ForeignSetting::key) {
+            let help = match set.contains(&key) {
+                true => format!("here it is called `{key}`, which is set already: remove one of them"),
+                false => {
+                    "`prompts` or `batch` sets the size of a step already: remove one of them".to_owned()
+                }
+            };
+            self.report(diagnostic.help(help));
+            return None;
+        }
         match foreign::key(name, &free) {
             _ if name == "seed" && known.contains(&"steps") => {
                 let help = "one seed is of the whole experiment: `experiment \"name\" { seed = 1 }`";
@@ -138,11 +168,18 @@ impl Checker {
             }
             None => {
                 let help = match (name, known.contains(&"rollout")) {
-                    ("samples" | "max_tokens" | "temperature" | "top_p" | "top_k" | "n", true) => {
+                    (
+                        "samples" | "max_tokens" | "temperature" | "top_p" | "top_k" | "n"
+                        | "repetition_penalty" | "stop",
+                        true,
+                    ) => {
                         let inside = if name == "samples" { "n" } else { name };
                         format!("it belongs to the rollout: `rollout = sample(..., {inside}: ...)`")
                     }
-                    _ => format!("it has: {}", known.join(", ")),
+                    _ => match blocks_with(name) {
+                        Some(blocks) => format!("`{name}` is a setting of {blocks}"),
+                        None => format!("it has: {}", known.join(", ")),
+                    },
                 };
                 self.report(diagnostic.help(help));
                 None
@@ -155,11 +192,15 @@ impl Checker {
         callee: &str,
         argument: &Argument,
         known: &[&str],
+        free: &[&str],
         declared: Option<Span>,
     ) {
         let Some(name) = &argument.name else {
-            let count = known.len();
-            let text = format!("`{callee}` takes {count} argument{}", if count == 1 { "" } else { "s" });
+            let text = match known.len() {
+                0 => format!("`{callee}` takes no arguments"),
+                1 => format!("`{callee}` takes 1 argument"),
+                count => format!("`{callee}` takes {count} arguments"),
+            };
             let diagnostic =
                 Diagnostic::error(Code::UnknownArgument, argument.value.span, text).label("one too many");
             return self.report(declared_there(diagnostic, declared));
@@ -175,13 +216,17 @@ impl Checker {
             (Some(same), _) => diagnostic.did_you_mean(&name.text, same),
             // Axes are names in the language; other libraries use numbers.
             (None, Some(ForeignSetting::Is("over"))) => {
-                diagnostic.help("an axis is named: `over: sequence`, `over: group`, `over: batch`, ...")
+                let help = "an axis is named: `over: sequence`, `over: group`, `over: batch`, ...";
+                match argument.value.kind {
+                    ExprKind::Name(_) => diagnostic.help(help).replace_with("change to `over`", "over"),
+                    _ => diagnostic.help(help),
+                }
             }
             (None, Some(ForeignSetting::Is(key))) => diagnostic
                 .help(format!("here it is called `{key}`"))
                 .replace_with(format!("change to `{key}`"), key),
             // A declared name that is almost the same is preferred to the counterpart of another tool's name.
-            (None, Some(setting @ ForeignSetting::Otherwise(_)))
+            (None, Some(setting @ (ForeignSetting::Otherwise(_) | ForeignSetting::Beside { .. })))
                 if declared.is_none() || nearest(&name.text, known.iter().copied()).is_none() =>
             {
                 diagnostic.help(setting.help())
@@ -189,10 +234,13 @@ impl Checker {
             _ => match (foreign::key(&name.text, known), known) {
                 (Some((near, _)), _) => diagnostic.did_you_mean(&name.text, near),
                 // There is only one argument left to suggest.
-                (None, [only]) => {
+                (None, [only]) if free.contains(only) => {
                     diagnostic.help(takes()).replace_with(format!("change to `{only}`"), *only).possibly()
                 }
-                _ => diagnostic.help(takes()),
+                _ => diagnostic.help(match blocks_with(&name.text) {
+                    Some(blocks) => format!("{}; `{}` is a setting of {blocks}", takes(), name.text),
+                    None => takes(),
+                }),
             },
         };
         self.report(diagnostic);
@@ -228,6 +276,22 @@ pub(in crate::check) fn without_quotes(diagnostic: Diagnostic, unquoted: Option<
         }
         None => diagnostic,
     }
+}
+
+/// The blocks that have a setting: "a stage or `compare`".
+fn blocks_with(key: &str) -> Option<String> {
+    let mut owners: Vec<String> = Vec::new();
+    for (owner, keys) in vocabulary::BLOCKS {
+        let name = match vocabulary::may_route(owner) {
+            true => "a stage".to_owned(),
+            false => format!("`{owner}`"),
+        };
+        if keys.iter().any(|known| known.name == key) && !owners.contains(&name) {
+            owners.push(name);
+        }
+    }
+    let last = owners.pop()?;
+    Some(if owners.is_empty() { last } else { format!("{} or {last}", owners.join(", ")) })
 }
 
 fn declared_there(diagnostic: Diagnostic, declared: Option<Span>) -> Diagnostic {

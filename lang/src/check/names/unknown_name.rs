@@ -275,15 +275,28 @@ fn module_path(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
 }
 
 /// The name of another tool.
-fn foreign_name(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+fn foreign_name(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
     let known = foreign::name(unknown.name)?;
-    fits(known, unknown.wanted, unknown.in_formula).then(|| match known {
+    if known == Spelling::Name("kl") && !is_directed(checker, unknown.span) {
+        // PyTorch's order of the sides is the other one, so the name alone must not be replaced.
+        return Some(unknown.diagnostic().help(DIRECTION_OF_PYTORCH));
+    }
+    fits(checker, known, unknown.wanted, unknown.in_formula).then(|| match known {
         Spelling::Name(ours) => unknown
             .diagnostic()
             .help(format!("here it is called `{ours}`"))
             .replace_with(format!("write `{ours}`"), ours),
         Spelling::Otherwise(words) => unknown.diagnostic().help(words),
     })
+}
+
+pub(in crate::check) const DIRECTION_OF_PYTORCH: &str = "`kl(p || q)` names its sides in the order of the formula; PyTorch's `kl_div(q, p)` is `kl(p || q)`, so \
+     `kl_div(student, teacher)` is `kl(teacher || student)`";
+
+/// Whether the sides of a called divergence are separated by `||`.
+fn is_directed(checker: &Checker, callee: Span) -> bool {
+    let after = &checker.sources.file(callee.file).text[callee.end as usize..];
+    after.lines().next().is_some_and(|line| line.contains("||"))
 }
 
 /// A name of one module of the standard library.
@@ -340,7 +353,13 @@ fn known_keys(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
 
 fn field_of_the_data(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
     let fits = unknown.in_formula && unknown.wanted != ExpectedName::Callable;
-    let help = || format!("if it is a field of the data, write `data.{}`", unknown.name);
+    let help = || {
+        format!(
+            "declare it, `let {0} = ...`, or as a parameter, `objective name({0}: real = 0.1)`; a field of the \
+             data is `data.{0}`",
+            unknown.name
+        )
+    };
     fits.then(|| unknown.diagnostic().help(help()))
 }
 
@@ -356,7 +375,7 @@ fn reward(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
 }
 
 /// Whether the counterpart of a foreign name fits the place of the name.
-fn fits(known: Spelling, wanted: ExpectedName, in_formula: bool) -> bool {
+fn fits(checker: &Checker, known: Spelling, wanted: ExpectedName, in_formula: bool) -> bool {
     let Spelling::Name(ours) = known else { return wanted != ExpectedName::Key };
     let signal = ours.contains('.') || vocabulary::signal(ours).is_some();
     match (signal, builtins::find(ours)) {
@@ -365,7 +384,11 @@ fn fits(known: Spelling, wanted: ExpectedName, in_formula: bool) -> bool {
             wanted == ExpectedName::Callable
                 || wanted == ExpectedName::Value && matches!(builtin.kind, BuiltinKind::Reward(_))
         }
-        (false, None) => builtins::find_loss(ours).is_some(),
+        (false, None) => {
+            builtins::find_loss(ours).is_some()
+                || wanted == ExpectedName::Callable
+                    && checker.modules.standard_divergences().any(|name| name == ours)
+        }
     }
 }
 

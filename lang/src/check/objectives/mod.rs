@@ -91,7 +91,13 @@ impl Checker {
                         parts.terms.extend(term);
                     }
                 }
-                Statement::Entry(entry) => self.objective_entry(name, entry, &outside, &mut parts),
+                Statement::Entry(entry) => {
+                    self.objective_entry(name, entry, &outside, &mut parts);
+                    if self.is_let(entry) {
+                        let value = self.evaluate(&entry.value, &outside);
+                        outside.bind(&entry.key.text, value);
+                    }
+                }
                 Statement::Route(route) => {
                     let text = "a route belongs to a stage or to the file, not to an objective";
                     self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
@@ -244,22 +250,14 @@ impl Checker {
                 parts.reduce.is_some()
             }
             _ => {
-                self.unknown_of_objective(entry);
+                // `reduction = mean(token)` is read as `reduce`, so that one slip gives one diagnostic.
+                if self.unknown_of_objective(entry).is_some_and(|meant| meant.key == "reduce") {
+                    parts.reduce = self.reduction(&entry.value, env);
+                }
                 false
             }
         };
         parts.faulty |= !good;
-    }
-
-    /// Whether a setting was meant to be a term, because it contains `live`.
-    fn is_term(&self, entry: &Entry) -> bool {
-        let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
-        !known
-            && self
-                .sources
-                .text(entry.value.span)
-                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                .any(|word| word == "live")
     }
 
     fn objective_is_complete(&mut self, name: &Name, body: &Block, parts: &mut ObjectiveParts) {
@@ -278,7 +276,7 @@ impl Checker {
                 .help("add `term name = ...` with one factor marked `live`"),
             );
         }
-        let reduced = parts.seen.iter().any(|key| key.text == "reduce");
+        let reduced = parts.reduce.is_some() || parts.seen.iter().any(|key| key.text == "reduce");
         let own = parts.terms.iter().all(|term| term.reduce.is_some()) && !parts.terms.is_empty();
         if !body.broken && !reduced && !own {
             let text = format!("`{}` does not say how tokens are averaged", name.text);

@@ -6,7 +6,9 @@ use crate::syntax::ast::{Entry, ExprKind, ItemKind, Name};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
+use crate::check::names::foreign;
 use crate::check::names::modules::ItemId;
+use crate::check::names::unknown::SuggestedSetting;
 use crate::check::values::evaluate::Env;
 
 impl Checker {
@@ -14,7 +16,7 @@ impl Checker {
     /// meant.
     pub(in crate::check) fn hides_nothing(&mut self, name: &Name, env: &Env) {
         let diagnostic = if vocabulary::signal(&name.text).is_some() {
-            let text = format!("`{}` is what every objective reads under this name", name.text);
+            let text = format!("`{}` is a built-in name already: every objective can read it", name.text);
             Diagnostic::error(Code::DuplicateName, name.span, text).label("can't be declared again")
         } else if env.local(&name.text).is_some() {
             let text =
@@ -59,9 +61,31 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn unknown_of_objective(&mut self, entry: &Entry) {
+    /// Whether a setting was meant to be a term, because it contains `live`.
+    pub(super) fn is_term(&self, entry: &Entry) -> bool {
+        let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
+        !known
+            && self
+                .sources
+                .text(entry.value.span)
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .any(|word| word == "live")
+    }
+
+    /// Whether a setting was meant to be a `let`, because its name is like none of the settings.
+    pub(super) fn is_let(&self, entry: &Entry) -> bool {
+        let known = vocabulary::names(vocabulary::OBJECTIVE);
+        let name = entry.key.text.as_str();
+        !known.contains(&name)
+            && !self.is_term(entry)
+            && !matches!(entry.value.kind, ExprKind::Error)
+            && foreign::setting(name, &known, &known).is_none()
+            && foreign::key(name, &known).is_none()
+    }
+
+    pub(in crate::check) fn unknown_of_objective(&mut self, entry: &Entry) -> Option<SuggestedSetting> {
         if matches!(entry.value.kind, ExprKind::Error) {
-            return; // Reported by the parser.
+            return None; // Reported by the parser.
         }
         if self.is_term(entry) {
             let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
@@ -73,8 +97,16 @@ impl Checker {
                 before,
                 "term ",
             ));
-            return;
+            return None;
         }
-        self.unknown_setting(entry, "an objective", vocabulary::OBJECTIVE, &[]);
+        if self.is_let(entry) {
+            let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
+            let text = format!("an objective has no setting `{name}`");
+            let diagnostic = Diagnostic::error(Code::UnknownKey, entry.key.span, text);
+            let help = format!("a name for a number is declared with `let {name} = ...`");
+            self.report(diagnostic.help(help).fix("write `let`", before, "let "));
+            return None;
+        }
+        self.unknown_setting(entry, "an objective", vocabulary::OBJECTIVE, &[])
     }
 }

@@ -241,7 +241,7 @@ impl Checker {
         let text = format!("`{name}` would show something of the data that the noise does not cover");
         self.report(
             Diagnostic::error(Code::PrivateStatistics, span, text)
-                .note(optimizer, "promises that no example shows")
+                .note(optimizer, "guarantees that no single example can be inferred")
                 .help("a private stage may `warn(...)`: that changes nothing of what it answers"),
         );
         false

@@ -175,7 +175,7 @@ impl Checker {
                         declared,
                         format!("the teacher `{name}` has another origin than the student"),
                     )
-                    .label("its habits are not the student's")
+                    .label("trained from another checkpoint than the student")
                     .note(stage, "trained here")
                     .help(
                         "where this was measured, a stronger teacher of foreign origin lost most of the \

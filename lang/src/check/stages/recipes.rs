@@ -146,7 +146,7 @@ impl Checker {
                             Diagnostic::error(
                                 Code::UnusedSetting,
                                 place,
-                                format!("`{key}` is said by the rollout already"),
+                                format!("`{key}` is set by the rollout already"),
                             )
                             .note(expr.span, "this rollout")
                             .help(format!("remove `{key}`, or write `sample(...)` with it")),

@@ -124,7 +124,7 @@ impl Checker {
                 optimizer,
                 "a private stage can't compare examples with each other",
             )
-            .label("promises that no example shows")
+            .label("guarantees that no single example can be inferred")
             .note(span, "looks across the examples of a batch")
             .help("use numbers of one completion only, such as `mean(x, over: sequence)`"),
         );
@@ -265,7 +265,7 @@ impl Checker {
             let drawn = self.span(train.rollout.origin);
             self.report(
                 Diagnostic::error(Code::OutOfRange, settings.place(&["batch"]), text)
-                    .note(drawn, "so many samples of each prompt")
+                    .note(drawn, "the samples of each prompt")
                     .help("write a multiple, or count in prompts: `prompts = ...`"),
             );
             good = false;

@@ -200,7 +200,7 @@ impl Checker {
             ExprKind::Name(name) => {
                 let list = format!("[{name}]");
                 let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, wanted);
-                self.report(diagnostic.label("this is one word").replace_with("put it into a list", &list));
+                self.report(diagnostic.label("a single name").replace_with("write a list", &list));
             }
             _ => {
                 let value = self.evaluate(expr, env);
@@ -374,10 +374,10 @@ impl Checker {
         };
         if let Some(micro_batch) = train.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences)
         {
-            let text = format!("a step has {sequences} sequences: parts of {micro_batch} divide nothing");
+            let text = format!("`micro_batch` is {micro_batch}, but a step has only {sequences} sequences");
             self.report(
                 Diagnostic::error(Code::UnusedSetting, settings.place(&["micro_batch"]), text)
-                    .help("lower it, or remove it: then all sequences go at once"),
+                    .help("lower it, or remove it: then all sequences are computed at once"),
             );
             good = false;
         }

@@ -10,7 +10,7 @@ use crate::experiment::{
 };
 use crate::formula::{Axis, Formula};
 use crate::source::Span;
-use crate::syntax::ast::Expr;
+use crate::syntax::ast::{Argument, Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
@@ -279,9 +279,9 @@ impl Checker {
                     Diagnostic::error(
                         Code::DuplicateKey,
                         batch.span,
-                        "`prompts` and `batch` both say how much a step trains on",
+                        "`prompts` and `batch` both set the size of a step",
                     )
-                    .note(prompts.span, "so many prompts")
+                    .note(prompts.span, "the number of prompts")
                     .help("keep one: `prompts` counts prompts, `batch` counts sequences"),
                 );
                 None
@@ -379,6 +379,17 @@ impl Checker {
     }
 
     pub(in crate::check) fn objective_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Objective>> {
+        if is_term(expr) {
+            let written = self.sources.text(expr.span).trim_start_matches("live ").to_owned();
+            let text = "an objective is declared, with a term and how its tokens are averaged";
+            self.report(Diagnostic::error(Code::TypeMismatch, expr.span, text).label("this is a term").help(
+                format!(
+                    "for example `objective mine {{ term distill = live {written}, reduce = mean(token, over: \
+                     batch) }}`, and here `mine`"
+                ),
+            ));
+            return None;
+        }
         match self.evaluate(expr, env) {
             Value::Objective(objective) => Some(objective),
             // A bare name: every parameter has its default.
@@ -393,5 +404,15 @@ impl Checker {
                 None
             }
         }
+    }
+}
+
+/// `live kl(student || teacher)`, in the place of an objective.
+fn is_term(expr: &Expr) -> bool {
+    let is_pair = |argument: &Argument| matches!(argument.value.kind, ExprKind::Versus { .. });
+    match &expr.kind {
+        ExprKind::Live(_) => true,
+        ExprKind::Call { arguments, .. } => arguments.iter().any(is_pair),
+        _ => false,
     }
 }

@@ -29,7 +29,7 @@ impl Checker {
                 self.report(Diagnostic::error(
                     Code::DuplicateName,
                     name.span,
-                    format!("`{}` is said twice", name.text),
+                    format!("`{}` is set twice", name.text),
                 ));
                 good = false;
                 continue;

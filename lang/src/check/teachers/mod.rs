@@ -133,7 +133,11 @@ impl Checker {
                 return self.renamed(teacher, made_here, name, span);
             }
             other => {
-                self.wrong_kind(inner.span, "a teacher is a view of a model, such as `expert[math]`", &other);
+                self.no_weights(
+                    inner.span,
+                    "the value of a teacher is a model, such as `expert[math]`",
+                    &other,
+                );
                 return None;
             }
         };

@@ -269,6 +269,27 @@ impl Checker {
         let Condition::When(condition) = condition else { return Some(ArmCoverage::Always) };
         let formula = match self.evaluate(condition, &env.with_context(EvaluationContext::Objective)) {
             Value::Formula(formula) if formula.unit() == Unit::Bool => formula.decided(),
+            // `math -> specialist[math]`
+            Value::Domain(_) => {
+                let ours = format!("domain == {}", self.sources.text(condition.span));
+                let diagnostic =
+                    Diagnostic::error(Code::TypeMismatch, condition.span, "an arm begins with a condition");
+                self.report(
+                    diagnostic.label("this is a domain").replace_with(format!("write `{ours}`"), ours),
+                );
+                return None;
+            }
+            Value::Text(text)
+                if self
+                    .unquoted(condition.span, &text, |name| self.is_declared(condition.span.file, name))
+                    .is_some() =>
+            {
+                let ours = format!("domain == {text}");
+                let diagnostic =
+                    Diagnostic::error(Code::TypeMismatch, condition.span, "an arm begins with a condition");
+                self.report(diagnostic.label("this is a text").replace_with(format!("write `{ours}`"), ours));
+                return None;
+            }
             other => {
                 self.wrong_kind(condition.span, WANTED, &other);
                 return None;

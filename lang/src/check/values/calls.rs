@@ -10,7 +10,7 @@ use crate::syntax::tokens;
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
-use crate::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter, TeacherName};
+use crate::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter, TeacherName, vocabulary};
 use crate::check::names::foreign;
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, declared_name};
@@ -99,6 +99,14 @@ impl Checker {
             value @ (Value::Template(_) | Value::Rollout(_)) if arguments.is_empty() && block.is_none() => {
                 value
             }
+            // `teacher.entropy()`
+            Value::Formula(number) if arguments.is_empty() && block.is_none() => {
+                let written = self.sources.text(callee.span).to_owned();
+                let text = format!("`{written}` is a number, not a function");
+                let diagnostic = Diagnostic::error(Code::TypeMismatch, whole.span, text);
+                self.report(diagnostic.replace_with("remove the parentheses", written));
+                Value::Formula(number)
+            }
             other => {
                 self.wrong_kind(callee.span, "only functions, stages and objectives can be called", &other)
             }
@@ -113,8 +121,9 @@ impl Checker {
             ExprKind::Name(name) => {
                 let of_library = env.local(name).is_none() && foreign::is_library(name);
                 !of_library
-                    && (builtins::find(&field.text).is_some() || field.text == "detach")
-                    && env.local(name).is_some()
+                    && (builtins::find(&field.text).is_some()
+                        || matches!(field.text.as_str(), "detach" | "item" | "std" | "var" | "clamp"))
+                    && (env.local(name).is_some() || vocabulary::signal(name).is_some())
             }
             ExprKind::Call { .. } | ExprKind::Binary { .. } | ExprKind::Unary { .. } => true,
             _ => false,
@@ -233,7 +242,7 @@ impl Checker {
                 diagnostic
             };
             self.report(
-                diagnostic.help("mopd has no recursion: functions are pasted in where they are used"),
+                diagnostic.help("mopd has no recursion: functions are inlined where they are called"),
             );
             return Value::Error;
         }
@@ -298,8 +307,9 @@ impl Checker {
         if !std::mem::replace(&mut self.stack.overworked, true) {
             let text = format!("evaluating this takes more than {MOST_WORK} calls and iterations");
             self.report(
-                Diagnostic::error(Code::OutOfRange, self.stack.work.item.unwrap_or(span), text)
-                    .help("a function is pasted in wherever it is used: name what is used twice with `let`"),
+                Diagnostic::error(Code::OutOfRange, self.stack.work.item.unwrap_or(span), text).help(
+                    "a function is inlined at every call: give a value that is used twice a name with `let`",
+                ),
             );
         }
         false
@@ -412,7 +422,10 @@ impl Checker {
                     slots.misplaced.push(argument);
                 }
                 None => {
-                    self.unknown_argument(callee, argument, names, declared);
+                    let in_order = arguments.iter().filter(|given| given.name.is_none()).count();
+                    let free: Vec<&str> =
+                        names.iter().copied().filter(|name| !named(name)).skip(in_order).collect();
+                    self.unknown_argument(callee, argument, names, &free, declared);
                     slots.misplaced.push(argument);
                 }
             }

@@ -97,8 +97,7 @@ impl Checker {
     /// Reports that definitions are nested too deep.
     pub(in crate::check) fn too_deep(&mut self, span: Span, what: &str) {
         let text = format!("{what} is made of more than {DEEPEST_CHAIN} definitions, each inside the last");
-        let help = "compute it in a loop, or from fewer parts: what reads a program needs room on the stack \
-                    for each of them";
+        let help = "define it with fewer steps in between, or with a loop";
         self.report(Diagnostic::error(Code::NestingTooDeep, span, text).help(help));
     }
 
@@ -293,7 +292,7 @@ impl Checker {
         if crate::check::builtins::vocabulary::signal(&name.text).is_some()
             || crate::check::formulas::signals::is_reserved(&name.text)
         {
-            let text = format!("`{}` is what every objective reads under this name", name.text);
+            let text = format!("`{}` is a built-in name already: every objective can read it", name.text);
             let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
             self.report(
                 diagnostic.label("can't iterate over a list").help("choose another name, such as `d` or `t`"),

@@ -7,7 +7,8 @@ use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
-use crate::check::names::foreign;
+use crate::check::builtins;
+use crate::check::names::foreign::{self, Spelling};
 use crate::check::names::unknown;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -128,6 +129,23 @@ impl Checker {
         }
     }
 
+    /// Reports a value that can't be the weights of a model or teacher, such as the folder or repository of a
+    /// model as a text.
+    pub(in crate::check) fn no_weights(&mut self, span: Span, wanted: &str, found: &Value) {
+        match found {
+            Value::Text(text) if !self.is_declared(span.file, text) => {
+                let load = format!("hf(\"{text}\")");
+                let diagnostic = Diagnostic::error(Code::TypeMismatch, span, wanted).label("this is a text");
+                let help =
+                    format!("a folder in the layout of Hugging Face, or a repository, is loaded by `{load}`");
+                self.report(diagnostic.help(help).replace_with(format!("write `{load}`"), load));
+            }
+            found => {
+                self.wrong_kind(span, wanted, found);
+            }
+        }
+    }
+
     pub(in crate::check) fn wrong_kind(&mut self, span: Span, wanted: &str, found: &Value) -> Value {
         if found.is_error() {
             return Value::Error;
@@ -140,10 +158,14 @@ impl Checker {
                 let number = |name: &str| {
                     name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit())
                 };
+                let alone = |name: &str| builtins::find(name).is_some_and(|builtin| builtin.required() == 0);
                 crate::check::names::unknown::without_quotes(
                     diagnostic,
-                    self.unquoted(span, text, |text| number(text) || declared(text)),
+                    self.unquoted(span, text, |text| number(text) || declared(text) || alone(text)),
                 )
+            }
+            Value::Builtin(builtin) if !wanted.contains(builtin.usage) => {
+                diagnostic.help(format!("it is called with its arguments: `{}`", builtin.usage))
             }
             Value::Epochs(_) => self.epochs_misplaced(span, diagnostic),
             Value::Family(family) => match family.members.first() {
@@ -206,7 +228,13 @@ impl Checker {
             }
             (ExprKind::Name(name), None) => match nearest(name, known.iter().copied()) {
                 Some(near) => (diagnostic.did_you_mean(name, near), value(near)),
-                None => (diagnostic.help(format!("one of: {}", listed())), None),
+                None => {
+                    let help = match foreign::name(name) {
+                        Some(Spelling::Otherwise(words)) => words.to_owned(),
+                        _ => format!("one of: {}", listed()),
+                    };
+                    (diagnostic.help(help), None)
+                }
             },
             _ => (diagnostic.help(format!("one of: {}", listed())), None),
         };

@@ -26,12 +26,8 @@ impl Checker {
             Value::Formula(formula) if formula.unit() != Unit::Bool => formula,
             Value::Arrow { .. } => {
                 self.report(
-                    Diagnostic::error(
-                        Code::TypeMismatch,
-                        expr.span,
-                        "a range alone does not say how it is crossed",
-                    )
-                    .help("write `linear(a -> b)` or `cosine(a -> b)`"),
+                    Diagnostic::error(Code::TypeMismatch, expr.span, "`a -> b` alone is not a schedule")
+                        .help("write `linear(a -> b)` or `cosine(a -> b)`"),
                 );
                 return None;
             }
@@ -208,7 +204,7 @@ impl Checker {
             FormulaKind::Schedule(schedule) => schedule.clone(),
             _ if has_variables(&formula) => return None,
             _ => {
-                let wanted = "a warmup leads to a number or a schedule";
+                let wanted = "`then` of a warm-up is a number or a schedule";
                 self.wrong_kind(given.then.expr.span, wanted, &Value::Formula(formula));
                 return None;
             }
@@ -295,8 +291,12 @@ impl Checker {
                 let share = self.fraction(&value, expr.span, "a share of the run")?;
                 if share == 0.0 {
                     self.report(
-                        Diagnostic::error(Code::OutOfRange, expr.span, "a schedule takes some time")
-                            .label("no step at all"),
+                        Diagnostic::error(
+                            Code::OutOfRange,
+                            expr.span,
+                            "the length of a schedule must be above 0",
+                        )
+                        .label("no step at all"),
                     );
                     return None;
                 }
@@ -397,11 +397,8 @@ impl Checker {
         let value = self.evaluate(expr, &env.with_context(EvaluationContext::Objective));
         let formula = self.formula(value, expr.span)?;
         if (formula.unit() == Unit::Bool) != truth {
-            let message = if truth {
-                "a ladder is climbed on a condition"
-            } else {
-                "what a schedule learns to raise is a number"
-            };
+            let message =
+                if truth { "`advance_if` is a condition" } else { "`gain` is a number, not a bool" };
             self.unit_mismatch(Spanned::new(&formula, expr.span), message, None);
             return None;
         }
@@ -410,7 +407,7 @@ impl Checker {
                 Diagnostic::error(
                     Code::AxisMismatch,
                     expr.span,
-                    "after a step there is one number, not many",
+                    "this is computed once per step, so it must be one number",
                 )
                 .label(format!("this is one per {}", formula.axis().name()))
                 .help("reduce first: `mean(x, over: batch)`"),

@@ -107,6 +107,29 @@ impl Scanner<'_> {
         true
     }
 
+    /// `hf(Qwen/Qwen3-0.6B)`: a path without quotes, after a word of `length` bytes.
+    pub(super) fn unquoted_path(&mut self, length: usize) -> bool {
+        let start = self.at + length + 1;
+        let rest = self.text[self.at + length..].strip_prefix('(').unwrap_or_default();
+        let end = rest.find([')', ',', '\n']).unwrap_or(rest.len());
+        let path = rest[..end].trim_end();
+        let is_path = path.contains('/')
+            && path.len() > 2
+            && path.bytes().all(|byte| words::is_word_byte(byte) || b"/.-~".contains(&byte));
+        if !is_path {
+            return false;
+        }
+        let span = self.span(start, start + path.len());
+        let ours = format!("\"{path}\"");
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, span, "a path is written in double quotes");
+        self.report(diagnostic.replace_with("write quotes", ours));
+        // The quotes replace the first and the last letter, so that no offset changes.
+        self.at += length;
+        self.opening(b'(');
+        self.quote(start, start + path.len() - 1, start + path.len());
+        true
+    }
+
     /// `AND`, `OR`, `NOT` as in SQL.
     pub(super) fn loud_word(&mut self, word: &str) -> bool {
         let (at, length) = (self.at, word.len());

@@ -348,6 +348,9 @@ impl<'a> Scanner<'a> {
     fn word(&mut self) {
         let length = words::word_length(&self.bytes[self.at..]);
         let word = &self.text[self.at..self.at + length];
+        if matches!(word, "hf" | "gguf" | "checkpoint" | "dataset") && self.unquoted_path(length) {
+            return;
+        }
         if matches!(word, "AND" | "OR" | "NOT") && self.loud_word(word) {
             return;
         }
@@ -411,8 +414,8 @@ impl<'a> Scanner<'a> {
         let ends_line =
             next.is_empty() || next.starts_with('\n') || next.starts_with("//") || next.starts_with('}');
         let diagnostic =
-            Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 1), "`;` separates nothing here")
-                .label("entries end at the end of the line or at a comma");
+            Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 1), "entries are not separated by `;`")
+                .label("an entry ends at the end of its line or at a comma");
         self.report(if ends_line {
             diagnostic.replace_with("remove it", "")
         } else {

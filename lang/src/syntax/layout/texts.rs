@@ -113,9 +113,12 @@ impl Scanner<'_> {
         let Some(length) = rest.find('\'') else { return self.unterminated(1) };
         let (start, end) = (self.at, self.at + 1 + length);
         let inner = &rest[..length];
-        let diagnostic =
-            Diagnostic::error(Code::ForeignSyntax, self.span(start, end + 1), "texts stand in double quotes")
-                .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
+        let diagnostic = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(start, end + 1),
+            "a text is written in double quotes",
+        )
+        .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
         self.report(diagnostic);
         self.quote(start, end, end + 1);
     }
@@ -129,10 +132,13 @@ impl Scanner<'_> {
         };
         let close = start + opening + length;
         let end = close + self.text[close..].chars().next().map_or(0, char::len_utf8);
-        let diagnostic =
-            Diagnostic::error(Code::ForeignSyntax, self.span(start, end), "curly quotes do not hold a text")
-                .label("a word processor may have put them here")
-                .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
+        let diagnostic = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(start, end),
+            "a text needs straight quotes, not curly ones",
+        )
+        .label("a word processor may have put them here")
+        .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
         self.report(diagnostic);
         self.replace(start, start + opening).fill(b' ');
         self.replace(close, end).fill(b' ');
@@ -161,9 +167,12 @@ impl Scanner<'_> {
         let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(start, start + 3),
-            "`\"\"\"` does not open a text",
+            "there are no texts in `\"\"\"`",
         )
-        .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
+        .help(
+            "a text is one line in double quotes, with `\\n` for a line break; documentation is written \
+             after `///`, a comment after `//`",
+        );
         self.report(diagnostic);
         self.blank(start, end);
         // A stand-in for the text, so that the code around it still parses.

@@ -45,7 +45,7 @@ impl<'a> AstBuilder<'a> {
                 Rule::for_head => {
                     let (head, carried) = self.for_head(part)?;
                     if let Some(carried) = carried {
-                        let message = "a route arm carries no value from one turn to the next";
+                        let message = "`for` in a route takes one name";
                         let diagnostic = Diagnostic::error(Code::Syntax, carried.name.span, message);
                         self.report(diagnostic.label("remove this and the comma before it"));
                     }
@@ -64,7 +64,7 @@ impl<'a> AstBuilder<'a> {
     /// Reports other languages' signs between a case and its value.
     fn leads_to(&mut self, pair: Pair<Rule>) {
         let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_arrow) else { return };
-        let message = format!("an arm leads to its value with `->`, not `{}`", sign.as_str());
+        let message = format!("an arm is written `condition -> value`, not with `{}`", sign.as_str());
         let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
         let diagnostic =
             Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label("expected `->`");

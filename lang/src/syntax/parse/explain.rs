@@ -68,7 +68,21 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
     let value = |c: char| words::is_word(c) || matches!(c, '"' | ')' | ']');
     let begins_value =
         token.starts_with(|c: char| words::is_word(c) || c == '"') && !words::RESERVED.contains(&token);
-    if wanted.contains("`,`") && begins_value && builder.text()[..at].trim_end().ends_with(value) {
+    if let Some((message, title, ours)) = word_of_python(token) {
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, span, message);
+        return match ours {
+            Some(ours) => diagnostic.replace_with(title, ours),
+            None => diagnostic.help(title),
+        };
+    }
+    // In a block only a setting can follow.
+    let after = rest.trim_start_matches(|c: char| words::is_word(c) || c == ' ');
+    let separate = wanted.contains("`)`")
+        || wanted.contains("`]`")
+        || after.starts_with([':', '{', '-'])
+        || after.starts_with('=') && !after.starts_with("==");
+    let two_values = begins_value && builder.text()[..at].trim_end().ends_with(value);
+    if wanted.contains("`,`") && two_values && separate {
         let end = builder.text()[..at].trim_end().len();
         if is_argument_name(&builder.text()[..end], rest) {
             let help = "`:` is missing between the argument's name and its value";
@@ -85,6 +99,22 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
         return diagnostic.help("names are made of letters, digits and `_`");
     }
     diagnostic
+}
+
+/// What the words of Python between two values are called here: the message, what to do, and the replacement
+/// if there is one.
+fn word_of_python(token: &str) -> Option<(&'static str, &'static str, Option<&'static str>)> {
+    Some(match token {
+        "is" => ("`is` is written `==`", "write `==`", Some("==")),
+        "to" => ("a range from one value to another is written `->`", "write `->`", Some("->")),
+        "for" => (
+            "there are no comprehensions",
+            "a list is written out, `[1, 2, 3]`; a formula holds for every token, and `mean(x, over: sequence)` \
+             reduces it; one model for each domain is a family, `model expert[d in domains] = ...`",
+            None,
+        ),
+        _ => return None,
+    })
 }
 
 /// Whether `before` ends with a name that stands alone as an argument of a call whose other arguments, before

@@ -106,7 +106,7 @@ impl<'a> AstBuilder<'a> {
         let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             span,
-            "a range holds both its ends and is written `..=`, not `..`",
+            "a range is written `first..=last`, with both ends included, not with `..`",
         );
         let at = self.offset(pair) + "..".len();
         let rest = &self.text()[at..];
@@ -140,8 +140,11 @@ impl<'a> AstBuilder<'a> {
             let span = expr.span.to(self.span(&part));
             let kind = match part.as_rule() {
                 Rule::call => {
-                    let arguments = part.into_inner().filter(|part| part.as_rule() == Rule::argument);
-                    let arguments = arguments.filter_map(|argument| self.argument(argument)).collect();
+                    let written: Vec<Pair<Rule>> =
+                        part.into_inner().filter(|part| part.as_rule() == Rule::argument).collect();
+                    self.arguments_with_equals(&written);
+                    let arguments =
+                        written.into_iter().filter_map(|argument| self.argument(argument)).collect();
                     ExprKind::Call { callee: Box::new(expr), arguments, block: None }
                 }
                 Rule::index => {
@@ -170,32 +173,48 @@ impl<'a> AstBuilder<'a> {
         expr
     }
 
+    /// Reports `f(a=1, b=2)`, once for a call.
+    fn arguments_with_equals(&mut self, arguments: &[Pair<'a, Rule>]) {
+        let mut signs: Vec<(&str, Pair<Rule>)> = Vec::new();
+        for argument in arguments {
+            let label = argument.clone().into_inner().find(|part| part.as_rule() == Rule::label);
+            let parts: Vec<Pair<Rule>> = label.map(|label| label.into_inner().collect()).unwrap_or_default();
+            if let [name, sign, ..] = &parts[..]
+                && sign.as_rule() == Rule::equals
+            {
+                signs.push((name.as_str(), sign.clone()));
+            }
+        }
+        let (Some((name, first)), Some((_, last))) = (signs.first(), signs.last()) else { return };
+        let blanks_after = |at: usize| {
+            at + 1 + self.text()[at + 1..].len() - self.text()[at + 1..].trim_start_matches(' ').len()
+        };
+        let before = |at: usize| self.text()[..at].trim_end().len();
+        // The text from the first sign to the last, with colons.
+        let (start, end) = (before(self.offset(first)), blanks_after(self.offset(last)));
+        let mut ours = String::new();
+        let mut at = start;
+        for (_, sign) in &signs {
+            let sign = self.offset(sign);
+            ours += &self.text()[at..before(sign)];
+            ours += ": ";
+            at = blanks_after(sign);
+        }
+        let message = "an argument is written `name: value`, with `:` instead of `=`";
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(first), message)
+            .help(format!("write `{name}: ...`"));
+        let title = if signs.len() == 1 { "write a colon" } else { "write colons" };
+        self.report(diagnostic.fix(title, self.span_at(start, end), ours));
+    }
+
     fn argument(&mut self, pair: Pair<'a, Rule>) -> Option<Argument> {
         let (mut name, mut value): (Option<Name>, _) = (None, None);
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::label => {
                     for part in part.into_inner() {
-                        match part.as_rule() {
-                            Rule::word => name = Some(self.name(&part)),
-                            Rule::equals => {
-                                let at = self.offset(&part);
-                                let before = self.text()[..at].trim_end().len();
-                                let after = at + 1 + self.text()[at + 1..].len()
-                                    - self.text()[at + 1..].trim_start_matches(' ').len();
-                                let message =
-                                    "an argument is written `name: value`, with `:` in place of `=`";
-                                let diagnostic =
-                                    Diagnostic::error(Code::ForeignSyntax, self.span(&part), message);
-                                let name = name.as_ref().map_or("name", |name| name.text.as_str());
-                                let diagnostic = diagnostic.help(format!("write `{name}: ...`"));
-                                self.report(diagnostic.fix(
-                                    "write a colon",
-                                    self.span_at(before, after),
-                                    ": ",
-                                ));
-                            }
-                            _ => {}
+                        if part.as_rule() == Rule::word {
+                            name = Some(self.name(&part));
                         }
                     }
                 }

@@ -1,9 +1,12 @@
 //! Diagnostics for constructs of other languages, with their notation in mopd.
 
 use super::build::CatchAllRule;
+use super::imports::{
+    import_by_another_name, import_of_a_file, import_of_all, import_of_several, imported, is_of_python,
+};
 use super::unparsed::Unparsed;
 use crate::diag::Diagnostic;
-use crate::syntax::words;
+use crate::syntax::words::{self, split_word};
 
 /// The diagnostic for a statement of another language, recognised by its first word.
 pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
@@ -27,6 +30,10 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
                 diagnostic.replace_with("write `fn`", "fn")
             }
         }
+        "import" | "from" if is_of_python(slice) => error("nothing is imported from Python")
+            .label("not needed")
+            .help("functions such as `exp`, `clip` and `kl` are part of the language")
+            .fix("remove the line", unparsed.span(0, slice.trim_end().len()), ""),
         "import" | "from" | "include" | "require" if named || rest.starts_with('"') => {
             let diagnostic = error(&format!("an import is written `use`, not `{first}`"))
                 .label("`use module.name`")
@@ -53,13 +60,17 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
         "match" | "case" if named && !words::RESERVED.contains(&second) => {
             error(&format!("there is no `{first}` statement")).label("a choice is a value here").help(CHOICES)
         }
-        "match" if rest.starts_with('{') => error("a `match` is a value: something has to be called it")
+        "match" if rest.starts_with('{') => error("a `match` is a value: it needs a name")
             .help("for example `let weight = match { correct -> 1, else -> 0 }`"),
         "while" | "loop" if named || rest.starts_with(['(', '{']) => error("there are no loops")
             .label("every model is a binding of its own")
             .help("repeat over domains with `for d in domains: ...`"),
+        "return" if !rest.starts_with('=') && kind == CatchAllRule::Statement => {
+            error("there is no `return`: the loss of an objective is the sum of its terms")
+                .replace_with("write a term", "term loss =")
+        }
         "return" if !rest.starts_with('=') => {
-            error("nothing is returned: a function is one expression").help("write `fn name(x) = value`")
+            error("there is no `return`: a function is one expression").help("write `fn name(x) = value`")
         }
         "class" | "struct" | "type" | "try" | "with" | "assert" | "print" | "async" | "yield"
             if named || rest.starts_with('(') =>
@@ -73,6 +84,9 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
             error(&format!("a constant is declared with `let`, not `{first}`"))
                 .replace_with("write `let`", "let")
         }
+        "for" if kind == CatchAllRule::Statement && named => error("there are no loops")
+            .label("a formula holds for every token")
+            .help("`mean(x, over: sequence)` reduces numbers; a number for each teacher of a panel is `let x[t in panel] = ...`"),
         "for" if kind == CatchAllRule::Item => error("there is no `for` over items")
             .label("a loop, as in Python")
             .help("one model or teacher for each domain is a family: `model expert[d in domains] = ...`"),
@@ -134,38 +148,24 @@ pub(super) fn chosen(unparsed: &Unparsed, diagnostic: Diagnostic, parts: [&str; 
     }
 }
 
-/// `use std.opd.mopd` for `import std.opd.mopd` and `from std.opd import mopd`.
-pub(super) fn imported(word: &str, rest: &str) -> Option<String> {
-    let is_path = |path: &str| {
-        !path.is_empty() && path.split('.').all(|part| !part.is_empty() && part.chars().all(words::is_word))
-    };
-    let rest = rest.trim();
-    if word == "import" {
-        let dots = if rest.starts_with("std.") { 2 } else { 1 };
-        return (is_path(rest) && rest.matches('.').count() >= dots).then(|| format!("use {rest}"));
-    }
-    let (module, names) = rest.split_once(" import ")?;
-    let names: Vec<&str> = names.split(',').map(str::trim).collect();
-    let sound = word == "from"
-        && is_path(module.trim())
-        && names.iter().all(|name| is_path(name) && !name.contains('.'));
-    let module = module.trim();
-    sound.then(|| match names.as_slice() {
-        [name] => format!("use {module}.{name}"),
-        names => format!("use {module}.{{{}}}", names.join(", ")),
-    })
-}
-
 /// The diagnostic of the first of [`HABITS`] that matches, for signs and words of other languages.
 pub(super) fn habit(unparsed: &Unparsed) -> Option<Diagnostic> {
     HABITS.iter().find_map(|habit| habit(unparsed))
 }
 
-const HABITS: [fn(&Unparsed) -> Option<Diagnostic>; 11] = [
+const HABITS: [fn(&Unparsed) -> Option<Diagnostic>; 19] = [
     assigned_in_place,
+    unnamed,
+    dotted_setting,
+    number_without_a_last_digit,
+    sign_before_a_block,
+    value_in_braces,
+    absolute_value,
+    comment_of_another_language,
     unnamed_term,
     reduce_with_commas,
     import_of_all,
+    import_of_several,
     import_by_another_name,
     import_of_a_file,
     settings_in_parentheses,
@@ -189,6 +189,120 @@ fn assigned_in_place(unparsed: &Unparsed) -> Option<Diagnostic> {
     )))
 }
 
+/// `term = ...`, `model = ...`, `domain "math" { ... }`
+fn unnamed(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (first, stuck) = (unparsed.first().0, unparsed.stuck());
+    let titled = matches!(first, "experiment" | "compare" | "use" | "sweep" | "route");
+    let declares = match unparsed.kind {
+        CatchAllRule::Item => words::ITEMS.contains(&first) && !titled,
+        CatchAllRule::Statement => matches!(first, "term" | "state" | "let" | "step" | "trains"),
+        CatchAllRule::Arm | CatchAllRule::MatchArm | CatchAllRule::Axis => false,
+    };
+    if !declares || unparsed.at != unparsed.after_first() {
+        return None;
+    }
+    if let Some(quoted) = stuck.strip_prefix('"').and_then(|rest| rest.split('"').next()) {
+        let diagnostic =
+            unparsed.foreign(unparsed.at, quoted.len() + 2, format!("the name of a `{first}` has no quotes"));
+        let is_name = quoted.chars().all(words::is_word) && !quoted.starts_with(|c: char| c.is_ascii_digit());
+        return Some(match is_name && !quoted.is_empty() {
+            true => diagnostic.replace_with("remove the quotes", quoted),
+            false => diagnostic.help("names are made of letters, digits and `_`"),
+        });
+    }
+    let article = if first.starts_with(['a', 'e', 'o']) { "an" } else { "a" };
+    stuck.starts_with(['=', ':']).then(|| {
+        unparsed.foreign(0, first.len(), format!("{article} `{first}` needs a name")).help(match first {
+            "domain" | "objective" | "eval" | "step" => format!("write `{first} name {{ ... }}`"),
+            _ => format!("write `{first} name = ...`"),
+        })
+    })
+}
+
+/// `trainer.total_epochs = 3`
+fn dotted_setting(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let first = unparsed.first().0;
+    let dotted = unparsed.slice.find(|c: char| !words::is_word(c) && c != '.')?;
+    let name = &unparsed.slice[..dotted];
+    let assigned = unparsed.slice[dotted..].trim_start();
+    if first.is_empty() || !name.contains('.') || name.ends_with('.') || !assigned.starts_with(['=', ':']) {
+        return None;
+    }
+    Some(
+        unparsed
+            .foreign(0, dotted, format!("the name of a setting has no `.`: `{name}`"))
+            .help("`mopd import FILE` translates a configuration of verl or TRL"),
+    )
+}
+
+/// `1.`
+fn number_without_a_last_digit(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let number = unparsed.before().strip_suffix('.')?;
+    let digits = number.bytes().rev().take_while(u8::is_ascii_digit).count();
+    if digits == 0 || number[..number.len() - digits].ends_with(words::is_word) {
+        return None;
+    }
+    let start = number.len() - digits;
+    let ours = format!("{}.0", &number[start..]);
+    let diagnostic = unparsed.foreign(start, digits + 1, "a number does not end with a point");
+    Some(diagnostic.replace_with(format!("write `{ours}`"), ours))
+}
+
+/// `fields = {"prompt": "question"}`, `models = {a, b}`
+fn value_in_braces(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let before = unparsed.before();
+    if !unparsed.stuck().starts_with('{') || !before.ends_with(['=', '(', ',', ':', '[']) {
+        return None;
+    }
+    Some(unparsed.foreign(unparsed.at, 1, "a value does not begin with `{`").help(
+        "a list is `[a, b]`; named values are the arguments of a call, `name(key: value)`, or the settings of a \
+         block, `name { key = value }`",
+    ))
+}
+
+/// `|x|`
+fn absolute_value(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let inner = unparsed.stuck().strip_prefix('|')?;
+    if inner.starts_with('|') {
+        return None;
+    }
+    let diagnostic = unparsed.foreign(unparsed.at, 1, "an absolute value is written `abs(x)`, not `|x|`");
+    let length = inner.find(['|', '\n'])?;
+    let ours = format!("abs({})", inner[..length].trim());
+    let whole = unparsed.span(unparsed.at, length + 2);
+    Some(match inner[length..].starts_with('|') {
+        true => diagnostic.fix(format!("write `{ours}`"), whole, ours),
+        false => diagnostic,
+    })
+}
+
+/// `domain math = { ... }`, `objective mine: { ... }`
+fn sign_before_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (first, stuck) = (unparsed.first().0, unparsed.stuck());
+    let has_block =
+        matches!(first, "experiment" | "compare" | "domain" | "eval" | "objective" | "route" | "sweep");
+    if unparsed.kind != CatchAllRule::Item || !has_block || !stuck.starts_with(['=', ':']) {
+        return None;
+    }
+    let sign = &stuck[..1];
+    if !stuck[1..].trim_start().starts_with('{') {
+        return None;
+    }
+    let message = format!("the block of `{first}` follows its name directly, without `{sign}`");
+    let before = unparsed.before().len();
+    let blanks = stuck[1..].len() - stuck[1..].trim_start().len();
+    let whole = unparsed.span(before, unparsed.at - before + 1 + blanks);
+    Some(unparsed.foreign(unparsed.at, 1, message).fix(format!("remove the `{sign}`"), whole, " "))
+}
+
+/// `-- a comment`, `% a comment`, `---`
+fn comment_of_another_language(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let slice = unparsed.slice;
+    let sign = ["---", "--", "%"].into_iter().find(|sign| slice.starts_with(sign))?;
+    let message = format!("a comment begins with `//`, not with `{sign}`");
+    Some(unparsed.foreign(0, sign.len(), message).replace_with("write `//`", "//"))
+}
+
 /// `-live student.logp` alone on a line of an objective
 fn unnamed_term(unparsed: &Unparsed) -> Option<Diagnostic> {
     let ((first, rest), slice) = (unparsed.first(), unparsed.slice);
@@ -202,7 +316,13 @@ fn unnamed_term(unparsed: &Unparsed) -> Option<Diagnostic> {
     }
     let line = slice.lines().next().unwrap_or_default().trim_end();
     let message = "a part of the loss is a `term` with a name";
-    Some(unparsed.foreign(0, line.len(), message).help("write `term name = ...`"))
+    let diagnostic = unparsed.foreign(0, line.len(), message).help("write `term name = ...`");
+    // `loss distill = ...`
+    let (named, value) = split_word(rest);
+    Some(match !first.is_empty() && !named.is_empty() && value.starts_with('=') {
+        true => diagnostic.fix("write `term`", unparsed.first_span(), "term"),
+        false => diagnostic,
+    })
 }
 
 /// `reduce = mean(token), mean(sequence)`
@@ -221,49 +341,6 @@ fn reduce_with_commas(unparsed: &Unparsed) -> Option<Diagnostic> {
         Some(comma) => diagnostic.fix("write `then`", unparsed.builder.span_at(comma, start), " then "),
         None => diagnostic,
     })
-}
-
-/// The text after `use` in an import.
-fn import<'a>(unparsed: &Unparsed<'a, '_>) -> Option<&'a str> {
-    let (first, rest) = unparsed.first();
-    (first == "use" && unparsed.kind == CatchAllRule::Item).then_some(rest)
-}
-
-/// `use std.opd.*`
-fn import_of_all(unparsed: &Unparsed) -> Option<Diagnostic> {
-    import(unparsed)?;
-    let star = unparsed.slice.find('*')?;
-    let module = unparsed.slice[..star].trim_end();
-    Some(
-        unparsed
-            .foreign(star, 1, "an import takes names one by one: there is no `*`")
-            .help(format!("list them: `{module}{{first, second}}`")),
-    )
-}
-
-/// `use std.opd.mopd as base`
-fn import_by_another_name(unparsed: &Unparsed) -> Option<Diagnostic> {
-    import(unparsed)?;
-    let alias = unparsed.slice.find(" as ")?;
-    let import = unparsed.slice[..alias].trim_end();
-    Some(
-        unparsed
-            .foreign(alias + 1, "as".len(), "an import keeps its name: there is no `as`")
-            .help(format!("write `{import}`, and use that name")),
-    )
-}
-
-/// `use "losses/mine.mopd"`
-fn import_of_a_file(unparsed: &Unparsed) -> Option<Diagnostic> {
-    let quoted = import(unparsed)?.strip_prefix('"')?;
-    let path = quoted.split('"').next().unwrap_or_default();
-    let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
-    let message = "a module is named by a path of words, without quotes";
-    Some(
-        unparsed
-            .foreign(unparsed.after_first(), path.len() + 2, message)
-            .help(format!("for example `use {module}.name` takes `name` from `{path}`")),
-    )
 }
 
 /// `experiment (seed = 1)`
@@ -315,7 +392,7 @@ fn shell_variable(unparsed: &Unparsed) -> Option<Diagnostic> {
     if !unparsed.stuck().starts_with('$') || unparsed.at == 0 {
         return None;
     }
-    Some(unparsed.foreign(unparsed.at, 1, "`$` names nothing here").help(
+    Some(unparsed.foreign(unparsed.at, 1, "there are no shell variables, so `$` has no meaning").help(
         "a value from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set \
          weights=...`",
     ))
@@ -331,7 +408,7 @@ fn half_open_range(unparsed: &Unparsed) -> Option<Diagnostic> {
     }
     let Ok(end @ 1..) = after[..digits].parse::<u64>() else { return None };
     let ours = format!("{}..={}", &before[from..], end - 1);
-    let message = "a range is written `..=` and holds both its ends; `:` makes none";
+    let message = "a range is written `first..=last`, with both ends included, not with `:`";
     let whole = unparsed.span(from, unparsed.at + 1 + digits - from);
     Some(
         unparsed

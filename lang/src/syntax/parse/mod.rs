@@ -9,6 +9,7 @@ mod expression;
 mod habits;
 #[cfg(test)]
 mod hostile;
+mod imports;
 mod items;
 mod known;
 mod literal;

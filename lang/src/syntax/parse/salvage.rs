@@ -12,13 +12,13 @@ use crate::syntax::ast::*;
 use crate::syntax::words::{self, split_word};
 
 /// The keyword of an item that a word is meant for: its own, that of other languages, or a similar one.
-fn meant_keyword(word: &str) -> Option<&str> {
+fn meant_keyword<'w>(word: &'w str, rest: &str) -> Option<&'w str> {
     match word {
         "def" | "func" | "function" => Some("fn"),
         "import" | "from" => Some("use"),
         "const" | "var" | "val" => Some("let"),
         _ if words::ITEMS.contains(&word) => Some(word),
-        _ => nearest(word, words::ITEMS.iter().copied()),
+        _ => words::meant_item(word, rest).or_else(|| nearest(word, words::ITEMS.iter().copied())),
     }
 }
 
@@ -48,7 +48,9 @@ impl<'a> AstBuilder<'a> {
         if matches!(keyword, "for" | "while") {
             return Some(declares_any());
         }
-        let Some(keyword) = meant_keyword(keyword) else { return self.without_keyword(span, keyword, rest) };
+        let Some(keyword) = meant_keyword(keyword, rest) else {
+            return self.without_keyword(span, keyword, rest);
+        };
         let lost = Expr { span, kind: ExprKind::Error };
 
         if keyword == "use" {
@@ -59,8 +61,11 @@ impl<'a> AstBuilder<'a> {
             let arm = Arm { span, index: None, condition: Condition::When(lost), target };
             return Some(ItemKind::Route(Route { span, arms: vec![arm] }));
         }
-        let (word, after) = split_word(rest);
-        let word_start = end - rest.len();
+        // `domain "math" { ... }`
+        let titled = matches!(keyword, "experiment" | "compare" | "sweep");
+        let unquoted = rest.strip_prefix('"').filter(|_| !titled).unwrap_or(rest);
+        let (word, after) = split_word(unquoted);
+        let word_start = end - unquoted.len();
         // In `teacher math-guide = ...`, `math` is not the intended name.
         let unnamed = word.is_empty() || words::RESERVED.contains(&word) || after.starts_with('-');
         if unnamed && !matches!(keyword, "experiment" | "compare" | "sweep") {
@@ -127,10 +132,12 @@ impl<'a> AstBuilder<'a> {
         let slice = &self.text()[start..end];
         // `from a.b import c` gives its names after a word, `use a.b.{c}` inside braces; `import a.b` takes
         // no names.
-        let names_at = slice.find(" import ").or(slice.find('{')).unwrap_or(slice.len());
+        let names_at = slice.find(" import ").or(slice.find(['{', '[', '('])).unwrap_or(slice.len());
         let std_alone =
             slice.starts_with("import") && slice.contains("std") && slice.matches('.').count() < 2;
-        if slice.contains(['*', '"']) || slice.contains(" as ") || std_alone {
+        let several = slice[..names_at].contains(',');
+        let python = super::imports::is_of_python(slice);
+        if slice.contains(['*', '"']) || slice.contains(" as ") || std_alone || several || python {
             return Some(declares_any());
         }
         let mut module = self.words_between(start, start + names_at);

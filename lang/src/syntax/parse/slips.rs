@@ -34,10 +34,10 @@ fn begins_with_an_operator(unparsed: &Unparsed) -> Option<Diagnostic> {
     let span = unparsed.span(0, operator.len());
     Some(
         Diagnostic::error(Code::Syntax, span, format!("a line can't begin with `{operator}`"))
-            .label("the line before ended already")
+            .label("the line before it is complete")
             .help(format!(
-                "an expression goes on over the end of a line that ends in an operator: put `{operator}` \
-                 there"
+                "an expression continues after a line that ends with an operator: move `{operator}` to the \
+                 end of the line before"
             )),
     )
 }
@@ -49,7 +49,7 @@ fn item_in_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
     let message = format!("`{}` can't stand inside a block", unparsed.first().0);
     Some(
         Diagnostic::error(Code::Syntax, unparsed.first_span(), message)
-            .label("an item of its own")
+            .label("an item")
             .help("move it out of the braces"),
     )
 }
@@ -76,9 +76,18 @@ fn setting_outside_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
     if unparsed.kind != CatchAllRule::Item || words::ITEMS.contains(&first) || !rest.starts_with(['=', ':']) {
         return None;
     }
+    let value = split_word(rest.trim_start_matches(['=', ':', ' '])).0;
+    if words::MAKES_A_MODEL.contains(&value) {
+        let message = format!("`{first}` is not declared as a model");
+        return Some(
+            Diagnostic::error(Code::Syntax, unparsed.first_span(), message)
+                .help(format!("write `model {first} = ...`"))
+                .fix("write `model`", unparsed.span(0, 0), "model "),
+        );
+    }
     Some(
-        Diagnostic::error(Code::Syntax, unparsed.first_span(), "a setting stands inside a block")
-            .label("at this level, only items such as `model` or `let`")
+        Diagnostic::error(Code::Syntax, unparsed.first_span(), "a setting belongs inside a block")
+            .label("outside blocks there are only items, such as `model` or `let`")
             .fix("declare a constant", unparsed.span(0, 0), "let "),
     )
 }
@@ -91,14 +100,18 @@ fn unknown_kind_of_item(unparsed: &Unparsed) -> Option<Diagnostic> {
     }
     let error = |message: String| Diagnostic::error(Code::Syntax, unparsed.first_span(), message);
     let message = format!("`{first}` is not a kind of item");
-    Some(match nearest(first, words::ITEMS.iter().copied()) {
-        Some(meant) => error(format!("{message}; did you mean `{meant}`?"))
-            .replace_with(format!("write `{meant}`"), meant),
-        None => {
-            let kinds: Vec<String> = words::ITEMS.iter().map(|item| format!("`{item}`")).collect();
-            error(message).help(format!("items begin with {}", kinds.join(", ")))
-        }
-    })
+    Some(
+        match words::meant_item(first, unparsed.first().1)
+            .or_else(|| nearest(first, words::ITEMS.iter().copied()))
+        {
+            Some(meant) => error(format!("{message}; did you mean `{meant}`?"))
+                .replace_with(format!("write `{meant}`"), meant),
+            None => {
+                let kinds: Vec<String> = words::ITEMS.iter().map(|item| format!("`{item}`")).collect();
+                error(message).help(format!("items begin with {}", kinds.join(", ")))
+            }
+        },
+    )
 }
 
 fn unquoted_name(unparsed: &Unparsed) -> Option<Diagnostic> {
@@ -107,7 +120,7 @@ fn unquoted_name(unparsed: &Unparsed) -> Option<Diagnostic> {
     if !named || second.is_empty() || unparsed.at != unparsed.after_first() {
         return None;
     }
-    let message = format!("the name of the `{first}` stands in double quotes");
+    let message = format!("the name of the `{first}` is written in double quotes");
     Some(
         Diagnostic::error(Code::Syntax, unparsed.span(unparsed.at, second.len()), message)
             .replace_with("write quotes", format!("\"{second}\"")),
