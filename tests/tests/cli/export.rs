@@ -289,7 +289,7 @@ fn exports_refuse_numbers_that_differ_by_domain() {
              model base = llama {{ layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }}\n\
              model both = sft(base, on: [math, code]) {{ target = answer, steps = 2, batch = 2, lr = 1e-3 }}\n\
              objective o {{\n  term follow = match {{ domain == math -> 0.1, else -> 0.5 }} * \
-             (teacher.logp - student.logp) * -live student.logp\n  reduce = mean(token, over: batch)\n}}\n\
+             (student.logp - teacher.logp) * live student.logp\n  reduce = mean(token, over: batch)\n}}\n\
              teacher one = both\n\
              route {{ else -> one }}\n\
              model student = distill(base, on: {on}) {{\n  objective = o\n  \
