@@ -168,7 +168,8 @@ impl Layout {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub layout: Layout,
-    /// `position`, `length`, `step`, `progress` and `correct` may be missing: they are derived from the rest.
+    /// `position`, `length`, `domain_place`, `step`, `progress` and `correct` may be missing: they are
+    /// derived from the rest.
     pub signals: Vec<(Signal, Vec<f32>)>,
     /// Values of the live primitives, per token, in the objective's order.
     pub live: Vec<Vec<f32>>,
@@ -234,6 +235,7 @@ impl Batch {
                 let rewards = self.signal(&Signal::Reward).ok_or_else(missing)?;
                 rewards.iter().map(|reward| f32::from(u8::from(*reward >= 1.0))).collect()
             }
+            Signal::DomainPlace => (0..self.layout.len(Axis::Domain)).map(|place| place as f32).collect(),
             Signal::Step => vec![self.step as f32],
             Signal::Progress => vec![(f64::from(self.step) / f64::from(self.steps.max(1))) as f32],
             _ => return Err(missing()),

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use mopd_expr::roles::Role;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{JointMember, Origin, PanelId, TeacherId};
+use mopd_lang::experiment::{DomainId, JointMember, Origin, PanelId, TeacherId};
 use mopd_lang::formula::{Formula, Role as CheckedRole, WeightedRole};
 use mopd_lang::source::{FileId, Span};
 
@@ -30,7 +30,7 @@ pub struct LearnerInTurns<'a> {
     pub members: &'a [JointMember],
 }
 
-/// The meaning of teachers' names in a stage.
+/// The meaning of the names of teachers and domains in a stage.
 #[derive(Default)]
 pub struct StageRoles {
     /// The scorers after the reference, in order.
@@ -44,6 +44,8 @@ pub struct StageRoles {
     pub feedback: Vec<TeacherId>,
     /// The learned schedules in the teachers' templates; this version runs a single one.
     pub learned: Vec<Formula>,
+    /// The stage's domains, in the order of its mixture.
+    pub domains: Vec<DomainId>,
 }
 
 /// A teacher that scores in a stage.
@@ -69,6 +71,7 @@ const NO_ROLES: &StageRoles = &StageRoles {
     panels: Vec::new(),
     feedback: Vec::new(),
     learned: Vec::new(),
+    domains: Vec::new(),
 };
 
 impl StageRoles {

@@ -21,6 +21,8 @@ pub(super) struct AuditCase<'a, 'b> {
     /// The temperature of the policy that is trained on the rollout.
     pub policy_temperature: f64,
     pub teachers: &'b Teachers,
+    /// The text `prompts of math`, if the objective compares domains.
+    pub prompts: Option<&'b str>,
     pub steps: u32,
     pub longest: f64,
     /// Updates from each batch of these tokens.
@@ -64,7 +66,8 @@ impl<'a, 'b> AuditCase<'a, 'b> {
 
     /// The case as text: `tokens that the student drew, on prompts that go to now`.
     pub fn on(&self) -> String {
-        self.sampler.text() + &self.teachers.text()
+        let prompts = self.prompts.map(|prompts| format!(", {prompts}")).unwrap_or_default();
+        self.sampler.text() + &self.teachers.text() + &prompts
     }
 
     /// The steps to try, the middle of the run first.

@@ -7,16 +7,17 @@ use mopd_lang::source::Span;
 
 use super::bounds::{self, Bounds};
 use super::case::{AuditCase, Vanishing};
+use super::domains::AuditedPrompts;
 use super::judge::Query;
 use super::not_finite::NonFinite;
-use super::range::{self, RunFacts};
+use super::range;
 use super::sampler::Sampler;
 use super::sign::RepelledFrom;
 use super::teachers::Teachers;
 use super::toy_model::RunNumbers;
 use super::verdict::RunPhase;
 use super::view::{SampleFilter, TermView};
-use super::{ObjectiveUse, USUAL_STEPS, filter};
+use super::{ObjectiveUse, USUAL_STEPS};
 
 /// The diagnostics about the objectives of a sound experiment, as its stages use them. Its [`Origin`]s index
 /// `origins`.
@@ -76,72 +77,89 @@ pub(super) struct AuditPass<'a> {
 impl<'a> AuditPass<'a> {
     fn audit_stage(&mut self, train: &'a Train, by_gradients: bool) {
         let usage = ObjectiveUse::from_stage(self.experiment, train);
-        let verdicts =
+        let verdicts: Vec<&Reward> =
             train.mixture.iter().map(|share| &self.experiment.domain(share.domain).reward).collect();
-        let at_first = match by_gradients {
-            true => Teachers::at_first_step(self.experiment, train),
+        let reward = range::verdicts(verdicts.iter().copied());
+        let at_first_step = |domain| match by_gradients {
+            true => Teachers::at_first_step(self.experiment, train, domain),
             false => Vec::new(),
         };
-        let (objective, filter_of) = (&train.objective, train.filter.as_ref());
-        let seen = AuditedUse { objective, usage, filter: filter_of, verdicts, at_first };
+        let (objective, filter, at_first) = (&train.objective, train.filter.as_ref(), at_first_step(None));
+        let seen = AuditedUse { objective, usage, filter, verdicts, at_first };
         if self.seen.contains(&seen) {
             return;
         }
-        let (steps, longest, updates) = (seen.usage.steps, seen.usage.longest, seen.usage.updates);
-        let called = if train.mini_batches > 1 { "updates from a batch" } else { "passes" };
-        let facts = |teachers| RunFacts {
-            teachers,
-            steps,
-            reward: range::verdicts(seen.verdicts.iter().copied()),
-            longest,
-        };
+        let domains = seen.usage.of_domains(objective);
+        let at_first: Vec<Vec<Teachers>> =
+            domains.iter().map(|own| at_first_step(Some(own.domain))).collect();
+        let mut prompts: Vec<AuditedPrompts> = domains
+            .iter()
+            .zip(&at_first)
+            .map(|(own, at_first)| AuditedPrompts {
+                objective: &own.objective,
+                usage: &own.usage,
+                at_first,
+                reward,
+                text: Some(&own.text),
+            })
+            .collect();
+        if prompts.is_empty() {
+            let (usage, at_first) = (&seen.usage, seen.at_first.as_slice());
+            prompts.push(AuditedPrompts { objective, usage, at_first, reward, text: None });
+        }
         if let Some(filter) = &train.filter {
-            let bounds = Bounds::new(&[filter], &facts(&seen.usage.casts[0]));
+            let bounds = Bounds::new(&[filter], &prompts[0].facts(&seen.usage.casts[0]));
             if bounds::cannot_hold(filter, &bounds) {
                 self.never("filter", filter, train.rollout.origin);
             }
         }
-        self.silent(&train.objective, &seen.usage, &seen.at_first, &facts);
-        for term in &train.objective.terms {
-            let (rollout, left, updates) = match &term.data {
-                Some(data) => (data.as_ref(), SampleFilter::default(), 1),
-                None => {
-                    (&train.rollout, SampleFilter { kept: seen.usage.kept, filter: filter(train) }, updates)
-                }
-            };
-            let own = TermView::new(&train.objective, term, left);
-            let casts = &seen.usage.casts
-                [..if own.others().contains(&Role::Teacher) { seen.usage.casts.len() } else { 1 }];
-            let (samplers, policy_temperature) =
-                (Sampler::from_rollout(rollout), rollout.policy_temperature());
-            let mut cases: Vec<AuditCase> = Vec::new();
-            for sampler in samplers.iter().filter(|sampler| !matches!(sampler, Sampler::Unknown { .. })) {
-                for teachers in
-                    casts.iter().filter(|teachers| bounds::silent(&own, &facts(teachers)).is_none())
-                {
-                    let (objective, rollout) = (&train.objective, rollout.origin);
-                    let steps = steps.unwrap_or(USUAL_STEPS);
-                    cases.push(AuditCase {
-                        objective,
-                        term,
-                        samples: left,
-                        sampler,
-                        policy_temperature,
-                        teachers,
-                        steps,
-                        longest,
-                        updates,
-                        called,
-                        rollout,
-                    });
-                }
-            }
-            let known = samplers.iter().all(|sampler| !matches!(sampler, Sampler::Unknown { .. }));
-            if !self.of_term(&cases, known) {
+        self.silent(&prompts);
+        for place in 0..objective.terms.len() {
+            if !self.term(train, place, &prompts) {
                 return;
             }
         }
         self.seen.push(seen);
+    }
+
+    /// Checks one term on all prompts. False when the time is up.
+    fn term(&mut self, train: &Train, place: usize, prompts: &[AuditedPrompts]) -> bool {
+        let called = if train.mini_batches > 1 { "updates from a batch" } else { "passes" };
+        let data = train.objective.terms[place].data.as_deref();
+        let rollout = data.unwrap_or(&train.rollout);
+        let (samplers, policy_temperature) = (Sampler::from_rollout(rollout), rollout.policy_temperature());
+        let mut cases: Vec<AuditCase> = Vec::new();
+        for of in prompts {
+            let (objective, usage) = (of.objective, of.usage);
+            let term = &objective.terms[place];
+            let (samples, updates) = match data {
+                Some(_) => (SampleFilter::default(), 1),
+                None => (SampleFilter { kept: usage.kept, filter: usage.filter.as_ref() }, usage.updates),
+            };
+            let own = TermView::new(objective, term, samples);
+            let casts =
+                &usage.casts[..if own.others().contains(&Role::Teacher) { usage.casts.len() } else { 1 }];
+            for sampler in samplers.iter().filter(|sampler| !matches!(sampler, Sampler::Unknown { .. })) {
+                for teachers in casts.iter().filter(|teachers| of.moves(place, teachers)) {
+                    cases.push(AuditCase {
+                        objective,
+                        term,
+                        samples,
+                        sampler,
+                        policy_temperature,
+                        teachers,
+                        prompts: of.text,
+                        steps: usage.steps.unwrap_or(USUAL_STEPS),
+                        longest: usage.longest,
+                        updates,
+                        called,
+                        rollout: rollout.origin,
+                    });
+                }
+            }
+        }
+        let known = samplers.iter().all(|sampler| !matches!(sampler, Sampler::Unknown { .. }));
+        self.of_term(&cases, known)
     }
 
     /// Checks a term on all the tokens that it is trained on. `known`: whether `cases` has all of them. False

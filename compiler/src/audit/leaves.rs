@@ -216,6 +216,10 @@ impl<'a> ToySample<'a> {
             Signal::Loss => 0.5 + self.toy.chance("loss", &[]),
             Signal::ValidationLoss => 0.5 + self.toy.chance("loss.validation", &[]),
             Signal::State { name, first, .. } => self.toy.state(name, *first),
+            // Each domain is audited on its own; only the parameters of a divergence keep their comparisons.
+            Signal::DomainIs { .. } => {
+                return Err("a parameter of a divergence compares the domains of prompts".into());
+            }
             Signal::TermLoss { term } => 0.5 + self.toy.chance(term, &[]),
             _ => return Err("it is no number of the run in a toy model".into()),
         })

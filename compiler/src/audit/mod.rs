@@ -14,6 +14,7 @@ mod branches;
 mod case;
 mod diagnostics;
 mod divergence;
+mod domains;
 mod dual;
 mod evaluate;
 mod expectation;
@@ -50,6 +51,7 @@ use serde::Serialize;
 
 pub use diagnostics::{diagnostics, diagnostics_while};
 pub(crate) use divergence::TokenContext;
+pub use domains::DomainUse;
 pub use sampler::Sampler;
 pub use teachers::Teachers;
 pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
@@ -57,6 +59,7 @@ pub use toy_model::ToyModel;
 pub(crate) use toy_model::{RoleDistributions, normalised};
 pub use verdict::{Audit, GradientMultiple, NearestTask, RunPhase, TermAudit, TermVerdict, Verdict, sum};
 
+use domains::DomainObjective;
 use expectation::{ALL, CompiledTerm};
 use judge::Query;
 use moments::moments;
@@ -88,6 +91,8 @@ pub struct ObjectiveUse {
     pub steps: Option<u32>,
     /// The most tokens of a completion; infinite if that is not known.
     pub longest: f64,
+    /// The domains of the prompts, if the objective compares them; empty if they are not known.
+    pub domains: Vec<DomainUse>,
 }
 
 impl ObjectiveUse {
@@ -103,6 +108,7 @@ impl ObjectiveUse {
             updates: 1,
             steps: None,
             longest: f64::INFINITY,
+            domains: Vec::new(),
         }
     }
 
@@ -111,7 +117,7 @@ impl ObjectiveUse {
             Length::Steps(steps) => Some(steps.max(1)),
             Length::Epochs(_) => None,
         };
-        let casts = Teachers::for_stage(experiment, train);
+        let casts = Teachers::for_stage(experiment, train, None);
         ObjectiveUse {
             samplers: Sampler::from_rollout(&train.rollout),
             policy_temperature: Some(train.rollout.policy_temperature()),
@@ -121,6 +127,7 @@ impl ObjectiveUse {
             updates: train.updates_per_batch(),
             steps,
             longest: range::longest(train),
+            domains: DomainUse::of_stage(experiment, train),
         }
     }
 
@@ -203,7 +210,31 @@ pub fn audit(objective: &Objective, usage: &ObjectiveUse) -> Audit {
 }
 
 /// The audit of one term of an objective; `term` is its index.
-pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a ObjectiveUse) -> TermAudit {
+pub fn audit_term(objective: &Objective, term: usize, usage: &ObjectiveUse) -> TermAudit {
+    let domains = usage.of_domains(objective);
+    if domains.is_empty() {
+        return of_prompts(objective, term, usage);
+    }
+    let mut apart: Vec<(TermAudit, String)> = Vec::new();
+    for DomainObjective { objective, usage, text, .. } in &domains {
+        let found = of_prompts(objective, term, usage);
+        match apart.iter_mut().find(|(known, _)| *known == found) {
+            Some((_, texts)) => *texts += &format!(" and {text}"),
+            None => apart.push((found, text.clone())),
+        }
+    }
+    let several = apart.len() > 1;
+    let findings = apart.into_iter().flat_map(|(found, text)| {
+        found.findings.into_iter().map(move |finding| match several {
+            true => TermVerdict { on: format!("{}, {text}", finding.on), ..finding },
+            false => finding,
+        })
+    });
+    TermAudit { term: objective.terms[term].name.clone(), findings: findings.collect() }
+}
+
+/// The audit of one term that is the same for all prompts.
+fn of_prompts<'a>(objective: &'a Objective, term: usize, usage: &'a ObjectiveUse) -> TermAudit {
     let own = &objective.terms[term];
     let policy = own.data.as_deref().map(Rollout::policy_temperature).or(usage.policy_temperature);
     let view = || TermView::new(objective, own, usage.sample_filter(own)).of_policy(policy);

@@ -1,41 +1,34 @@
 //! Diagnostics of what is known without sampling: terms without any gradient, and conditions that never hold.
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{Objective, Origin, Term};
+use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{Formula, FormulaKind, text};
 use mopd_lang::source::Span;
 
-use super::ObjectiveUse;
-use super::bounds::{self, Culprit, ZeroGradientCause};
+use super::bounds::{Culprit, ZeroGradientCause};
 use super::diagnostics::AuditPass;
-use super::range::RunFacts;
+use super::domains::AuditedPrompts;
 use super::teachers::Teachers;
-use super::view::{SampleFilter, TermView};
 
-impl<'a> AuditPass<'a> {
-    /// Reports terms that can't have any gradient.
-    pub(super) fn silent<'f>(
-        &mut self,
-        objective: &'a Objective,
-        usage: &'f ObjectiveUse,
-        at_first: &'f [Teachers],
-        facts: &dyn Fn(&'f Teachers) -> RunFacts<'f>,
-    ) {
-        let silent = |term: &'a Term, teachers: &'f Teachers| {
-            bounds::silent(&TermView::new(objective, term, SampleFilter::default()), &facts(teachers))
+impl AuditPass<'_> {
+    /// Reports terms that can't have any gradient. One that has none only in some domains is meant so, since
+    /// it compares them.
+    pub(super) fn silent(&mut self, prompts: &[AuditedPrompts]) {
+        let objective = prompts[0].objective;
+        let of_term = |term: usize| {
+            let live = prompts.iter().filter(move |of| of.objective.terms[term].value.live());
+            let each = live.flat_map(|of| of.usage.casts.iter().map(move |teachers| (of, teachers)));
+            each.map(move |(of, teachers)| (teachers, of.culprit(term, teachers))).collect()
         };
-        let culprits: Vec<Vec<Option<Culprit>>> = objective
-            .terms
-            .iter()
-            .map(|term| {
-                usage.casts.iter().map(|teachers| silent(term, teachers)).collect::<Vec<Option<Culprit>>>()
-            })
-            .collect();
-        let nothing = culprits.iter().flatten().all(Option::is_some);
-        for (term, culprits) in objective.terms.iter().zip(culprits) {
-            let always = culprits.iter().all(Option::is_some);
+        let found: Vec<Vec<(&Teachers, Option<Culprit>)>> = (0..objective.terms.len()).map(of_term).collect();
+        let nothing = found.iter().flatten().all(|(_, culprit)| culprit.is_some());
+        for (term, culprits) in objective.terms.iter().zip(found) {
+            let always = culprits.iter().all(|(_, culprit)| culprit.is_some());
+            if !always && prompts.len() > 1 {
+                continue;
+            }
             let Some((teachers, culprit)) =
-                usage.casts.iter().zip(culprits).find_map(|(teachers, found)| Some((teachers, found?)))
+                culprits.into_iter().find_map(|(teachers, found)| Some((teachers, found?)))
             else {
                 continue;
             };
@@ -85,29 +78,30 @@ impl<'a> AuditPass<'a> {
             }));
         }
         if !nothing {
-            self.unmoved(objective, &usage.casts, at_first, &silent);
+            self.unmoved(prompts);
         }
     }
 
     /// Reports an objective that can't move the student away from its own copies. They are the same at the
-    /// first step, so if no term has a gradient then, none ever has. `at_first` are the teachers of that
-    /// step; empty if something else moves the student.
-    fn unmoved<'f>(
-        &mut self,
-        objective: &'a Objective,
-        casts: &'f [Teachers],
-        at_first: &'f [Teachers],
-        silent: &dyn Fn(&'a Term, &'f Teachers) -> Option<Culprit<'a>>,
-    ) {
-        let Some(teachers) = at_first.first() else { return };
-        let stays = |term: &'a Term| at_first.iter().all(|teachers| silent(term, teachers).is_some());
-        if !objective.terms.iter().all(stays) {
+    /// first step, so if no term has a gradient then, none ever has.
+    fn unmoved<'f>(&mut self, prompts: &[AuditedPrompts<'f>]) {
+        if prompts.iter().any(|of| of.at_first.is_empty()) {
             return;
         }
-        for term in &objective.terms {
+        let moves = |term: usize, teachers: fn(&AuditedPrompts<'f>) -> &'f [Teachers]| {
+            prompts.iter().any(|of| teachers(of).iter().any(|teachers| of.moves(term, teachers)))
+        };
+        let terms = &prompts[0].objective.terms;
+        if (0..terms.len()).any(|term| moves(term, |of| of.at_first)) {
+            return;
+        }
+        for (place, term) in terms.iter().enumerate() {
             // A term without gradient at any step is reported on its own.
-            let moves_later = casts.iter().any(|teachers| silent(term, teachers).is_none());
-            let Some(culprit) = silent(term, teachers).filter(|_| moves_later) else { continue };
+            if !moves(place, |of| &of.usage.casts) {
+                continue;
+            }
+            let culprit = prompts.iter().find_map(|of| of.culprit(place, &of.at_first[0]));
+            let Some(culprit) = culprit else { continue };
             let (place, _) = self.place(culprit.part);
             let text = "no gradient comes from this term at any step: the student stays where it starts";
             let part = text::formula(culprit.part, 60);

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use mopd_lang::experiment::{
-    Alignment, Experiment, Pool, SelfCopy, StageStep, Teacher, TeacherWeights, Template, Train,
+    Alignment, DomainId, Experiment, Pool, SelfCopy, StageStep, Teacher, TeacherChoice, TeacherWeights,
+    Template, Train,
 };
 use mopd_lang::formula::{Formula, FormulaKind, Role, Signal, WeightedRole};
 
@@ -54,14 +55,20 @@ pub struct Teachers {
 }
 
 impl Teachers {
-    /// The teachers of a stage, once for each kind of teacher that its route chooses.
-    pub fn for_stage(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
-        Teachers::of_models(experiment, train, |teacher| TeacherModel::new(teacher, train.sees.as_deref()))
+    /// The teachers of a stage, once for each kind of teacher that its route chooses, for all prompts or for
+    /// those of one domain.
+    pub fn for_stage(experiment: &Experiment, train: &Train, domain: Option<DomainId>) -> Vec<Teachers> {
+        let model = |teacher: &Teacher| TeacherModel::new(teacher, train.sees.as_deref());
+        Teachers::of_models(experiment, train, domain, model)
     }
 
     /// [`Teachers::for_stage`] at the first step, where every copy of the student is the student.
-    pub(super) fn at_first_step(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
-        Teachers::of_models(experiment, train, |teacher| {
+    pub(super) fn at_first_step(
+        experiment: &Experiment,
+        train: &Train,
+        domain: Option<DomainId>,
+    ) -> Vec<Teachers> {
+        Teachers::of_models(experiment, train, domain, |teacher| {
             let current = match &teacher.weights {
                 TeacherWeights::Student(_) => TeacherWeights::Student(SelfCopy::Current),
                 other => other.clone(),
@@ -73,11 +80,13 @@ impl Teachers {
     fn of_models(
         experiment: &Experiment,
         train: &Train,
+        domain: Option<DomainId>,
         model: impl Fn(&Teacher) -> TeacherModel,
     ) -> Vec<Teachers> {
         let named: Rc<Vec<TeacherModel>> = Rc::new(experiment.teachers.iter().map(model).collect());
         let mut casts: Vec<Teachers> = Vec::new();
-        for choice in &train.teachers {
+        let chosen = |choice: &&TeacherChoice| domain.is_none_or(|domain| choice.domain == domain);
+        for choice in train.teachers.iter().filter(chosen) {
             let routed = named.get(choice.teacher.0 as usize).cloned();
             if !casts.iter().any(|known| known.routed == routed) {
                 let name =

@@ -230,6 +230,8 @@ fn across_sequences(graph: &Graph, losses: NodeId) -> Vec<Unprintable> {
             Operation::Scan { scan, over, .. } if *over < Axis::Sequence => {
                 format!("`{}` over the {}", scan.name(), over.name())
             }
+            // The engine's own reason is reported.
+            Operation::Signal { signal: Signal::DomainPlace } => continue,
             Operation::Signal { signal } if matches!(node.axis, Axis::Group | Axis::Domain | Axis::Batch) => {
                 format!("`{}`, a number per {}", signal_name(signal), node.axis.name())
             }

@@ -221,6 +221,7 @@ pub fn signal_name(signal: &Signal) -> String {
         Signal::Divergence(_) => "a divergence without gradient".to_owned(),
         Signal::State { name, .. } => format!("state {name}"),
         Signal::TermLoss { term } => format!("loss.{term}"),
+        Signal::DomainPlace => "domain".to_owned(),
         Signal::Data { field } | Signal::DataIs { field, .. } => format!("data.{field}"),
         Signal::RewardPart { part } => format!("reward.{part}"),
         Signal::Other { text, .. } => text.clone(),

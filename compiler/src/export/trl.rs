@@ -249,6 +249,7 @@ fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<TrlInpu
         Signal::Data { .. } | Signal::DataIs { .. } => {
             Err("the trainer does not receive the fields of a row".to_owned())
         }
+        Signal::DomainPlace => Err("the trainer does not receive the domain of a prompt".to_owned()),
         Signal::State { .. } => Err("the engine's checkpoints do not contain it".to_owned()),
         Signal::RewardPart { .. } => Err("the trainer receives only the total reward".to_owned()),
         _ => Err("TRL's trainer does not provide it".to_owned()),

@@ -206,6 +206,7 @@ fn supplied(
         Signal::Data { .. } | Signal::DataIs { .. } => {
             Err("verl does not pass fields of a row to a plugin".to_owned())
         }
+        Signal::DomainPlace => Err("verl does not pass the domain of a prompt to a plugin".to_owned()),
         _ => Err(none.to_owned()),
     }
 }

@@ -288,8 +288,10 @@ impl<'a> Lowering<'a> {
                 let help = "objectives are computed with numbers from about 1e-38 to 3e38";
                 return Err(self.error(formula, Code::OutOfRange, message).help(help).into());
             }
-            ExecutableKind::Number(value) => self.graph.constant(Axis::Run, value),
+            ExecutableKind::Number(value) => self.graph.constant(formula.axis, value),
             ExecutableKind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
+            ExecutableKind::PerDomain(value) => self.graph.constant(Axis::Domain, value),
+            ExecutableKind::InDomain(place) => positions::in_domain(&mut self.graph, place),
             ExecutableKind::Schedule(schedule) if !super::finite::schedule_is_finite(&schedule) => {
                 let message = "a schedule has a bound that is not finite";
                 return Err(self.error(formula, Code::OutOfRange, message));

@@ -1,4 +1,4 @@
-//! Numbers that are computed from a token's position.
+//! Numbers that are computed from a token's position, or from its prompt's.
 
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_plan::{Axis, Function, Reduction, Scan, Signal};
@@ -29,6 +29,12 @@ pub fn turn(graph: &mut Graph) -> NodeId {
     let begun = graph.scan(Scan::Sum, begins, Axis::Sequence, None);
     let one = graph.constant(Axis::Run, 1.0);
     graph.apply(Function::Subtract, &[begun, one])
+}
+
+/// Whether the prompt is of the domain at this place in the mixture of the stage.
+pub fn in_domain(graph: &mut Graph, place: usize) -> NodeId {
+    let (domain, place) = (graph.signal(Signal::DomainPlace), graph.constant(Axis::Run, place as f64));
+    graph.apply(Function::Equal, &[domain, place])
 }
 
 #[cfg(test)]

@@ -49,6 +49,9 @@ pub(super) fn example_numbers(formulas: &FormulaGraph) -> Value {
             FormulaKind::Signal(Signal::State { name, first, .. }) => {
                 drop(example.run.insert(name.clone(), json!(first)));
             }
+            FormulaKind::Signal(Signal::DomainIs { name, .. }) => {
+                example.prompt.entry("domain").or_insert_with(|| json!(**name));
+            }
             _ => example.add(&given_as(leaf), leaf.formula.axis()),
         }
     }

@@ -14,7 +14,8 @@ mod part;
 mod supply;
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{Objective, Rollout};
+use mopd_lang::experiment::{DomainId, Objective, Rollout};
+use mopd_lang::formula::{Formula, FormulaKind, Signal};
 use mopd_lang::source::Span;
 use serde::Serialize;
 
@@ -86,6 +87,10 @@ pub fn run(
 ) -> Result<Trial, TrialError> {
     let objective =
         &part::chosen(objective, &numbers.terms).map_err(|fault| TrialError::Numbers(vec![fault]))?;
+    let uncovered = uncovered(objective, numbers);
+    if !uncovered.is_empty() {
+        return Err(TrialError::Numbers(uncovered));
+    }
     let WholeObjective { formulas, loss, chosen, parts, gradients } = whole(objective, origins)?;
     let temperature = match rollout {
         Some(rollout) => {
@@ -136,6 +141,22 @@ pub fn run(
         places: numbers.places(),
         unread,
     })
+}
+
+/// The domains of the prompts for which a `match` without `else` has no arm.
+fn uncovered(objective: &Objective, numbers: &TrialNumbers) -> Vec<String> {
+    let parts = objective.formulas().into_iter().flat_map(Formula::parts);
+    let covered: Vec<&Formula> = parts.filter_map(|part| part.0.covered.as_ref()).collect();
+    let holds = |covered: &Formula, domain: &str| {
+        let own = covered.parts().into_iter().find_map(|part| match &part.0.kind {
+            FormulaKind::Signal(Signal::DomainIs { domain: own, name }) if **name == *domain => Some(*own),
+            _ => None,
+        });
+        covered.in_domain(own.unwrap_or(DomainId::UNDECLARED)).constant() == Some(1.0)
+    };
+    let lacking = |domain: &&str| !covered.iter().all(|covered| holds(covered, domain));
+    let fault = |domain: &str| format!("a `match` without `else` has no arm for the domain `{domain}`");
+    numbers.domains().into_iter().filter(lacking).map(fault).collect()
 }
 
 /// The values by the machine code of a run. `None` where there is no code generator for the expression or the

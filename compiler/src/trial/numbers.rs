@@ -89,6 +89,17 @@ impl TrialNumbers {
         })
     }
 
+    /// The domains of the prompts, each once.
+    pub(super) fn domains(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for prompt in &self.prompts {
+            if !names.contains(&prompt.domain.as_str()) {
+                names.push(&prompt.domain);
+            }
+        }
+        names
+    }
+
     /// # Errors
     /// A batch without tokens, lists of different lengths, or turns whose lengths do not add up.
     pub(super) fn layout(&self) -> Result<Layout, Vec<String>> {
@@ -122,15 +133,9 @@ impl TrialNumbers {
         let groups = self.prompts.iter().enumerate();
         let group_of_sequence =
             groups.flat_map(|(group, prompt)| std::iter::repeat_n(group as u32, prompt.completions.len()));
-        let mut names: Vec<&str> = Vec::new();
-        let of_group = self.prompts.iter().map(|prompt| {
-            let known = names.iter().position(|name| *name == prompt.domain);
-            known.unwrap_or_else(|| {
-                names.push(&prompt.domain);
-                names.len() - 1
-            }) as u32
-        });
-        let of_group = of_group.collect();
+        let names = self.domains();
+        let place = |domain: &str| names.iter().position(|name| *name == domain).expect("all are listed");
+        let of_group = self.prompts.iter().map(|prompt| place(&prompt.domain) as u32).collect();
         let turns = self.completions().any(|(_, completion)| completion.turns.is_some());
         Ok(Layout {
             sequence_of_token,

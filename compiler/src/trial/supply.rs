@@ -339,6 +339,13 @@ impl<'a> LeafSource<'a> {
                 let matched = self.numbers.matched.iter().flatten().collect::<BTreeSet<_>>();
                 tokens.map(|_| matched.len() as f64).collect()
             }
+            Signal::DomainIs { name, .. } => {
+                let domains = self.numbers.domains();
+                if domains.contains(&"") {
+                    return Err(format!("a prompt has no `domain`, which `domain == {name}` compares"));
+                }
+                domains.into_iter().map(|domain| f64::from(u8::from(domain == &**name))).collect()
+            }
             Signal::Step => vec![f64::from(self.numbers.step)],
             Signal::Progress => {
                 vec![f64::from(self.numbers.step) / f64::from(self.numbers.steps.max(1))]

@@ -102,6 +102,8 @@ pub enum Signal {
     Data { field: String },
     /// Whether a field of the prompt's row is this text. Per sequence, bool.
     DataIs { field: String, text: String },
+    /// The place of each domain in the mixture of the stage. Per domain, count.
+    DomainPlace,
     /// A number drawn uniformly from [0, 1) for each element, independent for each `draw`, for random
     /// selections.
     Uniform { draw: u32, axis: Axis },
@@ -156,6 +158,7 @@ impl Signal {
             Signal::RecordedLogp { .. } => Axis::Batch,
             Signal::Measured { .. } => Axis::Group,
             Signal::Agreement { .. } => Axis::Block,
+            Signal::DomainPlace => Axis::Domain,
             Signal::State { axis, .. } | Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
@@ -207,6 +210,7 @@ impl Signal {
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }
+            | Signal::DomainPlace
             | Signal::Uniform { .. }
             | Signal::Other { .. } => Vec::new(),
         };

@@ -385,6 +385,7 @@ impl Checker {
         self.check_routes(entry);
         let judged = module.items.iter().any(|item| matches!(item.kind, ItemKind::Compare { .. }));
         self.check_use_of_domains(judged);
+        self.check_compared_domains();
         self.warn_of_leakage(&comparisons);
         self.check_use_of_benchmarks(&comparisons);
         let header = header?;

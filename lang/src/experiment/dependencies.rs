@@ -23,6 +23,13 @@ impl Train {
         self.objective.rollouts(&self.rollout).into_iter().chain(choose).collect()
     }
 
+    /// The formulas of its objective, and those that choose prompts and completions.
+    pub fn formulas(&self) -> Vec<&Formula> {
+        let decides = self.rollouts().into_iter().flat_map(Rollout::decides_by);
+        let chosen = decides.chain(&self.filter).chain(&self.priority);
+        self.objective.formulas().into_iter().chain(chosen).collect()
+    }
+
     /// The schedules of its numbers, each with its place in the text.
     pub fn schedules(&self) -> Vec<(Origin, &Schedule)> {
         let drawn = self.rollouts().into_iter().filter_map(Rollout::moving);

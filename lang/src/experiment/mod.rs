@@ -51,6 +51,11 @@ pub struct WithOrigin<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DomainId(pub u32);
 
+impl DomainId {
+    /// A domain that no experiment declares.
+    pub const UNDECLARED: DomainId = DomainId(u32::MAX);
+}
+
 /// Index into [`Experiment::models`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelId(pub u32);

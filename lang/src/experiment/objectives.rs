@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::dependencies::named;
-use super::{Origin, Rollout, TeacherId};
+use super::{DomainId, Origin, Rollout, TeacherId};
 use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 use crate::formula::NamedFormula;
 
@@ -57,6 +57,40 @@ impl Objective {
         formulas.extend(self.reduce.iter().filter_map(|reduce| reduce.denominator.as_ref()));
         formulas.extend(self.states.iter().map(|state| &state.next));
         formulas
+    }
+
+    /// The objective for the prompts of one domain, as [`Formula::in_domain`].
+    pub fn in_domain(&self, domain: DomainId) -> Objective {
+        let own = |formula: &Formula| formula.in_domain(domain);
+        // A mask that always holds is none.
+        let mask = |mask: &Option<Formula>| mask.as_ref().map(own).filter(|own| own.constant() != Some(1.0));
+        let factor = |factor: &Option<Formula>| factor.as_ref().map(own);
+        let reduce = |reduce: &Option<Reduce>| {
+            reduce
+                .as_ref()
+                .map(|reduce| Reduce { denominator: factor(&reduce.denominator), ..reduce.clone() })
+        };
+        let term = |term: &Term| Term {
+            value: own(&term.value),
+            when: mask(&term.when),
+            weight: factor(&term.weight),
+            reduce: reduce(&term.reduce),
+            ..term.clone()
+        };
+        let named = |named: &NamedFormula| NamedFormula { formula: own(&named.formula), ..named.clone() };
+        Objective {
+            terms: self.terms.iter().map(term).collect(),
+            select: mask(&self.select),
+            weight: factor(&self.weight),
+            reduce: reduce(&self.reduce),
+            lets: self.lets.iter().map(named).collect(),
+            states: self
+                .states
+                .iter()
+                .map(|state| State { next: own(&state.next), ..state.clone() })
+                .collect(),
+            ..self.clone()
+        }
     }
 
     /// The denominators of its reductions.

@@ -109,7 +109,7 @@ pub fn complete(source: &str, offset: u32, analysis: &Analysis, around: &dyn Ide
             list.scope_of(&context, distribution);
             list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Teacher(_)), 2);
         }
-        CompletionPlace::RoutedDomain => {
+        CompletionPlace::ComparedDomain => {
             list.scope_of(&context, |kind| matches!(kind, SymbolKind::Domain | SymbolKind::Turn))
         }
     }

@@ -50,7 +50,7 @@ pub enum CompletionPlace {
     /// The right side of a divergence.
     Side,
     /// After `domain ==`
-    RoutedDomain,
+    ComparedDomain,
 }
 
 /// The meaning of a text.
@@ -118,6 +118,10 @@ impl CompletionContext<'_> {
             }
             if matches!(self.text(last), "@" | "for") {
                 return CompletionPlace::Nothing;
+            }
+            let left = self.before(last).map_or("", |left| self.text(left));
+            if matches!(self.text(last), "==" | "!=") && left == "domain" {
+                return CompletionPlace::ComparedDomain;
             }
         }
         if self.item_keyword() == "use" && !self.on_new_line(end) {
@@ -250,7 +254,7 @@ impl CompletionContext<'_> {
             return CompletionPlace::Teacher;
         }
         if matches!(self.text(last), "==" | "!=") {
-            CompletionPlace::RoutedDomain
+            CompletionPlace::ComparedDomain
         } else {
             CompletionPlace::Arm
         }

@@ -435,6 +435,7 @@ fn signal_text(signal: &Signal) -> String {
         Signal::EndLogp { role: of } => role("end_logp", of),
         Signal::Other { text, .. } => text.clone(),
         Signal::State { name, .. } => name.clone(),
+        Signal::DomainPlace => "domain".to_owned(),
         Signal::OfSteps { number, window } => window.written(*number),
         Signal::Measured { measure } => format!("measured[{measure}]"),
         other => super::written(other)["signal"].as_str().unwrap_or("signal").to_owned(),

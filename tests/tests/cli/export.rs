@@ -278,6 +278,36 @@ fn verl_divides_a_batch_into_mini_batches() {
     }
 }
 
+/// The engines don't say which domain a prompt is of. With a single one, there is nothing to say.
+#[test]
+fn exports_refuse_numbers_that_differ_by_domain() {
+    let program = |on: &str| {
+        format!(
+            "experiment \"e\" {{ seed = 1 }}\n\
+             domain math {{ prompts = \"m.jsonl\", reward = exact_match, share = 1/2 }}\n\
+             domain code {{ prompts = \"c.jsonl\", reward = exact_match, share = 1/2 }}\n\
+             model base = llama {{ layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }}\n\
+             model both = sft(base, on: [math, code]) {{ target = answer, steps = 2, batch = 2, lr = 1e-3 }}\n\
+             objective o {{\n  term follow = match {{ domain == math -> 0.1, else -> 0.5 }} * \
+             (student.logp - teacher.logp) * live student.logp\n  reduce = mean(token, over: batch)\n}}\n\
+             teacher one = both\n\
+             route {{ else -> one }}\n\
+             model student = distill(base, on: {on}) {{\n  objective = o\n  \
+             rollout = sample(n: 1, temperature: 1, max_tokens: 8)\n  prompts = 2\n  steps = 2\n  lr = 1e-3\n}}\n"
+        )
+    };
+    for engine in ["trl", "verl"] {
+        let place = Place::with(&[("a.mopd", &program("[math, code]"))]);
+        let report = ["export", "--engine", engine, "--report", "--stage", "student", "a.mopd"];
+        let said = place.mopd(&report).is(1, &[]);
+        assert!(said.out.contains("refused      `domain`"), "{engine}: {}", said.out);
+        assert!(said.out.contains("the domain of a prompt"), "{engine}: {}", said.out);
+        place.write("a.mopd", &program("code"));
+        let said = place.mopd(&report);
+        assert!(!said.out.contains("`domain`"), "{engine}: {}", said.out);
+    }
+}
+
 /// verl's engine computes in bfloat16 unless `mixed_precision` says otherwise, and continues from whatever
 /// checkpoint it finds in the folder unless it is told not to.
 #[test]

@@ -30,7 +30,15 @@ fn name(signal: &Signal) -> Result<String, String> {
 }
 
 fn is_derived(signal: &Signal) -> bool {
-    matches!(signal, Signal::Position | Signal::Length | Signal::Step | Signal::Progress | Signal::Correct)
+    matches!(
+        signal,
+        Signal::Position
+            | Signal::Length
+            | Signal::DomainPlace
+            | Signal::Step
+            | Signal::Progress
+            | Signal::Correct
+    )
 }
 
 /// JSON has no NaN: `null` stands for it.

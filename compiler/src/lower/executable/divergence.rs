@@ -211,6 +211,8 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: FormulaContext) -> Convert
         ExecutableKind::Remaining => positions::remaining(graph),
         ExecutableKind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
         ExecutableKind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
+        ExecutableKind::PerDomain(value) => graph.constant(Axis::Domain, value),
+        ExecutableKind::InDomain(place) => positions::in_domain(graph, place),
         ExecutableKind::Selected => return Err(refused(at, "`selected` inside a divergence")),
         ExecutableKind::Score { of: Some(role), on: ScorePosition::EachToken } => {
             graph.signal(Signal::Value { role })

@@ -32,6 +32,10 @@ pub enum ExecutableKind {
     Turn,
     /// Whether the objective's `select` holds.
     Selected,
+    /// Whether the prompt is of the domain at this place in the mixture of the stage.
+    InDomain(usize),
+    /// The same number for every domain.
+    PerDomain(f64),
     Live(Live),
     /// The output of a scalar head: a role's, or the student's with gradient.
     Score {
@@ -371,6 +375,16 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
         Checked::OfSteps { number, window } => Signal::OfSteps { number: *number, window: *window },
         Checked::VocabularySize => Signal::VocabularySize,
         Checked::Data { field } => Signal::Data { field: field.clone() },
+        Checked::DomainIs { domain, .. } => {
+            return match at.roles.domains.as_slice() {
+                [] => unknown(),
+                [only] => Ok(ExecutableKind::PerDomain(f64::from(u8::from(only == domain)))),
+                domains => Ok(match domains.iter().position(|known| known == domain) {
+                    Some(place) => ExecutableKind::InDomain(place),
+                    None => ExecutableKind::PerDomain(0.0),
+                }),
+            };
+        }
         Checked::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
         Checked::Agreement { role: of, samples, by: Similarity::Edit } => {
             Signal::Agreement { role: role(of, at)?, samples: *samples }

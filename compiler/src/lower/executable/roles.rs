@@ -39,7 +39,8 @@ struct ScorerSearch<'a> {
 pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     let teachers = experiment.teachers.as_slice();
     let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
-    let found = StageScorers { roles: StageRoles::default(), domains: Vec::new() };
+    let roles = StageRoles { domains: all.clone(), ..StageRoles::default() };
+    let found = StageScorers { roles, domains: Vec::new() };
     let mut search = ScorerSearch { teachers, all: all.clone(), found, pending: Vec::new() };
     let whole = |teacher| NamedScorer { teacher, bare: false };
     for teacher in train.named_teachers() {

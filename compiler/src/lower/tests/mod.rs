@@ -6,6 +6,7 @@ mod blocks;
 mod comparisons;
 mod curriculum;
 mod derived;
+mod domains;
 mod drafts;
 mod elements;
 mod expressions;

@@ -69,6 +69,7 @@ impl Checker {
             "teacher" => return Some(Value::Role(Role::Teacher)),
             "sampler" => return Some(Value::Role(Role::Sampler)),
             "reference" => return Some(Value::Role(Role::Reference)),
+            "domain" => return Some(Value::PromptDomain),
             "ratio" => return Some(self.ratio(false, span)),
             "reward" => Signal::Reward,
             "correct" => Signal::Correct,

@@ -17,6 +17,7 @@ use crate::check::formulas::signals::is_role;
 use crate::check::names::foreign::{self, Spelling};
 use crate::check::names::items::callable;
 use crate::check::names::modules::{ModuleId, import_edit};
+use crate::check::names::unknown::without_quotes;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 
 /// The kind of name that fits a place, judged by the text around it.
@@ -96,10 +97,6 @@ impl Checker {
                 true => diagnostic.fix("write `live`", Span { end: span.start, ..span }, "live ").possibly(),
                 false => diagnostic,
             });
-            return;
-        }
-        if name == "domain" && in_formula {
-            self.report(undeclared(name, span).help(DOMAIN_OF_THE_PROMPT));
             return;
         }
         if vocabulary::signal(name).is_some() {
@@ -214,6 +211,19 @@ impl Checker {
         alone.then(|| Span::new(span.file, start, start))
     }
 
+    /// Reports `domain == "math"`.
+    pub(in crate::check) fn domain_in_quotes(&mut self, text: &str, place: Span) {
+        let names: Vec<String> =
+            self.parts.domains.read().iter().map(|domain| format!("`{}`", domain.name)).collect();
+        let known = self.parts.domains.read().iter().any(|domain| domain.name == text);
+        let diagnostic = Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text")
+            .label("a domain is named without quotes");
+        self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
+            Some(bare) => without_quotes(diagnostic, Some(bare)),
+            None => diagnostic.help(format!("domains: {}", names.join(", "))),
+        });
+    }
+
     /// The place in the file of `env` where a `use` can be inserted, and its text.
     fn place_of_import(&self, env: &Env, import: &str) -> (Span, String) {
         let (file, tree) = (self.modules.file(env.module), self.modules.tree(env.module));
@@ -222,23 +232,13 @@ impl Checker {
     }
 }
 
-/// The diagnostic for `domains == d`. A route has the prompt's own domain, an objective does not.
-pub(in crate::check) fn all_domains(place: Span, env: &Env) -> Diagnostic {
-    let text = "a list of domains is compared with one domain";
-    let diagnostic = Diagnostic::error(Code::TypeMismatch, place, text).label("all domains");
-    let known = env.locals.iter().any(|(name, _)| &**name == "domain");
-    match env.context.has_tokens() && !known {
-        true => diagnostic.help(DOMAIN_OF_THE_PROMPT),
-        false => {
-            diagnostic.help("the prompt's own domain is `domain`").replace_with("write `domain`", "domain")
-        }
-    }
+/// The diagnostic for `domains == d`.
+pub(in crate::check) fn all_domains(place: Span) -> Diagnostic {
+    Diagnostic::error(Code::TypeMismatch, place, "a list of domains is compared with one domain")
+        .label("all domains")
+        .help("the prompt's own domain is `domain`")
+        .replace_with("write `domain`", "domain")
 }
-
-/// Why a formula has no `domain`, and what to write instead.
-const DOMAIN_OF_THE_PROMPT: &str = "a formula can't compare the prompt's domain: give the \
-    rows a field and read it (`data.weight`), keep a number for each domain in a `state ... by domain`, or \
-    reduce `over: domain`";
 
 fn undeclared(name: &str, span: Span) -> Diagnostic {
     Diagnostic::error(Code::UnknownName, span, format!("cannot find `{name}` in this scope"))

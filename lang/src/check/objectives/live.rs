@@ -81,7 +81,6 @@ impl Checker {
                 "model",
                 "stage",
                 "teacher",
-                "domain",
                 "route",
                 "compare",
                 "dataset",

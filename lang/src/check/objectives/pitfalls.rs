@@ -139,6 +139,7 @@ fn is_blind_alone(formula: &Formula) -> bool {
             | Signal::Turn
             | Signal::Data { .. }
             | Signal::DataIs { .. }
+            | Signal::DomainIs { .. }
             | Signal::Progress
             | Signal::Step
             | Signal::Loss

@@ -2,6 +2,7 @@
 //! need a whole stage.
 
 pub mod constructors;
+mod domains;
 pub mod guards;
 pub mod joint;
 pub mod lineage;

@@ -22,6 +22,7 @@ impl Checker {
             self.check_settings_are_read(train, settings),
             self.check_privacy(train),
             self.check_guards(train),
+            self.check_domains(train),
             self.check_reward_parts(train),
             self.check_validation(train, settings),
             self.check_alignment(train),
@@ -142,10 +143,7 @@ impl Checker {
     fn check_reward_parts(&mut self, train: &Train) -> bool {
         let mut read: Vec<(String, Origin)> = Vec::new();
         let adaptive = self.read_after_steps(train);
-        let decides = train.rollouts().into_iter().flat_map(Rollout::decides_by);
-        let decides = decides.chain(&train.filter).chain(&train.priority);
-        let formulas = train.objective.formulas().into_iter().chain(&adaptive).chain(decides);
-        for part in formulas.flat_map(Formula::parts) {
+        for part in train.formulas().into_iter().chain(&adaptive).flat_map(Formula::parts) {
             if let FormulaKind::Signal(Signal::RewardPart { part: name }) = &part.0.kind {
                 read.push((name.clone(), part.0.origin));
             }

@@ -155,6 +155,9 @@ impl Checker {
         if let Some(before) = &node.declared {
             given = given.declared(before.clone());
         }
+        if let Some(covered) = &node.covered {
+            given = given.covering(covered.clone());
+        }
         // A number that changes during training is checked once the length of the run is known.
         let bounds = match unit {
             Unit::Fraction | Unit::Prob => Some((0.0, 1.0)),

@@ -433,22 +433,16 @@ impl Checker {
             (Value::List(_), Value::Domain(_))
                 if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") =>
             {
-                self.report(all_domains(left.span, env));
+                self.report(all_domains(left.span));
                 return Value::Error;
             }
             // `domain == "math"`
-            (Value::Domain(_), Value::Text(text)) | (Value::Text(text), Value::Domain(_)) if equality => {
+            (Value::Domain(_) | Value::PromptDomain, Value::Text(text))
+            | (Value::Text(text), Value::Domain(_) | Value::PromptDomain)
+                if equality =>
+            {
                 let place = if matches!(left_value, Value::Text(_)) { left.span } else { right.span };
-                let known = self.parts.domains.read().iter().any(|domain| domain.name == *text);
-                let diagnostic =
-                    Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text");
-                let diagnostic = diagnostic.label("a domain is named without quotes");
-                let names: Vec<String> =
-                    self.parts.domains.read().iter().map(|domain| format!("`{}`", domain.name)).collect();
-                self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
-                    Some(bare) => crate::check::names::unknown::without_quotes(diagnostic, Some(bare)),
-                    None => diagnostic.help(format!("domains: {}", names.join(", "))),
-                });
+                self.domain_in_quotes(text, place);
                 return Value::Error;
             }
             // Values that are not numbers can be compared, too. If one side is unknown, the other can't be
@@ -456,6 +450,12 @@ impl Checker {
             (Value::Error, _) | (_, Value::Error) if equality => return Value::Error,
             (Value::Domain(a), Value::Domain(b)) if equality => {
                 return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
+            }
+            (Value::PromptDomain, Value::Domain(domain)) | (Value::Domain(domain), Value::PromptDomain)
+                if equality =>
+            {
+                let name = self.domain(*domain).name.as_str().into();
+                return self.compared(Signal::DomainIs { domain: *domain, name }, operator, span);
             }
             (Value::Text(a), Value::Text(b)) if equality => {
                 return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
@@ -465,12 +465,7 @@ impl Checker {
             {
                 if let FormulaKind::Signal(Signal::Data { field }) = &data.0.kind {
                     let is = Signal::DataIs { field: field.clone(), text: text.clone() };
-                    let is = Formula::signal(is, self.origin(span));
-                    return if operator == BinaryOperator::Equal {
-                        Value::Formula(is)
-                    } else {
-                        self.applied(Function::Not, is, span, span)
-                    };
+                    return self.compared(is, operator, span);
                 }
             }
             (Value::Logits(_), _) | (_, Value::Logits(_)) => {
@@ -485,5 +480,14 @@ impl Checker {
         };
         let (a, b) = (Spanned::new(a, left.span), Spanned::new(b, right.span));
         self.binary(operator, operator_span, a, b, span)
+    }
+
+    /// Whether two values are equal, which the run decides, or whether they are not.
+    fn compared(&mut self, equal: Signal, operator: BinaryOperator, span: Span) -> Value {
+        let equal = Formula::signal(equal, self.origin(span));
+        match operator {
+            BinaryOperator::Equal => Value::Formula(equal),
+            _ => self.applied(Function::Not, equal, span, span),
+        }
     }
 }

@@ -10,24 +10,13 @@ use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
 impl Checker {
-    /// `match { condition -> value, else -> value }`: the first condition that holds decides.
+    /// `match { condition -> value, else -> value }`: the first condition that holds decides. Without `else`,
+    /// the conditions must cover the domains of each stage that uses it, see `check_domains`.
     pub(in crate::check) fn matched(&mut self, arms: &[MatchArm], span: Span, env: &Env) -> Value {
         let otherwise = arms.iter().position(|arm| matches!(arm.condition, Condition::Else));
-        let Some(otherwise) = otherwise else {
-            for arm in arms {
-                self.evaluate(&arm.value, env);
-            }
-            self.report(
-                Diagnostic::error(
-                    Code::MissingElse,
-                    span,
-                    "this `match` has no `else`: it has no value where no arm holds",
-                )
-                .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
-            );
-            return Value::Error;
-        };
-        if let Some(late) = arms.get(otherwise + 1) {
+        if let Some(otherwise) = otherwise
+            && let Some(late) = arms.get(otherwise + 1)
+        {
             self.report(
                 Diagnostic::error(Code::UnreachableArm, late.span, "this arm is never reached")
                     .note(arms[otherwise].span, "`else` takes everything before it")
@@ -44,7 +33,7 @@ impl Checker {
             self.record_marks("a `match`", &setting, marks);
         }
         let mut conditions: Vec<Option<Formula>> = Vec::new();
-        for arm in &arms[..otherwise] {
+        for arm in arms {
             let Condition::When(condition) = &arm.condition else { continue };
             let value = self.evaluate(condition, env);
             let formula = self.formula(value, condition.span);
@@ -58,18 +47,36 @@ impl Checker {
             }
             conditions.push(formula);
         }
+        let by_domain = conditions.iter().flatten().any(Formula::reads_domain);
+        if otherwise.is_none() && !by_domain {
+            for arm in arms {
+                self.evaluate(&arm.value, env);
+            }
+            // A condition that has no value was reported, or is by a domain that is not given yet.
+            if conditions.iter().all(Option::is_some) {
+                self.report(
+                    Diagnostic::error(
+                        Code::MissingElse,
+                        span,
+                        "this `match` has no `else`: it has no value where no arm holds",
+                    )
+                    .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
+                );
+            }
+            return Value::Error;
+        }
         self.unreachable_arms(arms, &conditions);
         // All conditions are decided before the run, so the branches may be values of any kind.
         let decided: Option<Vec<bool>> = conditions
             .iter()
             .map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0))
             .collect();
-        if let Some(decided) = decided {
+        if let (Some(decided), Some(otherwise)) = (decided, otherwise) {
             let chosen = decided.iter().position(|holds| *holds).unwrap_or(otherwise);
             return self.evaluate(&arms[chosen].value, env);
         }
         let mut values = Vec::new();
-        for arm in &arms[..=otherwise] {
+        for arm in arms {
             let value = self.evaluate(&arm.value, env);
             values.push(
                 self.formula(value, arm.value.span).map(|formula| Spanned::new(formula, arm.value.span)),
@@ -79,14 +86,30 @@ impl Checker {
         let conditions: Option<Vec<Formula>> = conditions.into_iter().collect();
         let (Some(mut values), Some(conditions)) = (values, conditions) else { return Value::Error };
         let Some(unit) = self.shared_unit("match", &values, span) else { return Value::Error };
-        let mut chosen = values.pop().expect("`else` is there").value;
+        let mut covered: Option<Formula> = None;
+        for condition in conditions.iter().filter(|_| otherwise.is_none()) {
+            covered = match covered {
+                None => Some(condition.clone()),
+                Some(above) => {
+                    match self.apply(Function::Or, vec![above, condition.clone()], Unit::Bool, span) {
+                        Value::Formula(either) => Some(either),
+                        _ => return Value::Error,
+                    }
+                }
+            };
+        }
+        // The last arm is `else`, or holds wherever no other does.
+        let mut chosen = values.pop().expect("a `match` has arms").value;
         for (condition, Spanned { value, span }) in conditions.into_iter().zip(values).rev() {
             match self.apply(Function::Where, vec![condition, value, chosen], unit, span) {
                 Value::Formula(formula) => chosen = formula,
                 _ => return Value::Error,
             }
         }
-        Value::Formula(chosen)
+        Value::Formula(match covered {
+            Some(covered) => chosen.covering(covered),
+            None => chosen,
+        })
     }
 
     /// Reports arms whose condition can't hold if none above holds: a repeated condition, or one that implies

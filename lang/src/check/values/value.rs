@@ -21,6 +21,8 @@ pub enum Value {
     Epochs(u32),
     List(Vec<Value>),
     Domain(DomainId),
+    /// `domain` in an objective: that of the prompt.
+    PromptDomain,
     Model(ModelId),
     Teacher(TeacherId),
     Panel(PanelId),
@@ -160,6 +162,7 @@ impl Value {
             Value::Epochs(_) => "a number of epochs".into(),
             Value::List(_) => "a list".into(),
             Value::Domain(_) => "a domain".into(),
+            Value::PromptDomain => "the domain of the prompt".into(),
             Value::Model(_) => "a model".into(),
             Value::Teacher(_) => "a teacher".into(),
             Value::Panel(_) => "a panel of teachers".into(),

@@ -46,6 +46,19 @@ impl Distribution {
         !matches!(self, Distribution::Detached(_)) && self.roles().contains(&Role::Student)
     }
 
+    fn with_weights(&self, of: &mut dyn FnMut(&Formula) -> Formula) -> Distribution {
+        match self {
+            Distribution::Role(role) => Distribution::Role(role.clone()),
+            Distribution::Blend(parts) => Distribution::Blend(
+                parts
+                    .iter()
+                    .map(|part| WeightedRole { weight: of(&part.weight), role: part.role.clone() })
+                    .collect(),
+            ),
+            Distribution::Detached(inner) => Distribution::Detached(Box::new(inner.with_weights(of))),
+        }
+    }
+
     fn formulas(&self) -> Vec<&Formula> {
         match self {
             Distribution::Role(_) => Vec::new(),
@@ -92,6 +105,12 @@ impl Divergence {
             DivergenceKind::Entrywise(summand) if !summand.in_nats() => Unit::Number,
             _ => Unit::Nats,
         }
+    }
+
+    /// The same with other coefficients of blends.
+    pub fn with_weights(&self, of: &mut dyn FnMut(&Formula) -> Formula) -> Divergence {
+        let (left, right) = (self.left.with_weights(of), self.right.with_weights(of));
+        Divergence { left, right, ..self.clone() }
     }
 
     /// The formulas in it: the kind's parameters and the coefficients of blends.

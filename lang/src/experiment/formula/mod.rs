@@ -100,7 +100,7 @@ pub struct NamedFormula {
     pub formula: Formula,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FormulaNode {
     pub kind: FormulaKind,
     pub unit: Unit,
@@ -112,6 +112,8 @@ pub struct FormulaNode {
     pub declared: Option<DeclaredType>,
     /// What a number known before the run counts, if its text says so.
     pub counted: Option<CountWord>,
+    /// Of a `match` without `else`: whether some arm holds. It must, for every prompt of the stage.
+    pub covered: Option<Formula>,
     /// The depth of the tree of its parts: 1 without parts.
     depth: u32,
 }
@@ -239,7 +241,8 @@ impl PartialEq for FormulaNode {
     fn eq(&self, other: &FormulaNode) -> bool {
         (self.depth, self.unit, self.axis, self.live, self.origin)
             == (other.depth, other.unit, other.axis, other.live, other.origin)
-            && (&self.declared, self.counted) == (&other.declared, other.counted)
+            && (&self.declared, self.counted, &self.covered)
+                == (&other.declared, other.counted, &other.covered)
             && self.kind == other.kind
     }
 }
@@ -300,6 +303,7 @@ impl Formula {
             origin,
             declared: None,
             counted: None,
+            covered: None,
             depth: depth.saturating_add(1),
         }))
     }
@@ -310,14 +314,26 @@ impl Formula {
 
     /// The same number with the bounds of a parameter's type, in addition to those it has.
     pub fn declared(&self, declared: DeclaredType) -> Formula {
-        let FormulaNode { kind, unit, axis, live, origin, declared: before, counted, depth } = &*self.0;
-        let (low, high) = before.as_ref().map_or((declared.low, declared.high), |before| {
+        let (low, high) = self.0.declared.as_ref().map_or((declared.low, declared.high), |before| {
             (declared.low.max(before.low), declared.high.min(before.high))
         });
-        let declared = Some(DeclaredType { low, high, ..declared });
-        let (unit, axis, live, origin, depth) = (*unit, *axis, *live, *origin, *depth);
-        let (kind, counted) = (kind.clone(), *counted);
-        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared, counted, depth }))
+        let mut node = FormulaNode::clone(&self.0);
+        node.declared = Some(DeclaredType { low, high, ..declared });
+        Formula(Rc::new(node))
+    }
+
+    /// The value of a `match` without `else`, with whether some arm holds.
+    pub fn covering(&self, covered: Formula) -> Formula {
+        let mut node = FormulaNode::clone(&self.0);
+        node.covered = Some(match node.covered.take() {
+            None => covered,
+            Some(inside) => {
+                let (axis, origin) = (covered.axis().max(inside.axis()), covered.0.origin);
+                let kind = FormulaKind::Apply { function: Function::And, operands: vec![covered, inside] };
+                Formula::new(kind, Unit::Bool, axis, false, origin)
+            }
+        });
+        Formula(Rc::new(node))
     }
 
     /// The same number in another unit. `None` for a random number and one that is carried from step to step:

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Axis, Divergence, StepNumber, StepWindow, Support, Unit};
-use crate::experiment::TeacherId;
+use crate::experiment::{DomainId, TeacherId};
 
 /// The model whose probabilities a signal or a divergence reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -225,6 +225,11 @@ pub enum Signal {
         field: String,
         text: String,
     },
+    /// Whether the prompt is of this domain. Per domain, bool.
+    DomainIs {
+        domain: DomainId,
+        name: Rc<str>,
+    },
     /// step / steps. Run, fraction.
     Progress,
     /// The step, from 0. Run, count.
@@ -291,6 +296,7 @@ impl Signal {
             | Signal::ValidationLoss
             | Signal::OfSteps { .. }
             | Signal::VocabularySize => Axis::Run,
+            Signal::DomainIs { .. } => Axis::Domain,
             Signal::State { axis, .. } => *axis,
         }
     }
@@ -309,7 +315,8 @@ impl Signal {
             | Signal::Truncated
             | Signal::Available { .. }
             | Signal::Correct
-            | Signal::DataIs { .. } => Unit::Bool,
+            | Signal::DataIs { .. }
+            | Signal::DomainIs { .. } => Unit::Bool,
             Signal::Position
             | Signal::Remaining
             | Signal::Turn

@@ -73,6 +73,7 @@ pub fn signal(signal: &Signal) -> String {
         Signal::Correct => "correct".into(),
         Signal::Data { field } => format!("data.{field}"),
         Signal::DataIs { field, text } => format!("data.{field} == {text:?}"),
+        Signal::DomainIs { name, .. } => format!("domain == {name}"),
         Signal::Progress => "progress".into(),
         Signal::Step => "step".into(),
         Signal::Loss => "loss".into(),

@@ -289,7 +289,12 @@ fn routes_propose_domains_and_teachers() {
 fn the_new_forms_propose_what_fits() {
     proposes("param beta: count = 1\nlet k = 2\nsweep { <CURSOR> }", &["beta"], &["k", "student"]);
     proposes("let k = 2\nparam beta: count = 1\nsweep { beta in [<CURSOR>] }", &["k"], &[]);
-    proposes("objective o {\n  term t = match { <CURSOR> }\n}", &["student", "reward"], &["domain"]);
+    proposes("objective o {\n  term t = match { <CURSOR> }\n}", &["student", "reward", "domain"], &[]);
+    proposes(
+        "domain a { share = 1 }\nobjective o {\n  term t = match { domain == <CURSOR> }\n}",
+        &["a"],
+        &["student"],
+    );
     proposes("objective o {\n  term t = match { correct -> <CURSOR> }\n}", &["live", "student"], &["steps"]);
     proposes("rollout r = <CURSOR>", &["sample"], &["student"]);
     proposes("rollout r(n: <CURSOR>) = sample(n: n)", &["count"], &["student"]);

@@ -60,6 +60,7 @@ impl Parameters<'_> {
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }
+            | Signal::DomainPlace
             | Signal::Uniform { .. }
             | Signal::Available { .. }
             | Signal::CorrectOf { .. }

@@ -185,6 +185,11 @@ pub static SIGNALS: &[SignalName] = &[
         "Whether the objective's `select` holds: `mean(x, over: batch, among: selected)` is over these \
          tokens only.",
     ),
+    signal_name(
+        "domain",
+        "domain",
+        "The domain of the prompt, to compare with: `match { domain == math -> 0.1, else -> 0.2 }`.",
+    ),
     signal_name("position", "count[token]", "Index of the token in its completion, from 0."),
     signal_name(
         "remaining",
