@@ -64,8 +64,8 @@ pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
     Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
     Optimizer, Origin, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Sampling, Schedule,
-    ScheduleLength, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, TokenizerSpec, Train,
-    Trainable, WeightFilter, WeightGroup,
+    ScheduleLength, SettingMark, Sgd, Share, StageStep, StudentCopy, Teacher, TeacherChoice, Temperature,
+    TokenizerSpec, Train, Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use step_functions::{
@@ -200,8 +200,8 @@ pub struct Objective {
     pub domain_weight: Option<NodeId>,
     /// The divisor of the logits of student, teacher and reference in every log-probability of a token taken
     /// or of ending, and in divergences with the sampler on a side.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub temperature: f64,
+    #[serde(default = "one", skip_serializing_if = "Temperature::is_one")]
+    pub temperature: Temperature,
     /// The ladders that the stage's rollouts depend on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ladders: Vec<Ladder>,
@@ -216,14 +216,9 @@ pub struct Objective {
     pub origin: Origin,
 }
 
-fn one() -> f64 {
-    1.0
-}
-
 /// A value of 1 is left out, so that the keys of older plans do not change.
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_one(value: &f64) -> bool {
-    *value == 1.0
+fn one() -> Temperature {
+    Temperature::Constant(1.0)
 }
 
 impl Objective {
