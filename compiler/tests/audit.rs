@@ -551,7 +551,8 @@ fn an_audit_reads_the_same_as_json() {
 /// is on policy still.
 #[test]
 fn a_temperature_of_the_rollout_is_that_of_the_log_ratios() {
-    let drawn = |temperature| Sampler::Student { temperature, top_p: None, top_k: None };
+    let drawn =
+        |temperature: f64| Sampler::Student { temperature: temperature.into(), top_p: None, top_k: None };
     let on = |objective: &Objective, temperature| {
         let usage =
             ObjectiveUse { samplers: vec![drawn(temperature)], steps: Some(100), ..ObjectiveUse::unknown() };

@@ -29,12 +29,13 @@ pub const OF_DOMAIN: [&str; 24] = [
     "signal_share",
 ];
 /// Numbers of the whole step.
-pub const OF_STEP: [&str; 12] = [
+pub const OF_STEP: [&str; 13] = [
     "loss",
     "validation_loss",
     "gradient_norm",
     "trained_share",
     "learning_rate",
+    "temperature",
     "learned",
     "extrapolated",
     "judged",

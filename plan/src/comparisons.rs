@@ -64,7 +64,7 @@ pub struct Evaluation {
 
 impl Evaluation {
     pub fn is_greedy(&self) -> bool {
-        self.sampling.temperature == 0.0
+        self.sampling.is_greedy()
     }
 
     /// The samples per prompt. Greedy completions are all equal, so one is enough.

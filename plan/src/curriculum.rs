@@ -67,7 +67,7 @@ impl Curriculum {
         let value = &measure.value;
         let moves = value.graph.moves(&[value.value])
             || value.graph.signals(&[value.value]).iter().any(is_of_run)
-            || teacher.sampling.max_tokens_moves.is_some();
+            || teacher.sampling.moves();
         frozen && !moves
     }
 

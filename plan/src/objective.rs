@@ -6,7 +6,7 @@ use mopd_expr::signals::{Axis, Divergence, Live, Signal, is_run, run};
 use serde::{Deserialize, Serialize};
 
 use crate::alignment::TermGradient;
-use crate::settings::Origin;
+use crate::settings::{Origin, Temperature};
 use crate::step_functions::{Ladder, Learned};
 
 /// An objective as a graph. The loss to minimise is the node `loss`; its gradient reaches the weights only
@@ -52,8 +52,8 @@ pub struct Objective {
     pub domain_weight: Option<NodeId>,
     /// The divisor of the logits of student, teacher and reference in every log-probability of a token taken
     /// or of ending, and in divergences with the sampler on a side.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub temperature: f64,
+    #[serde(default = "one", skip_serializing_if = "Temperature::is_one")]
+    pub temperature: Temperature,
     /// The ladders that the stage's rollouts depend on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ladders: Vec<Ladder>,
@@ -68,14 +68,9 @@ pub struct Objective {
     pub origin: Origin,
 }
 
-fn one() -> f64 {
-    1.0
-}
-
 /// A value of 1 is left out, so that the keys of older plans do not change.
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_one(value: &f64) -> bool {
-    *value == 1.0
+fn one() -> Temperature {
+    Temperature::Constant(1.0)
 }
 
 impl Objective {

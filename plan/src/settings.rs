@@ -5,7 +5,7 @@ pub use mopd_lang::experiment::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
     Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
     Origin, Pretrained, Projection, PromptFormat, Recipe, Schedule, ScheduleLength, SettingMark, Sgd, Share,
-    TokenizerSpec, Trainable, WeightFilter, WeightGroup,
+    StageStep, Temperature, TokenizerSpec, Trainable, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 
@@ -44,7 +44,7 @@ pub struct Sampling {
     /// Samples per prompt: the size of a group.
     pub n: u32,
     /// The sampling temperature; 0 is greedy.
-    pub temperature: f64,
+    pub temperature: Temperature,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
     /// `max_tokens` at each step, if it changes. The field `max_tokens` is then the largest value.
@@ -69,11 +69,11 @@ pub struct Sampling {
 
 impl Sampling {
     /// Sampling from the whole distribution, ending only at end tokens.
-    pub fn new(n: u32, temperature: f64, max_tokens: u32) -> Sampling {
+    pub fn new(n: u32, temperature: impl Into<Temperature>, max_tokens: u32) -> Sampling {
         let (top_p, top_k, repetition_penalty) = (None, None, None);
         Sampling {
             n,
-            temperature,
+            temperature: temperature.into(),
             max_tokens,
             max_tokens_moves: None,
             top_p,
@@ -87,13 +87,34 @@ impl Sampling {
     /// The settings at `step` of `steps`. `climbed` has the rung of each ladder. `max_tokens` is rounded to
     /// the nearest integer.
     pub fn at(&self, step: u32, steps: u32, climbed: &[u32]) -> Cow<'_, Sampling> {
-        let Some(moves) = &self.max_tokens_moves else { return Cow::Borrowed(self) };
-        let now = moves.at(step, steps, climbed).round() as u32;
+        if !self.moves() {
+            return Cow::Borrowed(self);
+        }
+        let max_tokens = self.max_tokens_moves.as_ref().map_or(self.max_tokens, |moves| {
+            let now = moves.at(step, steps, climbed).round() as u32;
+            now.clamp(1, self.max_tokens)
+        });
         Cow::Owned(Sampling {
-            max_tokens: now.clamp(1, self.max_tokens),
+            temperature: self.temperature.at(StageStep { step, steps }).into(),
+            max_tokens,
             max_tokens_moves: None,
             ..self.clone()
         })
+    }
+
+    /// Whether any setting changes during training.
+    pub fn moves(&self) -> bool {
+        self.max_tokens_moves.is_some() || self.temperature.constant().is_none()
+    }
+
+    /// The temperature of the settings of one step, which [`Sampling::at`] returns, or of settings that are
+    /// the same at every step.
+    pub fn drawn_at(&self) -> f64 {
+        self.temperature.constant().expect("these are the settings of one step")
+    }
+
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == Temperature::Constant(0.0)
     }
 
     /// Whether tokens are sampled from the full distribution at the temperature, so that their

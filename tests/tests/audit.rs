@@ -323,6 +323,23 @@ fn a_schedule_is_evaluated_at_its_turns() {
     assert!(told.contains(&line("at step 60", "1.00")), "{told:?}");
 }
 
+/// At every step, tokens are drawn and scored at the temperature of the step. An objective with a temperature of
+/// its own is on-policy only while that is the temperature of sampling.
+#[test]
+fn a_temperature_that_changes_is_that_of_the_step() {
+    let gap = "term t = -(teacher.logp - student.logp) * live student.logp";
+    let stage = STAGE.replace("temperature: 1,", "temperature: piecewise([0 -> 2, 3 -> 1, 7 -> 0.5]),");
+    let mut told = audited_in(ONE, gap, &stage);
+    told.sort();
+    let kl = "follows 1.00 * grad KL(student || teacher)";
+    let end = format!("at the end: {kl} at temperature 0.5");
+    let start = format!("at the start: {kl} at temperature 2");
+    assert_eq!(told, [end, start, format!("in the middle: {kl}")]);
+    let told = audited_in(ONE, &format!("temperature = 1\n{gap}"), &stage);
+    assert!(told.contains(&format!("in the middle: {kl}")), "{told:?}");
+    assert!(!told.iter().any(|line| line.starts_with(&format!("at the end: {kl}"))), "{told:?}");
+}
+
 /// Where a condition or a bound acts only between models that are far apart, a gradient of 0 says nothing.
 #[test]
 fn a_case_that_toy_models_seldom_choose_is_not_audited() {

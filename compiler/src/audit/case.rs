@@ -1,6 +1,6 @@
 //! A term on the tokens of one sampler, and whether it has a gradient there.
 
-use mopd_lang::experiment::{Objective, Origin, StageStep, Term};
+use mopd_lang::experiment::{Objective, Origin, StageStep, Temperature, Term};
 
 use super::judge::Query;
 use super::moments::{is_scheduled, moments};
@@ -19,7 +19,7 @@ pub(super) struct AuditCase<'a, 'b> {
     pub samples: SampleFilter<'a>,
     pub sampler: &'b Sampler,
     /// The temperature of the policy that is trained on the rollout.
-    pub policy_temperature: f64,
+    pub policy_temperature: &'b Temperature,
     pub teachers: &'b Teachers,
     /// The text `prompts of math`, if the objective compares domains.
     pub prompts: Option<&'b str>,
@@ -45,12 +45,13 @@ pub(super) enum Vanishing {
 impl<'a, 'b> AuditCase<'a, 'b> {
     /// The term without its filter, which tests what was drawn: toy models are too small to satisfy it.
     pub fn view(&self) -> TermView<'a> {
-        TermView::new(self.objective, self.term, SampleFilter { filter: None, ..self.samples })
+        let view = TermView::new(self.objective, self.term, SampleFilter { filter: None, ..self.samples });
+        view.of_policy(Some(self.policy_temperature.clone()))
     }
 
     pub fn query_of(&self, view: TermView<'a>, step: u32, run: RunNumbers) -> Option<Query<'a>> {
         let moment = ToyMoment { step: StageStep { step, steps: self.steps }, run, longest: self.longest };
-        let view = view.of_policy(Some(self.policy_temperature));
+        let view = view.of_policy(Some(self.policy_temperature.clone()));
         Query::new(view, self.sampler, self.teachers, moment).ok()
     }
 
@@ -72,7 +73,7 @@ impl<'a, 'b> AuditCase<'a, 'b> {
 
     /// The steps to try, the middle of the run first.
     pub fn steps(&self) -> Vec<u32> {
-        let mut moments = moments(&self.view(), self.teachers, self.steps);
+        let mut moments = moments(&self.view(), self.sampler, self.teachers, self.steps);
         let middle = moments.iter().position(|(phase, _)| *phase == RunPhase::Middle);
         moments.swap(0, middle.unwrap_or(0));
         moments.into_iter().map(|(_, step)| step).collect()
@@ -91,7 +92,7 @@ impl<'a, 'b> AuditCase<'a, 'b> {
         let at_steps = self.steps().into_iter().map(|step| (step, RunNumbers::AtStep));
         // A number may be 0 at all of these steps and not in between.
         let view = self.view();
-        let unseen = view.moves_unseen() || is_scheduled(&view, self.teachers);
+        let unseen = view.moves_unseen() || is_scheduled(&view, self.sampler, self.teachers);
         let between = unseen.then_some((self.steps / 2, RunNumbers::Arbitrary));
         for (step, run) in at_steps.chain(between) {
             let query = self.query_of(self.view(), step, run)?;

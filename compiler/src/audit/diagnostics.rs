@@ -1,7 +1,9 @@
 //! Diagnostics of the audit: terms that teach nothing or the opposite, and misleading losses.
 
 use mopd_lang::diag::{Code, Diagnostic, Severity};
-use mopd_lang::experiment::{Experiment, Objective, Optimizer, Origin, Reward, Stage, Train, Trainable};
+use mopd_lang::experiment::{
+    Experiment, Objective, Optimizer, Origin, Reward, Stage, StageStep, Temperature, Train, Trainable,
+};
 use mopd_lang::formula::{Formula, Role};
 use mopd_lang::source::Span;
 
@@ -146,7 +148,7 @@ impl<'a> AuditPass<'a> {
                         term,
                         samples,
                         sampler,
-                        policy_temperature,
+                        policy_temperature: &policy_temperature,
                         teachers,
                         prompts: of.text,
                         steps: usage.steps.unwrap_or(USUAL_STEPS),
@@ -303,13 +305,18 @@ impl<'a> AuditPass<'a> {
     /// Reports a value that estimates one divergence while the gradient follows another one, on tokens that
     /// are sampled from the policy that is scored.
     fn misleading(&mut self, case: &AuditCase) {
-        let scored_at = case.objective.temperature.unwrap_or(case.policy_temperature);
-        let drawn_so = case.sampler.is_on_policy(scored_at);
+        let middle = StageStep { step: case.steps / 2, steps: case.steps };
+        let scored_at = case.view().scored_at(case.sampler).at(middle);
+        let drawn_so = case.sampler.is_on_policy(scored_at, middle);
         let plain = match drawn_so {
             true => *case,
-            false => AuditCase { sampler: &Sampler::ON_POLICY, policy_temperature: 1.0, ..*case },
+            false => AuditCase {
+                sampler: &Sampler::ON_POLICY,
+                policy_temperature: &Temperature::Constant(1.0),
+                ..*case
+            },
         };
-        let Some((value, gradient)) = plain.query(case.steps / 2).and_then(|query| query.misleading()) else {
+        let Some((value, gradient)) = plain.query(middle.step).and_then(|query| query.misleading()) else {
             return;
         };
         let text = format!("the value of this term estimates {value}, its gradient is that of {gradient}");

@@ -278,9 +278,7 @@ impl<'a> Query<'a> {
                 FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct)
             )
         };
-        !self.view.others().is_empty()
-            && !self.view.any(other)
-            && self.spec.sampler.is_on_policy(self.spec.temperature)
+        !self.view.others().is_empty() && !self.view.any(other) && self.spec.is_on_policy(self.spec.step)
     }
 
     /// Whether the term reads a teacher's distribution.

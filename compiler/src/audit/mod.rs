@@ -45,7 +45,9 @@ mod verdict;
 mod view;
 
 use mopd_lang::Analysis;
-use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Rollout, Stage, StageStep, Term, Train};
+use mopd_lang::experiment::{
+    Experiment, Keep, Length, Objective, Rollout, Stage, StageStep, Temperature, Term, Train,
+};
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role};
 use serde::Serialize;
 
@@ -78,7 +80,7 @@ pub struct ObjectiveUse {
     pub samplers: Vec<Sampler>,
     /// The temperature of the policy that is trained on the stage's rollout, where the objective does not set
     /// it; `None` if the rollout is not known.
-    pub policy_temperature: Option<f64>,
+    pub policy_temperature: Option<Temperature>,
     /// The teachers: one entry for each kind of teacher that the route chooses.
     pub casts: Vec<Teachers>,
     /// Whether only completions that the verifier accepts are trained on.
@@ -236,8 +238,9 @@ pub fn audit_term(objective: &Objective, term: usize, usage: &ObjectiveUse) -> T
 /// The audit of one term that is the same for all prompts.
 fn of_prompts<'a>(objective: &'a Objective, term: usize, usage: &'a ObjectiveUse) -> TermAudit {
     let own = &objective.terms[term];
-    let policy = own.data.as_deref().map(Rollout::policy_temperature).or(usage.policy_temperature);
-    let view = || TermView::new(objective, own, usage.sample_filter(own)).of_policy(policy);
+    let policy = own.data.as_deref().map(Rollout::policy_temperature);
+    let policy = policy.or_else(|| usage.policy_temperature.clone());
+    let view = || TermView::new(objective, own, usage.sample_filter(own)).of_policy(policy.clone());
     let streams = own.data.as_deref().map_or_else(|| usage.samplers.clone(), Sampler::from_rollout);
     // The routed teacher has an effect only on terms that read it.
     let mut casts: Vec<&Teachers> = usage.casts.iter().collect();
@@ -281,7 +284,7 @@ fn audit_on_sampler<'a>(
     steps: u32,
     longest: f64,
 ) -> Vec<TermVerdict> {
-    let moments = moments(&view(), teachers, steps);
+    let moments = moments(&view(), sampler, teachers, steps);
     let rounds = StateValues::new(&view()).rounds();
     let at = |(when, step): &(RunPhase, u32)| {
         let judged = |run: RunNumbers| {

@@ -1,8 +1,9 @@
 //! The steps of a run at which a term is audited.
 
-use mopd_lang::experiment::{Schedule, StageStep};
+use mopd_lang::experiment::{Schedule, StageStep, Temperature};
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind, FormulaNode, Signal};
 
+use super::sampler::Sampler;
 use super::teachers::Teachers;
 use super::verdict::RunPhase;
 use super::view::TermView;
@@ -47,17 +48,28 @@ fn formulas<'a>(view: &TermView<'a>, teachers: &'a Teachers) -> Vec<&'a Formula>
 }
 
 /// Whether the term depends on the step, by itself or through a composed teacher.
-pub(super) fn is_scheduled(view: &TermView, teachers: &Teachers) -> bool {
+pub(super) fn is_scheduled(view: &TermView, sampler: &Sampler, teachers: &Teachers) -> bool {
     formulas(view, teachers).iter().any(|formula| formula.any(is_of_step))
+        || temperatures(view, sampler).next().is_some()
+}
+
+/// The schedules of the temperatures at which tokens are sampled and scored.
+fn temperatures<'a>(view: &'a TermView, sampler: &'a Sampler) -> impl Iterator<Item = &'a Schedule> {
+    view.temperature.as_ref().and_then(Temperature::schedule).into_iter().chain(sampler.schedule())
 }
 
 /// The parts of the run at which a term is audited, with their steps, in the order of the steps: its start,
 /// its middle and its end, and the turns of schedules that have other values there.
-pub(super) fn moments(view: &TermView, teachers: &Teachers, steps: u32) -> Vec<(RunPhase, u32)> {
-    if !is_scheduled(view, teachers) {
+pub(super) fn moments(
+    view: &TermView,
+    sampler: &Sampler,
+    teachers: &Teachers,
+    steps: u32,
+) -> Vec<(RunPhase, u32)> {
+    if !is_scheduled(view, sampler, teachers) {
         return vec![(RunPhase::Throughout, 0)];
     }
-    let mut schedules: Vec<&Schedule> = Vec::new();
+    let mut schedules: Vec<&Schedule> = temperatures(view, sampler).collect();
     for part in formulas(view, teachers).into_iter().flat_map(Formula::parts) {
         if let FormulaKind::Schedule(schedule) = &part.0.kind
             && !schedules.contains(&schedule)

@@ -117,11 +117,11 @@ impl Candidates<'_> {
     }
 
     fn scored_at(&self) -> f64 {
-        self.view.scored_at(&self.spec.sampler)
+        self.view.scored_at(&self.spec.sampler).at(self.spec.step)
     }
 
     fn is_on_policy(&self) -> bool {
-        self.spec.sampler.is_on_policy(self.scored_at())
+        self.spec.sampler.is_on_policy(self.scored_at(), self.spec.step)
     }
 
     /// Both directions of KL, at temperature 1 and at that of the scored log-probabilities.
@@ -151,7 +151,9 @@ impl Candidates<'_> {
         let name = match &self.spec.sampler {
             Sampler::Elsewhere { name } => format!("KL({name} || student)"),
             Sampler::Student { .. } => "KL(sampler || student)".into(),
-            Sampler::By { role, temperature: 1.0 } => format!("KL({} || student)", role.name()),
+            Sampler::By { role, temperature } if temperature.is_one() => {
+                format!("KL({} || student)", role.name())
+            }
             _ => "minus the log-likelihood of what was drawn".into(),
         };
         self.give(name, GradientSource::Sampled, true);

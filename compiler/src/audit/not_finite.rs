@@ -49,7 +49,7 @@ impl<'a> Query<'a> {
             return None;
         }
         // A part alone, with the masks of the term and without its weights.
-        let alone = |value| TermView { value, weight: None, own_weight: None, ..self.view };
+        let alone = |value| TermView { weight: None, own_weight: None, ..self.view.with_value(value) };
         let is_non_finite = |part: &'a Formula| {
             finite_outcomes(&alone(part), &toy).is_some_and(|(finite, outcomes)| finite < outcomes)
         };

@@ -1,5 +1,6 @@
 //! Notes on a verdict: where it was tested, and what was not tested.
 
+use mopd_lang::experiment::Temperature;
 use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Signal, text};
 
 use super::expectation::{ALL, AppliedParts};
@@ -46,10 +47,11 @@ impl<'a> Query<'a> {
     /// estimate has no meaning.
     pub(super) fn at_temperature_one(&self) -> Option<String> {
         let Sampler::Student { .. } = self.spec.sampler else { return None };
-        if self.spec.sampler.is_on_policy(self.spec.temperature) {
+        if self.spec.is_on_policy(self.spec.step) {
             return None;
         }
-        let spec = ToyModelSpec { sampler: Sampler::ON_POLICY, temperature: 1.0, ..self.spec.clone() };
+        let temperature = Temperature::Constant(1.0);
+        let spec = ToyModelSpec { sampler: Sampler::ON_POLICY, temperature, ..self.spec.clone() };
         let (value, gradient) = Query { view: self.view.with_value(self.view.value), spec }.misleading()?;
         Some(format!(
             "on tokens drawn at temperature 1 its value estimates {value}, its gradient is of {gradient}"

@@ -1,6 +1,6 @@
 //! The samplers of the tokens that a term is trained on, as far as the audit depends on them.
 
-use mopd_lang::experiment::{Edit, Rollout, Sampling, TokensOf};
+use mopd_lang::experiment::{Edit, Rollout, Sampling, Schedule, StageStep, Temperature, TokensOf};
 use mopd_lang::formula::Role;
 use mopd_lang::formula::text;
 
@@ -11,18 +11,18 @@ use super::toy_model::{ToyModel, normalised, scores};
 pub enum Sampler {
     /// From the student of this step.
     Student {
-        temperature: f64,
+        temperature: Temperature,
         top_p: Option<f64>,
         top_k: Option<u32>,
     },
     By {
         role: Role,
-        temperature: f64,
+        temperature: Temperature,
     },
     /// From a mixture: this share of `teacher`, and the rest of the student, both at the temperature.
     Mixture {
         teacher: f64,
-        temperature: f64,
+        temperature: Temperature,
     },
     /// From a distribution that does not depend on the models: data, or an earlier student.
     Elsewhere {
@@ -36,17 +36,18 @@ pub enum Sampler {
 
 impl Sampler {
     /// The usual sampler for a library's objective.
-    pub const ON_POLICY: Sampler = Sampler::Student { temperature: 1.0, top_p: None, top_k: None };
+    pub const ON_POLICY: Sampler =
+        Sampler::Student { temperature: Temperature::Constant(1.0), top_p: None, top_k: None };
 
     /// The student's samples in the second and later updates from a batch.
     pub const LATER_UPDATES: Sampler = Sampler::Elsewhere { name: "an earlier student" };
 
-    /// Whether tokens are sampled from the student's full distribution, at the temperature at which the
-    /// objective scores them.
-    pub fn is_on_policy(&self, scored_at: f64) -> bool {
+    /// Whether a step's tokens are sampled from the student's full distribution, at the temperature at which
+    /// the objective scores them.
+    pub fn is_on_policy(&self, scored_at: f64, step: StageStep) -> bool {
         match self {
             Sampler::Student { temperature, top_p, top_k } => {
-                *temperature == scored_at && top_p.is_none_or(|p| p >= 1.0) && top_k.is_none()
+                temperature.at(step) == scored_at && top_p.is_none_or(|p| p >= 1.0) && top_k.is_none()
             }
             _ => false,
         }
@@ -54,10 +55,22 @@ impl Sampler {
 
     /// The temperature of the policy trained on such tokens, if the objective does not set it. See
     /// [`mopd_lang::experiment::Rollout::policy_temperature`].
-    pub fn policy_temperature(&self) -> f64 {
+    pub fn policy_temperature(&self) -> Temperature {
         match self {
-            Sampler::Student { temperature, .. } if *temperature > 0.0 => *temperature,
-            _ => 1.0,
+            Sampler::Student { temperature, .. } if *temperature != Temperature::Constant(0.0) => {
+                temperature.clone()
+            }
+            _ => Temperature::Constant(1.0),
+        }
+    }
+
+    /// The schedule of its temperature, if that changes.
+    pub(super) fn schedule(&self) -> Option<&Schedule> {
+        match self {
+            Sampler::Student { temperature, .. }
+            | Sampler::By { temperature, .. }
+            | Sampler::Mixture { temperature, .. } => temperature.schedule(),
+            Sampler::Elsewhere { .. } | Sampler::Unknown { .. } => None,
         }
     }
 
@@ -73,8 +86,8 @@ impl Sampler {
         match self {
             Sampler::Student { temperature, top_p, top_k } => {
                 let mut text = "tokens that the student drew".to_owned();
-                if *temperature != 1.0 {
-                    text += &format!(" at temperature {}", text::number(*temperature));
+                if !temperature.is_one() {
+                    text += &format!(" at temperature {temperature}");
                 }
                 if let Some(p) = top_p.filter(|p| *p < 1.0) {
                     text += &format!(", top_p {}", text::number(p));
@@ -84,17 +97,19 @@ impl Sampler {
                 }
                 text
             }
-            Sampler::By { role, temperature: 1.0 } => format!("tokens that {} drew", role.name()),
+            Sampler::By { role, temperature } if temperature.is_one() => {
+                format!("tokens that {} drew", role.name())
+            }
             Sampler::By { role, temperature } => {
-                format!("tokens that {} drew at temperature {}", role.name(), text::number(*temperature))
+                format!("tokens that {} drew at temperature {temperature}", role.name())
             }
             Sampler::Mixture { teacher, temperature } => {
                 let mut text = format!(
                     "tokens drawn from {} of the teacher and the rest of the student",
                     text::number(*teacher)
                 );
-                if *temperature != 1.0 {
-                    text += &format!(" at temperature {}", text::number(*temperature));
+                if !temperature.is_one() {
+                    text += &format!(" at temperature {temperature}");
                 }
                 text
             }
@@ -109,9 +124,9 @@ impl Sampler {
         let student = || own(&Role::Student).expect("every toy model has a student");
         let elsewhere = |name: &str| scores(toy, name, prefix, toy.size.vocabulary, 0.9);
         match self {
-            Sampler::Student { temperature: 1.0, top_p: None, top_k: None } => student(),
+            Sampler::Student { temperature, top_p: None, top_k: None } if temperature.is_one() => student(),
             Sampler::Student { temperature, top_p, top_k } => {
-                let mut logits = at(&student(), *temperature);
+                let mut logits = at(&student(), temperature.at(toy.step));
                 let mut order: Vec<usize> = (0..logits.len()).collect();
                 order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
                 let mut held = 0.0;
@@ -125,15 +140,16 @@ impl Sampler {
                 normalised(&logits)
             }
             Sampler::By { role, temperature } => {
-                own(role).map_or_else(|| elsewhere(role.name()), |logp| at(&logp, *temperature))
+                own(role).map_or_else(|| elsewhere(role.name()), |logp| at(&logp, temperature.at(toy.step)))
             }
             Sampler::Mixture { teacher, temperature } => {
                 let theirs = own(&Role::Teacher).unwrap_or_else(|| elsewhere("teacher"));
-                let theirs = at(&theirs, *temperature);
+                let temperature = temperature.at(toy.step);
+                let theirs = at(&theirs, temperature);
                 let mix = |(theirs, ours): (&f64, &f64)| {
                     (teacher * theirs.exp() + (1.0 - teacher) * ours.exp()).ln()
                 };
-                theirs.iter().zip(&at(&student(), *temperature)).map(mix).collect()
+                theirs.iter().zip(&at(&student(), temperature)).map(mix).collect()
             }
             Sampler::Elsewhere { name } => elsewhere(name),
             Sampler::Unknown { .. } => elsewhere("sampler"),
@@ -167,13 +183,14 @@ fn collect(rollout: &Rollout, found: &mut Vec<Sampler>) {
     match facts.tokens {
         TokensOf::Student(sampling) => give(student(sampling)),
         TokensOf::By(role, sampling) => {
-            give(Sampler::By { role: role.clone(), temperature: sampling.temperature });
+            give(Sampler::By { role: role.clone(), temperature: sampling.temperature() });
         }
         TokensOf::Data | TokensOf::Open => give(Sampler::Elsewhere { name: "data" }),
         TokensOf::OfModel => give(Sampler::Elsewhere { name: "an earlier model" }),
         TokensOf::Mixture(share) => match share.constant() {
             Some(teacher) => {
-                let temperature = rollout.sampling().map_or(1.0, |sampling| sampling.temperature);
+                let drawn = rollout.sampling().map(Sampling::temperature);
+                let temperature = drawn.unwrap_or(Temperature::Constant(1.0));
                 give(Sampler::Mixture { teacher, temperature });
             }
             None => give(unknown("a share that moves is the teacher's".into())),
@@ -198,5 +215,5 @@ fn student(sampling: &Sampling) -> Sampler {
         return Sampler::Unknown { why: "several heads write tokens at once".into() };
     }
     let top_p = sampling.top_p.filter(|p| *p < 1.0);
-    Sampler::Student { temperature: sampling.temperature, top_p, top_k: sampling.top_k }
+    Sampler::Student { temperature: sampling.temperature(), top_p, top_k: sampling.top_k }
 }

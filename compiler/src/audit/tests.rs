@@ -161,7 +161,7 @@ model student = distill(base) { objective = o, rollout = ROLLOUT, prompts = 2, s
         for sampler in &usage.samplers {
             let objective = &train.objective;
             let view = TermView::new(objective, &objective.terms[0], SampleFilter::default());
-            let view = view.of_policy(usage.policy_temperature);
+            let view = view.of_policy(usage.policy_temperature.clone());
             let moment = ToyMoment {
                 step: StageStep { step: 0, steps: 1 },
                 run: RunNumbers::AtStep,

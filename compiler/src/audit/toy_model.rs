@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Schedule, StageStep};
+use mopd_lang::experiment::{Schedule, StageStep, Temperature};
 use mopd_lang::formula::Role;
 
 use super::divergence::EntryGraphs;
@@ -316,7 +316,7 @@ pub(super) struct ToyModelSpec {
     pub teachers: Teachers,
     pub sampler: Sampler,
     /// The temperature of the trained policy.
-    pub temperature: f64,
+    pub temperature: Temperature,
     pub step: StageStep,
     pub run: RunNumbers,
     pub longest: f64,
@@ -329,6 +329,11 @@ pub(super) struct ToyModelSpec {
 impl ToyModelSpec {
     pub fn toys(&self, variation: Variation) -> Vec<ToyModel> {
         (0..self.toys).map(|seed| self.toy(seed, variation)).collect()
+    }
+
+    /// Whether the tokens of a step are sampled from the policy that is scored.
+    pub fn is_on_policy(&self, step: StageStep) -> bool {
+        self.sampler.is_on_policy(self.temperature.at(step), step)
     }
 
     /// The toy model with this seed.
@@ -345,8 +350,8 @@ impl ToyModelSpec {
             size: self.size,
             roles: Vec::new(),
             sampler: Vec::new(),
-            temperature: self.temperature,
-            on_policy: self.sampler.is_on_policy(self.temperature) && variation != Variation::OtherSampler,
+            temperature: self.temperature.at(step),
+            on_policy: self.is_on_policy(step) && variation != Variation::OtherSampler,
             seed: seed + 1,
             step,
             run: self.run,

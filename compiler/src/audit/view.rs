@@ -1,6 +1,6 @@
 //! A term with its weights and masks, and its properties that the audit needs before it evaluates anything.
 
-use mopd_lang::experiment::{Objective, Reduce, State, Term};
+use mopd_lang::experiment::{Objective, Reduce, State, Temperature, Term};
 use mopd_lang::formula::{
     Adaptive, Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
     ModelSignal, Reduction, Role, Signal, Statistic, Support,
@@ -29,7 +29,7 @@ pub(super) struct TermView<'a> {
     pub states: &'a [State],
     pub samples: SampleFilter<'a>,
     /// The temperature of the trained policy, if the objective or the rollout decides it.
-    pub temperature: Option<f64>,
+    pub temperature: Option<Temperature>,
 }
 
 /// The toy models of a term.
@@ -60,24 +60,24 @@ impl<'a> TermView<'a> {
             reduce: term.reduce.as_ref().or(objective.reduce.as_ref()),
             states: &objective.states,
             samples: left,
-            temperature: objective.temperature,
+            temperature: objective.temperature.map(Temperature::from),
         }
     }
 
     /// The temperature of the trained policy, for every log-probability of a token.
-    pub fn scored_at(&self, sampler: &Sampler) -> f64 {
-        self.temperature.unwrap_or_else(|| sampler.policy_temperature())
+    pub fn scored_at(&self, sampler: &Sampler) -> Temperature {
+        self.temperature.clone().unwrap_or_else(|| sampler.policy_temperature())
     }
 
     /// The term on a rollout with this policy temperature. All tokens of the rollout are scored at it, also
     /// those that come from elsewhere, or from an earlier student.
-    pub fn of_policy(self, temperature: Option<f64>) -> TermView<'a> {
-        TermView { temperature: self.temperature.or(temperature), ..self }
+    pub fn of_policy(self, temperature: Option<Temperature>) -> TermView<'a> {
+        TermView { temperature: self.temperature.clone().or(temperature), ..self }
     }
 
     /// The term with another value, and the same weights and masks.
     pub fn with_value(&self, value: &'a Formula) -> TermView<'a> {
-        TermView { value, ..*self }
+        TermView { value, temperature: self.temperature.clone(), ..*self }
     }
 
     pub fn gates(&self) -> Vec<(&'static str, &'a Formula)> {

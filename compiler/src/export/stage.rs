@@ -4,8 +4,8 @@
 use mopd_lang::experiment as checked;
 use mopd_plan::{
     Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
-    Plan, Pretrained, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Train,
-    Trainable, WeightFilter,
+    Plan, Pretrained, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Temperature,
+    Train, Trainable, WeightFilter,
 };
 
 use super::coverage::Coverage;
@@ -367,7 +367,13 @@ fn rollout(settings: &mut ExportSettings, coverage: &mut Coverage) {
         accept,
         stop,
     } = &student.sampling;
-    if *temperature == 0.0 {
+    if temperature.constant().is_none() {
+        coverage.refuse(
+            "a sampling temperature that changes during the run",
+            at,
+            "engines have one temperature for the whole run; write a number",
+        );
+    } else if *temperature == Temperature::Constant(0.0) {
         coverage.refuse(
             "`temperature: 0`",
             at,

@@ -155,7 +155,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
         "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\n\n\
          {functions}SUMMANDS = [{}]\n\n\n{}",
         torch::literal(&json!(roles)),
-        torch::number(objective.temperature),
+        torch::number(objective.temperature.constant()?),
         torch::literal(&json!(live)),
         torch::literal(&Value::Object(distributions)),
         torch::literal(&json!(reads.into_inner())),
@@ -345,6 +345,7 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
     };
     let teachers: Map<String, Value> =
         settings.teachers.iter().map(|teacher| (teacher.key.clone(), weights(&teacher.weights))).collect();
+    let temperature = settings.sampling.and_then(|sampling| sampling.temperature.constant());
     json!({
         "start": settings.start.as_ref().map(weights),
         "teachers": teachers,
@@ -353,7 +354,7 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
         "domains": settings.domains.iter().map(|part| part.domain.name.as_str()).collect::<Vec<_>>(),
         "samples": settings.samples,
         "rows_at_once": micro_batch(settings),
-        "sampling_temperature": settings.sampling.map_or(1.0, |sampling| sampling.temperature),
+        "sampling_temperature": temperature.unwrap_or(1.0),
         "adapter": adapter,
     })
 }

@@ -53,7 +53,10 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
     let at = settings.origins.objective;
     let before = coverage.refused().count();
     let sampling = settings.sampling?;
-    let temperatures = VerlTemperatures { rollout: sampling.temperature, objective: objective.temperature };
+    let temperatures = VerlTemperatures {
+        rollout: sampling.temperature.constant()?,
+        objective: objective.temperature.constant()?,
+    };
     let mut live = Vec::new();
     let mut top_k = None;
     for primitive in &objective.live {

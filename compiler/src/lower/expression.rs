@@ -356,7 +356,7 @@ fn sampling(of: &Sampling) -> String {
     format!(
         "n: {}, temperature: {}, max_tokens: {}{more}",
         of.n,
-        text::number(of.temperature),
+        exact(&of.temperature),
         exact(&of.max_tokens)
     )
 }

@@ -34,7 +34,8 @@ pub(super) fn check<O>(
     }
     for comparison in comparisons {
         let what = format!("comparison \"{}\"", comparison.name);
-        let temperatures = comparison.columns.iter().map(|column| temperature(&column.evaluation.sampling));
+        let temperatures =
+            comparison.columns.iter().flat_map(|column| temperature(&column.evaluation.sampling));
         finite(temperatures.collect(), &what, comparison.origin);
     }
     diagnostics
@@ -78,7 +79,7 @@ fn of_train<O>(train: &Train<O>) -> NamedNumbers {
     }
     if let Some(extrapolation) = &train.extrapolation {
         numbers.push(("extrapolation's factor", extrapolation.factor));
-        numbers.push(temperature(&extrapolation.evaluation.sampling));
+        numbers.extend(temperature(&extrapolation.evaluation.sampling));
     }
     numbers.extend(train.mixture.iter().map(|share| ("share", share.share)));
     // A computed rate has its constants in a graph, where all are finite.
@@ -89,7 +90,7 @@ fn of_train<O>(train: &Train<O>) -> NamedNumbers {
     }
     let producers = train.producers().chain(train.measured());
     let samplings = producers.flat_map(|producer| producer.drawn());
-    numbers.extend(samplings.map(|(_, sampling)| temperature(sampling)));
+    numbers.extend(samplings.flat_map(|(_, sampling)| temperature(sampling)));
     numbers
 }
 
@@ -109,8 +110,9 @@ fn of_reward(reward: &Reward) -> NamedNumbers {
     }
 }
 
-fn temperature(sampling: &Sampling) -> (&'static str, f64) {
-    ("temperature", sampling.temperature)
+/// The checker has looked at the values of a schedule.
+fn temperature(sampling: &Sampling) -> Option<(&'static str, f64)> {
+    Some(("temperature", sampling.temperature.constant()?))
 }
 
 pub(super) fn schedule_is_finite(schedule: &Schedule) -> bool {

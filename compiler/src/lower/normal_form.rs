@@ -4,7 +4,9 @@
 
 mod reading;
 
-use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Term, Train};
+use mopd_lang::experiment::{
+    Keep, Objective, Reduce, Rollout, RolloutSource, State, Temperature, Term, Train,
+};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, ModelSignal,
@@ -21,7 +23,7 @@ pub fn normal_form(objective: &Objective, stage: Option<&Train>) -> NormalForm {
     let live = parts.live();
     let scored_at = match stage {
         Some(stage) => objective.temperature_on(&stage.rollout),
-        None => objective.temperature.unwrap_or(1.0),
+        None => objective.temperature.unwrap_or(1.0).into(),
     };
     let each = |slot: &dyn Fn(&Live, FormulaReading) -> String| {
         or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "))
@@ -55,7 +57,7 @@ pub fn normal_form(objective: &Objective, stage: Option<&Train>) -> NormalForm {
             _ => "none".into(),
         }),
         divergence: each(&|live, before| match live {
-            Live::Divergence(of) => divergence(of, scored_at),
+            Live::Divergence(of) => divergence(of, &scored_at),
             Live::Part(ModelSignal::Logp) => before.text(),
             Live::Part(part) => format!("student.{} against {}", part.name(), before.text()),
             Live::Likelihood { of } => format!("likelihood of {}'s choice", of.name()),
@@ -69,7 +71,7 @@ pub fn normal_form(objective: &Objective, stage: Option<&Train>) -> NormalForm {
         }),
         evaluation: each(&|live, _| match live {
             Live::Divergence(divergence) => evaluation(divergence),
-            Live::Part(ModelSignal::Logp) => format!("sampled at y_t{}", at_temperature(scored_at)),
+            Live::Part(ModelSignal::Logp) => format!("sampled at y_t{}", at_temperature(&scored_at)),
             Live::Preference(_) => "sampled pairs".into(),
             Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => {
                 match part.axis() {
@@ -89,10 +91,10 @@ pub fn normal_form(objective: &Objective, stage: Option<&Train>) -> NormalForm {
         }),
         terms: terms(objective)
             + &states(objective)
-            + &if scored_at == 1.0 {
+            + &if scored_at.is_one() {
                 String::new()
             } else {
-                format!("; every logp{}", at_temperature(scored_at).replace(',', ""))
+                format!("; every logp{}", at_temperature(&scored_at).replace(',', ""))
             },
     }
 }
@@ -119,12 +121,12 @@ fn states(objective: &Objective) -> String {
 }
 
 /// The temperature of log-probabilities as text, empty for 1.
-fn at_temperature(temperature: f64) -> String {
-    if temperature == 1.0 { String::new() } else { format!(", at temperature {}", text::number(temperature)) }
+fn at_temperature(temperature: &Temperature) -> String {
+    if temperature.is_one() { String::new() } else { format!(", at temperature {temperature}") }
 }
 
 /// `KL(student || teacher)`, with all settings that differ from the default.
-fn divergence(divergence: &Divergence, scored_at: f64) -> String {
+fn divergence(divergence: &Divergence, scored_at: &Temperature) -> String {
     let name = match &divergence.kind {
         DivergenceKind::Kl => "KL",
         DivergenceKind::SortedL1 => "sorted L1",
@@ -145,11 +147,15 @@ fn divergence(divergence: &Divergence, scored_at: f64) -> String {
     }
     let with_sampler =
         [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler));
-    slot += &at_temperature(if with_sampler {
-        divergence.temperature * scored_at
-    } else {
-        divergence.temperature
-    });
+    let own = Temperature::Constant(divergence.temperature);
+    slot += &match (with_sampler, scored_at) {
+        (false, _) => at_temperature(&own),
+        (true, Temperature::Constant(scored_at)) => {
+            at_temperature(&Temperature::Constant(divergence.temperature * scored_at))
+        }
+        (true, scored_at) if own.is_one() => at_temperature(scored_at),
+        (true, scored_at) => format!(", at temperature {own} * {scored_at}"),
+    };
     if let Some(bound) = divergence.clip_each {
         slot += &format!(", each summand at most {}", text::number(bound));
     }

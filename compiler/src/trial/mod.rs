@@ -14,7 +14,7 @@ mod part;
 mod supply;
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{DomainId, Objective, Rollout};
+use mopd_lang::experiment::{DomainId, Objective, Rollout, StageStep};
 use mopd_lang::formula::{Formula, FormulaKind, Signal};
 use mopd_lang::source::Span;
 use serde::Serialize;
@@ -97,8 +97,9 @@ pub fn run(
             let own = objective.terms.iter().find_map(|term| term.data.as_deref());
             objective.temperature_on(own.unwrap_or(rollout))
         }
-        None => objective.temperature.unwrap_or(1.0),
+        None => objective.temperature.unwrap_or(1.0).into(),
     };
+    let temperature = temperature.at(StageStep { step: numbers.step, steps: numbers.steps });
     let TrialInputs { batch, by_logits, unread } =
         supply(&formulas, chosen, numbers, temperature).map_err(TrialError::Numbers)?;
     let graph = &formulas.graph;

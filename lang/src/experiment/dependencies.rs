@@ -32,7 +32,10 @@ impl Train {
 
     /// The schedules of its numbers, each with its place in the text.
     pub fn schedules(&self) -> Vec<(Origin, &Schedule)> {
-        let drawn = self.rollouts().into_iter().filter_map(Rollout::moving);
+        let drawn = self.rollouts().into_iter().flat_map(|rollout| {
+            let temperature = rollout.source.facts().sampling.map(|sampling| &sampling.temperature);
+            rollout.moving().into_iter().chain(temperature)
+        });
         let formulas = self.objective.formulas().into_iter().chain(drawn).chain([&self.learning_rate]);
         let schedules = formulas.flat_map(Formula::parts).filter_map(|part| match &part.0.kind {
             FormulaKind::Schedule(schedule) => Some((part.0.origin, schedule)),

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::dependencies::named;
-use super::{DomainId, Origin, Rollout, TeacherId};
+use super::{DomainId, Origin, Rollout, TeacherId, Temperature};
 use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 use crate::formula::NamedFormula;
 
@@ -101,13 +101,13 @@ impl Objective {
 
     /// The temperature of the trained policy. Logits of student, teachers and reference are divided by it in
     /// every `logp` and `end_logp`, and in divergences with `sampler` on a side. If the student draws the
-    /// completions, it is the sampling temperature, so that the ratio to the sampler starts at 1. If they
-    /// come from elsewhere, or pairs are compared, it is 1.
-    pub fn temperature_on(&self, rollout: &Rollout) -> f64 {
+    /// completions, it is the sampling temperature of the step that drew them, so that the ratio to the
+    /// sampler starts at 1. If they come from elsewhere, or pairs are compared, it is 1.
+    pub fn temperature_on(&self, rollout: &Rollout) -> Temperature {
         let pairs = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Preference(_)));
         match self.temperature {
-            Some(temperature) => temperature,
-            None if self.terms.iter().any(|term| term.value.any(pairs)) => 1.0,
+            Some(temperature) => temperature.into(),
+            None if self.terms.iter().any(|term| term.value.any(pairs)) => 1.0.into(),
             None => rollout.policy_temperature(),
         }
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::experiment::formula::text;
+
 /// The time that a schedule takes from one end to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,6 +64,69 @@ pub enum Schedule {
         steps: u32,
         then: Box<Schedule>,
     },
+}
+
+/// A temperature that logits are divided by: one number, or one for each step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Temperature {
+    /// 0 is greedy.
+    Constant(f64),
+    /// All values are above 0.
+    Scheduled(Schedule),
+}
+
+impl From<f64> for Temperature {
+    fn from(value: f64) -> Temperature {
+        Temperature::Constant(value)
+    }
+}
+
+impl From<Schedule> for Temperature {
+    fn from(schedule: Schedule) -> Temperature {
+        match schedule {
+            Schedule::Constant { value } => Temperature::Constant(value),
+            schedule => Temperature::Scheduled(schedule),
+        }
+    }
+}
+
+impl Temperature {
+    pub fn constant(&self) -> Option<f64> {
+        match self {
+            Temperature::Constant(value) => Some(*value),
+            Temperature::Scheduled(_) => None,
+        }
+    }
+
+    /// The schedule, if it changes during training.
+    pub fn schedule(&self) -> Option<&Schedule> {
+        match self {
+            Temperature::Constant(_) => None,
+            Temperature::Scheduled(schedule) => Some(schedule),
+        }
+    }
+
+    pub fn is_one(&self) -> bool {
+        self.constant() == Some(1.0)
+    }
+
+    pub fn at(&self, StageStep { step, steps }: StageStep) -> f64 {
+        match self {
+            Temperature::Constant(value) => *value,
+            Temperature::Scheduled(schedule) => schedule.at(step, steps),
+        }
+    }
+}
+
+/// As it is written in an experiment.
+impl std::fmt::Display for Temperature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&match self {
+            Temperature::Constant(value) => text::number(*value),
+            Temperature::Scheduled(schedule) => text::schedule(schedule),
+        })
+    }
 }
 
 /// A step of a stage: its number, from 0, and how many steps the stage has.

@@ -129,17 +129,16 @@ pub(super) fn sampling_once(
     origins: Origins,
     origin: checked::Origin,
 ) -> Converted<Sampling> {
-    match sampling(of, origins, origin)? {
-        sampling if sampling.max_tokens_moves.is_none() => Ok(sampling),
-        _ => {
-            let at = origins.span(of.max_tokens.0.origin);
-            Err(refused(
-                at,
-                "sampling a fixed set of rollouts with a `max_tokens` that changes during the \
-                run",
-            ))
-        }
-    }
+    let made = sampling(of, origins, origin)?;
+    let (setting, name) = if made.max_tokens_moves.is_some() {
+        (&of.max_tokens, "max_tokens")
+    } else if made.moves() {
+        (&of.temperature, "temperature")
+    } else {
+        return Ok(made);
+    };
+    let what = format!("sampling a fixed set of rollouts with a `{name}` that changes during the run");
+    Err(refused(origins.span(setting.0.origin), what))
 }
 
 pub fn sampling(
@@ -148,7 +147,8 @@ pub fn sampling(
     origin: checked::Origin,
 ) -> Converted<Sampling> {
     let at = origins.span(origin);
-    let checked::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
+    let temperature = sampling.temperature();
+    let checked::Sampling { n, temperature: _, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
         sampling;
     if heads.is_some() {
         return Err(refused(at, "sampling with several output heads in this place"));
@@ -163,6 +163,6 @@ pub fn sampling(
         stop: stop.clone(),
         max_tokens_moves: Some(moves)
             .filter(|moves| !matches!(moves, AdaptiveSchedule::Schedule(Schedule::Constant { .. }))),
-        ..Sampling::new(*n, *temperature, limit as u32)
+        ..Sampling::new(*n, temperature, limit as u32)
     })
 }

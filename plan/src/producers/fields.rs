@@ -51,7 +51,10 @@ impl Fields {
     pub fn moving(&self) -> Vec<AdaptiveSchedule> {
         let of = |value: &FieldValue| match value {
             FieldValue::Moving(moving) => vec![moving.clone()],
-            FieldValue::Sampling(sampling) => sampling.max_tokens_moves.iter().cloned().collect(),
+            FieldValue::Sampling(sampling) => {
+                let temperature = sampling.temperature.schedule().cloned().map(AdaptiveSchedule::from);
+                sampling.max_tokens_moves.iter().cloned().chain(temperature).collect()
+            }
             FieldValue::Fields(fields) => fields.moving(),
             FieldValue::Each(all) => all.iter().flat_map(Fields::moving).collect(),
             _ => Vec::new(),

@@ -103,7 +103,7 @@ pub(super) fn executable(
     let sampling = sampling(drawn, origins, of.origin)?;
     if engine != Engine::Mopd {
         // Except at these settings, the server's log-probabilities depend on how it was started.
-        if sampling.temperature != 1.0 {
+        if !sampling.temperature.is_one() {
             let what = format!(" at temperature {}", sampling.temperature);
             return refuse(&what, "sample at temperature 1, or by `mopd serve`");
         }

@@ -1,11 +1,14 @@
 //! The sampler: the model whose next-token distribution the completions were sampled from.
 
 use super::{Producer, Rollout, Writer};
-use crate::{Objective, Role, Signal};
+use crate::{Objective, Role, Signal, Temperature};
 
 /// The model that sampled the completions, and its temperature. `None` where the objective needs only
 /// recorded log-probabilities. An error with the reason if it needs the distribution and there is none.
-pub fn sampler(objective: &Objective, rollout: &Rollout) -> Result<Option<(Role, f64)>, &'static str> {
+pub fn sampler(
+    objective: &Objective,
+    rollout: &Rollout,
+) -> Result<Option<(Role, Temperature)>, &'static str> {
     let live = objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler));
     let asked = |signal: &Signal| {
         *signal != Signal::Logp { role: Role::Sampler } && signal.roles().contains(&Role::Sampler)
@@ -20,13 +23,13 @@ pub fn sampler(objective: &Objective, rollout: &Rollout) -> Result<Option<(Role,
         Writer::Model(_) => return Err("a model of its own wrote the completions"),
         Writer::Guide(_) => unreachable!("it has no policy of its own"),
     };
-    if sampling.temperature == 0.0 {
+    if sampling.is_greedy() {
         return Err("sampling is greedy");
     }
     if !sampling.is_plain() {
         return Err("tokens are drawn with `top_k`, `top_p` or `repetition_penalty`");
     }
-    Ok(Some((writer, sampling.temperature)))
+    Ok(Some((writer, sampling.temperature.clone())))
 }
 
 impl Producer {

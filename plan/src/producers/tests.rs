@@ -7,7 +7,7 @@ use mopd_expr::graph::Graph;
 
 use super::*;
 use crate::views::{Piece, Slot};
-use crate::{Axis, Engine, Formula, Schedule, Secret, Signal};
+use crate::{Axis, Engine, Formula, Schedule, ScheduleLength, Secret, Signal};
 
 const SAMPLING: &str = r#"{"n":2,"temperature":1.0,"max_tokens":8,"stop":[]}"#;
 
@@ -25,6 +25,7 @@ fn plans_and_keys_have_the_words_that_they_had() {
     let by_name = |once| Producer::of_scorer(Role::named(1), once, sampling());
     let once = PrecomputedRollouts { sequences: 64, keep: Keep::All };
     let grows = AdaptiveSchedule::Ladder { ladder: 0, values: vec![4.0, 8.0] };
+    let cools = Schedule::Linear { from: 1.0, to: 0.5, over: ScheduleLength::Run };
     let guided = |guidance| Guided { guidance, of: Producer::student(sampling()) }.into();
     let replay = Replay {
         of: Producer::student(Sampling { max_tokens_moves: Some(grows), ..sampling() }),
@@ -63,6 +64,10 @@ fn plans_and_keys_have_the_words_that_they_had() {
         (
             Rollout::new(9, Producer::Replay(Box::new(replay))),
             r#"{"from":"replay","capacity":100,"share":{"shape":"constant","value":0.5},"keeps":"prompts","of":{"from":"student","sampling":{"n":2,"temperature":1.0,"max_tokens":8,"max_tokens_moves":{"ladder":0,"values":[4.0,8.0]},"stop":[]}},"batch":9}"#,
+        ),
+        (
+            Rollout::new(4, Producer::student(Sampling::new(2, cools, 8))),
+            r#"{"from":"student","prompts":4,"sampling":{"n":2,"temperature":{"shape":"linear","from":1.0,"to":0.5,"over":"run"},"max_tokens":8,"stop":[]}}"#,
         ),
         (
             Rollout::new(3, guided(Guidance::TokenMix { alpha: half.clone().into() })),

@@ -113,6 +113,9 @@ pub struct StepMetrics {
     #[serde(default)]
     pub validation_loss: Option<f64>,
     pub learning_rate: f64,
+    /// The sampling temperature of the completions, where it changes during training.
+    #[serde(default)]
+    pub temperature: Option<f64>,
     /// The value used in the step, where a setting is `learned`.
     #[serde(default)]
     pub learned: Option<f64>,
@@ -234,6 +237,7 @@ impl NamedColumns {
             loss,
             validation_loss,
             learning_rate,
+            temperature,
             learned,
             gradient_norm,
             trained_share,
@@ -333,6 +337,7 @@ mod tests {
             loss: -1.5e-300,
             validation_loss: Some(2.5),
             learning_rate: 1e-3,
+            temperature: Some(0.75),
             learned: Some(0.75),
             gradient_norm: 2.0,
             trained_share: Some(0.0625),

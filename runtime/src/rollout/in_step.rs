@@ -95,7 +95,7 @@ fn write_unit(
     }
     if let Some(vocabulary) = DeviceVocabulary::for_author(author, sampling) {
         let rows = zip_equal(rows, places).collect();
-        let draws = PipelinedDraws::new(generator.place(), &vocabulary, sampling.temperature);
+        let draws = PipelinedDraws::new(generator.place(), &vocabulary, sampling.drawn_at());
         return draws.complete(&mut generator, rows, &stop, control, watch, completions);
     }
     let mut host_sampler = HostSampler::new(author);

@@ -76,7 +76,7 @@ pub fn draw(
     scratch: &mut Scratch,
 ) -> Option<SampledToken> {
     let uniform = uniforms.uniform();
-    if sampling.temperature == 0.0 {
+    if sampling.is_greedy() {
         let (logits, largest) = shaped(logits, sampling, seen, &mut scratch.penalised)?;
         return Some(SampledToken::new(best(logits, largest) as Token, 0.0));
     }
@@ -114,7 +114,7 @@ pub(super) fn weigh<'s>(
     scratch: &'s mut Scratch,
 ) -> Option<TokenDistribution<'s>> {
     let Scratch { penalised, weights, order, ends } = scratch;
-    let temperature = bounded(sampling.temperature);
+    let temperature = bounded(sampling.drawn_at());
     let (logits, largest) = shaped(logits, sampling, seen, penalised)?;
     weights.resize(logits.len(), 0.0);
     if temperature == 0.0 {
@@ -367,7 +367,7 @@ mod tests {
             }
         };
         let mut weights: Vec<f64> =
-            logits.iter().enumerate().map(|of| (penalised(of) / sampling.temperature).exp()).collect();
+            logits.iter().enumerate().map(|of| (penalised(of) / sampling.drawn_at()).exp()).collect();
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
         order.truncate(sampling.top_k.map_or(usize::MAX, |k| k as usize));

@@ -376,7 +376,7 @@ impl<'a> KeyInputs<'a> {
         let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);
         let Evaluation { sampling, prompts } = evaluation;
         let data = &self.domains[domain.0 as usize];
-        // Evaluations never change `max_tokens`, or draw two tokens in a step.
+        // Evaluations never change `max_tokens` or `temperature`, or draw two tokens in a step.
         let Sampling {
             n: _,
             temperature,
@@ -392,7 +392,7 @@ impl<'a> KeyInputs<'a> {
             computed,
             answers: ANSWERS,
             samples: evaluation.samples(),
-            temperature: *temperature,
+            temperature: temperature.constant().expect("an evaluation has one temperature"),
             max_tokens: sampling.max_tokens(*limit),
             top_p: *top_p,
             top_k: *top_k,

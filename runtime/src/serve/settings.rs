@@ -24,8 +24,7 @@ pub fn check(
     }
     let sound = (1..=1024).contains(&sampling.n)
         && sampling.max_tokens > 0
-        && sampling.temperature.is_finite()
-        && sampling.temperature >= 0.0
+        && sampling.temperature.constant().is_some_and(|value| value.is_finite() && value >= 0.0)
         && sampling.top_p.is_none_or(|p| p > 0.0 && p <= 1.0)
         && sampling.top_k.is_none_or(|k| k > 0)
         && sampling.repetition_penalty.is_none_or(|penalty| penalty > 0.0 && penalty.is_finite());

@@ -91,7 +91,7 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
     };
     // The pass over the prompt gives one greedy token. Greedy choice is certain: its log-probability is 0.
     let written: Vec<(Vec<Token>, Vec<f32>, bool)> = match &scored {
-        Some(scored) if max_tokens == 1 && sampling.temperature == 0.0 && n == 1 => {
+        Some(scored) if max_tokens == 1 && sampling.is_greedy() && n == 1 => {
             scored.iter().map(|of| (vec![of.next], vec![0.0], !shared.tokenizer.is_end(of.next))).collect()
         }
         _ => {

@@ -170,6 +170,9 @@ pub struct StoredRollouts {
     pub dropped: Option<Vec<u32>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub debates: Vec<Debate>,
+    /// The step that drew them.
+    #[serde(default)]
+    pub drawn: u32,
 }
 
 /// Number of sequences of each group.

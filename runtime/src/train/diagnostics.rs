@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mopd_expr::batch::Batch;
 use mopd_plan::events::Seconds;
 use mopd_plan::producers::Writer;
-use mopd_plan::{Objective, Signal};
+use mopd_plan::{Objective, Signal, StageStep};
 
 use super::agreement;
 use super::objective::Outputs;
@@ -26,6 +26,8 @@ pub struct StepTotals {
     /// The values that the step began with.
     pub states: BTreeMap<String, f64>,
     pub learning_rate: f64,
+    /// The step that drew the completions.
+    pub drawn: StageStep,
     /// The value of `learned(...)` in the step.
     pub learned: Option<f64>,
     /// By source: the number of chosen prompts and their mean priority; `None` where prompts are not chosen.
@@ -270,6 +272,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         loss: numbers.loss,
         validation_loss: numbers.validation_loss,
         learning_rate: numbers.learning_rate,
+        temperature: temperature(stage, numbers.drawn),
         learned: numbers.learned,
         gradient_norm: numbers.gradient_norm,
         trained_share: numbers.trained_share,
@@ -283,6 +286,12 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         states: numbers.states.clone(),
         alignment: numbers.alignment.clone(),
     }
+}
+
+/// The sampling temperature of the completions, where it changes during training.
+fn temperature(stage: &Stage, drawn: StageStep) -> Option<f64> {
+    let sampling = stage.train.rollout.producer.sampling()?;
+    sampling.temperature.schedule().map(|schedule| schedule.at(drawn.step, drawn.steps))
 }
 
 /// The log-probabilities of the tokens at sampling, if the student sampled them with its current weights, at

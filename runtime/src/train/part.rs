@@ -142,13 +142,13 @@ impl<'a> StagePart<'a> {
         self.batches.set_shares(self.stage, states, step)?;
         if moved && self.stage.saves_activations && model.saves_activations() {
             let (sequences, saved) = self.batches.next_saving(self.stage, model, models, step)?;
-            return Ok(Rollouts::new(self.stage, sequences).generated(saved));
+            return Ok(Rollouts::new(self.stage, sequences, step).generated(saved));
         }
         let batch = self.batches.next(self.stage, model, models, step)?;
         let mut parts = mini_batches::divided(self.stage, batch, step).into_iter();
         let first = parts.next().expect("a batch has a mini-batch");
-        self.rollouts.extend(parts.map(|part| Rollouts::new(self.stage, part)));
-        Ok(Rollouts::new(self.stage, first))
+        self.rollouts.extend(parts.map(|part| Rollouts::new(self.stage, part, step)));
+        Ok(Rollouts::new(self.stage, first, step))
     }
 
     /// The terms on a batch and their gradient. `trained` maps the gradient of all weights to that of the
@@ -257,6 +257,7 @@ impl StagePart<'_> {
                 draws: draws.clone(),
                 dropped: dropped.clone(),
                 debates: if index == 0 { debates.to_vec() } else { Vec::new() },
+                drawn: rollouts.drawn.step,
             }
         });
         let (rollouts, mini_batches) = (stored.next(), stored.collect());
@@ -287,7 +288,7 @@ impl StagePart<'_> {
     fn restored_rollouts(
         &self,
         model: &Decoder,
-        StoredRollouts { sequences, of_group, draws, dropped, debates: _ }: &StoredRollouts,
+        StoredRollouts { sequences, of_group, draws, dropped, debates: _, drawn }: &StoredRollouts,
         debates: &Rc<[Debate]>,
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
@@ -329,7 +330,7 @@ impl StagePart<'_> {
             .drawn(draws.clone())
             .without(dropped.clone())
             .debated(debates.clone());
-        Ok(Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences) })
+        Ok(Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences, *drawn) })
     }
 }
 

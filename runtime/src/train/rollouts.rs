@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use mopd_plan::Role;
+use mopd_plan::{Role, StageStep};
 
 use super::exchange;
 use super::sequences::Sequences;
@@ -14,6 +14,8 @@ use crate::model::{Decoder, GeneratedActivations, PackedBatch, SavedActivations}
 /// A batch, with what does not change while the student learns from it.
 pub struct Rollouts {
     pub sequences: Sequences,
+    /// The step that drew them. Its temperature is that of every update from them.
+    pub drawn: StageStep,
     /// The sequences that this process scores, where several processes train together.
     pub own: Option<OwnPart>,
     /// Logits of frozen models, where several updates read them.
@@ -31,12 +33,13 @@ pub struct OwnPart {
 }
 
 impl Rollouts {
-    pub fn new(stage: &Stage, sequences: Sequences) -> Rollouts {
+    pub fn new(stage: &Stage, sequences: Sequences, step: u32) -> Rollouts {
+        let drawn = StageStep { step, steps: stage.steps };
         let own = stage.peers.map(|peers| {
             let (sequences, tokens) = exchange::own_part(peers, &sequences, stage.sources.len());
-            OwnPart { rollouts: Box::new(Rollouts::alone(sequences)), tokens }
+            OwnPart { rollouts: Box::new(Rollouts::alone(sequences, drawn)), tokens }
         });
-        Rollouts { own, ..Rollouts::alone(sequences) }
+        Rollouts { own, ..Rollouts::alone(sequences, drawn) }
     }
 
     /// The rollouts that this process scores.
@@ -57,9 +60,10 @@ impl Rollouts {
     }
 
     /// The rollouts without a division among processes.
-    fn alone(sequences: Sequences) -> Rollouts {
+    fn alone(sequences: Sequences, drawn: StageStep) -> Rollouts {
         Rollouts {
             sequences,
+            drawn,
             own: None,
             known: RefCell::default(),
             policy: RefCell::default(),

@@ -93,6 +93,7 @@ mod scorers;
 mod second_head;
 mod speculative;
 mod states;
+mod temperature;
 mod through;
 mod trained;
 mod turns;

@@ -41,7 +41,7 @@ pub fn objective(
         chosen: None,
         weight: None,
         domain_weight: None,
-        temperature: 1.0,
+        temperature: 1.0.into(),
         ladders: Vec::new(),
         states: Vec::new(),
         learned: None,

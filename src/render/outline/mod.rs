@@ -426,7 +426,7 @@ fn evaluation(evaluation: &Evaluation) -> String {
     let cut: String = cut.into_iter().flatten().collect();
     format!(
         "{prompts}, {}{cut}, at most {} tokens",
-        drawn(evaluation.samples, evaluation.temperature),
+        drawn(evaluation.samples, &evaluation.temperature.into()),
         evaluation.max_tokens
     )
 }

@@ -4,7 +4,7 @@ use mopd_lang::experiment::{
     Adapter, BatchSize, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
     GradientAlignment, GradientPartition, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel,
     RolloutSource, Sampling, Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
-    TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
+    TeacherWeights, Temperature, Train, Trainable, Validation, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_plan::NormalForm;
@@ -359,7 +359,7 @@ pub fn samples(sampling: &Sampling) -> String {
     let most: String = most.into_iter().flatten().collect();
     format!(
         "{}{most}, at most {} tokens",
-        drawn(sampling.n, sampling.temperature),
+        drawn(sampling.n, &sampling.temperature()),
         formula(&sampling.max_tokens)
     )
 }
@@ -368,13 +368,13 @@ pub fn stops(texts: &[String]) -> Option<String> {
     (!texts.is_empty()).then(|| format!(", up to {}", joined(texts, |text| format!("{text:?}"))))
 }
 
-pub fn drawn(n: u32, temperature: f64) -> String {
-    match temperature {
-        0.0 => "greedy".to_owned(),
-        temperature => {
-            format!("{} each at temperature {}", counted(n as usize, "sample"), setting(temperature))
-        }
-    }
+pub fn drawn(n: u32, temperature: &Temperature) -> String {
+    let at = match temperature {
+        Temperature::Constant(0.0) => return "greedy".to_owned(),
+        Temperature::Constant(value) => setting(*value),
+        scheduled => scheduled.to_string(),
+    };
+    format!("{} each at temperature {at}", counted(n as usize, "sample"))
 }
 
 fn optimizer(optimizer: &Optimizer) -> String {

@@ -196,6 +196,11 @@ fn verl_is_refused_what_it_computes_at_another_temperature() {
         (&weighted, "0.5", vec![("`teacher.logp`", teacher), ("`student.entropy`", entropy)]),
         (&weighted, "1", vec![]),
         (&at_one, "0.5", vec![("`live student.logp`", student)]),
+        (
+            gap,
+            "linear(1 -> 0.5)",
+            vec![("a sampling temperature that changes during the run", "one temperature")],
+        ),
     ] {
         let text = format!(
             "experiment \"x\" {{ seed = 1 }}\n\n\

@@ -608,6 +608,8 @@ fn unsupported_server_sampling_is_refused_before_the_run() {
     for name in ["vllm", "sglang"] {
         let temperature = ["at temperature 0.7", "sample at temperature 1"];
         engine(name, "temperature: 1.0", "temperature: 0.7", &temperature);
+        let cooling = ["at temperature linear(1 -> 0.7)", "sample at temperature 1, or by `mopd serve`"];
+        engine(name, "temperature: 1.0", "temperature: linear(1 -> 0.7)", &cooling);
         engine(
             name,
             "max_tokens: 6)",

@@ -1,7 +1,7 @@
 //! The meaning of an objective.
 
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_plan::{Ladder, Learned, Live, Objective, TermGradient};
+use mopd_plan::{Ladder, Learned, Live, Objective, Temperature, TermGradient};
 use serde::Serialize;
 
 /// An objective without what only describes it: its name, its terms' names, its normal form.
@@ -20,7 +20,7 @@ pub(super) struct ObjectiveMeaning<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain_weight: Option<NodeId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
+    temperature: Option<&'a Temperature>,
     #[serde(skip_serializing_if = "<[Ladder]>::is_empty")]
     ladders: &'a [Ladder],
     /// The states, with the names that the graph's signals use.
@@ -70,7 +70,7 @@ impl<'a> ObjectiveMeaning<'a> {
             chosen: *chosen,
             weight: *weight,
             domain_weight: *domain_weight,
-            temperature: Some(*temperature).filter(|temperature| *temperature != 1.0),
+            temperature: Some(temperature).filter(|temperature| !temperature.is_one()),
             ladders,
             states: states.iter().map(|of| (of.name.as_str(), of.first, of.next)).collect(),
             learned: learned.as_ref(),

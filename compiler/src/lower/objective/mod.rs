@@ -20,14 +20,14 @@ use super::formula::{LeafScope, LossNode, Lowering, PrimitiveUse};
 use mopd_expr::graph::{LiveId, NodeId};
 use mopd_plan::refusal::Origins;
 use mopd_plan::{
-    Axis, Denominator, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Signal, State, Term,
-    TermGradient, TermLoss,
+    Axis, Denominator, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Signal, State,
+    Temperature, Term, TermGradient, TermLoss,
 };
 
 /// The inputs from a stage: the sizes that an objective's numbers depend on, and the outputs that are read.
 pub(super) struct StageRequest<'a> {
     /// The temperature at which the objective reads distributions.
-    pub temperature: f64,
+    pub temperature: Temperature,
     /// The size of the student's vocabulary, where it is known before the run.
     pub vocabulary: Option<u32>,
     /// The terms whose losses are read.

@@ -53,7 +53,7 @@ fn a_benchmark_is_a_column_with_its_own_settings() {
     assert_eq!(last.metrics, [plan::Metric::PassAt { k: 16 }, length, distinct]);
     assert_eq!(table.metrics(), [length, distinct, plan::Metric::PassAt { k: 16 }]);
     let sampling = &last.evaluation.sampling;
-    assert_eq!((sampling.n, sampling.temperature, sampling.top_p), (16, 0.6, Some(0.95)));
+    assert_eq!((sampling.n, sampling.drawn_at(), sampling.top_p), (16, 0.6, Some(0.95)));
     assert_eq!((add.evaluation.sampling.n, add.evaluation.sampling.top_p), (8, None));
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);

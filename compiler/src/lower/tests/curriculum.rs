@@ -16,7 +16,7 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
 fn drawn(n: u32) -> Sampling {
     Sampling {
         n,
-        temperature: 1.0,
+        temperature: number(1.0),
         max_tokens: number(16.0),
         top_p: None,
         top_k: None,

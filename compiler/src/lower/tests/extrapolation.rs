@@ -84,7 +84,7 @@ fn a_benchmark_that_judges_is_a_domain_that_no_stage_is_trained_on() {
     assert_eq!((found.factor, found.rounds, found.powers_of), (2.0, 5, 2));
     assert_eq!((found.judged_by, found.weights.as_slice()), (DomainId(2), &[WeightGroup::Attention][..]));
     let sampling = &found.evaluation.sampling;
-    assert_eq!((sampling.n, sampling.temperature, sampling.max_tokens), (1, 0.0, 16));
+    assert_eq!((sampling.n, sampling.drawn_at(), sampling.max_tokens), (1, 0.0, 16));
     // In ten steps, after steps 1, 2, 4 and 8.
     assert_eq!(found.evaluations(10), 24);
     let json = serde_json::to_string(&plan).unwrap();

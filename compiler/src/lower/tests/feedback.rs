@@ -129,7 +129,7 @@ fn feedback_settings_change_the_key() {
     assert_eq!(key(&renamed), plain);
     let moved: [&dyn Fn(&mut Experiment); 5] = [
         &|experiment| change_sampling(|sampling| sampling.max_tokens = number(17.0))(experiment),
-        &|experiment| change_sampling(|sampling| sampling.temperature = 0.5)(experiment),
+        &|experiment| change_sampling(|sampling| sampling.temperature = number(0.5))(experiment),
         &|experiment| {
             experiment.teachers[2].feedback = Some(Rc::new(written(peer(), &[Slot::Draft, Slot::Prompt])));
         },

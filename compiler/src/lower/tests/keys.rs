@@ -83,6 +83,27 @@ fn an_unrelated_model_in_between_changes_no_key() {
     assert_ne!(before.hash, after.hash);
 }
 
+/// A schedule of one value is that number.
+#[test]
+fn a_temperature_that_changes_is_meaning() {
+    let keys = |temperature: Formula| {
+        let mut experiment = experiment();
+        let RolloutSource::Sample(sampling) = &mut trained(&mut experiment, 4).rollout.source else {
+            panic!("the student samples")
+        };
+        sampling.temperature = temperature;
+        compiled(&experiment).stages.into_iter().map(|stage| stage.key).collect::<Vec<String>>()
+    };
+    let falls = |to| keys(schedule(Schedule::Linear { from: 1.0, to, over: ScheduleLength::Run }));
+    let one = keys(number(1.0));
+    assert_eq!(keys(schedule(Schedule::Constant { value: 1.0 })), one);
+    let others = [keys(number(0.5)), falls(0.5), falls(0.6)];
+    for (index, other) in others.iter().enumerate() {
+        assert_eq!(other[..4], one[..4]);
+        assert!(other[4] != one[4] && others[..index].iter().all(|earlier| earlier[4] != other[4]));
+    }
+}
+
 #[test]
 fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
     let all = vec![0, 1, 2, 3, 4, 5];

@@ -243,7 +243,7 @@ pub fn schedule(schedule: Schedule) -> Formula {
 fn student(prompts: u32, n: u32) -> (RolloutSource, BatchSize) {
     let sampling = Sampling {
         n,
-        temperature: 1.0,
+        temperature: number(1.0),
         max_tokens: number(16.0),
         top_p: None,
         top_k: None,

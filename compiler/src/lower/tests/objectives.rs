@@ -63,7 +63,7 @@ pub fn lower_by_term(
 ) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
     let request = StageRequest {
-        temperature: 1.0,
+        temperature: 1.0.into(),
         vocabulary: None,
         read_losses,
         each_term,
@@ -698,18 +698,24 @@ fn reduce_that_does_not_end_in_one_number_is_refused() {
 fn the_temperature_is_that_of_the_policy() {
     let sampled = |temperature| {
         let RolloutSource::Sample(sampling) = student(4, 8).0 else { panic!("the student samples") };
+        let temperature = number(temperature);
         Rollout::new(RolloutSource::Sample(Sampling { temperature, ..sampling }), HERE)
     };
     let data = Rollout::new(RolloutSource::Data { field: "answer".into() }, HERE);
     assert_eq!(
         [0.6, 1.0, 0.0].map(|temperature| grpo().temperature_on(&sampled(temperature))),
-        [0.6, 1.0, 1.0]
+        [0.6, 1.0, 1.0].map(Temperature::from)
     );
-    assert_eq!(nll().temperature_on(&data), 1.0);
-    assert_eq!(dpo(0.1).temperature_on(&sampled(0.6)), 1.0);
+    assert_eq!(nll().temperature_on(&data), 1.0.into());
+    assert_eq!(dpo(0.1).temperature_on(&sampled(0.6)), 1.0.into());
     let said = Objective { temperature: Some(1.0), ..grpo() };
-    assert_eq!(said.temperature_on(&sampled(0.6)), 1.0);
+    assert_eq!(said.temperature_on(&sampled(0.6)), 1.0.into());
     let form = normal_form(&grpo(), Some(&stage(sampled(0.6))));
     assert_eq!(form.evaluation, "sampled at y_t, at temperature 0.6");
     assert_eq!(normal_form(&grpo(), Some(&stage(sampled(1.0)))).evaluation, "sampled at y_t");
+    let mut cools = sampled(1.0);
+    let RolloutSource::Sample(sampling) = &mut cools.source else { panic!("the student samples") };
+    sampling.temperature = schedule(Schedule::Linear { from: 1.0, to: 0.5, over: ScheduleLength::Run });
+    let form = normal_form(&grpo(), Some(&stage(cools)));
+    assert_eq!(form.evaluation, "sampled at y_t, at temperature linear(1 -> 0.5)");
 }

@@ -369,6 +369,27 @@ fn refuses_unsupported_rollouts() {
         rollout(|train| train.rollout.source = made_once()),
         supported("sampling a fixed set of rollouts with a `max_tokens` that changes during the run")
     );
+    let cooling = || schedule(Schedule::Linear { from: 1.0, to: 0.5, over: ScheduleLength::Run });
+    let cooled = |source: RolloutSource| match source {
+        RolloutSource::From { teacher, sees, sequences, sampling } => {
+            let sampling = Sampling { temperature: cooling(), ..sampling };
+            RolloutSource::From { teacher, sees, sequences, sampling }
+        }
+        RolloutSource::Sample(sampling) => {
+            RolloutSource::Sample(Sampling { temperature: cooling(), ..sampling })
+        }
+        _ => panic!("it is sampled"),
+    };
+    let snapshot = RolloutSource::Snapshot {
+        model: ModelId(1),
+        of: Rc::new(Rollout::new(cooled(student(4, 1).0), HERE)),
+    };
+    for made_once in [cooled(teachers(Some(64))), snapshot] {
+        assert_eq!(
+            rollout(|train| train.rollout.source = made_once),
+            supported("sampling a fixed set of rollouts with a `temperature` that changes during the run")
+        );
+    }
     let data = Rollout::new(RolloutSource::Data { field: "answer".into() }, HERE);
     let earlier = RolloutSource::Snapshot { model: ModelId(1), of: Rc::new(data) };
     assert_eq!(

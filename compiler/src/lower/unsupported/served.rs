@@ -5,7 +5,8 @@ use mopd_lang::diag::Diagnostic;
 use mopd_plan::producers::Writer;
 use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{
-    Answers, Composition, Divergence, Live, Mass, Objective, Pool, Role, Served, Signal, TeacherChoice, Train,
+    Answers, Composition, Divergence, Live, Mass, Objective, Pool, Role, Served, Signal, TeacherChoice,
+    Temperature, Train,
 };
 
 /// The first thing that a stage needs of such a teacher and that is not supported.
@@ -104,8 +105,8 @@ impl<'a> ServedTeacherCheck<'a> {
                 );
                 self.refuse(what + "which does not return it", DISTRIBUTION)
             }
-            Signal::Logp { role } if self.objective.temperature != 1.0 => {
-                self.tempered(self.partial(*role)?, self.objective.temperature)
+            Signal::Logp { role } if !self.objective.temperature.is_one() => {
+                self.tempered(self.partial(*role)?, &self.objective.temperature)
             }
             Signal::Divergence(divergence) => self.divergence(divergence),
             _ => None,
@@ -126,12 +127,16 @@ impl<'a> ServedTeacherCheck<'a> {
             return self.refuse(what, help);
         }
         let sampler = roles.contains(&Role::Sampler);
-        let temperature = divergence.temperature * if sampler { self.objective.temperature } else { 1.0 };
-        if temperature == 1.0 { None } else { self.tempered(name, temperature) }
+        let temperature = match &self.objective.temperature {
+            Temperature::Constant(scored_at) if sampler => (divergence.temperature * scored_at).into(),
+            scheduled if sampler => scheduled.clone(),
+            _ => divergence.temperature.into(),
+        };
+        if temperature.is_one() { None } else { self.tempered(name, &temperature) }
     }
 
     /// Refuses other temperatures: the listed tokens would need the normalizer of all tokens.
-    fn tempered(&self, name: &str, temperature: f64) -> Option<Diagnostic> {
+    fn tempered(&self, name: &str, temperature: &Temperature) -> Option<Diagnostic> {
         let what = format!(
             "a probability at temperature {temperature} by the served teacher `{name}`, which returns \
             only some tokens"

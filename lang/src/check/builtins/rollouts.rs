@@ -268,11 +268,13 @@ impl Checker {
         let max_tokens = self.read(given.max_tokens, env);
         let (top_p, top_k) = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
         let stop = given.stop.map(Arg::expr);
-        let sampling =
-            self.sampling(SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop }, env);
+        let sampling = self.sampling(
+            SamplingArguments { n, temperature: temperature.clone(), max_tokens, top_p, top_k, stop },
+            env,
+        );
         let repetition_penalty = self.read(given.repetition_penalty, env)?;
         let heads = self.heads(&given, env)?;
-        if temperature == Some(0.0) {
+        if temperature.as_ref().and_then(|given| given.constant()) == Some(0.0) {
             self.report(
                 Diagnostic::error(
                     Code::OutOfRange,

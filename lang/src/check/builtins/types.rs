@@ -70,10 +70,6 @@ types! {
     Positive: ArgumentKind::Number, |checker, given, env| -> f64 {
         checker.at_least(given.expr, given.name, env, f64::MIN_POSITIVE)
     };
-    /// Sampling temperature; 0 takes the most probable token.
-    Temperature: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.temperature(given.expr, env, true)
-    };
     Seconds: ArgumentKind::Number, |checker, given, env| -> f64 {
         checker.at_least(given.expr, given.name, env, 0.001)
     };
@@ -114,6 +110,10 @@ types! {
     /// From 0 to 1.
     Share: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
         checker.share(given.expr, &format!("`{}`", given.name), env)
+    };
+    /// Sampling temperature; 0 takes the most probable token.
+    Temperature: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
+        checker.temperature_of_steps(given.expr, env, true)
     };
     /// At least 1.
     Whole: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {

@@ -268,7 +268,9 @@ impl Checker {
                     false,
                     origin,
                 );
-                let sampling = Sampling::new(2, 1.0, max_tokens);
+                let temperature =
+                    Formula::new(FormulaKind::Number(1.0), Unit::Number, Axis::Run, false, origin);
+                let sampling = Sampling::new(2, temperature, max_tokens);
                 let source = RolloutSource::Parameter { name: name.text.clone(), sampling };
                 Value::Rollout(Rc::new(Rollout::new(source, origin)))
             }

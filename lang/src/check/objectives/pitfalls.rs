@@ -7,8 +7,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, TokensOf,
-    Train,
+    Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Temperature,
+    Term, TokensOf, Train,
 };
 use crate::formula::{
     Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, ModelSignal,
@@ -160,8 +160,10 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
     rollout.edits.iter().all(whole)
         && match (facts.tokens, facts.inner.as_slice()) {
             (TokensOf::Student(sampling), _) => {
-                let scored_at = objective.temperature.unwrap_or(sampling.temperature);
-                sampling.temperature > 0.0 && scored_at == sampling.temperature && sampling.is_plain()
+                let drawn_at = sampling.temperature();
+                let greedy = drawn_at == Temperature::Constant(0.0);
+                let scored_at = objective.temperature.map_or_else(|| drawn_at.clone(), Temperature::from);
+                !greedy && scored_at == drawn_at && sampling.is_plain()
             }
             // A choice between several rollouts may depend on what was drawn.
             (TokensOf::Inside, [of]) => is_on_policy(objective, of),

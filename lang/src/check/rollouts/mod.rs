@@ -22,7 +22,7 @@ use crate::check::values::value::{Callable, Value};
 /// The sampling arguments that `sample`, `from` and `grpo` share; the numbers are `None` where faulty.
 pub(in crate::check) struct SamplingArguments<'e> {
     pub n: Option<u32>,
-    pub temperature: Option<f64>,
+    pub temperature: Option<Formula>,
     pub max_tokens: Option<Formula>,
     pub top_p: Option<&'e Expr>,
     pub top_k: Option<&'e Expr>,

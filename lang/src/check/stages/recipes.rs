@@ -167,8 +167,8 @@ impl Checker {
             .required(settings, "max_tokens")
             .and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
         let temperature = match settings.get("temperature") {
-            Some(expr) => self.temperature(expr, env, false),
-            None => Some(1.0),
+            Some(expr) => self.temperature_of_steps(expr, env, false),
+            None => Some(self.constant_temperature(1.0, settings.place(&["samples"]))),
         };
         let (top_p, top_k, stop) = (settings.get("top_p"), settings.get("top_k"), settings.get("stop"));
         let given = SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop };

@@ -145,7 +145,7 @@ impl Checker {
         let scored_at = rollout.policy_temperature();
         let arms = rollout.arms();
         let Some(other) = arms.into_iter().find(|arm| arm.policy_temperature() != scored_at) else {
-            return true;
+            return scored_at.constant().is_some() || self.check_replayed(objective, rollout);
         };
         let (span, arm) = (self.span(rollout.origin), self.span(other.origin));
         let at = self.place_of(objective, reads_policy_temperature);
@@ -163,6 +163,27 @@ impl Checker {
                 "draw all of them at one temperature, or set in the objective at which temperature the \
                 policy is trained: `temperature = 1`",
             ),
+        );
+        false
+    }
+
+    /// Reports a buffer that replays completions of steps with other temperatures than that of the step which
+    /// scores them. The temperature changes.
+    fn check_replayed(&mut self, objective: &Objective, rollout: &Rollout) -> bool {
+        if !rollout.replays_completions() {
+            return true;
+        }
+        let span = self.span(rollout.origin);
+        let at = self.place_of(objective, reads_policy_temperature);
+        let text = "replayed completions would be scored at another temperature than they were drawn at";
+        self.report(
+            Diagnostic::error(Code::MixedTemperatures, span, text)
+                .label(format!("the temperature changes: {}", rollout.policy_temperature()))
+                .note(at, "this log-probability is at the temperature of the trained policy")
+                .help(
+                    "draw at one temperature, replay prompts only (`keeps: prompts`), or set in the \
+                    objective at which temperature the policy is trained: `temperature = 1`",
+                ),
         );
         false
     }

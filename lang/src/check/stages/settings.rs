@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{MarkedSetting, SettingMark};
-use crate::formula::{Formula, FormulaKind};
+use crate::formula::{Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Route, Statement};
 
@@ -290,8 +290,62 @@ impl Checker {
     pub(in crate::check) fn temperature(&mut self, expr: &Expr, env: &Env, greedy: bool) -> Option<f64> {
         let least = if greedy { 0.0 } else { f64::MIN_POSITIVE };
         let number = self.at_least(expr, "temperature", env, least)?;
+        self.temperature_fits(number, expr.span).then_some(number)
+    }
+
+    /// The temperature of rollouts: a number, or a schedule of numbers above 0.
+    pub(in crate::check) fn temperature_of_steps(
+        &mut self,
+        expr: &Expr,
+        env: &Env,
+        greedy: bool,
+    ) -> Option<Formula> {
+        let value = self.schedule_setting(expr, env)?;
+        if let FormulaKind::Schedule(schedule) = &value.0.kind {
+            let ends = schedule.ends();
+            if let Some(low) = ends.iter().find(|end| **end <= 0.0) {
+                let text = "a temperature that changes must stay above 0";
+                self.report(
+                    Diagnostic::error(Code::ScheduleRange, expr.span, text)
+                        .label(format!("goes to {low}"))
+                        .help("let it end above 0: `linear(1 -> 0.1)`"),
+                );
+                return None;
+            }
+            return ends.into_iter().all(|end| self.temperature_fits(end, expr.span)).then_some(value);
+        }
+        let number = match value.constant() {
+            Some(number) => number,
+            None if has_variables(&value) => self.any_number(1.0)?,
+            None => {
+                let text = "a temperature is a number or a schedule";
+                self.report(
+                    Diagnostic::error(Code::TypeMismatch, expr.span, text)
+                        .label("this is computed from others")
+                        .help("write a schedule, such as `linear(1 -> 0.7)`"),
+                );
+                return None;
+            }
+        };
+        if number < 0.0 || number == 0.0 && !greedy {
+            let least = if greedy { "at least 0" } else { "above 0" };
+            let text = format!("`temperature` must be {least}");
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")),
+            );
+            return None;
+        }
+        self.temperature_fits(number, expr.span).then(|| self.constant_temperature(number, expr.span))
+    }
+
+    pub(in crate::check) fn constant_temperature(&mut self, number: f64, at: Span) -> Formula {
+        Formula::new(FormulaKind::Number(number), Unit::Number, Axis::Run, false, self.origin(at))
+    }
+
+    /// Whether logits divided by the temperature stay finite; reports if not.
+    fn temperature_fits(&mut self, number: f64, span: Span) -> bool {
         if number == 0.0 || TEMPERATURES.contains(&number) {
-            return Some(number);
+            return true;
         }
         let (low, high) = (TEMPERATURES.start(), TEMPERATURES.end());
         let (text, why) = match number < *low {
@@ -299,11 +353,11 @@ impl Checker {
             false => (format!("`temperature` must be at most {high:e}"), "0"),
         };
         self.report(
-            Diagnostic::error(Code::OutOfRange, expr.span, text)
+            Diagnostic::error(Code::OutOfRange, span, text)
                 .label(format!("this is {number:e}"))
                 .help(format!("logits divided by it would be {why} in single precision")),
         );
-        None
+        false
     }
 
     /// A placeholder for a number that depends on a parameter without a value. `None` outside such checks.

@@ -43,8 +43,10 @@ fn are_alike(one: &RolloutArgument, other: &RolloutArgument) -> bool {
 
 impl Sampling {
     fn is_alike(&self, other: &Sampling) -> bool {
-        let max_tokens = self.max_tokens.clone();
-        is_same(&max_tokens, &other.max_tokens) && *self == Sampling { max_tokens, ..other.clone() }
+        let (temperature, max_tokens) = (self.temperature.clone(), self.max_tokens.clone());
+        is_same(&temperature, &other.temperature)
+            && is_same(&max_tokens, &other.max_tokens)
+            && *self == Sampling { temperature, max_tokens, ..other.clone() }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::{ReplayContents, Rollout, RolloutEngine, Sampling};
+use super::{ReplayContents, Rollout, RolloutEngine, Sampling, Temperature};
 use crate::experiment::formula::{Formula, Role, text};
 use crate::experiment::{Capability, ModelId, Template};
 
@@ -420,9 +420,9 @@ impl RolloutSource {
 /// The sampling settings as text, as far as they change the model's distribution.
 fn shape(sampling: &Sampling) -> String {
     let penalty = sampling.repetition_penalty.filter(|penalty| *penalty != 1.0);
-    let temperature = match sampling.temperature {
-        0.0 => "greedy".to_owned(),
-        temperature => format!("temperature {}", text::number(temperature)),
+    let temperature = match sampling.temperature() {
+        Temperature::Constant(0.0) => "greedy".to_owned(),
+        temperature => format!("temperature {temperature}"),
     };
     let shape = [
         temperature,

@@ -5,8 +5,8 @@ mod kinds;
 
 use std::rc::Rc;
 
-use super::{ModelId, Origin, Secret, Template};
-use crate::experiment::formula::{Formula, Role};
+use super::{ModelId, Origin, Secret, Temperature, Template};
+use crate::experiment::formula::{Formula, FormulaKind, Role};
 pub use kinds::{
     AuthorProgram, MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf,
 };
@@ -165,9 +165,17 @@ impl Rollout {
 
     /// The temperature at which the student's own completions are sampled. 1 where others wrote them, or
     /// decoding was greedy. If its [arms](Rollout::arms) have several, the checker rejects what reads it.
-    pub fn policy_temperature(&self) -> f64 {
+    pub fn policy_temperature(&self) -> Temperature {
         let drawn = if self.unrecorded().is_none() { self.sampling() } else { None };
-        drawn.map(|sampling| sampling.temperature).filter(|temperature| *temperature > 0.0).unwrap_or(1.0)
+        let drawn = drawn.map(Sampling::temperature);
+        drawn.filter(|of| *of != Temperature::Constant(0.0)).unwrap_or(Temperature::Constant(1.0))
+    }
+
+    /// Whether a buffer mixes completions of earlier steps in.
+    pub fn replays_completions(&self) -> bool {
+        let replays =
+            |of: &Rollout| matches!(of.source, RolloutSource::Replay { keeps: ReplayContents::Rollouts, .. });
+        self.all().into_iter().any(replays)
     }
 
     /// The number of its source that may change during training, if it has one.
@@ -256,8 +264,8 @@ pub enum Keep {
 pub struct Sampling {
     /// Samples of one prompt: the size of a group.
     pub n: u32,
-    /// The sampling temperature; 0 is greedy.
-    pub temperature: f64,
+    /// The sampling temperature: a number, of which 0 is greedy, or a schedule.
+    pub temperature: Formula,
     /// Longest completion, in tokens, the end token included: a number or a schedule.
     pub max_tokens: Formula,
     /// The mass of nucleus (top-p) sampling.
@@ -281,7 +289,7 @@ pub struct Heads {
 
 impl Sampling {
     /// Sampling from the full distribution, until the end of the completion.
-    pub fn new(n: u32, temperature: f64, max_tokens: Formula) -> Sampling {
+    pub fn new(n: u32, temperature: Formula, max_tokens: Formula) -> Sampling {
         Sampling {
             n,
             temperature,
@@ -291,6 +299,13 @@ impl Sampling {
             repetition_penalty: None,
             heads: None,
             stop: Vec::new(),
+        }
+    }
+
+    pub fn temperature(&self) -> Temperature {
+        match &self.temperature.0.kind {
+            FormulaKind::Schedule(schedule) => schedule.clone().into(),
+            _ => self.temperature.constant().expect("the checker refuses other temperatures").into(),
         }
     }
 

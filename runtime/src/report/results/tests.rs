@@ -16,7 +16,7 @@ fn plan() -> Plan {
     let mut greedy = comparison(&[&[0], &[1]], false);
     greedy.name = "greedy".to_owned();
     greedy.columns[0].evaluation.sampling.n = 8;
-    greedy.columns[0].evaluation.sampling.temperature = 0.0;
+    greedy.columns[0].evaluation.sampling.temperature = 0.0.into();
     experiment.comparisons = vec![sampled, greedy];
     Plan { schema: 1, hash: "abc".to_owned(), experiment, stages: Vec::new(), places: Vec::new() }
 }
@@ -98,7 +98,7 @@ fn pass_at_1_is_reported_only_for_verdicts() {
     };
     assert_eq!([named(&plan, 0), named(&plan, 1)], ["mean reward", "greedy mean reward"]);
     let mut other = plan.experiment.comparisons[1].columns[0].clone();
-    other.evaluation.sampling.temperature = 1.0;
+    other.evaluation.sampling.temperature = 1.0.into();
     plan.experiment.comparisons[1].columns.push(other);
     assert_eq!(named(&plan, 1), "greedy mean reward (d0), mean reward (d0)");
 }

@@ -4,7 +4,7 @@
 use mopd_expr as expr;
 use mopd_plan::events::FailureKind;
 use mopd_plan::producers::{Chosen, SampleChoice, reads_student};
-use mopd_plan::{Formula, Role, Signal};
+use mopd_plan::{Formula, Role, Signal, StageStep};
 use tch::no_grad_guard;
 
 use super::sample::{NumberedDraw, judge};
@@ -122,7 +122,7 @@ fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result
     let vocabulary =
         Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends())
             .without(student.tokenizer.absent())
-            .at(stage.train.objective.temperature);
+            .at(stage.train.objective.temperature.at(StageStep { step: batch.step, steps: stage.steps }));
     let layout = expr::batch::Batch { layout: sequences.layout.clone(), ..expr::batch::Batch::default() };
     let parameters = Parameters { batch: &layout, device: stage.place.device };
     let (mut signals, mut quantities) = (Vec::new(), Vec::new());

@@ -222,6 +222,7 @@ impl DerivedProducer {
     ) -> Result<Vec<Option<String>>> {
         let stage = batch.stage;
         let sampling = self.settings.shortening(max_tokens);
+        let sampling = sampling.at(batch.step, stage.steps, batch.climbed);
         let key = batch.key(Purpose::Derived).turn(1);
         let no_room =
             |prompt, context| no_room(&stage.train.scorers.name(writer), prompt, max_tokens, context);
@@ -235,7 +236,7 @@ impl DerivedProducer {
                 TextRequest { prompt: prompt.draw, said, number, sample: place }
             });
             let asked: Vec<TextRequest> = asked.collect();
-            let (model_ref, view, sampling) = (scorer.model_ref, Some(sees), &sampling);
+            let (model_ref, view, sampling) = (scorer.model_ref, Some(sees), &*sampling);
             let model = TextWriter { model_ref, view, sampling, key };
             written.extend(model.texts(batch, &asked, no_room)?);
         }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mopd_expr::batch::Batch;
-use mopd_plan::{Live, LivePrimitive, Objective, Role, Signal, producers};
+use mopd_plan::{Live, LivePrimitive, Objective, Role, Signal, StageStep, producers};
 use tch::{Tensor, no_grad_guard};
 
 use super::context::Scoring;
@@ -67,7 +67,7 @@ impl ScoringPass {
             softcap: model.config.logit_softcap,
             scalar_head: model.scalar_head().map(Tensor::detach),
         };
-        let mut sampler = sampler(scoring)?;
+        let mut sampler = sampler(scoring, rollouts.drawn)?;
         if let Some((Role::Student, temperature)) = sampler
             && stage.train.passes > 1
         {
@@ -94,7 +94,7 @@ impl ScoringPass {
             model.tokenizer.ends(),
         )
         .without(model.tokenizer.absent())
-        .at(stage.train.objective.temperature);
+        .at(stage.train.objective.temperature.at(rollouts.drawn));
         vocabulary.spans = spans;
         let (tokens, by_rest) = (model.tokenizer.tokens(), RefCell::default());
         Ok(ScoringPass { hidden, second, trace, micro_batches, vocabulary, tokens, by_rest })
@@ -205,8 +205,9 @@ impl ScoringPass {
 
 /// The role whose logits the completions were drawn from, and the temperature; `None` where the objective
 /// reads no more than the recorded log-probabilities.
-fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
+fn sampler(scoring: &Scoring, drawn: StageStep) -> Result<Option<(Role, f64)>> {
     let train = &scoring.stage.train;
     let known = producers::sampler(&train.objective, &train.rollout);
+    let known = known.map(|found| found.map(|(role, temperature)| (role, temperature.at(drawn))));
     known.map_err(|why| missing("the sampler's distribution", why, &train.objective))
 }

@@ -28,7 +28,7 @@ fn debated(teachers: [Teacher; 2], temperature: f64) -> Train<Objective> {
          max_tokens: 8), prompts = 5, steps = 10, lr = 1e-3 }\n",
     );
     let Train { objective, mut panels, .. } = compiled::train(&plan, "student").clone();
-    panels[0].sampling.temperature = temperature;
+    panels[0].sampling.temperature = temperature.into();
     let pieces =
         vec![Piece::Slot(Slot::Prompt), Piece::Text("|".to_owned()), Piece::Slot(Slot::Transcript(0))];
     let sees = Some(View { name: "heard".to_owned(), pieces });

@@ -37,7 +37,7 @@ fn advised(tutor: Teacher, writer: Teacher, temperature: f64) -> Train<Objective
          max_tokens: 6), prompts = 6, steps = 4, lr = 1e-3 }\n",
     );
     let Train { objective, mut feedback, scorers, .. } = compiled::train(&plan, "student").clone();
-    feedback[0].sampling.temperature = temperature;
+    feedback[0].sampling.temperature = temperature.into();
     let scorer = |known: &Scorer| {
         let teacher = if known.name == "tutored" { tutor.clone() } else { writer.clone() };
         let sees = known.choices[0].sees.clone();

@@ -104,7 +104,7 @@ fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
     {
         let models = padded(true, *rows);
         for sampling in [Sampling::new(4, 1.0, 10), Sampling::new(1, 0.0, 10)] {
-            let sampled = sampling.temperature == 1.0;
+            let sampled = sampling.temperature.is_one();
             let mut train = train(direct(Support::Full, Mass::Raw), 1);
             train.rollout = Rollout::new(8, Producer::student(sampling));
             let stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };

@@ -44,7 +44,7 @@ fn the_ratio_starts_at_1_at_any_temperature() {
     for temperature in [0.6, 1.0, 1.7] {
         let mut train = train(grpo(), 1);
         train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, temperature, 8)));
-        train.objective.temperature = temperature;
+        train.objective.temperature = temperature.into();
         let stage = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);

@@ -53,7 +53,7 @@ impl Fixtures {
         let batch = &self.batches[kind];
         let list = batch["sequences"].as_array().unwrap().iter().map(sequence).collect();
         let sequences = Sequences::new(list, batch["group"].as_u64().unwrap() as usize, 2);
-        Rollouts::new(stage, sequences)
+        Rollouts::new(stage, sequences, 0)
     }
 
     /// A vector of the reference, in the order of the runtime's layout.

@@ -19,6 +19,7 @@ use super::refine::refined;
 use super::retry::retry;
 use super::rewrite::rewritten;
 use super::speculative::{speculative, weighed};
+use super::temperature::{at_temperature, cools};
 use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
 use crate::store::{Lookup, Store};
@@ -113,6 +114,12 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("passes over mini-batches", ROUTED, &|train| {
         (train.objective, train.passes, train.mini_batches) = (ratio(), 2, 3);
         (train.rollout, train.ema) = (sampled(2), Some(0.5));
+    });
+    case("a temperature that changes, in passes", ROUTED, &|train| {
+        *train = Train { passes: 2, ..at_temperature(ratio(), &cools()) };
+    });
+    case("a temperature that changes, in mini-batches", ROUTED, &|train| {
+        *train = Train { mini_batches: 2, ..at_temperature(ratio(), &cools()) };
     });
     case("mini-batches of the data", ROUTED, &|train| train.mini_batches = 3);
     case("rollouts, copies of the student, average", [averages(0), averages(1)], &|train| {

@@ -75,7 +75,7 @@ fn source<'a>(
 fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
     let trainer = Trainer::new(stage).unwrap();
     let sequences = Sequences::new(list, 1, stage.sources.len());
-    let rollouts = Rollouts::new(stage, sequences);
+    let rollouts = Rollouts::new(stage, sequences, 0);
     let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient)

@@ -117,7 +117,7 @@ fn second_head_loss_and_gradient_equal_the_reference() {
             let (_, _, rollouts) = first_step(&stage);
             let student = Reference::new(&models[0]);
             let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
-            let at = train.objective.temperature;
+            let at = train.objective.temperature.constant().unwrap();
             let mut by_head = [Vec::new(), Vec::new()];
             let mut by_sequence = Vec::new();
             for sequence in &rollouts.sequences.list {

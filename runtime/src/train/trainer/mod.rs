@@ -258,6 +258,7 @@ impl<'a> Trainer<'a> {
             validation_loss: self.losses.validated_before(step),
             states,
             learning_rate,
+            drawn: rollouts[0].drawn,
             learned,
             chosen,
             gradient_norm: norm,

@@ -21,7 +21,7 @@ impl Trainer<'_> {
             let parameters = self.student.parameters();
             Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
         };
-        for record in records(self.stage, &rollouts.sequences) {
+        for record in records(self.stage, rollouts) {
             let EvaluatedBatch { gradient, .. } = self.evaluate(0, &record, step)?;
             let gradient = self.student.gradient(gradient);
             let norm = gradient_norm(&gradient);
@@ -46,11 +46,12 @@ impl Trainer<'_> {
 }
 
 /// Each group as a batch of its own.
-fn records<'a>(stage: &'a Stage, sequences: &'a Sequences) -> impl Iterator<Item = Rollouts> + 'a {
+fn records<'a>(stage: &'a Stage, rollouts: &'a Rollouts) -> impl Iterator<Item = Rollouts> + 'a {
+    let sequences = &rollouts.sequences;
     sequences.groups().enumerate().map(move |(index, group)| {
         let draws = sequences.draws.get(index).copied().into_iter().collect();
         let alone = Sequences::of_groups(vec![group.to_vec()], stage.sources.len()).drawn(draws);
         let alone = alone.debated(sequences.debates.clone());
-        Rollouts::new(stage, alone)
+        Rollouts::new(stage, alone, rollouts.drawn.step)
     })
 }

@@ -353,7 +353,11 @@ pub static GRPO: &[SettingKey] = stage![
     opt("batch", ArgumentKind::Count, "Sequences per step; or write `prompts`."),
     req("samples", ArgumentKind::Count, "Samples of each prompt: the size of a group."),
     req("max_tokens", ArgumentKind::Schedule, "Longest completion, in tokens: a number or a schedule."),
-    opt("temperature", ArgumentKind::Number, "Sampling temperature of the rollouts; 1 by default."),
+    opt(
+        "temperature",
+        ArgumentKind::Schedule,
+        "Sampling temperature of the rollouts, a number or a schedule; 1 by default.",
+    ),
     opt(
         "top_p",
         ArgumentKind::Number,

@@ -95,7 +95,7 @@ fn a_model_that_is_sampled_differently_may_differ() {
     let at = |temperature: f64, samples: u32| {
         let mut run = run("same", &[1], 5, |_, _| 1.0);
         let sampling = &mut run.comparisons[0].columns[0].evaluation.sampling;
-        (sampling.temperature, sampling.n) = (temperature, samples);
+        (sampling.temperature, sampling.n) = (temperature.into(), samples);
         run
     };
     let other = |before: &ComparedRun, after: &ComparedRun| {
