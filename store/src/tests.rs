@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::entries::CHECKSUMS;
+use super::entries::{CHECKSUMS, NEW, OLD};
 use super::*;
 
 fn folder() -> (tempfile::TempDir, Folder) {

@@ -4,7 +4,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Optimizer, Origin, Recipe, Reward,
-    Rollout, TokensOf, Train, WithOrigin,
+    TokensOf, Train, WithOrigin,
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 

@@ -342,13 +342,12 @@ impl Formula {
         if self.unit() == unit {
             return Some(self.clone());
         }
-        let FormulaNode { kind, axis, live, declared, counted, depth, .. } = &*self.0;
-        if !matches!(kind, FormulaKind::Signal(_) | FormulaKind::Live(_) | FormulaKind::Apply { .. }) {
+        if !matches!(self.0.kind, FormulaKind::Signal(_) | FormulaKind::Live(_) | FormulaKind::Apply { .. }) {
             return None;
         }
-        let (kind, declared, counted) = (kind.clone(), declared.clone(), *counted);
-        let (axis, live, depth) = (*axis, *live, *depth);
-        Some(Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared, counted, depth })))
+        let mut node = FormulaNode::clone(&self.0);
+        (node.unit, node.origin) = (unit, origin);
+        Some(Formula(Rc::new(node)))
     }
 
     /// A number that has just been made, with what it counts.
