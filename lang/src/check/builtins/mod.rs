@@ -192,3 +192,19 @@ pub fn all() -> &'static [Builtin] {
 pub fn names<'a>() -> impl Iterator<Item = &'a str> {
     BUILTINS.iter().map(|builtin| builtin.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syntax::words::MAKES_A_MODEL;
+
+    #[test]
+    fn the_parser_knows_the_functions_whose_value_is_a_model() {
+        let constructors = all().iter().filter(|builtin| matches!(builtin.kind, BuiltinKind::Constructor(_)));
+        let mut names: Vec<&str> = constructors.map(|builtin| builtin.name).collect();
+        let mut known = MAKES_A_MODEL.to_vec();
+        names.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(known, names);
+    }
+}

@@ -202,8 +202,11 @@ fn unnamed(unparsed: &Unparsed) -> Option<Diagnostic> {
         return None;
     }
     if let Some(quoted) = stuck.strip_prefix('"').and_then(|rest| rest.split('"').next()) {
-        let diagnostic =
-            unparsed.foreign(unparsed.at, quoted.len() + 2, format!("the name of a `{first}` has no quotes"));
+        let diagnostic = unparsed.foreign(
+            unparsed.at,
+            quoted.len() + 2,
+            format!("the name after `{first}` has no quotes"),
+        );
         let is_name = quoted.chars().all(words::is_word) && !quoted.starts_with(|c: char| c.is_ascii_digit());
         return Some(match is_name && !quoted.is_empty() {
             true => diagnostic.replace_with("remove the quotes", quoted),

@@ -92,11 +92,11 @@ fn items_tell_what_they_miss() {
         ("template hinted \"{prompt}\"", "1:17 expected `=`, found `\"{prompt}\"`"),
         ("template worked(a: fraction = 1) =", "1:35 expected a value, found the end of the line"),
         ("divergence squeezed = 1", "1:21 expected `(`, found `=`"),
-        ("rollout = sample(n: 1)", "1:9 expected a name, found `=`"),
+        ("rollout = sample(n: 1)", "1:1 a `rollout` needs a name"),
         ("rollout good sample(n: 1)", "1:14 expected `=`, found `sample`"),
         ("panel duo { rounds = 2 }", "1:11 expected `=`, found `{`"),
         ("eval math500 = 3", "1:14 expected `{`, found `=`"),
-        ("eval \"math500\" { samples = 1 }", "1:6 expected a name, found `\"math500\"`"),
+        ("eval \"math500\" { samples = 1 }", "1:6 the name after `eval` has no quotes"),
         ("teacher t(a: fraction) self", "1:24 expected `=`, found `self`"),
         ("teacher t[r of [1]] = self", "1:13 expected `in`, found `of`"),
     ] {
