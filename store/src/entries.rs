@@ -1,4 +1,5 @@
-//! A folder with entries. An entry is a folder of files with their checksums; it is complete or does not count.
+//! A folder with entries. An entry is a folder of files with their checksums; it is complete, or it does not
+//! count.
 
 use std::collections::BTreeMap;
 use std::fs;
