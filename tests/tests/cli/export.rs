@@ -292,13 +292,14 @@ fn exports_refuse_numbers_that_differ_by_domain() {
              domain math {{ prompts = \"m.jsonl\", reward = exact_match, share = 1/2 }}\n\
              domain code {{ prompts = \"c.jsonl\", reward = exact_match, share = 1/2 }}\n\
              model base = llama {{ layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }}\n\
-             model both = sft(base, on: [math, code]) {{ target = answer, steps = 2, batch = 2, lr = 1e-3 }}\n\
+             model both = sft(base, on: domains) {{ target = answer, steps = 2, batch = 2, lr = 1e-3 }}\n\
              objective o {{\n  term follow = match {{ domain == math -> 0.1, else -> 0.5 }} * \
              (student.logp - teacher.logp) * live student.logp\n  reduce = mean(token, over: batch)\n}}\n\
              teacher one = both\n\
              route {{ else -> one }}\n\
              model student = distill(base, on: {on}) {{\n  objective = o\n  \
-             rollout = sample(n: 1, temperature: 1, max_tokens: 8)\n  prompts = 2\n  steps = 2\n  lr = 1e-3\n}}\n"
+             rollout = sample(n: 1, temperature: 1, max_tokens: 8)\n  prompts = 2\n  steps = 2\n  \
+             lr = 1e-3\n}}\n"
         )
     };
     for engine in ["trl", "verl"] {
