@@ -382,6 +382,7 @@ pub fn sum(parts: &[GradientMultiple]) -> String {
 /// A relative distance as text: `12% away`, or a multiple if it is large.
 pub(super) fn distance_text(distance: f64) -> String {
     match distance {
+        far if far < 0.005 => "less than 1% away".to_owned(),
         far if far < 10.0 => format!("{}% away", (far * 100.0).round()),
         far if far < 1000.0 => format!("{far:.0} times its size away"),
         _ => "more than 1000 times its size away".to_owned(),

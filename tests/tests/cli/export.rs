@@ -297,7 +297,7 @@ fn exports_refuse_numbers_that_differ_by_domain() {
              (student.logp - teacher.logp) * live student.logp\n  reduce = mean(token, over: batch)\n}}\n\
              teacher one = both\n\
              route {{ else -> one }}\n\
-             model student = distill(base, on: {on}) {{\n  objective = o\n  \
+             model student = distill(base) {{\n  domains = {on}\n  objective = o\n  \
              rollout = sample(n: 1, temperature: 1, max_tokens: 8)\n  prompts = 2\n  steps = 2\n  \
              lr = 1e-3\n}}\n"
         )
@@ -308,7 +308,7 @@ fn exports_refuse_numbers_that_differ_by_domain() {
         let said = place.mopd(&report).is(1, &[]);
         assert!(said.out.contains("refused      `domain`"), "{engine}: {}", said.out);
         assert!(said.out.contains("the domain of a prompt"), "{engine}: {}", said.out);
-        place.write("a.mopd", &program("code"));
+        place.write("a.mopd", &program("[code]"));
         let said = place.mopd(&report);
         assert!(!said.out.contains("`domain`"), "{engine}: {}", said.out);
     }
