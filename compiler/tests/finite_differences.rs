@@ -61,7 +61,7 @@ impl Detached {
 
 /// What a batch gives.
 struct Given {
-    /// The live log-probabilities: none is at a kink of a formula of the other numbers.
+    /// The live log-probabilities: none is at a kink of a formula of the other numbers, and none is 0.
     live: Vec<f32>,
     student: Vec<f32>,
     teacher: Vec<f32>,
@@ -74,7 +74,7 @@ struct Given {
 impl Given {
     fn new(random: &mut Random) -> Given {
         let tokens: usize = LENGTHS.iter().sum();
-        let mut logps = || (0..tokens).map(|_| -2.0 + random.number()).collect::<Vec<f32>>();
+        let mut logps = || (0..tokens).map(|_| -2.25 + random.number()).collect::<Vec<f32>>();
         let (student, teacher, sampler) = (logps(), logps(), logps());
         let live = logps().into_iter().map(|logp| logp + 0.0013).collect();
         let entropy = logps().into_iter().map(f32::abs).collect();

@@ -323,8 +323,8 @@ fn a_schedule_is_evaluated_at_its_turns() {
     assert!(told.contains(&line("at step 60", "1.00")), "{told:?}");
 }
 
-/// At every step, tokens are drawn and scored at the temperature of the step. An objective with a temperature of
-/// its own is on-policy only while that is the temperature of sampling.
+/// At every step, tokens are drawn and scored at the temperature of the step. An objective with a temperature
+/// of its own is on-policy only while that is the temperature of sampling.
 #[test]
 fn a_temperature_that_changes_is_that_of_the_step() {
     let gap = "term t = -(teacher.logp - student.logp) * live student.logp";

@@ -13,6 +13,7 @@ pub mod schema;
 pub mod stage;
 pub mod torch;
 mod trl;
+mod updates;
 mod verl;
 mod weights;
 

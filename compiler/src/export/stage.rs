@@ -3,9 +3,9 @@
 
 use mopd_lang::experiment as checked;
 use mopd_plan::{
-    Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
-    Plan, Pretrained, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Temperature,
-    Train, Trainable, WeightFilter,
+    DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Origin, Plan, Pretrained, Producer,
+    PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Temperature, Train, Trainable,
+    WeightFilter,
 };
 
 use super::coverage::Coverage;
@@ -477,27 +477,4 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
         let action = guard.action.name();
         coverage.refuse(format!("guard with the action `{action}`"), own, "engines do not check metrics");
     }
-}
-
-/// The optimizer, if it is AdamW. Any other is refused.
-pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Option<&'a mopd_plan::AdamW> {
-    match &settings.train.optimizer {
-        Optimizer::AdamW(adamw) => Some(adamw),
-        Optimizer::Sgd(_) => {
-            coverage.refuse("`optimizer = sgd`", settings.origins.model, "the exporter supports AdamW only");
-            None
-        }
-    }
-}
-
-/// Sequences per forward pass: the largest divisor of the batch that is at most `micro_batch`.
-pub fn micro_batch(settings: &ExportSettings) -> u32 {
-    let groups = settings.groups.div_ceil(settings.train.mini_batches.max(1));
-    let all = groups.saturating_mul(settings.samples).max(1);
-    let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);
-    (1..=wanted).rev().find(|part| all.is_multiple_of(*part)).unwrap_or(1)
-}
-
-pub fn checkpointed(settings: &ExportSettings) -> bool {
-    settings.train.execution.checkpointing != Checkpointing::None
 }

@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::coverage::Coverage;
 use super::rewards::rewards;
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
-use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
+use super::stage::ExportSettings;
+use super::updates::{adamw, checkpointed, micro_batch};
 use super::{Export, ExportFile, adapters, live_text, objective_header, torch};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");

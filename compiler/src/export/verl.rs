@@ -15,7 +15,8 @@ use super::coverage::Coverage;
 use super::per_token::{self, Aggregation, PerToken};
 use super::rewards::rewards;
 use super::schema::{Configuration, yaml};
-use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
+use super::stage::ExportSettings;
+use super::updates::{adamw, checkpointed, micro_batch};
 use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, adapters, objective_header, torch};
 
 const PLUGIN: &str = include_str!("python/mopd_verl.py");

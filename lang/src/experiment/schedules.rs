@@ -73,7 +73,7 @@ pub enum Temperature {
     /// 0 is greedy.
     Constant(f64),
     /// All values are above 0.
-    Scheduled(Schedule),
+    Scheduled(Box<Schedule>),
 }
 
 impl From<f64> for Temperature {
@@ -86,7 +86,7 @@ impl From<Schedule> for Temperature {
     fn from(schedule: Schedule) -> Temperature {
         match schedule {
             Schedule::Constant { value } => Temperature::Constant(value),
-            schedule => Temperature::Scheduled(schedule),
+            schedule => Temperature::Scheduled(Box::new(schedule)),
         }
     }
 }

@@ -26,6 +26,7 @@ mod student;
 mod teacher;
 mod through;
 mod turns;
+mod writer;
 
 use chosen::holding;
 pub use chosen::{Chosen, SampleChoice, reads_student};
@@ -53,6 +54,7 @@ pub use student::Student;
 pub use teacher::{PrecomputedRollouts, Teacher};
 pub use through::{ProducerProgram, Through};
 pub use turns::{ExpertTurns, Turns};
+pub use writer::Writer;
 
 use self::executable::{OfCompletions, edit_inside, edit_name, editable, other_edits, sampling_once};
 pub use self::executable::{producer, rollout, sampling};
@@ -147,21 +149,6 @@ fn source(
         }
         RolloutSource::Denoise { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
     }
-}
-
-/// The writer of completions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
-    /// The student of this step.
-    Student,
-    /// A scorer of the stage: the routed teacher of the prompt, or a named one.
-    Scorer(Role),
-    /// A scorer of the stage that reads a draft, in a template of the rollout or in its own template.
-    Editor { editor: Role, sees: bool },
-    /// A scorer of the stage that affects each token of the student.
-    Guide(Role),
-    /// A model that does not change.
-    Model(ModelId),
 }
 
 /// The properties of a kind of producer. By default it draws nothing itself, and has no producers inside. The

@@ -1,5 +1,5 @@
-//! Pairs of completions of a prompt, one preferred to the other: the data of `live dpo`. A pair is a group. If
-//! both sides are choices from one rollout, it is drawn once ([`Ranked`]).
+//! Pairs of completions of a prompt, one preferred to the other: the data of `live dpo`. A pair is a group.
+//! If both sides are choices from one rollout, it is drawn once ([`Ranked`]).
 
 use std::rc::Rc;
 

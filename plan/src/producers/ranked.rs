@@ -1,6 +1,6 @@
 //! `dpo` with `chosen = drawn |> best(reward, of: 1)`, `rejected = drawn |> best(-reward, of: 1)`: a pair of
-//! two completions of one group. Each side is the completion with the largest number of its own, of equal ones
-//! the first. A group whose two completions are the same one has no pair.
+//! two completions of one group. Each side is the completion with the largest number of its own, of equal
+//! ones the first. A group whose two completions are the same one has no pair.
 
 use serde::Deserialize;
 

@@ -1,0 +1,29 @@
+//! How a stage updates its weights: the optimizer, and what saves memory meanwhile.
+
+use mopd_plan::{Checkpointing, Optimizer};
+
+use super::coverage::Coverage;
+use super::stage::ExportSettings;
+
+/// The optimizer, if it is AdamW. Any other is refused.
+pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Option<&'a mopd_plan::AdamW> {
+    match &settings.train.optimizer {
+        Optimizer::AdamW(adamw) => Some(adamw),
+        Optimizer::Sgd(_) => {
+            coverage.refuse("`optimizer = sgd`", settings.origins.model, "the exporter supports AdamW only");
+            None
+        }
+    }
+}
+
+/// Sequences per forward pass: the largest divisor of the batch that is at most `micro_batch`.
+pub fn micro_batch(settings: &ExportSettings) -> u32 {
+    let groups = settings.groups.div_ceil(settings.train.mini_batches.max(1));
+    let all = groups.saturating_mul(settings.samples).max(1);
+    let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);
+    (1..=wanted).rev().find(|part| all.is_multiple_of(*part)).unwrap_or(1)
+}
+
+pub fn checkpointed(settings: &ExportSettings) -> bool {
+    settings.train.execution.checkpointing != Checkpointing::None
+}
