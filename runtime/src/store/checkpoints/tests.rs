@@ -66,7 +66,8 @@ fn the_format_of_positions_stays() {
             "kept": [[{"draw": {"source": 1, "record": 2}, "order": 4611686018427387904u64,
                 "sequences": []}]],
             "pushed": [null, {"step": 2, "canary": [3212836864u32]}],
-            "rollouts": {"sequences": [], "of_group": [2, 1], "draws": [], "dropped": [0, 3]},
+            "rollouts": {"sequences": [], "of_group": [2, 1], "draws": [], "dropped": [0, 3],
+                "drawn": 4},
         })
     };
     let learner = |drawn: u32| {

@@ -135,6 +135,7 @@ const metrics = {
   gradient_norm: ["Gradient norm before clipping", "norm"],
   trained_share: ["Elements of the weights that train", "fraction"],
   learning_rate: ["Learning rate", "learning rate"],
+  temperature: ["Sampling temperature", "temperature"],
   learned: ["Learned share (`learned`)", "fraction"],
   validation_loss: ["Validation loss", "nats per token"],
   extrapolated: ["Extrapolation of weights", "changes since the last time"],
