@@ -360,7 +360,7 @@ mod tests {
                 tensors.put("optimizer.mean", &Tensor::from_slice(&own));
                 tensors.put("weights", &Tensor::from_slice(&[7.0f32]));
                 whole_moments(peers, &mut tensors, 10).unwrap();
-                let of = |name: &str| to_vec(&tensors.0.iter().find(|(known, _)| *known == name).unwrap().1);
+                let of = |name: &str| to_vec(tensors.0.iter().find(|(known, _)| *known == name).unwrap().1);
                 assert_eq!(of("weights"), [7.0]);
                 (of("optimizer.mean"), own)
             });
