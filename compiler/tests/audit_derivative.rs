@@ -1,6 +1,8 @@
 //! The gradient audit and the compiler differentiate independently: the audit by dual numbers over whole
 //! formulas, the compiler symbolically, node by node of a graph. Where both apply, they must agree.
 
+mod support;
+
 use mopd_compiler::audit::{ToyModel, expected};
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::interpret::interpret;
@@ -58,12 +60,7 @@ model student = distill(base) {{
 }}
 "#
     );
-    let load = |module: &[&str]| {
-        let ["std", name] = module else { return None };
-        let path = format!("{}/../stdlib/{name}.mopd", env!("CARGO_MANIFEST_DIR"));
-        Some(SourceFile { path: format!("std:{name}.mopd"), text: std::fs::read_to_string(path).ok()? })
-    };
-    let analysis = mopd_lang::analyse(SourceFile { path: "e.mopd".into(), text }, &load);
+    let analysis = mopd_lang::analyse(SourceFile { path: "e.mopd".into(), text }, &support::library);
     let experiment =
         analysis.experiment.as_ref().unwrap_or_else(|| panic!("{value}: {:?}", analysis.diagnostics));
     let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false)

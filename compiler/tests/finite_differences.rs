@@ -1,6 +1,8 @@
 //! Random objectives, from their text to their gradient: the loss and the derivative of the compiled graph
 //! agree with a second evaluation of the same objective, written here, and with its central differences.
 
+mod support;
+
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
@@ -297,12 +299,7 @@ route {{ else -> one }}
 }}
 "#
     );
-    let load = |module: &[&str]| {
-        let ["std", name] = module else { return None };
-        let path = format!("{}/../stdlib/{name}.mopd", env!("CARGO_MANIFEST_DIR"));
-        Some(SourceFile { path: format!("std:{name}.mopd"), text: std::fs::read_to_string(path).ok()? })
-    };
-    let analysis = mopd_lang::analyse(SourceFile { path: "e.mopd".into(), text }, &load);
+    let analysis = mopd_lang::analyse(SourceFile { path: "e.mopd".into(), text }, &support::library);
     let experiment = analysis.experiment.as_ref()?;
     let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).ok()?;
     let student = plan.experiment.models.into_iter().find(|model| model.name == "student")?;
@@ -364,7 +361,7 @@ fn compiled_gradients_agree_with_finite_differences() {
             continue;
         }
         assert!((loss - known).abs() <= 1e-9 * known.abs().max(1.0), "{text}{loss} is not {known}");
-        let slope = |token: usize, step: f64| {
+        let difference = |token: usize, step: f64| {
             let at = |sign: f64| {
                 let mut moved = live.clone();
                 moved[token] += sign * step;
@@ -373,7 +370,7 @@ fn compiled_gradients_agree_with_finite_differences() {
             (at(1.0) - at(-1.0)) / (2.0 * step)
         };
         for (token, derivative) in gradient.iter().enumerate() {
-            let (near, far) = (slope(token, 1e-5), slope(token, 3e-5));
+            let (near, far) = (difference(token, 1e-5), difference(token, 3e-5));
             let size = near.abs().max(far.abs()).max(1.0);
             // Beside a kink, both differ.
             if (near - far).abs() > 1e-6 * size {

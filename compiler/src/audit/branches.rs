@@ -69,8 +69,10 @@ impl<'a> Query<'a> {
         let mut toys: Vec<ToyModel> = further.filter(reaches).take(1).collect();
         if !toys.is_empty() {
             toys.extend(usual.iter().cloned());
-        } else if !variants::has_bounds(&self.view) {
-            // Bounds act there, too, so that a difference could be due to them.
+        } else if variants::has_bounds(&self.view) {
+            // In steep toy models its bounds act, too, so a difference could be due to them.
+            return None;
+        } else {
             let steep = [Variation::Steep, Variation::SteepStudent].into_iter();
             let reached =
                 steep.map(|variation| self.spec.toys(variation).into_iter().filter(reaches).collect());

@@ -67,6 +67,11 @@ impl<'a> BlockSettings<'a> {
 /// for the size of the logits themselves.
 const TEMPERATURES: RangeInclusive<f64> = 1e-30..=1e30;
 
+/// The least sampling temperature; 0 (the most probable token) is accepted only with `greedy`.
+fn least_temperature(greedy: bool) -> f64 {
+    if greedy { 0.0 } else { f64::MIN_POSITIVE }
+}
+
 impl Checker {
     /// The settings of a block. Reports unknown keys, duplicates, and statements that are no settings.
     pub(in crate::check) fn settings<'a>(
@@ -273,23 +278,25 @@ impl Checker {
         least: f64,
     ) -> Option<f64> {
         let number = self.real(expr, key, env)?;
-        if number < least {
+        self.number_at_least(number, key, least, expr.span).then_some(number)
+    }
+
+    /// Whether the number of a setting is at least `least`; reports if not.
+    fn number_at_least(&mut self, number: f64, key: &str, least: f64, span: Span) -> bool {
+        let reaches = number >= least;
+        if !reaches {
             let text = match least {
                 f64::MIN_POSITIVE => format!("`{key}` must be above 0"),
                 _ => format!("`{key}` must be at least {least}"),
             };
-            self.report(
-                Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")),
-            );
-            return None;
+            self.report(Diagnostic::error(Code::OutOfRange, span, text).label(format!("this is {number}")));
         }
-        Some(number)
+        reaches
     }
 
     /// A sampling temperature. 0 (the most probable token) is accepted only with `greedy`.
     pub(in crate::check) fn temperature(&mut self, expr: &Expr, env: &Env, greedy: bool) -> Option<f64> {
-        let least = if greedy { 0.0 } else { f64::MIN_POSITIVE };
-        let number = self.at_least(expr, "temperature", env, least)?;
+        let number = self.at_least(expr, "temperature", env, least_temperature(greedy))?;
         self.temperature_fits(number, expr.span).then_some(number)
     }
 
@@ -327,15 +334,9 @@ impl Checker {
                 return None;
             }
         };
-        if number < 0.0 || number == 0.0 && !greedy {
-            let least = if greedy { "at least 0" } else { "above 0" };
-            let text = format!("`temperature` must be {least}");
-            self.report(
-                Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")),
-            );
-            return None;
-        }
-        self.temperature_fits(number, expr.span).then(|| self.constant_temperature(number, expr.span))
+        let sound = self.number_at_least(number, "temperature", least_temperature(greedy), expr.span)
+            && self.temperature_fits(number, expr.span);
+        sound.then(|| self.constant_temperature(number, expr.span))
     }
 
     pub(in crate::check) fn constant_temperature(&mut self, number: f64, at: Span) -> Formula {

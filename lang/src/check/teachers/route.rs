@@ -263,6 +263,14 @@ impl Checker {
         Some((choices, false))
     }
 
+    /// Reports a domain in the place of a condition.
+    fn arm_of_domain(&mut self, span: Span, label: &str, domain: &str) -> Option<ArmCoverage> {
+        let ours = format!("domain == {domain}");
+        let diagnostic = Diagnostic::error(Code::TypeMismatch, span, "an arm begins with a condition");
+        self.report(diagnostic.label(label).replace_with(format!("write `{ours}`"), ours));
+        None
+    }
+
     fn holds(&mut self, condition: &Condition, env: &Env) -> Option<ArmCoverage> {
         const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's \
                               data, such as `domain == math` or `data.level > 3`";
@@ -271,24 +279,15 @@ impl Checker {
             Value::Formula(formula) if formula.unit() == Unit::Bool => formula.decided(),
             // `math -> specialist[math]`
             Value::Domain(_) => {
-                let ours = format!("domain == {}", self.sources.text(condition.span));
-                let diagnostic =
-                    Diagnostic::error(Code::TypeMismatch, condition.span, "an arm begins with a condition");
-                self.report(
-                    diagnostic.label("this is a domain").replace_with(format!("write `{ours}`"), ours),
-                );
-                return None;
+                let domain = self.sources.text(condition.span).to_owned();
+                return self.arm_of_domain(condition.span, "this is a domain", &domain);
             }
             Value::Text(text)
                 if self
                     .unquoted(condition.span, &text, |name| self.is_declared(condition.span.file, name))
                     .is_some() =>
             {
-                let ours = format!("domain == {text}");
-                let diagnostic =
-                    Diagnostic::error(Code::TypeMismatch, condition.span, "an arm begins with a condition");
-                self.report(diagnostic.label("this is a text").replace_with(format!("write `{ours}`"), ours));
-                return None;
+                return self.arm_of_domain(condition.span, "this is a text", &text);
             }
             other => {
                 self.wrong_kind(condition.span, WANTED, &other);
