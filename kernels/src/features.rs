@@ -1,12 +1,22 @@
 //! Detection of CPU features, and loops that are compiled once per instruction set.
 
+/// How a CPU with AVX-512 multiplies bf16 numbers.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bf16Products {
+    /// By conversion to f32.
+    Converted,
+    /// By AVX512-BF16, in pairs of numbers per lane.
+    Lanes,
+    /// By AMX, in tiles of sixteen rows.
+    Tiles,
+}
+
 /// The instruction sets that the loops are compiled for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum CpuFeatures {
     #[cfg(target_arch = "x86_64")]
-    Avx512 {
-        bf16: bool,
-    },
+    Avx512(Bf16Products),
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Any,
@@ -19,7 +29,13 @@ impl CpuFeatures {
             let widest = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             // Every processor with the two has these too.
             if widest && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
-                return CpuFeatures::Avx512 { bf16: is_x86_feature_detected!("avx512bf16") };
+                return CpuFeatures::Avx512(if !is_x86_feature_detected!("avx512bf16") {
+                    Bf16Products::Converted
+                } else if amx::is_available() {
+                    Bf16Products::Tiles
+                } else {
+                    Bf16Products::Lanes
+                });
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return CpuFeatures::Avx2;
@@ -31,7 +47,7 @@ impl CpuFeatures {
     /// Whether the CPU multiplies bf16 numbers without conversion.
     pub fn has_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self == CpuFeatures::Avx512 { bf16: true };
+        return matches!(self, CpuFeatures::Avx512(Bf16Products::Lanes | Bf16Products::Tiles));
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
@@ -40,13 +56,48 @@ impl CpuFeatures {
     pub fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
-            CpuFeatures::Avx512 { bf16: true } => "avx512 bf16",
+            CpuFeatures::Avx512(Bf16Products::Tiles) => "avx512 amx",
             #[cfg(target_arch = "x86_64")]
-            CpuFeatures::Avx512 { bf16: false } => "avx512",
+            CpuFeatures::Avx512(Bf16Products::Lanes) => "avx512 bf16",
+            #[cfg(target_arch = "x86_64")]
+            CpuFeatures::Avx512(Bf16Products::Converted) => "avx512",
             #[cfg(target_arch = "x86_64")]
             CpuFeatures::Avx2 => "avx2",
             CpuFeatures::Any => "portable",
         }
+    }
+}
+
+/// Detection of AMX. The standard library's macro does not know it yet.
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::arch::x86_64::__cpuid_count;
+    use std::sync::LazyLock;
+
+    /// Whether the CPU multiplies tiles of bf16 numbers, and the system lets this process use them.
+    pub fn is_available() -> bool {
+        static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
+            /// Bits of EDX of CPUID's leaf 7: AMX-BF16 and AMX-TILE.
+            const BITS: u32 = 1 << 22 | 1 << 24;
+            __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
+        });
+        *AVAILABLE
+    }
+
+    /// Linux saves the registers of tiles only for processes that ask for them.
+    #[cfg(target_os = "linux")]
+    fn is_permitted() -> bool {
+        /// `ARCH_REQ_XCOMP_PERM` of `asm/prctl.h`.
+        const REQUEST_PERMISSION: libc::c_int = 0x1023;
+        /// `XFEATURE_XTILE_DATA` of the kernel: the state's bit in XCR0.
+        const TILE_DATA: libc::c_ulong = 18;
+        // SAFETY: the call takes these two numbers and changes no memory of this process.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0 }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_permitted() -> bool {
+        false
     }
 }
 
@@ -79,7 +130,7 @@ pub fn with_cpu_features(work: impl SimdKernel) {
         }
         match CpuFeatures::detect() {
             // SAFETY: the processor has them.
-            CpuFeatures::Avx512 { .. } => return unsafe { with_avx512(work) },
+            CpuFeatures::Avx512(_) => return unsafe { with_avx512(work) },
             // SAFETY: the processor has them.
             CpuFeatures::Avx2 => return unsafe { with_avx2(work) },
             CpuFeatures::Any => {}

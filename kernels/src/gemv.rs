@@ -5,6 +5,8 @@
 //! layout; these loops read it in place, `[outputs, inputs]`, along the inputs.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -17,7 +19,10 @@ use std::ops::Range;
 use half::bf16;
 
 use self::prefetch_cursor::{PrefetchCursor, WeightsToPrefetch};
-use self::rows::{COPIES, StridedRows};
+pub use self::rows::PreparedRows;
+use self::rows::StridedRows;
+#[cfg(target_arch = "x86_64")]
+use crate::features::Bf16Products;
 use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
 use crate::{CpuFeatures, Scalar};
@@ -112,15 +117,21 @@ struct Register(#[allow(dead_code, reason = "read and written as a register")] [
 /// # Safety
 /// As for [`DisjointSlices::slice_mut`]: between two barriers only this call accesses the outputs in `range`.
 pub unsafe fn multiply(
-    x: InputRows,
+    x: &PreparedRows,
     matrix: Matrix,
     bias: Option<&[f32]>,
     range: Range<usize>,
     next: Option<Prefetch>,
     target: &GemvOutput,
 ) {
-    assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
+    assert!(range.end * x.inputs() <= matrix.elements(), "the matrix has no such outputs");
     let (rows, features) = (x.count(), CpuFeatures::detect());
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(tiles), Matrix::Bf16(matrix)) = (x.tiles(), matrix) {
+        // SAFETY: by the caller's promise; rows are in tiles on CPUs with AMX only.
+        return unsafe { amx::multiply((tiles, rows, x.inputs()), matrix, bias, range, next, target) };
+    }
+    let x = x.strided(matrix);
     let row_bytes = x.inputs * matrix.element();
     let onward = WeightsToPrefetch { matrix, inputs: x.inputs, left: range.end, next };
     let wide = is_wide(matrix, features);
@@ -134,8 +145,6 @@ pub unsafe fn multiply(
     let mut sums: StripSums = [[0.0; OUTPUTS]; 8];
     // Uninitialised: clearing it would take as long as some products.
     let mut carried: Carried = [const { MaybeUninit::uninit() }; OUTPUTS / 2];
-    let mut copies = COPIES.take();
-    let x = copies.pad(x, matrix, wide);
     // With several passes, the distance is one block: all passes over a block together prefetch the next
     // one.
     let distance = if passes == 1 && parts == 1 {
@@ -166,7 +175,6 @@ pub unsafe fn multiply(
             row += count;
         }
     }
-    COPIES.set(copies);
 }
 
 /// Whether the product uses 512-bit registers.
@@ -174,7 +182,7 @@ fn is_wide(matrix: Matrix, features: CpuFeatures) -> bool {
     match (matrix, features) {
         (Matrix::Bf16(_), features) => features.has_bf16(),
         #[cfg(target_arch = "x86_64")]
-        (Matrix::F32(_), CpuFeatures::Avx512 { .. }) => true,
+        (Matrix::F32(_), CpuFeatures::Avx512(_)) => true,
         _ => false,
     }
 }
@@ -295,7 +303,7 @@ impl Strip<'_> {
         unsafe {
             match (matrix, features) {
                 #[cfg(target_arch = "x86_64")]
-                (Matrix::F32(matrix), CpuFeatures::Avx512 { .. }) => avx512::f32_tile::<R, O>(
+                (Matrix::F32(matrix), CpuFeatures::Avx512(_)) => avx512::f32_tile::<R, O>(
                     (&x.f32[from], x.stride),
                     &matrix[weights],
                     part,
@@ -304,7 +312,7 @@ impl Strip<'_> {
                     sums_of,
                 ),
                 #[cfg(target_arch = "x86_64")]
-                (Matrix::Bf16(matrix), CpuFeatures::Avx512 { bf16: true }) => avx512::bf16_tile::<R, O>(
+                (Matrix::Bf16(matrix), CpuFeatures::Avx512(Bf16Products::Lanes | Bf16Products::Tiles)) => avx512::bf16_tile::<R, O>(
                     (&x.bf16[from], x.stride),
                     &matrix[weights],
                     part,
@@ -317,7 +325,7 @@ impl Strip<'_> {
                     avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, ahead, sums_of)
                 }
                 #[cfg(target_arch = "x86_64")]
-                (Matrix::Bf16(matrix), CpuFeatures::Avx512 { .. } | CpuFeatures::Avx2) => {
+                (Matrix::Bf16(matrix), CpuFeatures::Avx512(_) | CpuFeatures::Avx2) => {
                     avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, ahead, sums_of)
                 }
                 (Matrix::F32(matrix), CpuFeatures::Any) => {
@@ -403,8 +411,9 @@ mod tests {
                     let x = InputRows { inputs, f32: &x, bf16: &x_bf16 };
                     let matrix = if is_bf16 { Matrix::Bf16(&matrix_bf16) } else { Matrix::F32(&matrix) };
                     let target = GemvOutput { buffer: &buffer, first: 1, stride: outputs + 2, add: true };
+                    let x = PreparedRows::new(x, matrix);
                     // SAFETY: workers have parts of their own.
-                    unsafe { multiply(x, matrix, Some(&bias), worker.range(outputs, 2), None, &target) };
+                    unsafe { multiply(&x, matrix, Some(&bias), worker.range(outputs, 2), None, &target) };
                 });
                 for row in 0..rows {
                     for output in 0..outputs {
@@ -444,8 +453,9 @@ mod tests {
                     let of = rows.start * inputs..rows.end * inputs;
                     let x = InputRows { inputs, f32: &x[of.clone()], bf16: &x_bf16[of] };
                     let next = Some(matrix.prefetch(0, inputs));
+                    let x = PreparedRows::new(x, matrix);
                     // SAFETY: there is one thread.
-                    unsafe { multiply(x, matrix, None, 0..outputs, next, &target) };
+                    unsafe { multiply(&x, matrix, None, 0..outputs, next, &target) };
                     got
                 };
                 let all = product(0..19);

@@ -166,7 +166,7 @@ impl<T: LoadF32> AttendedKeysValues<'_, T> {
             let parts = queries.chunks(together).zip(attended.chunks_mut(together));
             match features {
                 // SAFETY: the processor has the instructions.
-                CpuFeatures::Avx512 { .. } => parts.for_each(|(queries, attended)| unsafe {
+                CpuFeatures::Avx512(_) => parts.for_each(|(queries, attended)| unsafe {
                     match queries.len() / width {
                         1 => avx512::attend::<1, T>(queries, self, scratch, attended),
                         2 => avx512::attend::<2, T>(queries, self, scratch, attended),

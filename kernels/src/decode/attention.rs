@@ -3,7 +3,7 @@
 use super::pass::Pass;
 use super::saved::Saved;
 use super::{LayerWeights, PIECE, Tables};
-use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
+use crate::gemv::{GemvOutput, InputRows, Prefetch, PreparedRows, multiply};
 use crate::paged_attention::{CachedKeysValues, LoadF32, ScoreRule, attend};
 use crate::thread_pool::PoolWorker;
 use crate::{round_to_bf16_in_place, with_cpu_features};
@@ -27,6 +27,7 @@ impl Pass<'_> {
     ) {
         let parts = [&layer.query, &layer.key, &layer.value];
         let stride: usize = parts.iter().map(|part| part.outputs).sum();
+        let normed = PreparedRows::new(normed, layer.query.weight.matrix());
         for (mine, next) in worker.chunks(stride, PIECE) {
             let next = next.and_then(|next| {
                 let mut at = next.start;
@@ -44,7 +45,7 @@ impl Pass<'_> {
                 // SAFETY: workers have outputs of their own.
                 unsafe {
                     multiply(
-                        normed,
+                        &normed,
                         part.weight.matrix(),
                         part.bias.as_deref(),
                         within(mine.start)..within(mine.end),

@@ -6,7 +6,7 @@ use super::pass::{NormalisedRows, Pass};
 use super::saved::Saved;
 use super::{Gated, LinearWeights, PIECE};
 use crate::functions::{Activation, exp, gelu};
-use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
+use crate::gemv::{GemvOutput, InputRows, Prefetch, PreparedRows, multiply};
 use crate::thread_pool::{DisjointSlices, PoolWorker};
 use crate::{round_to_bf16_in_place, with_cpu_features};
 
@@ -21,12 +21,13 @@ impl Pass<'_> {
         then: Option<Prefetch>,
     ) {
         let hidden = gated.gate.outputs;
-        let x = normed.rows(self.decoder.shape.width);
+        let x = PreparedRows::new(normed.rows(self.decoder.shape.width), gated.gate.weight.matrix());
         for (outputs, next) in worker.chunks(hidden, PIECE) {
             let next = next
                 .map_or_else(|| gated.down.first_of(worker, PIECE), |next| gated.gate.prefetch(next.start));
-            self.gate(outputs, Some(index), gated, x, 0..self.rows, next);
+            self.gate(outputs, Some(index), gated, &x, 0..self.rows, next);
         }
+        drop(x);
         worker.barrier();
         // SAFETY: between these barriers the inner rows are only read. They are `hidden` wide where no layer
         // has experts.
@@ -53,7 +54,7 @@ impl Pass<'_> {
         part: Range<usize>,
         layer: Option<usize>,
         gated: &Gated,
-        x: InputRows,
+        x: &PreparedRows,
         to: Range<usize>,
         then: Option<Prefetch>,
     ) {
@@ -99,11 +100,12 @@ impl Pass<'_> {
         normalised: bool,
     ) -> Vec<Vec<(usize, f32)>> {
         let count = router.outputs;
+        let x = PreparedRows::new(x, router.weight.matrix());
         let mut scores = vec![0.0; self.rows * count];
         let buffer = DisjointSlices::new(&mut scores);
         let target = GemvOutput { buffer: &buffer, first: 0, stride: count, add: false };
         // SAFETY: the buffer is this worker's own.
-        unsafe { multiply(x, router.weight.matrix(), router.bias.as_deref(), 0..count, None, &target) };
+        unsafe { multiply(&x, router.weight.matrix(), router.bias.as_deref(), 0..count, None, &target) };
         let choose = |scores: &[f32]| {
             let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let total: f32 = scores.iter().map(|score| (score - largest).exp()).sum();
@@ -143,7 +145,7 @@ impl Pass<'_> {
                     worker.range(experts[*expert].gate.outputs, 16),
                     None,
                     &experts[*expert],
-                    row_of(row),
+                    &PreparedRows::new(row_of(row), experts[*expert].gate.weight.matrix()),
                     place..place + 1,
                     None,
                 );
@@ -152,7 +154,7 @@ impl Pass<'_> {
         worker.barrier();
         // SAFETY: between these barriers the inner rows are only read.
         let (f32, bf16) = unsafe { (self.gate.as_slice(), self.gate_bf16.as_slice()) };
-        let part = worker.range(width, 8);
+        let part = worker.range(width, 16);
         for (row, chosen) in chosen.iter().enumerate() {
             for (slot, (expert, weight)) in chosen.iter().enumerate() {
                 let (place, down) = (row * slots + slot, &experts[*expert].down);
@@ -163,11 +165,12 @@ impl Pass<'_> {
                     f32: &f32[inner.clone()],
                     bf16: bf16.get(inner).unwrap_or(&[]),
                 };
+                let x = PreparedRows::new(x, down.weight.matrix());
                 let target =
                     GemvOutput { buffer: &self.branch, first: place * width, stride: width, add: false };
                 // SAFETY: workers have disjoint outputs, in the stream, too.
                 unsafe {
-                    multiply(x, down.weight.matrix(), down.bias.as_deref(), part.clone(), None, &target);
+                    multiply(&x, down.weight.matrix(), down.bias.as_deref(), part.clone(), None, &target);
                     let branch = self.branch.slice_mut(place * width + part.start..place * width + part.end);
                     let stream = self.stream.slice_mut(row * width + part.start..row * width + part.end);
                     stream.iter_mut().zip(branch).for_each(|(stream, branch)| *stream += *weight * *branch);

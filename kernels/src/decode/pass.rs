@@ -5,7 +5,7 @@ use half::bf16;
 
 use super::saved::{Saved, SavedSlots};
 use super::{LinearWeights, Mlp, PIECE, StepDecoder, WIDE_PIECE};
-use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
+use crate::gemv::{GemvOutput, InputRows, Prefetch, PreparedRows, multiply};
 use crate::lanes::LANES;
 use crate::pages::RowPages;
 use crate::thread_pool::{DisjointSlices, PoolWorker};
@@ -113,12 +113,11 @@ impl Pass<'_> {
         normed.keep(self.predicted, shape.width);
         let output = &self.decoder.weights.lm_head;
         let target = GemvOutput { buffer: &self.logits, first: 0, stride: shape.vocabulary, add: false };
+        let x = PreparedRows::new(normed.rows(shape.width), output.weight.matrix());
         for (outputs, next) in worker.chunks(shape.vocabulary, WIDE_PIECE) {
             let next = next.and_then(|next| output.prefetch(next.start));
             // SAFETY: workers have outputs of their own.
-            unsafe {
-                multiply(normed.rows(shape.width), output.weight.matrix(), None, outputs, next, &target)
-            };
+            unsafe { multiply(&x, output.weight.matrix(), None, outputs, next, &target) };
         }
     }
 
@@ -183,10 +182,11 @@ impl Pass<'_> {
         let width = self.decoder.shape.width;
         let buffer = if after.is_some() { &self.branch } else { &self.stream };
         let target = GemvOutput { buffer, first: 0, stride: width, add: after.is_none() };
+        let x = PreparedRows::new(x, linear.weight.matrix());
         for (outputs, next) in worker.chunks(width, PIECE) {
             let next = next.and_then(|next| linear.prefetch(next.start)).or(then);
             // SAFETY: workers have outputs of their own.
-            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), outputs, next, &target) };
+            unsafe { multiply(&x, linear.weight.matrix(), linear.bias.as_deref(), outputs, next, &target) };
         }
         let Some(scale) = after else { return };
         worker.barrier();

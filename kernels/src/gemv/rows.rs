@@ -1,15 +1,37 @@
-//! The rows on the left of a product, laid out so that they don't evict each other from the L1 cache.
+//! The rows on the left of products, in the layout that the loops read.
 
 use std::cell::RefCell;
 
 use half::bf16;
 
-use super::{InputRows, Matrix};
-use crate::Scalar;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::{InputRows, Matrix, is_wide};
+#[cfg(target_arch = "x86_64")]
+use crate::features::Bf16Products;
 use crate::lines::{LINE, Lines};
+use crate::{CpuFeatures, Scalar};
 
 /// Bytes of a way of the L1 cache: addresses so far apart share a set.
 const WAY: usize = 4 << 10;
+
+/// Rows on the left of products, in the layout that the loops read: made once for all products of a thread with
+/// them.
+pub struct PreparedRows<'a> {
+    x: InputRows<'a>,
+    layout: Layout,
+    buffers: Buffers,
+}
+
+#[derive(Clone, Copy)]
+enum Layout {
+    AsTheyLie,
+    /// In the buffer of the products' type, so many numbers apart.
+    Padded(usize),
+    /// In tiles, for AMX.
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
+}
 
 /// Rows on the left, `stride` apart. Only the slice of the type that the product uses is padded.
 #[derive(Clone, Copy)]
@@ -20,37 +42,73 @@ pub struct StridedRows<'a> {
     pub bf16: &'a [bf16],
 }
 
-thread_local! {
-    /// Kept for the next product: new memory has to be cleared first.
-    pub static COPIES: RefCell<Copies> = RefCell::default();
-}
-
-/// Buffers for padded copies of rows.
 #[derive(Default)]
-pub struct Copies {
+struct Buffers {
     f32: Lines<f32>,
     bf16: Lines<bf16>,
 }
 
-impl Copies {
-    /// Returns the rows, or a padded copy where all rows would share sets of the L1 cache and evict each
-    /// other: the copy makes products of 32 rows of 2,048 numbers 1.7 times as fast. Narrower registers take
-    /// only four rows at a time, which fit in the cache's ways.
-    pub fn pad<'a>(&'a mut self, x: InputRows<'a>, matrix: Matrix, wide: bool) -> StridedRows<'a> {
-        let InputRows { inputs, f32, bf16 } = x;
-        if !wide || x.count() == 1 || !(inputs * matrix.element()).is_multiple_of(WAY) {
-            return StridedRows { inputs, stride: inputs, f32, bf16 };
-        }
-        match matrix {
-            Matrix::F32(_) => {
-                let stride = padded(f32, inputs, &mut self.f32);
-                StridedRows { inputs, stride, f32: &self.f32, bf16: &[] }
+thread_local! {
+    /// Kept for the next product: new memory has to be cleared first.
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
+impl<'a> PreparedRows<'a> {
+    /// For products with `matrix` and others of its type.
+    ///
+    /// Rows that would share sets of the L1 cache and evict each other are padded: the copy makes products of 32
+    /// rows of 2,048 numbers 1.7 times as fast. Narrower registers take only four rows at a time, which fit in the
+    /// cache's ways.
+    pub fn new(x: InputRows<'a>, matrix: Matrix) -> PreparedRows<'a> {
+        let (features, mut buffers) = (CpuFeatures::detect(), BUFFERS.take());
+        let evict = x.count() > 1 && (x.inputs * matrix.element()).is_multiple_of(WAY);
+        let layout = match matrix {
+            #[cfg(target_arch = "x86_64")]
+            Matrix::Bf16(_) if features == CpuFeatures::Avx512(Bf16Products::Tiles) => {
+                amx::pack(x.bf16, x.inputs, &mut buffers.bf16);
+                Layout::Tiles
             }
-            Matrix::Bf16(_) => {
-                let stride = padded(bf16, inputs, &mut self.bf16);
-                StridedRows { inputs, stride, f32: &[], bf16: &self.bf16 }
+            _ if !evict || !is_wide(matrix, features) => Layout::AsTheyLie,
+            Matrix::F32(_) => Layout::Padded(padded(x.f32, x.inputs, &mut buffers.f32)),
+            Matrix::Bf16(_) => Layout::Padded(padded(x.bf16, x.inputs, &mut buffers.bf16)),
+        };
+        PreparedRows { x, layout, buffers }
+    }
+
+    /// The number of rows.
+    pub fn count(&self) -> usize {
+        self.x.count()
+    }
+
+    /// Numbers of a row.
+    pub fn inputs(&self) -> usize {
+        self.x.inputs
+    }
+
+    /// The rows as [`amx::pack`] wrote them, if they are in tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn tiles(&self) -> Option<&[bf16]> {
+        matches!(self.layout, Layout::Tiles).then(|| &self.buffers.bf16[..])
+    }
+
+    /// The rows for products with `matrix`, where they are not in tiles.
+    pub(super) fn strided(&self, matrix: Matrix) -> StridedRows<'_> {
+        let InputRows { inputs, f32, bf16 } = self.x;
+        match (self.layout, matrix) {
+            (Layout::Padded(stride), Matrix::F32(_)) => {
+                StridedRows { inputs, stride, f32: &self.buffers.f32, bf16: &[] }
             }
+            (Layout::Padded(stride), Matrix::Bf16(_)) => {
+                StridedRows { inputs, stride, f32: &[], bf16: &self.buffers.bf16 }
+            }
+            _ => StridedRows { inputs, stride: inputs, f32, bf16 },
         }
+    }
+}
+
+impl Drop for PreparedRows<'_> {
+    fn drop(&mut self) {
+        BUFFERS.set(std::mem::take(&mut self.buffers));
     }
 }
 
