@@ -118,7 +118,7 @@ pub(crate) fn forward<T: Factor + Send + Sync>(
                 let weights =
                     MatrixView::new(&weights, block.queries.len(), block.keys.len(), block.keys.len());
                 // SAFETY: the output has a row of `width` for every query of the block.
-                unsafe { multiply_small(weights, values, 0.0, output.as_mut_ptr(), width) };
+                unsafe { multiply_small(weights, values, false, output.as_mut_ptr(), width) };
                 for (query, output) in block.queries.clone().zip(output.chunks_exact(width)) {
                     let place = (query * heads.heads + head) * width;
                     // SAFETY: workers have sequences and heads of their own.
@@ -146,7 +146,7 @@ fn weigh<T: Factor>(
     scores.resize(rows * columns, 0.0);
     weights.resize(rows * columns, T::from_f32(0.0));
     // SAFETY: the scores were made that long.
-    unsafe { multiply_small(queries, keys.transposed(), 0.0, scores.as_mut_ptr(), columns) };
+    unsafe { multiply_small(queries, keys.transposed(), false, scores.as_mut_ptr(), columns) };
     let rows = scores.chunks_exact_mut(columns).zip(weights.chunks_exact_mut(columns));
     for (query, (scores, weights)) in rows.enumerate() {
         let seen = block.seen(query, heads.window);
@@ -293,7 +293,7 @@ impl<T: Factor> AttentionInputs<'_, T> {
         }
         let grad_rows = MatrixView::new(grad_output, rows, width, width);
         // SAFETY: the buffer has that length.
-        unsafe { multiply_small(grad_rows, values.transposed(), 0.0, grad_weights.as_mut_ptr(), columns) };
+        unsafe { multiply_small(grad_rows, values.transposed(), false, grad_weights.as_mut_ptr(), columns) };
         for (row, query) in block.queries.clone().enumerate() {
             let (range, output) = (row * columns..(row + 1) * columns, place(query)..place(query) + width);
             with_cpu_features(GradScores {
@@ -318,18 +318,18 @@ impl<T: Factor> AttentionInputs<'_, T> {
             multiply_small(
                 weights.transposed(),
                 grad_rows,
-                1.0,
+                true,
                 to(&block.keys, heads.value(*group)),
                 stride,
             );
             multiply_small(
                 grad_scores.transposed(),
                 queries,
-                1.0,
+                true,
                 to(&block.keys, heads.key(*group)),
                 stride,
             );
-            multiply_small(grad_scores, keys, 0.0, to(&block.queries, head * width), stride);
+            multiply_small(grad_scores, keys, false, to(&block.queries, head * width), stride);
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Products of small matrices, summed and returned in f32 for f32 and bf16 matrices.
+//! Products of matrices, summed and returned in f32 for f32 and bf16 matrices.
 
 use std::ffi::c_int;
 use std::ops::Range;
 
 use half::bf16;
 
-use crate::Scalar;
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::symbols::{bf16_gemm, f32_gemm};
+use crate::{Cpu, Scalar};
 
 const ROWS_FIRST: c_int = 101;
 const AS_IT_IS: c_int = 111;
@@ -52,6 +54,13 @@ impl<'a, T> MatrixView<'a, T> {
         }
     }
 
+    /// Its numbers, row by row of the matrix as it lies in memory, the row stride, and whether it is read as the
+    /// transpose of that matrix.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn layout(&self) -> (&'a [T], usize, bool) {
+        (self.numbers, self.stride, self.transposed)
+    }
+
     /// Rows and columns.
     pub fn shape(&self) -> [usize; 2] {
         if self.transposed { [self.columns, self.rows] } else { [self.rows, self.columns] }
@@ -67,14 +76,14 @@ impl<T: Scalar> MatrixView<'_, T> {
 
 /// An element type of small matrices.
 pub trait Factor: Scalar {
-    /// Multiplies by the matrix library; returns false where there is none.
+    /// Multiplies by AMX or by the matrix library; returns false where there is neither.
     ///
     /// # Safety
     /// As for [`multiply_small`].
-    unsafe fn by_library(
+    unsafe fn by_hardware(
         a: MatrixView<Self>,
         b: MatrixView<Self>,
-        beta: f32,
+        add: bool,
         to: *mut f32,
         stride: usize,
     ) -> bool
@@ -83,13 +92,19 @@ pub trait Factor: Scalar {
 }
 
 impl Factor for bf16 {
-    unsafe fn by_library(
+    unsafe fn by_hardware(
         a: MatrixView<bf16>,
         b: MatrixView<bf16>,
-        beta: f32,
+        add: bool,
         to: *mut f32,
         stride: usize,
     ) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if amx::is_available() {
+            // SAFETY: the caller guarantees it; one thread.
+            unsafe { amx::gemm::multiply(Cpu::new(1), a, b, add, to, stride) };
+            return true;
+        }
         let Some(gemm) = bf16_gemm() else { return false };
         let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
         let layout = |grid: &MatrixView<bf16>| if grid.transposed { TRANSPOSED } else { AS_IT_IS };
@@ -110,7 +125,7 @@ impl Factor for bf16 {
                 stride_a,
                 from_b,
                 stride_b,
-                beta,
+                f32::from(u8::from(add)),
                 to,
                 stride,
             );
@@ -120,10 +135,10 @@ impl Factor for bf16 {
 }
 
 impl Factor for f32 {
-    unsafe fn by_library(
+    unsafe fn by_hardware(
         a: MatrixView<f32>,
         b: MatrixView<f32>,
-        beta: f32,
+        add: bool,
         to: *mut f32,
         stride: usize,
     ) -> bool {
@@ -146,7 +161,7 @@ impl Factor for f32 {
                 &stride_b,
                 a.numbers.as_ptr(),
                 &stride_a,
-                &beta,
+                &f32::from(u8::from(add)),
                 to,
                 &stride,
             );
@@ -155,8 +170,17 @@ impl Factor for f32 {
     }
 }
 
-/// Writes `a b + beta c` to c, which is row-major at `to` with row stride `stride`. Runs on the calling
-/// thread: within [`crate::Cpu::parallel`], each worker multiplies its own matrices.
+/// Whether bf16 matrices are multiplied as they are: by AMX or by the matrix library.
+pub fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if amx::is_available() {
+        return true;
+    }
+    bf16_gemm().is_some()
+}
+
+/// Writes `a b` to `to`, row-major with row stride `stride`, or adds it there. Runs on the calling thread: within
+/// [`crate::Cpu::parallel`], each worker multiplies its own matrices.
 ///
 /// # Safety
 /// The product's rows at `to` are valid for reads and writes, and no other thread accesses them during the
@@ -164,14 +188,14 @@ impl Factor for f32 {
 pub unsafe fn multiply_small<T: Factor>(
     a: MatrixView<T>,
     b: MatrixView<T>,
-    beta: f32,
+    add: bool,
     to: *mut f32,
     stride: usize,
 ) {
     let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
     assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");
     // SAFETY: the caller's promise.
-    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_library(a, b, beta, to, stride) }) {
+    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_hardware(a, b, add, to, stride) }) {
         return;
     }
     for row in 0..rows {
@@ -180,10 +204,33 @@ pub unsafe fn multiply_small<T: Factor>(
             // SAFETY: within the product.
             unsafe {
                 let place = to.add(row * stride + column);
-                *place = if beta == 0.0 { sum } else { beta * *place + sum };
+                *place = if add { *place + sum } else { sum };
             }
         }
     }
+}
+
+/// The same for large bf16 matrices, on all threads. Not to be called within [`crate::Cpu::parallel`].
+///
+/// # Safety
+/// As for [`multiply_small`].
+pub unsafe fn multiply_large(
+    cpu: Cpu,
+    a: MatrixView<bf16>,
+    b: MatrixView<bf16>,
+    add: bool,
+    to: *mut f32,
+    stride: usize,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if amx::is_available() && a.shape().into_iter().chain(b.shape()).all(|size| size > 0) {
+        // SAFETY: by the caller's promise.
+        return unsafe { amx::gemm::multiply(cpu, a, b, add, to, stride) };
+    }
+    // The matrix library has threads of its own, which it uses outside of parallel work.
+    let _ = cpu;
+    // SAFETY: by the caller's promise.
+    unsafe { multiply_small(a, b, add, to, stride) };
 }
 
 #[cfg(test)]
@@ -210,10 +257,10 @@ mod tests {
                 assert_eq!(part.shape(), [inner, 2]);
                 let same = |row, column| part.at(row, column) == b.at(row, column + 2);
                 assert!((0..inner).all(|row| same(row, 0) && same(row, 1)));
-                for beta in [0.0, 1.0] {
+                for add in [false, true] {
                     let mut sum = vec![2.0f32; rows * 6];
                     // SAFETY: seven rows of five numbers.
-                    unsafe { multiply_small(a, b, beta, sum.as_mut_ptr(), 6) };
+                    unsafe { multiply_small(a, b, add, sum.as_mut_ptr(), 6) };
                     for row in 0..rows {
                         for column in 0..columns {
                             let exact: f64 = (0..inner)
@@ -221,8 +268,8 @@ mod tests {
                                 .sum();
                             let got = f64::from(sum[row * 6 + column]);
                             assert!(
-                                (got - exact - 2.0 * f64::from(beta)).abs() < 1e-5,
-                                "{transposed:?} {beta}: {got} {exact}"
+                                (got - exact - if add { 2.0 } else { 0.0 }).abs() < 1e-5,
+                                "{transposed:?} {add}: {got} {exact}"
                             );
                         }
                         assert_eq!(sum[row * 6 + 5], 2.0, "written beside the product");
@@ -234,5 +281,43 @@ mod tests {
             |count: usize, seed: usize| (0..count).map(move |at| ((at + seed * 7) as f32 * 0.37).sin());
         look::<f32>(|count, seed| wave(count, seed).collect());
         look::<bf16>(|count, seed| wave(count, seed).map(bf16::from_f32).collect());
+    }
+
+    /// Sizes that fill no block of rows, of columns or of numbers along the sum, and sums that are longer than
+    /// what is packed at once; transposed matrices, parts of wider ones, and several threads.
+    #[test]
+    fn large_products_are_those_of_the_definition() {
+        let wave = |count: usize, seed: usize| -> Vec<bf16> {
+            (0..count).map(|at| bf16::from_f32(((at + seed * 7) as f32 * 0.37).sin())).collect()
+        };
+        for (rows, columns, inner) in [(1, 1, 1), (70, 45, 33), (33, 70, 1700), (1300, 3, 40), (5, 64, 1536)]
+        {
+            let stride = rows.max(columns).max(inner) + 3;
+            let (a, b) = (wave(stride * stride, 1), wave(stride * stride, 2));
+            for transposed in [[false, false], [true, false], [false, true], [true, true]] {
+                let view = |numbers, rows, columns, transposed: bool| match transposed {
+                    true => MatrixView::new(numbers, columns, rows, stride).transposed(),
+                    false => MatrixView::new(numbers, rows, columns, stride),
+                };
+                let (a, b) = (view(&a, rows, inner, transposed[0]), view(&b, inner, columns, transposed[1]));
+                for add in [false, true] {
+                    let mut sum = vec![2.0f32; rows * (columns + 1)];
+                    // SAFETY: so many rows of so many numbers.
+                    unsafe { multiply_large(Cpu::new(3), a, b, add, sum.as_mut_ptr(), columns + 1) };
+                    for (row, sum) in sum.chunks_exact(columns + 1).enumerate() {
+                        for (column, sum) in sum[..columns].iter().enumerate() {
+                            let products =
+                                (0..inner).map(|at| f64::from(a.at(row, at)) * f64::from(b.at(at, column)));
+                            let exact = products.sum::<f64>() + if add { 2.0 } else { 0.0 };
+                            assert!(
+                                (f64::from(*sum) - exact).abs() < 2e-5 + 2e-7 * inner as f64,
+                                "{rows} {columns} {inner} {transposed:?} {add}: {sum} {exact}"
+                            );
+                        }
+                        assert_eq!(sum[columns], 2.0, "written beside the product");
+                    }
+                }
+            }
+        }
     }
 }

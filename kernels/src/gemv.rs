@@ -312,14 +312,16 @@ impl Strip<'_> {
                     sums_of,
                 ),
                 #[cfg(target_arch = "x86_64")]
-                (Matrix::Bf16(matrix), CpuFeatures::Avx512(Bf16Products::Lanes | Bf16Products::Tiles)) => avx512::bf16_tile::<R, O>(
-                    (&x.bf16[from], x.stride),
-                    &matrix[weights],
-                    part,
-                    ahead,
-                    carried,
-                    sums_of,
-                ),
+                (Matrix::Bf16(matrix), CpuFeatures::Avx512(Bf16Products::Lanes | Bf16Products::Tiles)) => {
+                    avx512::bf16_tile::<R, O>(
+                        (&x.bf16[from], x.stride),
+                        &matrix[weights],
+                        part,
+                        ahead,
+                        carried,
+                        sums_of,
+                    )
+                }
                 #[cfg(target_arch = "x86_64")]
                 (Matrix::F32(matrix), CpuFeatures::Avx2) => {
                     avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, ahead, sums_of)

@@ -16,7 +16,8 @@
 //! |---|---|
 //! | threads that run phases in parallel, with barriers between them | [`thread_pool`] |
 //! | a few rows times a matrix: decoding | [`gemv`] |
-//! | small matrix products, f32 sums of bf16 factors | [`gemm`] |
+//! | other matrix products, f32 sums of bf16 factors | [`gemm`] |
+//! | the same by tiles, on CPUs with AMX | `amx` |
 //! | attention over packed sequences, forward and backward | [`causal_attention`], [`rope`] |
 //! | attention of one new token over a paged cache | [`paged_attention`], [`pages`] |
 //! | one step of a whole decoder: the next token of every row | [`decode`] |
@@ -31,6 +32,8 @@
 #[cfg(feature = "tch")]
 pub mod accelerator;
 pub mod adamw;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod causal_attention;
 #[cfg(feature = "tch")]
 pub mod cuda;

@@ -21,8 +21,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::Cpu;
 use crate::features::CpuFeatures;
-use crate::gemm::{MatrixView, multiply_small};
-use crate::symbols::bf16_gemm;
+use crate::gemm::{MatrixView, multiplies_bf16, multiply_large};
 
 /// An element type of tensors.
 pub trait Element: Copy + sealed::Sealed + 'static {
@@ -234,32 +233,34 @@ fn pair(of: Vec<i64>) -> Option<[i64; 2]> {
 
 /// Borrows both factors, where the matrix library can multiply them.
 fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[BorrowedMatrix<'a>; 2]> {
-    bf16_gemm()?;
+    if !multiplies_bf16() {
+        return None;
+    }
     Some([borrow_matrix(a)?, borrow_matrix(b)?])
 }
 
 /// `a b`, `[rows, inner]` times `[inner, columns]`, in f32 for any precision of the factors. Either may be a
 /// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16, which would leave
 /// two or three digits of logits.
-pub fn multiply(_: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
+pub fn multiply(cpu: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
     let _guard = no_grad_guard();
     let Some([left, right]) = factors(a, b) else {
         return a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
     };
     let mut product = Tensor::empty([a.size()[0], b.size()[1]], (Kind::Float, Device::Cpu));
-    multiply_borrowed(&left, &right, 0.0, &mut product);
+    multiply_borrowed(cpu, &left, &right, false, &mut product);
     product
 }
 
 /// Whether the matrix library can compute [`multiply_by_rows`] for rows of this length.
 pub fn multiplies_rows(_: Cpu, inner: usize) -> bool {
-    bf16_gemm().is_some() && (1..=c_int::MAX as usize).contains(&inner)
+    multiplies_bf16() && (1..=c_int::MAX as usize).contains(&inner)
 }
 
 /// `a b'` for consecutive rows of `b` in a slice, such as a part of a mapped file. Writes the columns of
 /// `product`, f32 and contiguous, that start at `first`. `a` is `[rows, inner]`, bf16 and contiguous. With
 /// [`columns_at_once`] rows per call, the bits equal those of [`multiply`].
-pub fn multiply_by_rows(_: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, first: usize) {
+pub fn multiply_by_rows(cpu: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, first: usize) {
     let [rows, inner] = pair(a.size()).expect("a matrix").map(|size| size as usize);
     let [of_product, columns] = pair(product.size()).expect("a matrix").map(|size| size as usize);
     let of_b = b.len() / inner;
@@ -273,24 +274,24 @@ pub fn multiply_by_rows(_: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, fi
     let mut numbers = view_mut::<f32>(product).expect("a product in f32, in order");
     if rows > 0 {
         // SAFETY: it writes some columns of each row of the product, which is `columns` wide.
-        unsafe { multiply_small(a, b, 0.0, numbers.as_mut_ptr().add(first), columns) };
+        unsafe { multiply_large(cpu, a, b, false, numbers.as_mut_ptr().add(first), columns) };
     }
 }
 
 /// Adds `a b` to `sum`, which is f32 and contiguous.
-pub fn add_product(_: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
+pub fn add_product(cpu: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
     let _guard = no_grad_guard();
     match factors(a, b) {
         Some([left, right]) => {
             assert!(sum.size() == [a.size()[0], b.size()[1]], "a sum of another shape");
-            multiply_borrowed(&left, &right, 1.0, sum);
+            multiply_borrowed(cpu, &left, &right, true, sum);
         }
         None => drop(sum.addmm_(&a.to_kind(Kind::Float), &b.to_kind(Kind::Float))),
     }
 }
 
-/// Writes `a b + beta sum` to `sum`, which is f32, contiguous and of the product's shape.
-fn multiply_borrowed(a: &BorrowedMatrix, b: &BorrowedMatrix, beta: f32, sum: &mut Tensor) {
+/// Writes `a b` to `sum`, which is f32, contiguous and of the product's shape, or adds it there.
+fn multiply_borrowed(cpu: Cpu, a: &BorrowedMatrix, b: &BorrowedMatrix, add: bool, sum: &mut Tensor) {
     let ([rows, inner], [_, columns]) = (a.grid.shape(), b.grid.shape());
     if rows == 0 {
         return;
@@ -300,7 +301,7 @@ fn multiply_borrowed(a: &BorrowedMatrix, b: &BorrowedMatrix, beta: f32, sum: &mu
     for first in (0..columns).step_by(block) {
         let part = b.grid.columns(first..columns.min(first + block));
         // SAFETY: it writes some columns of each row of the sum, which is `columns` wide.
-        unsafe { multiply_small(a.grid, part, beta, numbers.as_mut_ptr().add(first), columns) };
+        unsafe { multiply_large(cpu, a.grid, part, add, numbers.as_mut_ptr().add(first), columns) };
     }
 }
 

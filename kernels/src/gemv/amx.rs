@@ -1,12 +1,8 @@
-//! Rows times outputs with AMX: a tile register holds sixteen rows of 64 bytes, and one instruction multiplies
-//! two of them.
+//! Rows times outputs with AMX ([`crate::amx`]).
 //!
 //! The weights are the left factor, so that a tile of sixteen outputs is loaded from the matrix as it lies. The
-//! right factor needs pairs of inputs of sixteen rows side by side; the rows are packed so, once per product
-//! ([`pack`]). A product is then a tile of `[outputs, rows]`, which is transposed on the way out.
-//!
-//! The instructions are written as assembly because Rust has no stable intrinsics for them. Each block of it
-//! begins and ends a sum, so that no tile register has to keep its content from one block to the next.
+//! rows are the right one, packed once per product. A product is then a tile of `[outputs, rows]`, which is
+//! transposed on the way out.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -15,109 +11,26 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{GemvOutput, Prefetch};
+use crate::amx::pack::Side;
+use crate::amx::{TILE, TILE_INNER, TILE_LINES, TileShapes, first_lanes, transposed};
+use crate::gemm::MatrixView;
 use crate::lines::{LINE, Lines};
 
-/// Rows of a tile: outputs on the left, rows of the product on the right.
-pub const ROWS: usize = 16;
-/// Inputs of a tile: 64 bytes of a row.
-pub const INPUTS: usize = LINE / size_of::<bf16>();
-/// Numbers of a packed tile.
-const TILE: usize = ROWS * INPUTS;
 /// Most groups of sixteen rows in one block of assembly.
 const GROUPS: usize = 2;
 /// Most tiles of outputs in one block: enough sums in a row for each to be done before it is added to again.
 const OUTPUTS: [usize; GROUPS] = [3, 2];
 
-/// `[rows, inputs]` as tiles, `[groups of rows, steps, pairs of inputs, rows, 2]`. Missing rows and inputs are 0.
+/// `[rows, inputs]` as tiles of the right factor, `[groups of rows, steps, pairs of inputs, rows, 2]`. Missing
+/// rows and inputs are 0.
 pub fn pack(rows: &[bf16], inputs: usize, to: &mut Lines<bf16>) {
     assert!(inputs > 0 && rows.len().is_multiple_of(inputs), "whole rows");
-    let steps = inputs.div_ceil(INPUTS);
-    let groups = rows.chunks(ROWS * inputs);
-    to.resize(groups.len() * steps * TILE);
-    for (rows, to) in groups.zip(to.chunks_exact_mut(steps * TILE)) {
+    let (count, steps) = (rows.len() / inputs, inputs.div_ceil(TILE_INNER));
+    let side = Side::right(MatrixView::new(rows, count, inputs, inputs).transposed());
+    to.resize(count.div_ceil(TILE_LINES) * steps * TILE);
+    for (group, to) in to.chunks_exact_mut(steps * TILE).enumerate() {
         // SAFETY: the CPU has AMX, and with it AVX-512.
-        unsafe { pack_group(rows, inputs, to) };
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack_group(rows: &[bf16], inputs: usize, to: &mut [bf16]) {
-    for (step, to) in to.chunks_exact_mut(TILE).enumerate() {
-        let first = step * INPUTS;
-        let mask = first_lanes(inputs - first);
-        let mut lanes = [_mm512_setzero_si512(); ROWS];
-        for (row, lanes) in rows.chunks_exact(inputs).zip(&mut lanes) {
-            // SAFETY: the mask ends at the row's end.
-            *lanes = unsafe { _mm512_maskz_loadu_epi16(mask, row[first..].as_ptr().cast()) };
-        }
-        for (lanes, to) in transposed(lanes).into_iter().zip(to.chunks_exact_mut(INPUTS)) {
-            // SAFETY: 32 numbers.
-            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), lanes) };
-        }
-    }
-}
-
-/// A mask of the first lanes of 16 bits.
-fn first_lanes(count: usize) -> u32 {
-    if count < INPUTS { (1 << count) - 1 } else { u32::MAX }
-}
-
-/// The transpose of sixteen rows of sixteen numbers of 32 bits.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
-    // Rows of four: a lane of 128 bits holds a column of four rows.
-    let mut fours = [_mm512_setzero_si512(); 16];
-    for first in [0, 4, 8, 12] {
-        let (a, b, c, d) = (rows[first], rows[first + 1], rows[first + 2], rows[first + 3]);
-        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-        fours[first] = _mm512_unpacklo_epi64(ab, cd);
-        fours[first + 1] = _mm512_unpackhi_epi64(ab, cd);
-        let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        fours[first + 2] = _mm512_unpacklo_epi64(ab, cd);
-        fours[first + 3] = _mm512_unpackhi_epi64(ab, cd);
-    }
-    // Then the lanes of four such registers: 0x88 takes the first and third of each, 0xdd the others.
-    let mut columns = [_mm512_setzero_si512(); 16];
-    for column in 0..4 {
-        let (a, b, c, d) = (fours[column], fours[column + 4], fours[column + 8], fours[column + 12]);
-        let (ab, cd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c, d));
-        columns[column] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
-        columns[column + 8] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
-        let (ab, cd) = (_mm512_shuffle_i32x4::<0xdd>(a, b), _mm512_shuffle_i32x4::<0xdd>(c, d));
-        columns[column + 4] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
-        columns[column + 12] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
-    }
-    columns
-}
-
-/// The shape of this thread's tile registers, until it is dropped.
-struct TileShapes;
-
-impl TileShapes {
-    /// All eight registers have sixteen rows of 64 bytes.
-    fn load() -> TileShapes {
-        /// As `LDTILECFG` reads it: the palette, bytes per row from byte 16 on, rows from byte 48 on.
-        static SHAPES: [u8; 64] = {
-            let (mut shapes, mut tile) = ([0; 64], 0);
-            shapes[0] = 1;
-            while tile < 8 {
-                shapes[16 + 2 * tile] = LINE as u8;
-                shapes[48 + tile] = ROWS as u8;
-                tile += 1;
-            }
-            shapes
-        };
-        // SAFETY: the CPU has AMX, and the system permits it.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) SHAPES.as_ptr(), options(nostack, readonly)) };
-        TileShapes
-    }
-}
-
-impl Drop for TileShapes {
-    fn drop(&mut self) {
-        // SAFETY: no code on this thread expects content in a tile register.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        unsafe { side.pack(group * TILE_LINES, 0..inputs, to) };
     }
 }
 
@@ -137,17 +50,51 @@ struct Block {
 
 /// Sums of a block: `[groups, tiles of outputs, outputs, rows]`.
 #[repr(align(64))]
-struct Sums([f32; 4 * ROWS * ROWS]);
+struct Sums([f32; 4 * TILE_LINES * TILE_LINES]);
 
-/// Defines the assembly of a block's shape: `loads` and `products` of one step, the tiles that are cleared before
-/// and stored after.
+/// Prefetches sixteen lines, if the block prefetches more than `$index` times as many in a step. `$label` is a
+/// label of its own.
+macro_rules! prefetch {
+    ($index:literal, $label:literal) => {
+        concat!(
+            "cmp {lines}, ",
+            $index,
+            "\n",
+            "jbe ",
+            $label,
+            "f\n",
+            "prefetcht1 [{ahead}]\n",
+            "prefetcht1 [{ahead} + 64]\n",
+            "prefetcht1 [{ahead} + 128]\n",
+            "prefetcht1 [{ahead} + 192]\n",
+            "prefetcht1 [{ahead} + 256]\n",
+            "prefetcht1 [{ahead} + 320]\n",
+            "prefetcht1 [{ahead} + 384]\n",
+            "prefetcht1 [{ahead} + 448]\n",
+            "prefetcht1 [{ahead} + 512]\n",
+            "prefetcht1 [{ahead} + 576]\n",
+            "prefetcht1 [{ahead} + 640]\n",
+            "prefetcht1 [{ahead} + 704]\n",
+            "prefetcht1 [{ahead} + 768]\n",
+            "prefetcht1 [{ahead} + 832]\n",
+            "prefetcht1 [{ahead} + 896]\n",
+            "prefetcht1 [{ahead} + 960]\n",
+            "add {ahead}, 1024\n",
+            $label,
+            ":",
+        )
+    };
+}
+
+/// Defines the assembly of a block's shape: the tiles that are cleared before, the products of one step, and the
+/// tiles that are stored after. Between products, a step prefetches.
 macro_rules! block {
     ($name:ident, groups $groups:literal, outputs $outputs:literal, clear [$($clear:literal),*],
-     products [$($product:literal),*], store [$($store:literal),*]) => {
+     step [$($step:expr),*], store [$($store:literal),*]) => {
         /// # Safety
         /// Weights and rows of the block have as many tiles, and the shapes of tiles are loaded.
         unsafe fn $name(block: &Block, sums: &mut Sums) {
-            let bytes = ROWS * block.stride;
+            let bytes = TILE_LINES * block.stride;
             let weights = block.weights.cast::<u8>();
             let second = if $outputs > 1 { weights.wrapping_add(bytes) } else { weights };
             let third = if $outputs > 2 { weights.wrapping_add(2 * bytes) } else { weights };
@@ -158,31 +105,7 @@ macro_rules! block {
                 asm!(
                     $($clear,)*
                     "2:",
-                    $($product,)*
-                    "mov {count}, {lines}",
-                    "test {count}, {count}",
-                    "jz 4f",
-                    "3:",
-                    "prefetcht1 [{ahead}]",
-                    "prefetcht1 [{ahead} + 64]",
-                    "prefetcht1 [{ahead} + 128]",
-                    "prefetcht1 [{ahead} + 192]",
-                    "prefetcht1 [{ahead} + 256]",
-                    "prefetcht1 [{ahead} + 320]",
-                    "prefetcht1 [{ahead} + 384]",
-                    "prefetcht1 [{ahead} + 448]",
-                    "prefetcht1 [{ahead} + 512]",
-                    "prefetcht1 [{ahead} + 576]",
-                    "prefetcht1 [{ahead} + 640]",
-                    "prefetcht1 [{ahead} + 704]",
-                    "prefetcht1 [{ahead} + 768]",
-                    "prefetcht1 [{ahead} + 832]",
-                    "prefetcht1 [{ahead} + 896]",
-                    "prefetcht1 [{ahead} + 960]",
-                    "add {ahead}, 1024",
-                    "dec {count}",
-                    "jnz 3b",
-                    "4:",
+                    $($step,)*
                     "add {w0}, 64",
                     "add {w1}, 64",
                     "add {w2}, 64",
@@ -199,7 +122,6 @@ macro_rules! block {
                     steps = inout(reg) block.steps => _,
                     ahead = inout(reg) block.ahead => _,
                     lines = in(reg) block.lines,
-                    count = out(reg) _,
                     stride = in(reg) block.stride,
                     line = in(reg) LINE,
                     to = in(reg) sums.0.as_mut_ptr(),
@@ -212,29 +134,58 @@ macro_rules! block {
     };
 }
 
-block!(one_by_one, groups 1, outputs 1, clear ["tilezero tmm0"],
-    products ["tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6"],
+block!(one_by_one, groups 1, outputs 1,
+    clear ["tilezero tmm0"],
+    step [
+        "tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
+        prefetch!(0, "3")
+    ],
     store ["tilestored [{to} + {line}], tmm0"]);
-block!(one_by_two, groups 1, outputs 2, clear ["tilezero tmm0", "tilezero tmm1"],
-    products ["tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
-        "tileloadd tmm5, [{w1} + {stride}]", "tdpbf16ps tmm1, tmm5, tmm6"],
-    store ["tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 1024], tmm1"]);
-block!(one_by_three, groups 1, outputs 3, clear ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
-    products ["tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
+block!(one_by_two, groups 1, outputs 2,
+    clear ["tilezero tmm0", "tilezero tmm1"],
+    step [
+        "tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
+        prefetch!(0, "3"),
         "tileloadd tmm5, [{w1} + {stride}]", "tdpbf16ps tmm1, tmm5, tmm6",
-        "tileloadd tmm7, [{w2} + {stride}]", "tdpbf16ps tmm2, tmm7, tmm6"],
-    store ["tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 1024], tmm1",
-        "tilestored [{to} + {line} + 2048], tmm2"]);
-block!(two_by_one, groups 2, outputs 1, clear ["tilezero tmm0", "tilezero tmm1"],
-    products ["tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
-        "tileloadd tmm7, [{x1} + {line}]", "tdpbf16ps tmm1, tmm4, tmm7"],
+        prefetch!(1, "4")
+    ],
     store ["tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 1024], tmm1"]);
-block!(two_by_two, groups 2, outputs 2, clear ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-    products ["tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
-        "tileloadd tmm5, [{w1} + {stride}]", "tdpbf16ps tmm1, tmm5, tmm6",
-        "tileloadd tmm7, [{x1} + {line}]", "tdpbf16ps tmm2, tmm4, tmm7", "tdpbf16ps tmm3, tmm5, tmm7"],
-    store ["tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 1024], tmm1",
-        "tilestored [{to} + {line} + 2048], tmm2", "tilestored [{to} + {line} + 3072], tmm3"]);
+block!(one_by_three, groups 1, outputs 3,
+clear ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
+step [
+    "tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
+    prefetch!(0, "3"),
+    "tileloadd tmm5, [{w1} + {stride}]", "tdpbf16ps tmm1, tmm5, tmm6",
+    prefetch!(1, "4"),
+    "tileloadd tmm7, [{w2} + {stride}]", "tdpbf16ps tmm2, tmm7, tmm6",
+    prefetch!(2, "5")
+],
+store [
+    "tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 1024], tmm1",
+    "tilestored [{to} + {line} + 2048], tmm2"
+]);
+block!(two_by_one, groups 2, outputs 1,
+    clear ["tilezero tmm0", "tilezero tmm1"],
+    step [
+        "tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
+        prefetch!(0, "3"),
+        "tileloadd tmm7, [{x1} + {line}]", "tdpbf16ps tmm1, tmm4, tmm7"
+    ],
+    store ["tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 1024], tmm1"]);
+block!(two_by_two, groups 2, outputs 2,
+clear ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
+step [
+    "tileloadd tmm6, [{x0} + {line}]", "tileloadd tmm4, [{w0} + {stride}]", "tdpbf16ps tmm0, tmm4, tmm6",
+    prefetch!(0, "3"),
+    "tileloadd tmm5, [{w1} + {stride}]", "tdpbf16ps tmm1, tmm5, tmm6",
+    "tileloadd tmm7, [{x1} + {line}]", "tdpbf16ps tmm2, tmm4, tmm7",
+    prefetch!(1, "4"),
+    "tdpbf16ps tmm3, tmm5, tmm7"
+],
+store [
+    "tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 1024], tmm1",
+    "tilestored [{to} + {line} + 2048], tmm2", "tilestored [{to} + {line} + 3072], tmm3"
+]);
 
 /// As [`super::multiply`]. `x` are `rows` rows as [`pack`] wrote them.
 ///
@@ -250,20 +201,20 @@ pub unsafe fn multiply(
     target: &GemvOutput,
 ) {
     let _shapes = TileShapes::load();
-    let (groups, steps) = (rows.div_ceil(ROWS), inputs.div_ceil(INPUTS));
+    let (groups, steps) = (rows.div_ceil(TILE_LINES), inputs.div_ceil(TILE_INNER));
     assert!(x.len() == groups * steps * TILE && range.end * inputs <= matrix.len());
     let passes = groups.div_ceil(GROUPS);
-    let (mut sums, mut copy) = (Sums([0.0; 4 * ROWS * ROWS]), Lines::default());
+    let (mut sums, mut copy) = (Sums([0.0; 4 * TILE_LINES * TILE_LINES]), Lines::default());
     let mut first = range.start;
     while first < range.end {
         let left = range.end - first;
-        let whole = if inputs.is_multiple_of(INPUTS) { left / ROWS } else { 0 };
+        let whole = if inputs.is_multiple_of(TILE_INNER) { left / TILE_LINES } else { 0 };
         let tiles = whole.min(OUTPUTS[groups.min(GROUPS) - 1]).max(1);
-        let outputs = left.min(tiles * ROWS);
+        let outputs = left.min(tiles * TILE_LINES);
         let mut weights = &matrix[first * inputs..(first + outputs) * inputs];
         let mut stride = inputs;
         if whole == 0 {
-            stride = steps * INPUTS;
+            stride = steps * TILE_INNER;
             padded(weights, inputs, stride, &mut copy);
             weights = &copy;
         }
@@ -281,7 +232,7 @@ pub unsafe fn multiply(
                 stride: stride * size_of::<bf16>(),
                 x: x[group * steps * TILE..].as_ptr(),
                 steps,
-                ahead: ahead.wrapping_add(pass * steps * ROWS * LINE),
+                ahead: ahead.wrapping_add(pass * steps * TILE_LINES * LINE),
                 lines: if passes == 1 { tiles } else { usize::from(pass < tiles) },
             };
             let together = (groups - group).min(GROUPS);
@@ -296,13 +247,15 @@ pub unsafe fn multiply(
                     (groups, tiles) => unreachable!("no block of {groups} by {tiles} tiles"),
                 }
             }
-            for (index, sums) in sums.0.chunks_exact(ROWS * ROWS).take(together * tiles).enumerate() {
-                let row = (group + index / tiles) * ROWS;
-                let output = first + index % tiles * ROWS;
-                let count = (range.end - output).min(ROWS);
+            for (index, sums) in
+                sums.0.chunks_exact(TILE_LINES * TILE_LINES).take(together * tiles).enumerate()
+            {
+                let row = (group + index / tiles) * TILE_LINES;
+                let output = first + index % tiles * TILE_LINES;
+                let count = (range.end - output).min(TILE_LINES);
                 let bias = bias.map(|bias| &bias[output..output + count]);
                 // SAFETY: by the caller's promise, no other thread accesses these outputs.
-                unsafe { write(sums, row..rows.min(row + ROWS), output, count, bias, target) };
+                unsafe { write(sums, row..rows.min(row + TILE_LINES), output, count, bias, target) };
             }
         }
         first = then;
@@ -311,7 +264,7 @@ pub unsafe fn multiply(
 
 /// Copies at most sixteen outputs' weights to rows of `stride` numbers; missing rows and numbers are 0.
 fn padded(weights: &[bf16], inputs: usize, stride: usize, to: &mut Lines<bf16>) {
-    to.resize(ROWS * stride);
+    to.resize(TILE_LINES * stride);
     to.fill(bf16::ZERO);
     for (weights, to) in weights.chunks_exact(inputs).zip(to.chunks_exact_mut(stride)) {
         to[..inputs].copy_from_slice(weights);
@@ -331,10 +284,14 @@ unsafe fn write(
     bias: Option<&[f32]>,
     target: &GemvOutput,
 ) {
-    assert!(sums.len() == ROWS * ROWS && rows.len() <= ROWS && bias.is_none_or(|bias| bias.len() == count));
+    assert!(
+        sums.len() == TILE_LINES * TILE_LINES
+            && rows.len() <= TILE_LINES
+            && bias.is_none_or(|bias| bias.len() == count)
+    );
     let mask = first_lanes(count) as u16;
-    let mut lanes = [_mm512_setzero_si512(); ROWS];
-    for (lanes, sums) in lanes.iter_mut().zip(sums.chunks_exact(ROWS)) {
+    let mut lanes = [_mm512_setzero_si512(); TILE_LINES];
+    for (lanes, sums) in lanes.iter_mut().zip(sums.chunks_exact(TILE_LINES)) {
         // SAFETY: sixteen numbers.
         *lanes = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
     }

@@ -244,17 +244,12 @@ pub fn write(
         into,
         headers.iter().map(|header| (header.name.as_str(), "F32", header.shape.clone(), header.bytes())),
     )?;
-    let mut buffer = Vec::new();
+    const { assert!(cfg!(target_endian = "little"), "the format's numbers are little-endian") };
     for (index, header) in headers.iter().enumerate() {
         let mut written = 0;
         numbers(index, &mut |values| {
             written += values.len();
-            for block in values.chunks(1 << 16) {
-                buffer.clear();
-                buffer.extend(block.iter().flat_map(|value| value.to_le_bytes()));
-                into.write_all(&buffer)?;
-            }
-            Ok(())
+            into.write_all(bytemuck::cast_slice(values))
         })?;
         assert_eq!(4 * written, header.bytes(), "the numbers of {}", header.name);
     }
