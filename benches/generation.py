@@ -59,8 +59,9 @@ def of_llama(arguments, batch, new):
     text = last_line([arguments.llama, "-m", arguments.gguf, "-c", str(context), "-b", "2048", "-ub", "512", "-npp", str(arguments.prompt),
                       "-ntg", str(new), "-npl", str(batch), "-t", str(arguments.threads), "-tb", str(arguments.threads),
                       "--output-format", "jsonl"])
-    [line] = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return batch * new / line["t"], {}
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    # It ends with status 0 where it could not decode.
+    return batch * new / lines[0]["t"] if lines else None, {}
 
 
 def of_transformers(arguments, batch, new):
@@ -100,7 +101,9 @@ def main():
         for shape in shapes:
             for name, measure in programs.items():
                 rate, fact = measure(arguments, *shape)
-                rates.setdefault((shape, name), []).append(rate)
+                # A later failure loses none of these.
+                print(f"{shape[0]} x {shape[1]}, {name}: " + (f"{rate:.0f} tokens a second" if rate else "no result"), file=sys.stderr)
+                rates.setdefault((shape, name), []).extend([rate] if rate else [])
                 if fact:
                     facts.setdefault(shape, []).append(fact)
     machine = {key: max(fact["machine"][key] for of in facts.values() for fact in of) for key in ("float32", "bfloat16", "memory")}
@@ -110,11 +113,11 @@ def main():
     print("| completions | new tokens | mopd | " + "".join(f"{name} | times {name} | " for name in others) + "times the floor | memory, predicted |")
     print("|---:|---:|---:|" + "---:|---:|" * len(others) + "---:|---:|")
     for shape in shapes:
-        of = {name: statistics.median(rates[shape, name]) for name in programs}
+        of = {name: statistics.median(rates[shape, name]) for name in programs if rates[shape, name]}
         floor = max(fact["floor"] for fact in facts[shape])
         memory = max(fact["memory"] or 0 for fact in facts[shape]) / 2**20
         predicted = facts[shape][0]["predicted"] / 2**20
-        print(f"| {shape[0]} | {shape[1]} | {of['mopd']:.0f} | " + "".join(f"{of[name]:.0f} | {of['mopd'] / of[name]:.2f} | " for name in others)
+        print(f"| {shape[0]} | {shape[1]} | {of['mopd']:.0f} | " + "".join(f"{of[name]:.0f} | {of['mopd'] / of[name]:.2f} | " if name in of else "| | " for name in others)
               + f"{floor / of['mopd']:.2f} | {memory:.0f}, {predicted:.0f} MiB |")
 
 
