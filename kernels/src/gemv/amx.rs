@@ -43,7 +43,7 @@ struct Block {
     x: *const bf16,
     /// Tiles of a group, and of an output.
     steps: usize,
-    /// The first line to prefetch, and sixteenths of lines per step.
+    /// The first line to prefetch, and how many times sixteen lines a step prefetches.
     ahead: *const u8,
     lines: usize,
 }
@@ -52,8 +52,7 @@ struct Block {
 #[repr(align(64))]
 struct Sums([f32; 4 * TILE_LINES * TILE_LINES]);
 
-/// Prefetches sixteen lines, if the block prefetches more than `$index` times as many in a step. `$label` is a
-/// label of its own.
+/// Prefetches sixteen lines, if a step does so more than `$index` times. `$label` is a label of its own.
 macro_rules! prefetch {
     ($index:literal, $label:literal) => {
         concat!(
