@@ -1,8 +1,8 @@
 //! Products of bf16 matrices with AMX, on CPUs that have it.
 //!
-//! A tile register holds sixteen rows of 64 bytes. One instruction multiplies two tiles and adds the product to a
-//! third, of sixteen by sixteen f32 numbers: the left tile has sixteen lines of 32 numbers along the sum, the
-//! right one sixteen pairs of numbers along the sum, each of sixteen lines ([`pack`]).
+//! A tile register holds sixteen rows of 64 bytes. One instruction multiplies two tiles and adds the product
+//! to a third, of sixteen by sixteen f32 numbers: the left tile has sixteen lines of 32 numbers along the
+//! sum, the right one sixteen pairs of numbers along the sum, each of sixteen lines ([`pack`]).
 //!
 //! The instructions are written as assembly because Rust has no stable intrinsics for them. Each block of it
 //! begins and ends a sum, so that no tile register has to keep its content from one block to the next.
@@ -103,8 +103,8 @@ pub fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
 mod tests {
     use super::*;
     use crate::Cpu;
-    use crate::gemm::MatrixView;
     use crate::gemv::{GemvOutput, InputRows, Matrix, PreparedRows};
+    use crate::matrix_view::MatrixView;
     use crate::thread_pool::DisjointSlices;
 
     /// The order of a sum depends on its length alone: not on the number of rows, the other factor's layout,

@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use crate::Cpu;
 use crate::functions::exp;
-use crate::gemm::{Factor, MatrixView, multiply_small};
+use crate::gemm::{Factor, multiply_small};
 use crate::lanes::LANES;
+use crate::matrix_view::MatrixView;
 use crate::thread_pool::DisjointSlices;
 use crate::{Scalar, SimdKernel, with_cpu_features};
 

@@ -1,78 +1,18 @@
 //! Products of matrices, summed and returned in f32 for f32 and bf16 matrices.
 
 use std::ffi::c_int;
-use std::ops::Range;
 
 use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
+use crate::matrix_view::MatrixView;
 use crate::symbols::{bf16_gemm, f32_gemm};
 use crate::{Cpu, Scalar};
 
 const ROWS_FIRST: c_int = 101;
 const AS_IT_IS: c_int = 111;
 const TRANSPOSED: c_int = 112;
-
-/// A row-major matrix with a row stride, possibly read as its transpose.
-#[derive(Clone, Copy)]
-pub struct MatrixView<'a, T> {
-    numbers: &'a [T],
-    rows: usize,
-    columns: usize,
-    /// Numbers from one row to the next.
-    stride: usize,
-    /// Whether it is read as its transpose.
-    transposed: bool,
-}
-
-impl<'a, T> MatrixView<'a, T> {
-    /// `numbers` begin with the first row's first number.
-    pub fn new(numbers: &'a [T], rows: usize, columns: usize, stride: usize) -> MatrixView<'a, T> {
-        assert!(
-            columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= numbers.len()),
-            "a matrix beyond its numbers"
-        );
-        MatrixView { numbers, rows, columns, stride, transposed: false }
-    }
-
-    /// Its transpose.
-    pub fn transposed(self) -> MatrixView<'a, T> {
-        MatrixView { transposed: !self.transposed, ..self }
-    }
-
-    /// Some of its columns.
-    pub fn columns(self, range: Range<usize>) -> MatrixView<'a, T> {
-        let [_, columns] = self.shape();
-        assert!(range.start <= range.end && range.end <= columns, "a matrix has no such columns");
-        let first = if self.transposed { range.start * self.stride } else { range.start };
-        let numbers = &self.numbers[first.min(self.numbers.len())..];
-        if self.transposed {
-            MatrixView { numbers, rows: range.len(), ..self }
-        } else {
-            MatrixView { numbers, columns: range.len(), ..self }
-        }
-    }
-
-    /// Its numbers, row by row of the matrix as it lies in memory, the row stride, and whether it is read as the
-    /// transpose of that matrix.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn layout(&self) -> (&'a [T], usize, bool) {
-        (self.numbers, self.stride, self.transposed)
-    }
-
-    /// Rows and columns.
-    pub fn shape(&self) -> [usize; 2] {
-        if self.transposed { [self.columns, self.rows] } else { [self.rows, self.columns] }
-    }
-}
-
-impl<T: Scalar> MatrixView<'_, T> {
-    fn at(&self, row: usize, column: usize) -> f32 {
-        let (row, column) = if self.transposed { (column, row) } else { (row, column) };
-        self.numbers[row * self.stride + column].as_f32()
-    }
-}
 
 /// An element type of small matrices.
 pub trait Factor: Scalar {
@@ -107,16 +47,17 @@ impl Factor for bf16 {
         }
         let Some(gemm) = bf16_gemm() else { return false };
         let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
-        let layout = |grid: &MatrixView<bf16>| if grid.transposed { TRANSPOSED } else { AS_IT_IS };
+        let ((from_a, stride_a, transposed_a), (from_b, stride_b, transposed_b)) = (a.layout(), b.layout());
+        let layout = |transposed: bool| if transposed { TRANSPOSED } else { AS_IT_IS };
         let [rows, columns, inner, stride_a, stride_b, stride] =
-            [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
-        let (from_a, from_b) = (a.numbers.as_ptr().cast(), b.numbers.as_ptr().cast());
+            [rows, columns, inner, stride_a, stride_b, stride].map(|size| size as c_int);
+        let (from_a, from_b) = (from_a.as_ptr().cast(), from_b.as_ptr().cast());
         // SAFETY: grids are within their numbers; the caller guarantees the rest.
         unsafe {
             gemm(
                 ROWS_FIRST,
-                layout(&a),
-                layout(&b),
+                layout(transposed_a),
+                layout(transposed_b),
                 rows,
                 columns,
                 inner,
@@ -144,22 +85,23 @@ impl Factor for f32 {
     ) -> bool {
         let Some(gemm) = f32_gemm() else { return false };
         let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
-        let layout = |grid: &MatrixView<f32>| if grid.transposed { c"T" } else { c"N" };
+        let ((from_a, stride_a, transposed_a), (from_b, stride_b, transposed_b)) = (a.layout(), b.layout());
+        let layout = |transposed: bool| if transposed { c"T" } else { c"N" };
         let [rows, columns, inner, stride_a, stride_b, stride] =
-            [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
+            [rows, columns, inner, stride_a, stride_b, stride].map(|size| size as c_int);
         // A row-major matrix read column-major is its transpose; and (a b)' = b' a'.
         // SAFETY: as above.
         unsafe {
             gemm(
-                layout(&b).as_ptr(),
-                layout(&a).as_ptr(),
+                layout(transposed_b).as_ptr(),
+                layout(transposed_a).as_ptr(),
                 &columns,
                 &rows,
                 &inner,
                 &1.0,
-                b.numbers.as_ptr(),
+                from_b.as_ptr(),
                 &stride_b,
-                a.numbers.as_ptr(),
+                from_a.as_ptr(),
                 &stride_a,
                 &f32::from(u8::from(add)),
                 to,
@@ -179,8 +121,8 @@ pub fn multiplies_bf16() -> bool {
     bf16_gemm().is_some()
 }
 
-/// Writes `a b` to `to`, row-major with row stride `stride`, or adds it there. Runs on the calling thread: within
-/// [`crate::Cpu::parallel`], each worker multiplies its own matrices.
+/// Writes `a b` to `to`, row-major with row stride `stride`, or adds it there. Runs on the calling thread:
+/// within [`crate::Cpu::parallel`], each worker multiplies its own matrices.
 ///
 /// # Safety
 /// The product's rows at `to` are valid for reads and writes, and no other thread accesses them during the
@@ -283,8 +225,8 @@ mod tests {
         look::<bf16>(|count, seed| wave(count, seed).map(bf16::from_f32).collect());
     }
 
-    /// Sizes that fill no block of rows, of columns or of numbers along the sum, and sums that are longer than
-    /// what is packed at once; transposed matrices, parts of wider ones, and several threads.
+    /// Sizes that fill no block of rows, of columns or of numbers along the sum, and sums that are longer
+    /// than what is packed at once; transposed matrices, parts of wider ones, and several threads.
     #[test]
     fn large_products_are_those_of_the_definition() {
         let wave = |count: usize, seed: usize| -> Vec<bf16> {

@@ -46,6 +46,7 @@ pub mod gemm;
 pub mod gemv;
 mod lanes;
 mod lines;
+pub mod matrix_view;
 pub mod os;
 pub mod paged_attention;
 pub mod pages;

@@ -21,7 +21,8 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::Cpu;
 use crate::features::CpuFeatures;
-use crate::gemm::{MatrixView, multiplies_bf16, multiply_large};
+use crate::gemm::{multiplies_bf16, multiply_large};
+use crate::matrix_view::MatrixView;
 
 /// An element type of tensors.
 pub trait Element: Copy + sealed::Sealed + 'static {

@@ -1,18 +1,18 @@
 //! Products of large matrices, by all threads.
 //!
-//! The left factor is packed in blocks that stay in L2, by all threads together. Each thread then takes panels
-//! of the right factor's columns, packs a panel, and multiplies it with the whole block.
+//! The left factor is packed in blocks that stay in L2, by all threads together. Each thread then takes
+//! panels of the right factor's columns, packs a panel, and multiplies it with the whole block.
 
 use std::arch::asm;
 use std::cell::RefCell;
 
 use half::bf16;
 
-use super::pack::Side;
+use super::pack::TileSource;
 use super::{TILE, TILE_INNER, TILE_LINES, TileShapes};
 use crate::Cpu;
-use crate::gemm::MatrixView;
 use crate::lines::{LINE, Lines};
+use crate::matrix_view::MatrixView;
 use crate::thread_pool::{DisjointSlices, PoolWorker};
 
 /// Rows and columns that are multiplied in registers: two tiles each.
@@ -23,8 +23,8 @@ const INNER: usize = 48 * TILE_INNER;
 const LEFT: usize = (1 << 20) / size_of::<bf16>();
 
 thread_local! {
-    /// Packed numbers of the left factor, and of a panel of the right one. Kept for the next product: new memory
-    /// has to be cleared first.
+    /// Packed numbers of the left factor, and of a panel of the right one. Kept for the next product: new
+    /// memory has to be cleared first.
     static PACKED: [RefCell<Lines<bf16>>; 2] = Default::default();
 }
 
@@ -57,8 +57,8 @@ pub unsafe fn multiply(
     let mut left = PACKED.with(|[left, _]| left.take());
     left.resize(rows_at_once * at_once);
     let product = Product {
-        left: Side::left(a),
-        right: Side::right(b),
+        left: TileSource::left(a),
+        right: TileSource::right(b),
         packed: DisjointSlices::new(&mut left),
         output: Output { to, stride },
     };
@@ -79,8 +79,8 @@ pub unsafe fn multiply(
 }
 
 struct Product<'a> {
-    left: Side<'a>,
-    right: Side<'a>,
+    left: TileSource<'a>,
+    right: TileSource<'a>,
     packed: DisjointSlices<'a, bf16>,
     output: Output,
 }
@@ -135,7 +135,8 @@ impl Product<'_> {
 /// Writes the product of two rows and two columns of tiles, or as much of it as there is.
 ///
 /// # Safety
-/// `rows` rows of `columns` numbers at `to`, at most a block, are this thread's; the shapes of tiles are loaded.
+/// `rows` rows of `columns` numbers at `to`, at most a block, are this thread's; the shapes of tiles are
+/// loaded.
 unsafe fn write_block(
     left: &[bf16],
     right: &[bf16],

@@ -6,11 +6,11 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{TILE, TILE_INNER, TILE_LINES, first_lanes, transposed};
-use crate::gemm::MatrixView;
+use crate::matrix_view::MatrixView;
 
 /// One factor of a product, as lines along the sum: the rows of the left one, the columns of the right one.
 #[derive(Clone, Copy)]
-pub struct Side<'a> {
+pub struct TileSource<'a> {
     numbers: &'a [bf16],
     lines: usize,
     inner: usize,
@@ -21,15 +21,15 @@ pub struct Side<'a> {
     is_left: bool,
 }
 
-impl<'a> Side<'a> {
-    pub fn left(matrix: MatrixView<'a, bf16>) -> Side<'a> {
+impl<'a> TileSource<'a> {
+    pub fn left(matrix: MatrixView<'a, bf16>) -> TileSource<'a> {
         let [lines, inner] = matrix.shape();
         let (numbers, stride, transposed) = matrix.layout();
-        Side { numbers, lines, inner, stride, consecutive: !transposed, is_left: true }
+        TileSource { numbers, lines, inner, stride, consecutive: !transposed, is_left: true }
     }
 
-    pub fn right(matrix: MatrixView<'a, bf16>) -> Side<'a> {
-        Side { is_left: false, ..Side::left(matrix.transposed()) }
+    pub fn right(matrix: MatrixView<'a, bf16>) -> TileSource<'a> {
+        TileSource { is_left: false, ..TileSource::left(matrix.transposed()) }
     }
 
     /// Writes the tiles of sixteen lines from `line` on, for the numbers `inner` of each. Missing lines and

@@ -1,8 +1,8 @@
 //! Rows times outputs with AMX ([`crate::amx`]).
 //!
-//! The weights are the left factor, so that a tile of sixteen outputs is loaded from the matrix as it lies. The
-//! rows are the right one, packed once per product. A product is then a tile of `[outputs, rows]`, which is
-//! transposed on the way out.
+//! The weights are the left factor, so that a tile of sixteen outputs is loaded from the matrix as it lies.
+//! The rows are the right one, packed once per product. A product is then a tile of `[outputs, rows]`, which
+//! is transposed on the way out.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -11,22 +11,22 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{GemvOutput, Prefetch};
-use crate::amx::pack::Side;
+use crate::amx::pack::TileSource;
 use crate::amx::{TILE, TILE_INNER, TILE_LINES, TileShapes, first_lanes, transposed};
-use crate::gemm::MatrixView;
 use crate::lines::{LINE, Lines};
+use crate::matrix_view::MatrixView;
 
 /// Most groups of sixteen rows in one block of assembly.
 const GROUPS: usize = 2;
 /// Most tiles of outputs in one block: enough sums in a row for each to be done before it is added to again.
 const OUTPUTS: [usize; GROUPS] = [3, 2];
 
-/// `[rows, inputs]` as tiles of the right factor, `[groups of rows, steps, pairs of inputs, rows, 2]`. Missing
-/// rows and inputs are 0.
+/// `[rows, inputs]` as tiles of the right factor, `[groups of rows, steps, pairs of inputs, rows, 2]`.
+/// Missing rows and inputs are 0.
 pub fn pack(rows: &[bf16], inputs: usize, to: &mut Lines<bf16>) {
     assert!(inputs > 0 && rows.len().is_multiple_of(inputs), "whole rows");
     let (count, steps) = (rows.len() / inputs, inputs.div_ceil(TILE_INNER));
-    let side = Side::right(MatrixView::new(rows, count, inputs, inputs).transposed());
+    let side = TileSource::right(MatrixView::new(rows, count, inputs, inputs).transposed());
     to.resize(count.div_ceil(TILE_LINES) * steps * TILE);
     for (group, to) in to.chunks_exact_mut(steps * TILE).enumerate() {
         // SAFETY: the CPU has AMX, and with it AVX-512.
@@ -85,8 +85,8 @@ macro_rules! prefetch {
     };
 }
 
-/// Defines the assembly of a block's shape: the tiles that are cleared before, the products of one step, and the
-/// tiles that are stored after. Between products, a step prefetches.
+/// Defines the assembly of a block's shape: the tiles that are cleared before, the products of one step, and
+/// the tiles that are stored after. Between products, a step prefetches.
 macro_rules! block {
     ($name:ident, groups $groups:literal, outputs $outputs:literal, clear [$($clear:literal),*],
      step [$($step:expr),*], store [$($store:literal),*]) => {

@@ -15,8 +15,8 @@ use crate::{CpuFeatures, Scalar};
 /// Bytes of a way of the L1 cache: addresses so far apart share a set.
 const WAY: usize = 4 << 10;
 
-/// Rows on the left of products, in the layout that the loops read: made once for all products of a thread with
-/// them.
+/// Rows on the left of products, in the layout that the loops read: made once for all products of a thread
+/// with them.
 pub struct PreparedRows<'a> {
     x: InputRows<'a>,
     layout: Layout,
@@ -56,9 +56,9 @@ thread_local! {
 impl<'a> PreparedRows<'a> {
     /// For products with `matrix` and others of its type.
     ///
-    /// Rows that would share sets of the L1 cache and evict each other are padded: the copy makes products of 32
-    /// rows of 2,048 numbers 1.7 times as fast. Narrower registers take only four rows at a time, which fit in the
-    /// cache's ways.
+    /// Rows that would share sets of the L1 cache and evict each other are padded: the copy makes products of
+    /// 32 rows of 2,048 numbers 1.7 times as fast. Narrower registers take only four rows at a time, which
+    /// fit in the cache's ways.
     pub fn new(x: InputRows<'a>, matrix: Matrix) -> PreparedRows<'a> {
         let (features, mut buffers) = (CpuFeatures::detect(), BUFFERS.take());
         let evict = x.count() > 1 && (x.inputs * matrix.element()).is_multiple_of(WAY);
