@@ -20,7 +20,7 @@ pub trait Factor: Scalar {
     ///
     /// # Safety
     /// As for [`multiply_small`].
-    unsafe fn by_hardware(
+    unsafe fn by_amx_or_library(
         a: MatrixView<Self>,
         b: MatrixView<Self>,
         add: bool,
@@ -32,7 +32,7 @@ pub trait Factor: Scalar {
 }
 
 impl Factor for bf16 {
-    unsafe fn by_hardware(
+    unsafe fn by_amx_or_library(
         a: MatrixView<bf16>,
         b: MatrixView<bf16>,
         add: bool,
@@ -76,7 +76,7 @@ impl Factor for bf16 {
 }
 
 impl Factor for f32 {
-    unsafe fn by_hardware(
+    unsafe fn by_amx_or_library(
         a: MatrixView<f32>,
         b: MatrixView<f32>,
         add: bool,
@@ -137,7 +137,7 @@ pub unsafe fn multiply_small<T: Factor>(
     let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
     assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");
     // SAFETY: the caller's promise.
-    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_hardware(a, b, add, to, stride) }) {
+    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_amx_or_library(a, b, add, to, stride) }) {
         return;
     }
     for row in 0..rows {

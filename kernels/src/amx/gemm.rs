@@ -23,9 +23,11 @@ const INNER: usize = 48 * TILE_INNER;
 const LEFT: usize = (1 << 20) / size_of::<bf16>();
 
 thread_local! {
-    /// Packed numbers of the left factor, and of a panel of the right one. Kept for the next product: new
-    /// memory has to be cleared first.
-    static PACKED: [RefCell<Lines<bf16>>; 2] = Default::default();
+    // Kept for the next product: new memory has to be cleared first.
+    /// Packed numbers of the left factor.
+    static LEFT_PACKED: RefCell<Lines<bf16>> = RefCell::default();
+    /// Packed numbers of a panel of the right factor.
+    static PANEL: RefCell<Lines<bf16>> = RefCell::default();
 }
 
 /// Row-major f32 numbers that the threads write in part.
@@ -54,7 +56,7 @@ pub unsafe fn multiply(
     let at_once = inner.min(INNER).next_multiple_of(TILE_INNER);
     let most = (LEFT / at_once / BLOCK * BLOCK).max(BLOCK);
     let rows_at_once = rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(BLOCK);
-    let mut left = PACKED.with(|[left, _]| left.take());
+    let mut left = LEFT_PACKED.take();
     left.resize(rows_at_once * at_once);
     let product = Product {
         left: TileSource::left(a),
@@ -75,7 +77,7 @@ pub unsafe fn multiply(
             }
         }
     });
-    PACKED.with(|[place, _]| place.replace(left));
+    LEFT_PACKED.set(left);
 }
 
 struct Product<'a> {
@@ -108,7 +110,7 @@ impl Product<'_> {
             }
         }
         worker.barrier();
-        let mut panel = PACKED.with(|[_, panel]| panel.take());
+        let mut panel = PANEL.take();
         panel.resize(2 * steps * TILE);
         let shapes = TileShapes::load();
         // SAFETY: no worker packs before the barrier below.
@@ -127,7 +129,7 @@ impl Product<'_> {
             }
         }
         drop(shapes);
-        PACKED.with(|[_, place]| place.replace(panel));
+        PANEL.set(panel);
         worker.barrier();
     }
 }
