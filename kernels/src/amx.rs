@@ -29,6 +29,13 @@ pub const TILE_INNER: usize = LINE / size_of::<bf16>();
 /// Numbers of a tile.
 pub const TILE: usize = TILE_LINES * TILE_INNER;
 
+/// Sums of two by two tiles, aligned as tiles are loaded and stored fastest.
+#[repr(align(64))]
+pub struct Sums(pub [f32; 4 * TILE_LINES * TILE_LINES]);
+
+// The assembly has these as numbers.
+const _: () = assert!(LINE == 64 && TILE * size_of::<bf16>() == 1024 && TILE_LINES * LINE == 1024);
+
 /// Whether the CPU multiplies tiles.
 pub fn is_available() -> bool {
     CpuFeatures::detect() == CpuFeatures::Avx512(Bf16Products::Tiles)

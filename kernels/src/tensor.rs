@@ -20,7 +20,6 @@ use half::{bf16, f16};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::Cpu;
-use crate::features::CpuFeatures;
 use crate::gemm::{multiplies_bf16, multiply_large};
 use crate::matrix_view::MatrixView;
 
@@ -260,7 +259,7 @@ pub fn multiplies_rows(_: Cpu, inner: usize) -> bool {
 
 /// `a b'` for consecutive rows of `b` in a slice, such as a part of a mapped file. Writes the columns of
 /// `product`, f32 and contiguous, that start at `first`. `a` is `[rows, inner]`, bf16 and contiguous. With
-/// [`columns_at_once`] rows per call, the bits equal those of [`multiply`].
+/// [`crate::gemm::columns_at_once`] rows per call, the bits equal those of [`multiply`].
 pub fn multiply_by_rows(cpu: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, first: usize) {
     let [rows, inner] = pair(a.size()).expect("a matrix").map(|size| size as usize);
     let [of_product, columns] = pair(product.size()).expect("a matrix").map(|size| size as usize);
@@ -293,31 +292,19 @@ pub fn add_product(cpu: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
 
 /// Writes `a b` to `sum`, which is f32, contiguous and of the product's shape, or adds it there.
 fn multiply_borrowed(cpu: Cpu, a: &BorrowedMatrix, b: &BorrowedMatrix, add: bool, sum: &mut Tensor) {
-    let ([rows, inner], [_, columns]) = (a.grid.shape(), b.grid.shape());
+    let ([rows, _], [_, columns]) = (a.grid.shape(), b.grid.shape());
     if rows == 0 {
         return;
     }
-    let block = columns_at_once(inner);
     let mut numbers = view_mut::<f32>(sum).expect("a sum in f32, in order");
-    for first in (0..columns).step_by(block) {
-        let part = b.grid.columns(first..columns.min(first + block));
-        // SAFETY: it writes some columns of each row of the sum, which is `columns` wide.
-        unsafe { multiply_large(cpu, a.grid, part, add, numbers.as_mut_ptr().add(first), columns) };
-    }
-}
-
-/// Columns of a bf16 matrix to multiply per call. The matrix library packs part of each column and keeps that
-/// memory: 12 MiB for an `lm_head` of 49,152 entries. On CPUs without bf16 instructions it copies them to
-/// f32, which takes twice the memory of the matrix itself.
-pub fn columns_at_once(inner: usize) -> usize {
-    const PACKED: usize = 4096;
-    const COPIED: usize = 4 << 20;
-    if CpuFeatures::detect().has_bf16() { PACKED } else { (COPIED / inner.max(1)).max(1) }
+    // SAFETY: the sum has as many rows and columns.
+    unsafe { multiply_large(cpu, a.grid, b.grid, add, numbers.as_mut_ptr(), columns) };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::columns_at_once;
 
     #[test]
     fn borrowed_storage_is_not_borrowed_mutably() {

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use half::bf16;
 
 use super::pack::TileSource;
-use super::{TILE, TILE_INNER, TILE_LINES, TileShapes};
+use super::{Sums, TILE, TILE_INNER, TILE_LINES, TileShapes};
 use crate::Cpu;
 use crate::lines::{LINE, Lines};
 use crate::matrix_view::MatrixView;
@@ -151,7 +151,8 @@ unsafe fn write_block(
         // SAFETY: by the caller's promise.
         return unsafe { multiply_tiles(left, right, add, to, stride) };
     }
-    let mut block = [0.0f32; BLOCK * BLOCK];
+    let mut sums = Sums([0.0; BLOCK * BLOCK]);
+    let block = &mut sums.0;
     let place = |row: usize| to.wrapping_add(row * stride);
     let rows = rows.min(BLOCK);
     // SAFETY: by the caller's promise.

@@ -12,7 +12,7 @@ use half::bf16;
 
 use super::{GemvOutput, Prefetch};
 use crate::amx::pack::TileSource;
-use crate::amx::{TILE, TILE_INNER, TILE_LINES, TileShapes, first_lanes, transposed};
+use crate::amx::{Sums, TILE, TILE_INNER, TILE_LINES, TileShapes, first_lanes, transposed};
 use crate::lines::{LINE, Lines};
 use crate::matrix_view::MatrixView;
 
@@ -47,10 +47,6 @@ struct Block {
     ahead: *const u8,
     lines: usize,
 }
-
-/// Sums of a block: `[groups, tiles of outputs, outputs, rows]`.
-#[repr(align(64))]
-struct Sums([f32; 4 * TILE_LINES * TILE_LINES]);
 
 /// Prefetches sixteen lines, if a step does so more than `$index` times. `$label` is a label of its own.
 macro_rules! prefetch {
@@ -90,6 +86,8 @@ macro_rules! prefetch {
 macro_rules! block {
     ($name:ident, groups $groups:literal, outputs $outputs:literal, clear [$($clear:literal),*],
      step [$($step:expr),*], store [$($store:literal),*]) => {
+        /// Writes the sums as `[groups, tiles of outputs, outputs, rows]`.
+        ///
         /// # Safety
         /// Weights and rows of the block have as many tiles, and the shapes of tiles are loaded.
         unsafe fn $name(block: &Block, sums: &mut Sums) {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use mopd_kernels::gemm::columns_at_once;
 use mopd_kernels::{Cpu, tensor};
 use tch::{Device, Kind, Tensor};
 
@@ -60,7 +61,7 @@ impl LmHeadInFile {
     fn logits(&self, hidden: &Tensor) -> Tensor {
         let [entries, width] = self.stored.shape();
         let mut logits = Tensor::empty([hidden.size()[0], entries as i64], (Kind::Float, Device::Cpu));
-        let at_once = tensor::columns_at_once(width);
+        let at_once = columns_at_once(width);
         for first in (0..entries).step_by(at_once) {
             let part = self.stored.narrow(first, at_once.min(entries - first)).expect("some of its rows");
             part.expect();
