@@ -3,7 +3,7 @@
 
 hljs.registerLanguage("mopd", () => ({
   keywords: {
-    // The compiler's words: `tests/tests/editors.rs` writes them.
+    // The compiler's words: `tests/tests/language/editors.rs` writes them.
     keyword:
       "and by compare divergence domain else eval experiment fn for" + " " +
       "in lambda let live match model not objective or panel" + " " +

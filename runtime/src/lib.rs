@@ -1,7 +1,7 @@
 //! Executes a plan with libtorch.
 //!
 //! Its modules, from the bottom layer to the top. Each imports only modules before it, and a test checks
-//! that (`tests/tests/layering.rs`):
+//! that (`tests/tests/language/layering.rs`):
 //!
 //! - `zip`, `quote`, `http`, `table`, [`failure`], [`control`], [`random`]: small shared utilities;
 //!   [`peers`]: processes that train together; [`machine`]: devices, memory, arithmetic; `program`: child

@@ -7,7 +7,7 @@ student's logits as what is expected. `mopd try` computes the library's objectiv
 
     mopd try std.rl dapo tests/methods/numbers/rl.dapo.json
 
-A test holds all of them to 1e-5 (`tests/tests/cli/trial.rs`). Needs torch; the files are kept, so that the test does not.
+A test holds all of them to 1e-5 (`tests/tests/runs/cli/trial.rs`). Needs torch; the files are kept, so that the test does not.
 """
 
 import json

@@ -1,5 +1,5 @@
 ; Later patterns win over earlier ones.
-; `tests/tests/editors.rs` holds the lists of words against the compiler's own.
+; `tests/tests/language/editors.rs` holds the lists of words against the compiler's own.
 
 (identifier) @variable
 

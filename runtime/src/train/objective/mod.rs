@@ -97,7 +97,7 @@ pub fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32
 }
 
 #[cfg(test)]
-#[path = "../../../tests/support/objectives.rs"]
+#[path = "../../../tests/worker/support/objectives.rs"]
 #[allow(dead_code, reason = "tests of whole runs use the others")]
 pub(super) mod objectives;
 

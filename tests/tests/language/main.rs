@@ -1,0 +1,21 @@
+//! The language and the repository: what needs no worker. One program, since each more costs a build its
+//! link.
+
+mod audit;
+mod book;
+mod chains;
+mod diagnostics;
+mod difference;
+mod editors;
+mod engines;
+mod format;
+mod incremental;
+mod layering;
+mod methods;
+mod mistakes;
+mod mutations;
+mod names;
+mod reference;
+mod source_rules;
+mod suite;
+mod weights;

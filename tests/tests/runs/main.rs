@@ -1,0 +1,17 @@
+//! The two programs, as users start them. One test program, since each more costs a build its link.
+
+mod bench;
+mod cli;
+mod composed;
+mod endurance;
+mod lsp;
+mod mechanisms;
+mod playground;
+mod python;
+mod report;
+mod routes;
+mod run;
+mod sweep;
+mod tokenizer;
+mod training;
+mod watch;
