@@ -13,8 +13,7 @@ use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
 use mopd_lang::check::{
     Analysis, AnalysisCache, Auditor, CancellationCheck, analyse_audited, analyse_cancellable, analyse_while,
 };
-use mopd_lang::diag::Severity;
-use mopd_lang::ide::LibraryModule;
+use mopd_lang::ide::{AuditDiagnostics, LibraryModule};
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde_json::json;
 
@@ -36,6 +35,8 @@ pub struct Document {
     pub analysis: Analysis,
     /// Why it could not be checked.
     pub failure: Option<CheckFailure>,
+    /// What the last audit reported.
+    audited: AuditDiagnostics,
     /// The cache for the next analysis.
     memory: AnalysisCache,
     /// The paths that the analysis asked for, whether they exist or not.
@@ -80,7 +81,8 @@ pub struct Session {
     /// Documents to check before anything is answered.
     stale: BTreeSet<String>,
     /// Those of them whose gradients are also audited: when a file is opened or saved, since an audit takes
-    /// longer than a keystroke may.
+    /// longer than a keystroke may. Between two audits, its diagnostics stay with the text that they depend
+    /// on.
     to_audit: BTreeSet<String>,
     published: Published,
     /// Whether diagnostics may differ from the published ones.
@@ -128,6 +130,7 @@ impl Session {
             text,
             analysis: Analysis::unread(&path),
             failure: None,
+            audited: AuditDiagnostics::default(),
             memory: AnalysisCache::default(),
             imports: BTreeSet::new(),
             whole: WholeDocument::default(),
@@ -193,7 +196,7 @@ impl Session {
     }
 
     /// Marks all files that import this one, directly or indirectly. Nobody is typing in them, so they are
-    /// audited again: the check alone would drop the results of their last audit.
+    /// audited again: the results of their last audit may depend on the import.
     fn mark_importers(&mut self, path: &str) {
         let importers =
             self.documents.iter().filter(|(own, document)| *own != path && document.imports.contains(path));
@@ -214,14 +217,17 @@ impl Session {
             let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
             let keep_going = self.patience();
             let (mut checked, imports) = self.check(&path, text.clone(), &mut memory, &keep_going);
-            if checked.failure.is_none() && self.to_audit.contains(&path) {
-                self.audit(&path, text, &mut checked, &keep_going);
-            }
+            let is_due = checked.failure.is_none() && self.to_audit.contains(&path);
+            let audited = if is_due { self.audit(&path, text, &mut checked, &keep_going) } else { None };
             // A cancelled audit is incomplete.
             let cut = checked.failure == Some(CheckFailure::Slow)
                 || (self.to_audit.contains(&path) && !keep_going());
             let interrupted = cut && self.intake.interrupts();
             if let Some(document) = self.documents.get_mut(&path) {
+                match audited {
+                    Some(audited) => document.audited = audited,
+                    None => document.audited.add_to(&mut checked.analysis),
+                }
                 (document.analysis, document.memory, document.imports) = (checked.analysis, memory, imports);
                 document.failure = checked.failure;
             }
@@ -256,12 +262,19 @@ impl Session {
     }
 
     /// Adds the diagnostics of the gradient audit, paths that do not exist, and what a plan can't express.
-    fn audit(&self, path: &str, text: String, checked: &mut CheckOutcome, keep_going: &CancellationCheck) {
-        if checked.analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-            return;
+    /// `None` if the text has errors, which leave nothing to audit.
+    fn audit(
+        &self,
+        path: &str,
+        text: String,
+        checked: &mut CheckOutcome,
+        keep_going: &CancellationCheck,
+    ) -> Option<AuditDiagnostics> {
+        if checked.analysis.has_errors() {
+            return None;
         }
         let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
-        let entry = SourceFile { path: path.to_owned(), text };
+        let entry = SourceFile { path: path.to_owned(), text: text.clone() };
         let file = Path::new(path);
         let auditor: Auditor = &|experiment, origins| {
             let mut found = mopd_compiler::audit::diagnostics_while(experiment, origins, &|| keep_going());
@@ -281,8 +294,15 @@ impl Session {
         });
         match audited {
             // Files are read in the same order, so their ids agree.
-            Ok(diagnostics) => checked.analysis.diagnostics = diagnostics,
-            Err(said) => checked.failure = Some(CheckFailure::Panic(said)),
+            Ok(diagnostics) => {
+                let audited = AuditDiagnostics::new(&text, &checked.analysis.diagnostics, &diagnostics);
+                checked.analysis.diagnostics = diagnostics;
+                Some(audited)
+            }
+            Err(said) => {
+                checked.failure = Some(CheckFailure::Panic(said));
+                None
+            }
         }
     }
 

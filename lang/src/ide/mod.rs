@@ -4,6 +4,7 @@
 //! Definitions, renames and hovers need the meaning of names and use the analysis. Completion and signatures
 //! must work in half-typed lines: they use the tokens before the cursor, and the analysis for descriptions.
 
+mod audited;
 mod complete;
 mod context;
 mod describe;
@@ -27,6 +28,7 @@ mod testing;
 mod tests;
 mod values;
 
+pub use audited::AuditDiagnostics;
 pub use complete::{Candidate, CandidateKind, CompletionEntry, Import, complete};
 pub use describe::signature as signature_of;
 pub use host::{FolderEntry, IdeHost};

@@ -43,7 +43,7 @@ fn diagnostics_come_as_the_text_changes_and_go_when_it_is_right() {
     assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
 }
 
-/// An audit takes longer than a keystroke may.
+/// An audit takes longer than a keystroke may. Its diagnostics stay while the objective is the same.
 #[test]
 fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     let objective = "objective own {\n  let later = reward_to_go(kl(student || teacher), discount: 0, over: \
@@ -56,20 +56,30 @@ fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     );
     let wrong = right.replace("discount: 1", "discount: 0");
     let mut workspace = Workspace::new();
-    let zero_gradient = |diagnostics: &[Value]| {
+    let zero_gradient = |diagnostics: &[Value], text: &str| {
         let [diagnostic] = diagnostics else { panic!("{diagnostics:?}") };
         assert_eq!(diagnostic["code"], "zero-gradient");
-        assert_eq!(slice(&wrong, &diagnostic["range"]), "later * live student.logp");
+        assert_eq!(slice(text, &diagnostic["range"]), "later * live student.logp");
     };
-    zero_gradient(&workspace.open("a.mopd", &wrong));
+    zero_gradient(&workspace.open("a.mopd", &wrong), &wrong);
     assert_eq!(workspace.replace("a.mopd", 2, &right), [Value::Null; 0]);
-    assert_eq!(workspace.replace("a.mopd", 3, &wrong), [Value::Null; 0]);
+    zero_gradient(&workspace.replace("a.mopd", 3, &wrong), &wrong);
+    let edits = [
+        format!("// A note.\n{wrong}"),
+        wrong.replace("  term pull", "  // A note.\n  term pull"),
+        wrong.replace("seed = 1", "seed = 2"),
+    ];
+    for (nth, edited) in edits.iter().enumerate() {
+        zero_gradient(&workspace.replace("a.mopd", 4 + nth as i64, edited), edited);
+    }
+    let other = wrong.replace("later * live", "2 * later * live");
+    assert_eq!(workspace.replace("a.mopd", 7, &other), [Value::Null; 0]);
     let uri = workspace.uri("a.mopd");
     workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": uri } }));
-    zero_gradient(&workspace.client.diagnostics(&uri));
+    assert_eq!(workspace.client.diagnostics(&uri).len(), 1);
 }
 
-/// Only edits of a file itself drop its audit.
+/// Edits of other files leave the audit of a file.
 #[test]
 fn audit_diagnostics_survive_edits_of_other_files() {
     let wrong = "use parts.{half}\nobjective own {\n  let later = reward_to_go(kl(student || teacher), discount: \
