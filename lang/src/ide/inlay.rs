@@ -1,4 +1,5 @@
-//! Inlay hints: unit and axis of the `let`s and terms of objectives, which the text does not show.
+//! Inlay hints: unit and axis of the `let`s and terms of objectives, which the text does not show. They stand
+//! behind the value: behind the name they would look like a type that one could write there.
 
 use super::{ENTRY, describe};
 use crate::check::Analysis;
@@ -7,7 +8,7 @@ use crate::check::index::SymbolKind;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inlay {
     pub offset: u32,
-    /// `: nats[token]`
+    /// `nats[token]`
     pub text: String,
 }
 
@@ -21,7 +22,7 @@ pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
             .info
             .as_ref()
             .filter(|_| matches!(symbol.kind, SymbolKind::LocalLet | SymbolKind::State | SymbolKind::Term))?;
-        Some(Inlay { offset: symbol.span.end, text: format!(": {}", describe::unit_and_axis(info)?) })
+        Some(Inlay { offset: symbol.extent.end, text: describe::unit_and_axis(info)? })
     };
     declared.filter_map(hint).collect()
 }

@@ -18,7 +18,7 @@ pub fn handle(session: &Session, params: InlayHintParams) -> Result<Vec<InlayHin
         kind: Some(InlayHintKind::TYPE),
         text_edits: None,
         tooltip: None,
-        padding_left: None,
+        padding_left: Some(true),
         padding_right: None,
         data: None,
     });

@@ -244,7 +244,7 @@ fn hints_show_unit_and_axis() {
         .client
         .request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": all }));
     let labels: Vec<&Value> = hints.as_array().expect("hints").iter().map(|hint| &hint["label"]).collect();
-    assert_eq!(labels, [&json!(": nats[token]"), &json!(": number[token]")], "{hints}");
+    assert_eq!(labels, [&json!("nats[token]"), &json!("number[token]")], "{hints}");
     let first = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 1, "character": 0 } });
     let none = workspace
         .client
