@@ -1,23 +1,35 @@
 //! Signals that ask a program to end (Ctrl-C, `kill`, `docker stop`, a scheduler's time limit, a closed
-//! terminal), and SIGXFSZ, which would end it.
+//! terminal), SIGXFSZ, which would end it, and SIGWINCH, the terminal's new size.
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// Calls `heard` for each such signal, on a separate thread. A SIGHUP ignored under `nohup` stays ignored.
 ///
 /// # Errors
 /// If the system refuses a handler.
-pub fn on_termination(mut heard: impl FnMut() + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+pub fn on_termination(heard: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let signals = Signals::new([SIGINT, SIGTERM])?;
     if !is_ignored(SIGHUP) {
         signals.add_signal(SIGHUP)?;
     }
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+    on_each(signals, "signals", heard)
+}
+
+/// Calls `heard` whenever the terminal's size has changed, on a separate thread.
+///
+/// # Errors
+/// If the system refuses a handler.
+pub fn on_resize(heard: impl FnMut() + Send + 'static) -> io::Result<()> {
+    on_each(Signals::new([SIGWINCH])?, "resizes", heard)
+}
+
+fn on_each(mut signals: Signals, thread: &str, mut heard: impl FnMut() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(thread.to_owned()).spawn(move || {
         for _ in signals.forever() {
             heard();
         }

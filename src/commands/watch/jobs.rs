@@ -192,7 +192,10 @@ impl WatchSession<'_> {
     }
 
     pub(super) fn event(&mut self, event: &Event) -> Result<(), Problem> {
-        self.ui.note(&WatchMessage::Event(event));
+        self.ui.note(&match self.standing.repeats(event) {
+            true => WatchMessage::Repeated(event),
+            false => WatchMessage::Event(event),
+        });
         if let Some(mut file) = self.written.take() {
             self.written = self.or_report(file.note(event)).map(|()| file);
         }

@@ -1,7 +1,7 @@
 //! Output as lines: if standard output is not a terminal, or with `--plain`.
 
-use mopd_lang::Analysis;
-use mopd_lang::diag::Severity;
+use mopd_lang::diag::{Diagnostic, Severity};
+use mopd_lang::source::Sources;
 use mopd_plan::difference::{PlanDifference, reruns};
 use mopd_plan::events::Event;
 use serde::Serialize;
@@ -56,7 +56,7 @@ impl LineOutput {
 
     fn json(&self, note: &WatchMessage) {
         let line = match note {
-            WatchMessage::Event(event) => json_line(event),
+            WatchMessage::Event(event) | WatchMessage::Repeated(event) => json_line(event),
             WatchMessage::Began { sweep, member } => {
                 sweep.announcement(*member, Format::Json).unwrap_or_default()
             }
@@ -106,10 +106,13 @@ pub fn text(note: &WatchMessage, style: Style) -> String {
             };
             style.dim(&format!("watching {}{others} that it reads; Ctrl-C ends\n", path.display()))
         }
-        WatchMessage::Checked { analysis, refused, clean, running } => {
-            let mut text = diagnostics(analysis, style);
+        WatchMessage::Checked { analysis, news, refused, clean, running } => {
+            let mut text = diagnostics(news, &analysis.sources, style);
             for RefusedRun { name, analysis } in *refused {
-                text += &format!("{name} can't run:\n{}", diagnostics(analysis, style));
+                text += &format!(
+                    "{name} can't run:\n{}",
+                    diagnostics(&analysis.diagnostics, &analysis.sources, style)
+                );
             }
             match (clean, running) {
                 (true, _) => {}
@@ -127,6 +130,7 @@ pub fn text(note: &WatchMessage, style: Style) -> String {
         WatchMessage::Nothing => "nothing to rerun: the meaning is the same\n".to_owned(),
         WatchMessage::Stopping => "stopping at the next step\n".to_owned(),
         WatchMessage::Event(event) => event_text(event, style),
+        WatchMessage::Repeated(_) => String::new(),
         WatchMessage::Finished { out, seconds, peak_memory, .. } => format!(
             "{} {}, peak memory {}, results in {}\n",
             style.green("finished:"),
@@ -155,13 +159,9 @@ pub fn text(note: &WatchMessage, style: Style) -> String {
 }
 
 /// The diagnostics of a text, and their number.
-fn diagnostics(analysis: &Analysis, style: Style) -> String {
-    let found = render::human::diagnostics(&analysis.diagnostics, &analysis.sources, style);
-    if analysis.diagnostics.is_empty() {
-        found
-    } else {
-        found + &render::human::summary(&analysis.diagnostics, style)
-    }
+fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources, style: Style) -> String {
+    let text = render::human::diagnostics(diagnostics, sources, style);
+    if diagnostics.is_empty() { text } else { text + &render::human::summary(diagnostics, style) }
 }
 
 /// The tables of a note: of a run, or of all runs of a sweep; empty for other notes.

@@ -6,6 +6,7 @@ mod files;
 mod fork;
 mod jobs;
 mod line_output;
+mod standing;
 mod ui;
 mod view;
 
@@ -23,6 +24,7 @@ use mopd_store::signals::on_termination;
 
 use self::files::{ChangedFiles, InputFiles};
 use self::fork::StartedSweep;
+use self::standing::StandingWarnings;
 use self::ui::{Ui, WatchMessage};
 use super::run;
 use super::sweep::{self, CheckedSweep, Sweep};
@@ -54,6 +56,8 @@ enum WatchEvent {
     /// Ctrl-C, `kill`, or a closed terminal.
     Interrupt,
     Key(view::Key),
+    /// The terminal has another size.
+    Resized,
     /// A message of the worker with this number.
     Message {
         worker: u32,
@@ -87,6 +91,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<CommandStatus, Problem> {
     let session = WatchSession {
         arguments,
         ui: Ui::new(arguments, &sender),
+        standing: StandingWarnings::default(),
         files: InputFiles::new(move || _ = hints.send(WatchEvent::Hint)),
         sender,
         check_at: Some(Instant::now()),
@@ -132,6 +137,7 @@ struct WorkerHandle {
 struct WatchSession<'a> {
     arguments: &'a WatchArgs,
     ui: Ui,
+    standing: StandingWarnings,
     files: InputFiles,
     sender: Sender<WatchEvent>,
     /// When files will be checked, and when the first hint of this came.
@@ -205,6 +211,11 @@ impl WatchSession<'_> {
                     && view.key(key) == view::Action::Quit
                 {
                     self.quit();
+                }
+            }
+            WatchEvent::Resized => {
+                if let Ui::View(view) = &mut self.ui {
+                    view.resized();
                 }
             }
             WatchEvent::Stderr(line) => self.ui.note(&WatchMessage::Said(&output::printable(&line))),
@@ -314,7 +325,10 @@ impl WatchSession<'_> {
             }
         };
         let (clean, running) = (sweep.is_some(), self.job.is_some());
-        self.ui.note(&WatchMessage::Checked { analysis: &analysis, refused: &refused, clean, running });
+        let news = self.standing.news(&analysis, clean);
+        let checked =
+            WatchMessage::Checked { analysis: &analysis, news: &news, refused: &refused, clean, running };
+        self.ui.note(&checked);
         let Some(sweep) = sweep else { return Ok(()) };
         self.files.follow_data(sweep.compiled().map(|(_, compiled)| &compiled.plan), &folder_of(path));
         self.clean(Rc::new(sweep));

@@ -5,9 +5,11 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use mopd_lang::Analysis;
+use mopd_lang::diag::Diagnostic;
 use mopd_plan::difference::PlanDifference;
 use mopd_plan::events::{Event, Failure};
 use mopd_plan::results::Results;
+use mopd_store::signals::on_resize;
 
 use super::WatchEvent;
 use super::line_output::LineOutput;
@@ -25,9 +27,10 @@ pub enum WatchMessage<'a> {
         data: usize,
     },
     /// A text was checked; `clean` says whether it can run. Invalid runs of a sweep are listed with their
-    /// diagnostics.
+    /// diagnostics. `news` are the diagnostics without the warnings that stood before.
     Checked {
         analysis: &'a Analysis,
+        news: &'a [Diagnostic],
         refused: &'a [RefusedRun],
         clean: bool,
         running: bool,
@@ -49,6 +52,8 @@ pub enum WatchMessage<'a> {
         member: usize,
     },
     Event(&'a Event),
+    /// A warning that a run gave before.
+    Repeated(&'a Event),
     /// `single` says whether this is not a run of a sweep, which has a combined table.
     Finished {
         compiled: &'a Compiled,
@@ -86,6 +91,9 @@ impl Ui {
             let keys = sender.clone();
             let title = arguments.file.display().to_string();
             if let Some(view) = view::WatchView::new(&title, move |key| _ = keys.send(WatchEvent::Key(key))) {
+                let sizes = sender.clone();
+                // Without the signal, another size is drawn with the next change.
+                let _ = on_resize(move || _ = sizes.send(WatchEvent::Resized));
                 return Ui::View(Box::new(view));
             }
         }

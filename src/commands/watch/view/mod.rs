@@ -74,6 +74,11 @@ impl WatchView {
         keys::press(&mut self.state, key)
     }
 
+    /// The terminal has another size, which the next drawing takes.
+    pub fn resized(&mut self) {
+        self.dirty = true;
+    }
+
     /// Draws changes. Returns the time until the next call, if something is left to draw.
     pub fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
         if !self.dirty {

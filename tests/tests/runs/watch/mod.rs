@@ -2,6 +2,7 @@
 
 mod editing;
 mod sweep;
+mod terminal;
 
 use std::time::Duration;
 
