@@ -32,6 +32,7 @@ mod functions;
 mod reduction;
 mod scan;
 mod statistic;
+pub mod testing;
 mod unit;
 
 pub use entry::OperatorEntry;

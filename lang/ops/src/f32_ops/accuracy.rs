@@ -2,6 +2,7 @@
 
 use super::ScalarOps;
 use crate::Function;
+use crate::testing::Extent;
 
 const EDGES: [f32; 14] = [
     f32::NAN,
@@ -44,20 +45,21 @@ fn unit(exact: f64) -> f64 {
 }
 
 /// Samples the whole range evenly over the representable numbers, and its edges with both signs.
-fn sweep(count: u32, mut each: impl FnMut(f32)) {
+fn sweep(cases: impl Iterator<Item = u32>, count: u32, mut each: impl FnMut(f32)) {
     for edge in EDGES {
         each(edge);
         each(-edge);
     }
     let step = u32::MAX / count;
-    for index in 0..count {
+    for index in cases {
         each(f32::from_bits(index * step + index % 97));
     }
 }
 
 fn worst_of_one(function: Function, fused: bool) -> (f64, f32) {
     let mut worst = (0.0, 0.0);
-    sweep(4_000_000, |x| {
+    const COUNT: u32 = 4_000_000;
+    sweep(Extent::from_environment().cases(0..COUNT), COUNT, |x| {
         let computed = ScalarOps { fused }.apply(function, &[x]);
         let error = error(computed, function.value(&[f64::from(x)]));
         if error > worst.0 || error.is_nan() {
@@ -82,8 +84,8 @@ fn worst_of_two(function: Function, fused: bool) -> (f64, [f32; 2]) {
         last = (last + 0.618_034) % 1.0;
         last
     };
-    sweep(1_500, |x| {
-        sweep(300, |y| look(x, y));
+    sweep(Extent::from_environment().cases(0..1_500), 1_500, |x| {
+        sweep(0..300, 300, |y| look(x, y));
         // Exponents for which the power neither vanishes nor overflows.
         for _ in 0..400 {
             let exponent = (2.0 * fraction() - 1.0) * 100.0 / x.abs().ln().abs().max(1e-6);
