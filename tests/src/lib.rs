@@ -6,6 +6,7 @@ pub mod browser;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mopd_lang::source::SourceFile;
 
@@ -185,6 +186,24 @@ pub fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
         }
     }
     texts
+}
+
+/// Applies a function to each item on all cores. Results are in the order of the items.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let numbers = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
+        let mine = numbers.map_while(|number| Some((number, each(items.get(number)?))));
+        mine.collect::<Vec<(usize, R)>>()
+    };
+    let mut results = std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let each = threads.into_iter().flat_map(|thread| thread.join().expect("each item is done"));
+        each.collect::<Vec<(usize, R)>>()
+    });
+    results.sort_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// A small deterministic generator (xorshift), so that a failure can be reproduced.

@@ -3,23 +3,40 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_lang::source::FileId;
-use mopd_tests::{check, fences, files, listing, mopd, root};
+use mopd_tests::{check, check_text, fences, files, listing, mopd, root};
 
-/// The diagnostics of every program of the suite.
-fn diagnostics() -> Vec<(String, Diagnostic)> {
-    let mut found = Vec::new();
+struct Program {
+    /// Its page and line.
+    name: String,
+    text: String,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// Every program of the suite, checked once for all tests.
+static SUITE: LazyLock<Vec<Program>> = LazyLock::new(|| {
+    let mut programs = Vec::new();
     for page in files(&root().join("tests/suite"), ".md") {
         for fence in fences(&fs::read_to_string(&page).expect("a page")) {
-            let analysis = check("case.mopd", &fence.text);
+            let diagnostics = check("case.mopd", &fence.text).diagnostics;
             let name = format!("{}:{}", page.display(), fence.line);
-            found.extend(analysis.diagnostics.into_iter().map(|diagnostic| (name.clone(), diagnostic)));
+            programs.push(Program { name, text: fence.text, diagnostics });
         }
     }
-    assert!(found.len() > 400, "only {} diagnostics", found.len());
-    found
+    programs
+});
+
+/// The diagnostics of every program of the suite.
+fn diagnostics() -> Vec<(&'static str, &'static Diagnostic)> {
+    let each = SUITE
+        .iter()
+        .flat_map(|program| program.diagnostics.iter().map(|diagnostic| (program.name.as_str(), diagnostic)));
+    let all: Vec<_> = each.collect();
+    assert!(all.len() > 400, "only {} diagnostics", all.len());
+    all
 }
 
 /// The one diagnostic of a program.
@@ -99,32 +116,31 @@ fn point_4_names_keys_words_and_units_are_guessed() {
 #[test]
 fn point_5_a_certain_edit_mends_what_it_is_offered_for() {
     let mut mended = 0;
-    for page in files(&root().join("tests/suite"), ".md") {
-        for fence in fences(&fs::read_to_string(&page).expect("a page")) {
-            let analysis = check("case.mopd", &fence.text);
-            for diagnostic in &analysis.diagnostics {
-                let Some(fix) = diagnostic.fix.as_ref().filter(|fix| fix.span.file == FileId(0)) else {
-                    continue;
-                };
-                let mut text = fence.text.clone();
-                text.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
-                let same = |other: &Diagnostic| {
-                    (other.code, &other.message) == (diagnostic.code, &diagnostic.message)
-                };
-                let count =
-                    |diagnostics: &[Diagnostic]| diagnostics.iter().filter(|other| same(other)).count();
-                let after = check("case.mopd", &text);
-                assert!(
-                    count(&after.diagnostics) < count(&analysis.diagnostics),
-                    "{}:{}: `{}` does not mend [{}] {}",
-                    page.display(),
-                    fence.line,
-                    fix.title,
-                    diagnostic.code.name(),
-                    diagnostic.message
-                );
-                mended += 1;
-            }
+    for program in SUITE.iter() {
+        for diagnostic in &program.diagnostics {
+            let Some(fix) = diagnostic.fix.as_ref().filter(|fix| fix.span.file == FileId(0)) else {
+                continue;
+            };
+            let mut text = program.text.clone();
+            text.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
+            let same =
+                |other: &Diagnostic| (other.code, &other.message) == (diagnostic.code, &diagnostic.message);
+            let count = |diagnostics: &[Diagnostic]| diagnostics.iter().filter(|other| same(other)).count();
+            // An audit takes a hundred times as long, so only what it alone reports is audited again.
+            let unaudited = count(&check_text("case.mopd", &program.text).diagnostics);
+            let (before, after) = match unaudited {
+                0 => (count(&program.diagnostics), check("case.mopd", &text)),
+                _ => (unaudited, check_text("case.mopd", &text)),
+            };
+            assert!(
+                count(&after.diagnostics) < before,
+                "{}: `{}` does not mend [{}] {}",
+                program.name,
+                fix.title,
+                diagnostic.code.name(),
+                diagnostic.message
+            );
+            mended += 1;
         }
     }
     assert!(mended > 60, "{mended} fixes");

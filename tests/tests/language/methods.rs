@@ -6,7 +6,7 @@ use std::fs;
 
 use mopd_compiler::audit::{ObjectiveUse, Verdict, audit};
 use mopd_lang::diag::{Code, Diagnostic, Severity};
-use mopd_tests::{check, files, generate, listing, root, settle};
+use mopd_tests::{check, check_text, files, generate, listing, root, settle};
 
 #[test]
 fn every_method_checks() {
@@ -102,7 +102,7 @@ fn the_methods_that_run_are_listed() {
     for path in files(&root().join("tests/methods"), ".mopd") {
         let name = path.file_stem().expect("a file").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("a program");
-        let analysis = check(&name, &text);
+        let analysis = check_text(&name, &text);
         let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
         match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false) {
             Ok(_) => run.push(format!("`{name}`")),

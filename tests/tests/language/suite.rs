@@ -337,43 +337,49 @@ fn audits(analysis: &Analysis) -> String {
 #[test]
 fn programs_get_exactly_the_diagnostics_that_they_name() {
     let root = mopd_tests::root();
-    let update = std::env::var_os("MOPD_UPDATE").is_some();
-    let mut faults = String::new();
-    let mut count = 0;
-    for path in pages(&root.join("tests/suite")) {
-        let page = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
-        let text = fs::read_to_string(&path).expect("a page of the suite");
-        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        // From the last to the first, so that a snapshot that grows moves no other.
-        for case in cases(&page, &text, &mut faults).iter().rev() {
-            count += 1;
-            let analysis = analyse(case);
-            let expected = expectations(case, &mut faults);
-            compare(case, &expected, &analysis, &mut faults);
-            let snapshot = case.snapshot.map(|place| (place, render(case, &analysis)));
-            let audit = case.audit.map(|place| (place, audits(&analysis)));
-            let mut shown: Vec<((usize, usize), String)> = snapshot.into_iter().chain(audit).collect();
-            shown.sort_by(|(a, _), (b, _)| b.cmp(a));
-            for ((start, end), rendered) in shown {
-                let written: String = lines[start..end].iter().map(|line| format!("{line}\n")).collect();
-                if update {
-                    lines.splice(start..end, rendered.lines().map(str::to_owned));
-                } else if written != rendered {
-                    let _ = writeln!(
-                        faults,
-                        "{}\n  the snapshot should be (MOPD_UPDATE=1 writes it):\n{rendered}",
-                        case.name
-                    );
-                }
-            }
-        }
-        let updated = lines.join("\n") + "\n";
-        if update && updated != text {
-            fs::write(&path, updated).expect("the page can be written");
-        }
-    }
+    let pages = pages(&root.join("tests/suite"));
+    let checked = mopd_tests::in_parallel(&pages, |path| check_page(&root, path));
+    let faults: String = checked.iter().map(|(faults, _)| faults.as_str()).collect();
+    let count: usize = checked.iter().map(|(_, count)| count).sum();
     assert!(faults.is_empty(), "{faults}");
     assert!(count > 100, "only {count} programs were found");
+}
+
+/// The faults of a page and the number of its programs.
+fn check_page(root: &Path, path: &Path) -> (String, usize) {
+    let update = std::env::var_os("MOPD_UPDATE").is_some();
+    let mut faults = String::new();
+    let page = path.strip_prefix(root).unwrap_or(path).display().to_string();
+    let text = fs::read_to_string(path).expect("a page of the suite");
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let cases = cases(&page, &text, &mut faults);
+    // From the last to the first, so that a snapshot that grows moves no other.
+    for case in cases.iter().rev() {
+        let analysis = analyse(case);
+        let expected = expectations(case, &mut faults);
+        compare(case, &expected, &analysis, &mut faults);
+        let snapshot = case.snapshot.map(|place| (place, render(case, &analysis)));
+        let audit = case.audit.map(|place| (place, audits(&analysis)));
+        let mut shown: Vec<((usize, usize), String)> = snapshot.into_iter().chain(audit).collect();
+        shown.sort_by(|(a, _), (b, _)| b.cmp(a));
+        for ((start, end), rendered) in shown {
+            let written: String = lines[start..end].iter().map(|line| format!("{line}\n")).collect();
+            if update {
+                lines.splice(start..end, rendered.lines().map(str::to_owned));
+            } else if written != rendered {
+                let _ = writeln!(
+                    faults,
+                    "{}\n  the snapshot should be (MOPD_UPDATE=1 writes it):\n{rendered}",
+                    case.name
+                );
+            }
+        }
+    }
+    let updated = lines.join("\n") + "\n";
+    if update && updated != text {
+        fs::write(path, updated).expect("the page can be written");
+    }
+    (faults, cases.len())
 }
 
 #[test]

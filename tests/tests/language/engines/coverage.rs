@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::sync::LazyLock;
 
 use mopd_compiler::export::coverage::{Coverage, EngineSupport};
 use mopd_compiler::export::stage::{ExportRequest, trained};
 use mopd_compiler::export::{ExportEngine, export};
 use mopd_plan::{Plan, Stage};
-use mopd_tests::{check, files, generate, root, settle};
+use mopd_tests::{check_text, files, generate, root, settle};
 
 use super::located;
 
@@ -21,12 +22,15 @@ struct Row {
     coverage: [Coverage; 2],
 }
 
+/// The stages of all methods, exported once for all tests. They are audited in `methods.rs`.
+static ROWS: LazyLock<Vec<Row>> = LazyLock::new(rows);
+
 fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     for path in files(&root().join("tests/methods"), ".mopd") {
         let text = fs::read_to_string(&path).expect("a program");
         let file = path.file_name().expect("a file").to_string_lossy().into_owned();
-        let analysis = check(&file, &text);
+        let analysis = check_text(&file, &text);
         let checked = analysis.experiment.as_ref().expect("an experiment");
         // An experiment that this version can't run has no plan to export.
         let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true);
@@ -119,7 +123,7 @@ fn refusals(rows: &[Row]) -> String {
 
 #[test]
 fn the_book_says_what_comes_over_of_every_method() {
-    let rows = rows();
+    let rows = &*ROWS;
     assert!(rows.len() > 70, "{} stages", rows.len());
     // For each engine, some stages are exported exactly and some are refused.
     for (number, engine) in ExportEngine::ALL.into_iter().enumerate() {
@@ -130,9 +134,9 @@ fn the_book_says_what_comes_over_of_every_method() {
     let page = fs::read_to_string(&path).expect("the page");
     let made = generate(&page, "coverage", |name| {
         Some(match name {
-            "counts" => counts(&rows),
-            "methods" => table(&rows),
-            "refusals" => refusals(&rows),
+            "counts" => counts(rows),
+            "methods" => table(rows),
+            "refusals" => refusals(rows),
             _ => return None,
         })
     });
@@ -143,7 +147,7 @@ fn the_book_says_what_comes_over_of_every_method() {
 /// A line without a reason would be a construct that is left out silently.
 #[test]
 fn every_line_that_is_not_exact_says_how_or_why() {
-    for row in rows() {
+    for row in ROWS.iter() {
         for coverage in &row.coverage {
             for line in &coverage.lines {
                 let told = line.verdict.detail().is_none_or(|detail| detail.len() > 8);
@@ -157,7 +161,7 @@ fn every_line_that_is_not_exact_says_how_or_why() {
 #[test]
 fn refused_export_writes_no_files() {
     let text = fs::read_to_string(root().join("tests/methods/gkd.mopd")).expect("a program");
-    let analysis = check("gkd.mopd", &text);
+    let analysis = check_text("gkd.mopd", &text);
     let checked = analysis.experiment.as_ref().expect("an experiment");
     let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true).expect("a plan");
     let folder = |name: &str| format!("runs/{name}");

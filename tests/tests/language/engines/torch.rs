@@ -11,7 +11,7 @@ use mopd_expr::graph::{Graph, LiveId, NodeId};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
 use mopd_plan::{Axis, Objective, Reduction, Signal, Stage};
-use mopd_tests::{check, files, root};
+use mopd_tests::{check_text, files, root};
 use serde_json::{Value, json};
 
 use super::{python, run};
@@ -139,7 +139,7 @@ fn of_methods(cases: &mut Vec<Value>) -> usize {
     let mut without = 0;
     for path in files(&root().join("tests/methods"), ".mopd") {
         let text = fs::read_to_string(&path).expect("a program");
-        let analysis = check(&path.file_name().expect("a file").to_string_lossy(), &text);
+        let analysis = check_text(&path.file_name().expect("a file").to_string_lossy(), &text);
         let experiment = analysis.experiment.as_ref().expect("an experiment");
         let Ok(plan) = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, true) else {
             continue;

@@ -10,7 +10,7 @@ use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
 use mopd_plan::{Live, Objective, Role, Signal, Stage, Train};
-use mopd_tests::{check, files, root};
+use mopd_tests::{check_text, files, root};
 use serde_json::{Value, json};
 
 use super::{located, python, run};
@@ -88,7 +88,7 @@ fn verl_reads_its_folder_and_averages_to_the_loss() {
     let extra = root().join("tests/engines/objectives.mopd");
     for path in files(&root().join("tests/methods"), ".mopd").into_iter().chain([extra]) {
         let text = fs::read_to_string(&path).expect("a program");
-        let analysis = check(&path.file_name().expect("a file").to_string_lossy(), &text);
+        let analysis = check_text(&path.file_name().expect("a file").to_string_lossy(), &text);
         let checked = analysis.experiment.as_ref().expect("an experiment");
         let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true);
         let Ok(plan) = plan else { continue };
