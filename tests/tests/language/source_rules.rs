@@ -192,3 +192,35 @@ fn comments_are_as_wide_as_code() {
     }
     assert!(wide.is_empty(), "{wide:#?}");
 }
+
+/// The runs that `./x test` repeats by the rules of a GPU: a name that is no test would choose nothing.
+#[test]
+fn runs_by_operators_exist() {
+    let root = mopd_tests::root();
+    let list = fs::read_to_string(root.join("tests/operators.txt")).expect("the list");
+    for name in list.lines() {
+        let (module, test) = name.rsplit_once("::").expect("a module and a test");
+        let file = root.join("tests/tests/runs").join(module.replace("::", "/"));
+        let file = if file.is_dir() { file.join("mod.rs") } else { file.with_extension("rs") };
+        let text = fs::read_to_string(&file).expect("a module of the runs");
+        assert!(text.contains(&format!("#[test]\nfn {test}() {{")), "{name} is not in {}", file.display());
+    }
+    assert!(list.lines().count() >= 12, "{list}");
+}
+
+/// `./x test` runs no code of the documentation, since there is none: looking for some takes time.
+#[test]
+fn documentation_has_no_code_to_run() {
+    for file in sources() {
+        let text = fs::read_to_string(&file).expect("UTF-8");
+        let comments = text.lines().filter_map(|line| {
+            let line = line.trim_start();
+            line.strip_prefix("///").or_else(|| line.strip_prefix("//!"))
+        });
+        let fences = comments.filter_map(|line| line.trim_start().strip_prefix("```"));
+        // Every other one closes a block.
+        let mut opening = fences.step_by(2);
+        let runs = |tag: &str| ["", "rust", "no_run", "should_panic", "compile_fail"].contains(&tag.trim());
+        assert!(!opening.any(runs), "{}: name the language of the block, such as `text`", file.display());
+    }
+}
