@@ -96,7 +96,7 @@ fn parse(name: &str) -> Option<(&str, StoreItemKind)> {
         ".unfinished" => StoreItemKind::Checkpoint,
         ".scores" => StoreItemKind::Scores,
         ".last-good" => StoreItemKind::LastGood,
-        NEW | OLD => StoreItemKind::Leftover,
+        _ if rest.ends_with(NEW) || rest.ends_with(OLD) => StoreItemKind::Leftover,
         _ => return None,
     };
     key.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some((key, kind))

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
@@ -111,6 +112,9 @@ impl Folder {
         about: &str,
         write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>, E>,
     ) -> Result<(), E> {
+        if !files::has_locks(&self.path) {
+            return self.write_beside(name, about, write);
+        }
         let (new, old) = (format!("{name}{NEW}"), format!("{name}{OLD}"));
         // Left by a process that was killed while it replaced the entry.
         self.remove(&new)?;
@@ -122,9 +126,7 @@ impl Folder {
         // A process that was killed while it wrote the entry may have left a partial file.
         files::remove_partial(&folder, true);
         let written = write(&folder).and_then(|files| {
-            let sums = Checksums { about: about.to_owned(), files };
-            let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
-            write_atomically(&folder.join(CHECKSUMS), |file| file.write_all(&sums))?;
+            complete(&folder, about, files)?;
             if replaces && !self.swap(&new, name)? {
                 let back = |_: &WriteError| {
                     let _ = self.rename(&old, name);
@@ -144,6 +146,44 @@ impl Folder {
             let _ = self.remove(&new).and(self.remove(&old));
         }
         Ok(())
+    }
+
+    /// [`Folder::write`] on a file system without locks, where other processes may write the same entry at
+    /// the same time: each writes a folder of its own, and the last one stays.
+    fn write_beside<E: From<WriteError>>(
+        &self,
+        name: &str,
+        about: &str,
+        write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>, E>,
+    ) -> Result<(), E> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Processes of several machines may share the folder and have one id.
+        let own = format!("{name}.{}-{}-{number}", std::process::id(), started.as_nanos());
+        let (new, old) = (format!("{own}{NEW}"), format!("{own}{OLD}"));
+        let folder = self.path(&new);
+        let written = write(&folder).and_then(|files| {
+            complete(&folder, about, files)?;
+            Ok(self.put_in_place(&new, &old, name)?)
+        });
+        let _ = self.remove(&new).and(self.remove(&old));
+        written
+    }
+
+    /// Gives an entry its name, which another process may give to its own, or remove, at any moment.
+    fn put_in_place(&self, new: &str, old: &str, name: &str) -> Result<(), WriteError> {
+        const ATTEMPTS: usize = 100;
+        let mut outcome = Ok(());
+        for _ in 0..ATTEMPTS {
+            // Succeeds only where there is no entry yet.
+            outcome = self.rename(new, name);
+            if outcome.is_ok() || self.swap(new, name)? {
+                return Ok(());
+            }
+            let _ = self.rename(name, old).and(self.remove(old));
+        }
+        outcome
     }
 
     /// Swaps two entries durably, so that both names always have one; false where the file system can't.
@@ -183,6 +223,13 @@ impl Folder {
     }
 }
 
+/// Writes the checksums of a folder's files, which make it an entry.
+fn complete(folder: &Path, about: &str, files: BTreeMap<String, String>) -> Result<(), WriteError> {
+    let sums = Checksums { about: about.to_owned(), files };
+    let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
+    write_atomically(&folder.join(CHECKSUMS), |file| file.write_all(&sums))
+}
+
 pub(crate) fn remove_file(path: &Path) -> Result<(), WriteError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -202,4 +249,40 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let bytes = fs::read(path).map_err(|error| format!("{name}: {}", files::reason(&error)))?;
     serde_json::from_slice(&bytes).map_err(|error| format!("{name}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Processes on a file system without locks write an entry and read it, at the same time.
+    #[test]
+    fn without_locks_an_entry_is_whole_at_any_time() {
+        let there = tempfile::tempdir().unwrap();
+        let folder = Folder::open(there.path()).unwrap();
+        let write = |text: String| {
+            folder.write_beside("entry", "about", |new| -> Result<_, WriteError> {
+                let hash = write_whole(&new.join("text"), text.as_bytes())?;
+                Ok(BTreeMap::from([("text".to_owned(), hash)]))
+            })
+        };
+        write("first".to_owned()).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let write = &write;
+                scope.spawn(move || (0..20).for_each(|round| write(format!("{writer} {round}")).unwrap()));
+            }
+            for _ in 0..200 {
+                assert!(folder.has("entry"));
+            }
+        });
+        assert_eq!(folder.verify("entry"), Ok(()));
+        let names: Vec<_> =
+            fs::read_dir(there.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["entry"]);
+        // A damaged entry is replaced.
+        fs::remove_file(folder.path("entry").join("text")).unwrap();
+        write("last".to_owned()).unwrap();
+        assert_eq!(folder.verify("entry"), Ok(()));
+    }
 }

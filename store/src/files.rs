@@ -40,6 +40,12 @@ impl WriteError {
                     self.blocking_path().display()
                 ))
             }
+            // Folders are made before files in them are written.
+            io::ErrorKind::NotFound => Some(
+                "its folder was deleted meanwhile: run the same command again, which computes again what \
+                was deleted"
+                    .to_owned(),
+            ),
             io::ErrorKind::FileTooLarge => Some(
                 "raise the limit of file sizes (`ulimit -f`) and run again: finished stages are \
                 kept"
@@ -178,6 +184,13 @@ pub fn names_beside(path: &Path) -> Option<Vec<String>> {
 /// library has no kind.
 pub(crate) fn no_locks(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
+}
+
+/// Whether the file system of a folder has locks.
+pub(crate) fn has_locks(folder: &Path) -> bool {
+    let refused = |file: File| matches!(file.try_lock(), Err(TryLockError::Error(error)) if no_locks(&error));
+    // Where no file can be made, the write that follows says why.
+    !tempfile::tempfile_in(folder).is_ok_and(refused)
 }
 
 /// Prefix of the names of temporary files.

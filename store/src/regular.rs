@@ -76,7 +76,11 @@ fn check(metadata: &Metadata) -> io::Result<()> {
 }
 
 fn too_large(limit: u64) -> io::Error {
-    let limit = if limit >= 1 << 20 { format!("{} MiB", limit >> 20) } else { format!("{limit} bytes") };
+    let limit = match limit {
+        0..1024 => format!("{limit} bytes"),
+        1024..0x10_0000 => format!("{} KiB", limit >> 10),
+        _ => format!("{} MiB", limit >> 20),
+    };
     io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {limit}"))
 }
 
