@@ -2,7 +2,7 @@
 //! library.
 
 use std::cell::RefCell;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -11,8 +11,9 @@ use mopd_lang::Analysis;
 use mopd_lang::check::{Auditor, analyse_audited};
 use mopd_lang::diag::nearest;
 use mopd_lang::experiment::Experiment;
-use mopd_lang::source::{SourceFile, Span};
+use mopd_lang::source::{MOST_BYTES, SourceFile, Span, TOO_LONG_HELP};
 pub use mopd_store::files::reason;
+use mopd_store::regular;
 
 use crate::paths;
 use crate::problem::Problem;
@@ -66,9 +67,14 @@ static STANDARD_INPUT: OnceLock<Result<String, Problem>> = OnceLock::new();
 pub fn standard_input() -> Result<String, Problem> {
     let read = || {
         let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| {
+        // One byte more than is taken, so that a longer text is refused and not cut.
+        std::io::stdin().lock().take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| {
             Problem::usage("unreadable-file", format!("can't read standard input: {}", reason(&error)))
         })?;
+        if bytes.len() > MOST_BYTES {
+            let message = "can't read standard input: it is longer than 256 KiB";
+            return Err(Problem::usage("unreadable-file", message).help(TOO_LONG_HELP));
+        }
         decode("standard input", bytes)
     };
     STANDARD_INPUT.get_or_init(read).clone()
@@ -280,9 +286,14 @@ fn meant(path: &Path) -> Option<String> {
 /// The unchanged content of a file, if it is text.
 pub fn read_text(path: &Path) -> Result<String, Problem> {
     let shown = path.display();
-    let bytes = std::fs::read(path).map_err(|error| {
+    let bytes = regular::read(path, MOST_BYTES as u64).map_err(|error| {
         let problem = Problem::usage("unreadable-file", format!("can't read {shown}: {}", reason(&error)));
-        match meant(path) {
+        let help = match error.kind() {
+            ErrorKind::FileTooLarge => Some(TOO_LONG_HELP.to_owned()),
+            ErrorKind::InvalidInput => Some("`-` is standard input".to_owned()),
+            _ => meant(path),
+        };
+        match help {
             Some(help) => problem.help(help),
             None => problem,
         }

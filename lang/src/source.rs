@@ -1,6 +1,13 @@
 //! Source files and positions in them. Code uses byte offsets internally; lines and columns are for
 //! people.
 
+/// The most bytes of a source file. The longest experiments that people write have some ten thousand.
+pub const MOST_BYTES: usize = 256 << 10;
+
+/// What to do about a source file that is longer.
+pub const TOO_LONG_HELP: &str = "a source file has at most 256 KiB of text: move data into files of data, \
+                                 and declarations into modules, which `use` imports";
+
 /// A source file of this analysis: an index into [`Sources`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u32);

@@ -11,6 +11,9 @@ use super::{MarkedSpan, Report, of_diagnostic};
 use crate::host::words_of;
 use crate::output::{Style, counted, hanging, printable, printable_in_place};
 
+/// The widest line, in bytes, that is drawn. Of a file without line breaks, every mark would show all of it.
+const WIDEST: usize = 2_000;
+
 /// All diagnostics, each followed by an empty line.
 pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources, style: Style) -> String {
     diagnostics.iter().map(|diagnostic| report(&of_diagnostic(diagnostic, sources), style) + "\n").collect()
@@ -98,6 +101,9 @@ fn snippet(marks: &[&MarkedSpan], severity: Severity, style: Style) -> String {
             marks.iter().filter(|mark| !mark.label.is_empty()).map(|mark| format!(": {}", mark.label));
         return format!("  {} is empty{}\n", first.path, labels.collect::<String>());
     }
+    if marks.iter().any(|mark| line_around(mark.text, visible(mark).0).len() > WIDEST) {
+        return marks.iter().map(|mark| not_drawn(mark)).collect();
+    }
     let labels = marks.iter().enumerate().map(|(index, mark)| {
         let (start, end) = visible(mark);
         let text = (!mark.label.is_empty()).then(|| printable(mark.label));
@@ -126,6 +132,23 @@ fn snippet(marks: &[&MarkedSpan], severity: Severity, style: Style) -> String {
     }
     // The first line has miette's icon and an empty message; our message is printed already.
     out.split_once('\n').map(|(_, drawn)| drawn.to_owned()).unwrap_or_default()
+}
+
+/// The whole line of a place.
+fn line_around(text: &str, at: usize) -> &str {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    &text[start..text[at..].find('\n').map_or(text.len(), |length| at + length)]
+}
+
+/// A mark by its line and column, without the line.
+fn not_drawn(mark: &MarkedSpan) -> String {
+    let (start, _) = visible(mark);
+    let (line, column) = (1 + mark.text[..start].matches('\n').count(), {
+        let line = mark.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        1 + mark.text[line..start].chars().count()
+    });
+    let label = if mark.label.is_empty() { String::new() } else { format!(": {}", printable(mark.label)) };
+    format!("  {}:{line}:{column}{label}\n", mark.path)
 }
 
 /// The part of a mark that can be drawn: its first line, on character boundaries, inside the text. A mark at

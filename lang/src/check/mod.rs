@@ -50,7 +50,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use crate::diag::{Diagnostic, Severity};
+use crate::diag::{Diagnostic, Severity, bounded};
 use crate::experiment::{
     Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, Teacher, TeacherId,
 };
@@ -444,6 +444,7 @@ impl Checked {
         }
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = has_errors(&self.diagnostics);
+        self.diagnostics = bounded(self.diagnostics);
         Analysis {
             index: index::NameIndex::lazy(self.modules, self.sources.clone(), self.facts),
             sources: self.sources,

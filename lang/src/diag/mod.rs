@@ -1,11 +1,13 @@
 //! Diagnostics: what is wrong, where, why, and how to fix it. Plain data; the host renders them.
 
+mod bounded;
 mod codes;
 mod fixes;
 mod nearest;
 
 use std::path::Path;
 
+pub use bounded::{MOST, bounded};
 pub use codes::Code;
 pub use fixes::{apply_certain, apply_once};
 pub(crate) use nearest::folded;

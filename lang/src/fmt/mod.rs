@@ -14,8 +14,8 @@ mod tree;
 
 use std::ops::Range;
 
-use crate::diag::{Code, Diagnostic};
-use crate::source::FileId;
+use crate::diag::{Code, Diagnostic, bounded};
+use crate::source::{FileId, MOST_BYTES};
 use crate::syntax::ast::Module;
 use crate::syntax::tokens::{self, SyntaxToken, TokenKind};
 use crate::syntax::{Shift, Shifted, layout, parse, top_level};
@@ -35,6 +35,9 @@ pub struct Formatted {
 /// Formats one file. Accepts any text.
 pub fn format(text: &str) -> Formatted {
     let (module, diagnostics) = parse(FileId(0), text);
+    if text.len() > MOST_BYTES {
+        return Formatted { text: text.to_owned(), diagnostics };
+    }
     let wrong = diagnostics.iter().filter(|diagnostic| diagnostic.code != Code::NotSupported);
     let faults: Vec<usize> = wrong.map(|diagnostic| diagnostic.primary.span.start as usize).collect();
     // The result must always parse to the same tree. Error recovery depends on layout, so this is checked.
@@ -45,7 +48,7 @@ pub fn format(text: &str) -> Formatted {
     let formatted = { attempts }.find(keeps).unwrap_or_else(|| text.to_owned());
     let diagnostics =
         diagnostics.into_iter().filter(|diagnostic| diagnostic.code != Code::NotSupported).collect();
-    Formatted { text: formatted, diagnostics }
+    Formatted { text: formatted, diagnostics: bounded(diagnostics) }
 }
 
 /// Whether two texts parse to the same.

@@ -4,6 +4,8 @@
 //! that is not just a comment. Only warnings can be silenced, and only with a reason. A comment that silences
 //! nothing is itself a warning, because it would hide the next mistake.
 
+use std::ops::Range;
+
 use crate::diag::{Code, Diagnostic, Fix, Severity, nearest};
 use crate::experiment::{Experiment, Origin};
 use crate::source::{FileId, SourceFile, Sources, Span};
@@ -41,6 +43,8 @@ pub(in crate::check) fn silence(
     let (last, first): (Vec<Allow>, Vec<Allow>) =
         allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
     for allows in [first, last] {
+        // None of these comments silences the warning about another one: that need not be searched.
+        let mut faulty = Vec::new();
         for allow in allows {
             let named = sources.text(allow.code);
             let fits = |diagnostic: &Diagnostic| {
@@ -66,10 +70,10 @@ pub(in crate::check) fn silence(
             let unknown = !Code::ALL.iter().any(|code| code.name() == named);
             // After an error, the check that would give the warning may not have run.
             if hits || error.is_some() || unknown || !wrong {
-                let diagnostic = unused(sources, &allow, named, hits, error);
-                diagnostics.push(diagnostic);
+                faulty.push(unused(sources, &allow, named, hits, error));
             }
         }
+        diagnostics.extend(faulty);
     }
 }
 
@@ -158,18 +162,20 @@ pub fn insertion(sources: &Sources, diagnostic: &Diagnostic) -> Option<Fix> {
 fn allows(id: FileId, file: &SourceFile) -> Vec<Allow> {
     let text = file.text.as_str();
     let mut found: Vec<Allow> = Vec::new();
+    // Where the line that the last comment alone on its line covers begins, and where it ends.
+    let mut next = 0..0;
     for (at, _) in text.match_indices("allow(") {
         let line_start = text[..at].rfind('\n').map_or(0, |at| at + 1);
         let line = text[line_start..].split('\n').next().unwrap_or_default();
         // One per line: a comment runs to the end of its line.
         if found.last().is_none_or(|last| (last.span.start as usize) < line_start) {
-            found.extend(allow(id, text, line_start, line));
+            found.extend(allow(id, text, line_start, line, &mut next));
         }
     }
     found
 }
 
-fn allow(id: FileId, text: &str, line_start: usize, line: &str) -> Option<Allow> {
+fn allow(id: FileId, text: &str, line_start: usize, line: &str, next: &mut Range<usize>) -> Option<Allow> {
     let tokens = lex(line);
     let token = tokens.iter().find(|token| token.is_comment())?;
     let comment = &line[token.start..token.end];
@@ -186,7 +192,11 @@ fn allow(id: FileId, text: &str, line_start: usize, line: &str) -> Option<Allow>
     let code_start = start + (comment.len() - inside.len());
     let line_end = line_start + line.len();
     let alone = line[..token.start].trim().is_empty();
-    let covers = if alone { line_end..end_of_next(text, line_end) } else { line_start..line_end + 1 };
+    if alone && line_start >= next.start {
+        // Otherwise the line is one of the comments above a line that is known already.
+        *next = next_line(text, line_end);
+    }
+    let covers = if alone { line_end..next.end } else { line_start..line_end + 1 };
     Some(Allow {
         span: Span::new(id, start, line_start + token.end),
         code: Span::new(id, code_start, code_start + code.len()),
@@ -195,10 +205,12 @@ fn allow(id: FileId, text: &str, line_start: usize, line: &str) -> Option<Allow>
     })
 }
 
-/// The end of the next line that holds more than a comment.
-fn end_of_next(text: &str, from: usize) -> usize {
+/// The next line that holds more than a comment.
+fn next_line(text: &str, from: usize) -> Range<usize> {
     let mut at = (from + 1).min(text.len());
+    let mut start = at;
     for line in text[at..].split_inclusive('\n') {
+        start = at;
         at += line.len();
         let line = line.trim();
         if !line.is_empty() && !line.starts_with("//") {
@@ -206,7 +218,7 @@ fn end_of_next(text: &str, from: usize) -> usize {
         }
     }
     // An offset at the very end of the text belongs to the last line.
-    if at == text.len() { at + 1 } else { at }
+    start..if at == text.len() { at + 1 } else { at }
 }
 
 #[cfg(test)]

@@ -161,7 +161,9 @@ impl Scanner<'_> {
     pub(super) fn triple_quoted(&mut self) {
         let start = self.at;
         let rest = &self.text[start + 3..];
-        let closed = rest.find("\"\"\"").map(|length| start + 3 + length + 3);
+        // What was not found behind an earlier place is not behind this one.
+        let closes = if self.context.rest_of_file { None } else { rest.find("\"\"\"") };
+        let closed = closes.map(|length| start + 3 + length + 3);
         self.context.rest_of_file |= closed.is_none();
         let end = closed.unwrap_or_else(|| self.line_end());
         let diagnostic = Diagnostic::error(

@@ -11,8 +11,8 @@ use pest::iterators::Pair;
 
 use super::build::{AstBuilder, ParserState};
 use super::{Grammar, Rule};
-use crate::diag::Diagnostic;
-use crate::source::FileId;
+use crate::diag::{Code, Diagnostic};
+use crate::source::{FileId, MOST_BYTES, Span, TOO_LONG_HELP};
 use crate::syntax::ast::{Item, Module};
 use crate::syntax::layout::{self, KnownPiece, LaidOutItem, LayoutContext, LayoutPiece};
 use crate::syntax::shift::{Shift, Shifted};
@@ -45,6 +45,10 @@ struct Chunk {
 impl KnownFile {
     /// Parses a new text of the file. The result is that of [`super::parse`].
     pub fn parse(&mut self, file: FileId, text: &str) -> (Rc<Module>, Vec<Diagnostic>) {
+        if text.len() > MOST_BYTES {
+            *self = KnownFile::default();
+            return (Rc::default(), vec![too_long(file, text)]);
+        }
         // Items can't be moved in place while the old tree holds them.
         self.tree = Rc::default();
         let (pieces, items_close) = layout::pieces(file, text, self.same_pieces(text));
@@ -132,6 +136,12 @@ impl KnownFile {
         let diagnostics = self.chunks.iter().flat_map(|chunk| &chunk.diagnostics).cloned().collect();
         (Rc::clone(&self.tree), diagnostics)
     }
+}
+
+/// A text is not read further than its length if it can't be an experiment that somebody wrote.
+fn too_long(file: FileId, text: &str) -> Diagnostic {
+    let message = format!("the file has {} bytes, more than a source file may have", text.len());
+    Diagnostic::error(Code::Syntax, Span::new(file, 0, 0), message).label("not read").help(TOO_LONG_HELP)
 }
 
 impl Chunk {
