@@ -10,12 +10,28 @@ pub fn install_hook() {
             .map(|text| (*text).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
+        if let Some(limit) = limit_of_the_system(&message) {
+            output::error(&limit);
+            return;
+        }
         let place = panic.location().map_or(String::new(), |at| format!(" at {}:{}", at.file(), at.line()));
         output::error(&apology(&message, &place));
         if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
             output::error(&format!("\n{}\n", std::backtrace::Backtrace::force_capture()));
         }
     }));
+}
+
+/// The error for a panic of the standard library or of a dependency that a limit of the system caused.
+fn limit_of_the_system(message: &str) -> Option<String> {
+    let (what, way) = if message.contains("failed to spawn thread") {
+        ("another thread", "`ulimit -u`, `ulimit -v` or the limit of the container")
+    } else if message.contains("allocate stack") || message.contains("mmap failed") {
+        ("more memory", "`ulimit -v` or the limit of the container")
+    } else {
+        return None;
+    };
+    Some(format!("error[no-memory]: the system refuses {what}: {message}\n  help: raise {way}\n"))
 }
 
 fn apology(message: &str, place: &str) -> String {
@@ -32,6 +48,14 @@ fn apology(message: &str, place: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_the_system_is_no_bug() {
+        let refused = limit_of_the_system("failed to spawn thread: Os { code: 11 }").unwrap();
+        assert!(refused.starts_with("error[no-memory]: the system refuses another thread: "), "{refused}");
+        assert!(limit_of_the_system("unable to allocate stack").unwrap().contains("`ulimit -v`"));
+        assert_eq!(limit_of_the_system("index out of bounds"), None);
+    }
 
     #[test]
     fn a_bug_says_so_apologises_and_asks_for_what_is_needed_to_find_it() {

@@ -6,6 +6,7 @@
 
 mod archive;
 mod args;
+mod clock;
 mod commands;
 mod compile;
 mod crash;
@@ -35,6 +36,24 @@ use crate::problem::{CommandStatus, Problem};
 
 fn main() -> ExitCode {
     crash::install_hook();
+    // A check needs more stack than the system gives to the first thread, which may have hardly any.
+    match mopd_lang::stack::on_new_thread(run) {
+        Ok(status) => status.unwrap_or(ExitCode::FAILURE),
+        Err(error) => reported(no_stack(&error)).into(),
+    }
+}
+
+fn no_stack(error: &std::io::Error) -> Problem {
+    let message = format!(
+        "can't reserve {} MiB of address space for the stack: {}",
+        mopd_lang::stack::RESERVED >> 20,
+        host::reason(error)
+    );
+    Problem::usage("no-memory", message)
+        .help("raise the limits of address space and of threads: `ulimit -v` of at least 1 GiB, `ulimit -u`")
+}
+
+fn run() -> ExitCode {
     // If the handler can't be installed, a file that is too large ends the program, as by default.
     let _ = mopd_store::signals::ignore_sigxfsz();
     let run = args::parsed(std::env::args_os()).and_then(|arguments| {

@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use chrono::Local;
+use crate::clock;
 
 /// The output options of the command line.
 #[derive(Default)]
@@ -122,7 +122,7 @@ pub fn to_log_file(text: &str) {
 
 /// `2026-11-23 14:57:50`, in local time.
 fn stamp() -> String {
-    Local::now().format("%Y-%m-%d %H:%M:%S").to_string()
+    clock::now().format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn without_colours(text: &str) -> String {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
 use mopd_plan::events::Fork;
 use mopd_store::results_folder::ResultsFolder;
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::args::{Format, LsArgs};
+use crate::clock::utc;
 use crate::figures::duration;
 use crate::host::reason;
 use crate::output::{self, counted, printable};
@@ -99,7 +100,7 @@ pub fn ls(arguments: &LsArgs) -> Result<CommandStatus, Problem> {
     runs.dedup_by(|one, other| one.folder == other.folder);
     if arguments.format == Format::Json {
         for run in &runs {
-            let when = DateTime::<Utc>::from(run.when).to_rfc3339_opts(SecondsFormat::Secs, true);
+            let when = utc(run.when).to_rfc3339_opts(SecondsFormat::Secs, true);
             let members = run.members.map(|(good, all)| json!({ "good": good, "all": all }));
             let line = json!({ "folder": run.folder, "experiment": run.experiment, "state": run.state.name(),
                 "time": when, "seconds": run.seconds, "tables": run.tables, "members": members,

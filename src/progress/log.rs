@@ -4,10 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use mopd_plan::events::Event;
 
 use super::StageBar;
+use crate::clock;
 use crate::figures;
 use crate::output::counted;
 
@@ -149,5 +150,5 @@ impl StageBar {
 
 /// `2026-11-23T14:57:50.125Z`
 pub fn utc() -> String {
-    DateTime::<Utc>::from(std::time::SystemTime::now()).to_rfc3339_opts(SecondsFormat::Millis, true)
+    clock::utc(std::time::SystemTime::now()).to_rfc3339_opts(SecondsFormat::Millis, true)
 }

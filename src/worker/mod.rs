@@ -86,6 +86,7 @@ impl Kill {
 }
 
 const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
+const OPENMP_STACK: &str = "OMP_STACKSIZE";
 
 impl Worker {
     /// Starts the worker on a job. A thread sends its standard error line by line to `says`.
@@ -114,6 +115,10 @@ impl Worker {
             if let Some(searched) = libtorch.library_path(before.as_deref()) {
                 command.env(LIBRARY_PATH, searched).env(CALLERS_LIBRARY_PATH, before.unwrap_or_default());
             }
+        }
+        // Threads of OpenMP have the stack that the system gives to programs, which may be hardly any.
+        if std::env::var_os(OPENMP_STACK).is_none() {
+            command.env(OPENMP_STACK, "8M");
         }
         // Without its own workspace cuBLAS sums in varying order; it reads this once, when a GPU is opened.
         if Path::new("/dev/nvidia0").exists() && std::env::var_os(CUBLAS_WORKSPACE).is_none() {
