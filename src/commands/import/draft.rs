@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::secrets::is_invisible;
 use crate::host;
 
 /// The parts of a file, each as it is written.
@@ -67,7 +68,9 @@ impl Draft {
         let block = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
         text += "\n";
         text += &block(&self.uses);
-        text += &format!("\nexperiment {} {{ {} }}\n\n", quoted(&self.name), self.settings.join(", "));
+        let name = quoted(&self.name);
+        let name = if name.trim_matches([' ', '"']).is_empty() { "\"imported\"" } else { &name };
+        text += &format!("\nexperiment {name} {{ {} }}\n\n", self.settings.join(", "));
         let share = match self.domains.len() {
             0 | 1 => String::new(),
             several => format!(", share = 1/{several}"),
@@ -134,13 +137,13 @@ pub fn targets(modules: &[String]) -> Option<String> {
     Some(format!("[{}]", found.join(", ")))
 }
 
-/// On one line.
+/// On one line, without invisible characters.
 fn comment(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+    text.chars().map(|letter| if is_invisible(letter) { ' ' } else { letter }).collect()
 }
 
 pub fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r', '\t'], " "))
+    format!("\"{}\"", comment(text).replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// As an author writes it: `1e-6`, not `0.000001`.

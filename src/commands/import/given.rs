@@ -2,12 +2,16 @@
 //! arguments.
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use mopd_compiler::export::schema::{TRL, VERL};
+use mopd_store::regular;
 use serde_json::Value;
 
+use super::secrets::without_secrets;
 use super::{python, shell, trl};
+use crate::host::{decode, reason};
 use crate::problem::Problem;
 
 /// Of which program.
@@ -47,19 +51,19 @@ pub struct GivenSetting {
 impl GivenSetting {
     /// As it was written.
     pub fn shown(&self) -> String {
-        match &self.value {
+        beginning(match &self.value {
             GivenValue::Known(Value::String(text)) => text.clone(),
             GivenValue::Known(value) => value.to_string(),
             GivenValue::Expression(text) => text.clone(),
-        }
+        })
     }
 
     pub fn text(&self) -> String {
-        match &self.value {
+        beginning(match &self.value {
             GivenValue::Known(value) => format!("{} = {value}", self.path),
             GivenValue::Expression(text) if self.path.starts_with('*') => text.clone(),
             GivenValue::Expression(text) => format!("{} = {text}", self.path),
-        }
+        })
     }
 
     pub fn state(&self) -> SettingUse {
@@ -76,12 +80,40 @@ pub struct GivenSettings {
     pub settings: Vec<GivenSetting>,
 }
 
+/// Most bytes of a configuration.
+const MOST_BYTES: u64 = 1 << 20;
+/// Most settings of a configuration.
+pub const MOST_SETTINGS: usize = 5_000;
+/// Most bytes of a text that a program or a script puts together.
+pub const LONGEST_TEXT: usize = 64 << 10;
+/// Most characters of a value in a comment.
+const LONGEST_SHOWN: usize = 500;
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let bytes = regular::read(path, MOST_BYTES).map_err(|error| {
+        let problem =
+            Problem::usage("unreadable-file", format!("can't read {}: {}", path.display(), reason(&error)));
+        match error.kind() {
+            ErrorKind::FileTooLarge => {
+                problem.help("a configuration has some kilobytes: leave out what is data")
+            }
+            _ => problem,
+        }
+    })?;
+    decode(&path.display().to_string(), bytes)
+}
+
+/// The beginning of a text that may be long.
+fn beginning(text: String) -> String {
+    match text.char_indices().nth(LONGEST_SHOWN) {
+        Some((end, _)) => format!("{} ... ({} bytes)", &text[..end], text.len()),
+        None => text,
+    }
+}
+
 impl GivenSettings {
     pub fn read(path: &Path) -> Result<GivenSettings, Problem> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let reason = mopd_store::files::reason(&error);
-            Problem::usage("unreadable-file", format!("can't read {}: {reason}", path.display()))
-        })?;
+        let text = read(path)?;
         let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         let (class, pairs) = match ending.as_str() {
             "yaml" | "yml" | "json" => (None, yaml(path, &text)?),
@@ -100,9 +132,21 @@ impl GivenSettings {
                 "a YAML file of settings, `DistillationConfig(...)`, or `python3 -m verl... key=value`",
             ));
         }
+        if pairs.len() > MOST_SETTINGS {
+            let message = format!(
+                "{} has {} settings, more than the {MOST_SETTINGS} that `mopd import` takes",
+                path.display(),
+                pairs.len()
+            );
+            return Err(Problem::usage("wrong-configuration", message)
+                .help("the configuration of a whole verl has about a thousand: leave out what is data"));
+        }
         let settings: Vec<GivenSetting> = interpolated(pairs)
             .into_iter()
-            .map(|(path, value)| GivenSetting { path, value, state: Cell::new(SettingUse::Unasked) })
+            .map(|(path, value)| {
+                let value = without_secrets(&path, value);
+                GivenSetting { path, value, state: Cell::new(SettingUse::Unasked) }
+            })
             .collect();
         let verl = settings.iter().any(|setting| is_of_verl(&setting.path));
         let origin = match class {

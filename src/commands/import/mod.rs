@@ -4,6 +4,7 @@
 mod draft;
 mod given;
 mod python;
+mod secrets;
 mod shell;
 mod trl;
 mod verl;

@@ -1,6 +1,7 @@
 //! The arguments of a configuration and of its trainer in a Python program, which ruff parses. What literals
 //! come to is known, and names that the module gives one value; what a program computes is not.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::Path;
@@ -14,13 +15,17 @@ use ruff_python_ast::{
 use ruff_text_size::{Ranged, TextRange};
 use serde_json::Value;
 
-use super::given::{GivenPairs, GivenValue};
+use super::given::{GivenPairs, GivenValue, LONGEST_TEXT, MOST_SETTINGS};
 use crate::problem::Problem;
 
 const CLASSES: [&str; 3] = ["DistillationConfig", "AsyncDistillationConfig", "GKDConfig"];
 
 /// How far names and expressions are followed: a chain of names ends, or is a circle.
 const DEEPEST: usize = 64;
+
+/// How many names and expressions are followed in a file. Each name of a chain may be read several times, so
+/// that their number doubles with each of them.
+const MOST_STEPS: usize = 20_000;
 
 /// Methods that change a list or a dictionary.
 const CHANGES: [&str; 9] =
@@ -34,7 +39,7 @@ pub fn arguments(path: &Path, text: &str) -> Result<(String, GivenPairs), Proble
         Problem::usage("wrong-configuration", message).help("`python3 -m py_compile FILE` says more")
     };
     if let Some(at) = too_deep(text) {
-        return Err(unreadable(at, &"too many brackets within each other"));
+        return Err(unreadable(at, &"an expression is nested too deeply"));
     }
     let parsed = ruff_python_parser::parse_module(text)
         .map_err(|fault| unreadable(fault.location.start().to_usize(), &fault.error))?;
@@ -45,13 +50,13 @@ pub fn arguments(path: &Path, text: &str) -> Result<(String, GivenPairs), Proble
         return Err(Problem::usage("unknown-configuration", message)
             .help(format!("it looks for a call of {}", CLASSES.join(", "))));
     };
-    let mut settings = module.given(config, &["output_dir"]);
+    let mut settings = module.given(config, &["output_dir"], 0);
     module.set_later(config, &mut settings);
     let trainer = class.replace("Config", "Trainer");
     if let Some(trainer) = call(&trainer) {
         let order: &[&str] =
             if class.starts_with("Async") { &["model", "args"] } else { &["model", "teacher_model", "args"] };
-        for (name, value) in module.given(trainer, order) {
+        for (name, value) in module.given(trainer, order, 0) {
             let setting = match name.as_str() {
                 // The configuration itself.
                 "args" => continue,
@@ -70,16 +75,27 @@ pub fn arguments(path: &Path, text: &str) -> Result<(String, GivenPairs), Proble
     Ok((class.to_owned(), settings))
 }
 
-/// Where more brackets are open than Python itself takes, 200: a parser calls itself for each.
+/// Where more brackets are open than Python itself takes, 200, or where one expression has so many words and
+/// signs that its tree may be as deep: a parser calls itself for each.
 fn too_deep(text: &str) -> Option<usize> {
-    let mut open: usize = 0;
+    const BRACKETS: usize = 200;
+    const WORDS: usize = 5_000;
+    let (mut open, mut words, mut inside) = (0usize, 0usize, false);
     text.bytes().position(|byte| {
         match byte {
             b'(' | b'[' | b'{' => open += 1,
             b')' | b']' | b'}' => open = open.saturating_sub(1),
             _ => {}
         }
-        open > 200
+        let is_word = byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii();
+        match byte {
+            b',' | b';' => words = 0,
+            b'\n' if open == 0 => words = 0,
+            _ if byte.is_ascii_whitespace() || (is_word && inside) => {}
+            _ => words += 1,
+        }
+        inside = is_word;
+        open > BRACKETS || words > WORDS
     })
 }
 
@@ -181,11 +197,19 @@ struct PythonModule<'t> {
     names: PythonNames<'t>,
     /// What the module says at its own level, not in a function, a branch or a loop, that a name is.
     values: HashMap<&'t str, &'t Expr>,
+    /// What is left of [`MOST_STEPS`].
+    steps: Cell<usize>,
 }
 
 impl<'t> PythonModule<'t> {
     fn new(text: &'t str, tokens: &'t Tokens, body: &'t [Stmt]) -> PythonModule<'t> {
-        let mut module = PythonModule { text, tokens, names: PythonNames::default(), values: HashMap::new() };
+        let mut module = PythonModule {
+            text,
+            tokens,
+            names: PythonNames::default(),
+            values: HashMap::new(),
+            steps: Cell::new(MOST_STEPS),
+        };
         walk_body(&mut module.names, body);
         for statement in body {
             match statement {
@@ -220,6 +244,8 @@ impl<'t> PythonModule<'t> {
 
     /// On one line, without comments.
     fn shown(&self, node: impl Ranged) -> String {
+        let steps = node.range().len().to_usize() / 64;
+        self.steps.set(self.steps.get().saturating_sub(steps));
         let tokens = self.tokens.in_range(node.range()).iter();
         let (mut text, mut from) = (String::new(), node.start());
         for comment in tokens.filter(|token| token.kind() == TokenKind::Comment) {
@@ -231,13 +257,13 @@ impl<'t> PythonModule<'t> {
     }
 
     /// What a call is given; `order` names its first arguments.
-    fn given(&self, call: &'t ExprCall, order: &[&str]) -> GivenPairs {
+    fn given(&self, call: &'t ExprCall, order: &[&str], depth: usize) -> GivenPairs {
         let mut settings = GivenPairs::new();
         for (number, argument) in call.arguments.arguments_source_order().enumerate() {
             let name = match argument {
                 ArgOrKeyword::Keyword(Keyword { arg: Some(name), .. }) => name.to_string(),
                 ArgOrKeyword::Keyword(keyword) => {
-                    settings.extend(self.fields("", &keyword.value, 0).unwrap_or_else(|| {
+                    settings.extend(self.fields("", &keyword.value, depth).unwrap_or_else(|| {
                         let shown = self.shown(keyword);
                         vec![(shown.clone(), GivenValue::Expression(shown))]
                     }));
@@ -248,7 +274,7 @@ impl<'t> PythonModule<'t> {
                     None => format!("argument {}", number + 1),
                 },
             };
-            settings.extend(self.setting(&name, argument.value(), 0));
+            settings.extend(self.setting(&name, argument.value(), depth));
         }
         settings
     }
@@ -258,7 +284,7 @@ impl<'t> PythonModule<'t> {
         let object = self.names.objects.iter().find(|object| std::ptr::eq(object.call, config));
         for MemberAssignment { member, statement, value } in &self.names.members {
             let is_same = object.is_some_and(|object| self.shown(&*member.value) == object.name);
-            if !is_same || statement.start() < config.end() {
+            if !is_same || statement.start() < config.end() || settings.len() > MOST_SETTINGS {
                 continue;
             }
             settings.retain(|(known, _)| *known != *member.attr && !is_below(known, &member.attr));
@@ -293,9 +319,13 @@ impl<'t> PythonModule<'t> {
         match self.resolved(written, depth)? {
             Expr::Call(call) if called(call) == Some("LoraConfig") => {
                 add(vec![(below("kind"), GivenValue::Known(Value::from("lora")))]);
-                add(self.given(call, &[]).into_iter().map(|(key, value)| (below(&key), value)).collect());
+                add(self
+                    .given(call, &[], depth + 1)
+                    .into_iter()
+                    .map(|(key, value)| (below(&key), value))
+                    .collect());
             }
-            Expr::Call(call) if called(call) == Some("dict") => {
+            Expr::Call(call) if called(call) == Some("dict") && call.arguments.len() <= MOST_SETTINGS => {
                 for argument in call.arguments.arguments_source_order() {
                     add(match argument {
                         ArgOrKeyword::Keyword(Keyword { arg: Some(key), value, .. }) => {
@@ -305,7 +335,7 @@ impl<'t> PythonModule<'t> {
                     });
                 }
             }
-            Expr::Dict(dict) => {
+            Expr::Dict(dict) if dict.items.len() <= MOST_SETTINGS => {
                 for item in &dict.items {
                     add(match &item.key {
                         Some(key) => self.setting(
@@ -328,6 +358,10 @@ impl<'t> PythonModule<'t> {
 
     /// What a name, `cfg.lr` or `kw["lr"]` stands for, if the module says it once.
     fn resolved(&self, written: &'t Expr, depth: usize) -> Option<&'t Expr> {
+        self.steps.set(self.steps.get().checked_sub(1)?);
+        if depth >= DEEPEST {
+            return None;
+        }
         let next = match written {
             Expr::Name(name) if self.is_constant(&name.id) => self.values.get(name.id.as_str()).copied(),
             Expr::Attribute(member) => self.member(&member.value, &member.attr, depth + 1),
@@ -337,13 +371,12 @@ impl<'t> PythonModule<'t> {
             },
             _ => None,
         };
-        let is_near = depth < DEEPEST;
-        next.map_or(Some(written), |next| self.resolved(next, depth + 1)).filter(|_| is_near)
+        next.map_or(Some(written), |next| self.resolved(next, depth + 1))
     }
 
     /// `lr` of `{"lr": 1e-5}`, of `Config(lr=1e-5)` and of `class Config: lr: float = 1e-5`.
     fn member(&self, object: &'t Expr, name: &str, depth: usize) -> Option<&'t Expr> {
-        let class = match (depth < DEEPEST).then(|| self.resolved(object, depth))?? {
+        let class = match self.resolved(object, depth)? {
             Expr::Dict(dict) => {
                 let mut found = None;
                 for item in &dict.items {
@@ -431,7 +464,7 @@ fn finite(number: f64) -> Option<Value> {
 /// As Python computes: whole numbers stay whole, but for `/`.
 fn computed(left: Value, operator: Operator, right: Value) -> Option<Value> {
     if let (Some(left), Some(right), Operator::Add) = (left.as_str(), right.as_str(), operator) {
-        return Some(Value::from(format!("{left}{right}")));
+        return (left.len() + right.len() <= LONGEST_TEXT).then(|| Value::from(format!("{left}{right}")));
     }
     if let (Some(left), Some(right)) = (left.as_i64(), right.as_i64()) {
         let whole = match operator {

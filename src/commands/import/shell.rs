@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::given::{GivenPairs, GivenValue, flatten};
+use super::given::{GivenPairs, GivenValue, MOST_SETTINGS, flatten};
 use crate::problem::Problem;
 
 /// A word of a script, quotes taken off.
@@ -15,6 +15,9 @@ struct ShellWord {
     /// Something in it is only known to the shell.
     open: bool,
 }
+
+/// Most bytes that stand in place of variables: a variable may hold another one many times.
+const MOST_REPLACED: usize = 4 << 20;
 
 /// What a script gives each of its variables: a value, or several or one that only the shell knows.
 type ShellVariables = HashMap<String, Option<String>>;
@@ -41,6 +44,10 @@ pub fn overrides(path: &Path, text: &str) -> Result<GivenPairs, Problem> {
             true => found.push((key.to_owned(), GivenValue::Expression(value.to_owned()))),
             false => flatten(key, &scalar(value), &mut found),
         }
+        // One more than is allowed: the caller refuses them.
+        if settings.len() > MOST_SETTINGS {
+            break;
+        }
         for (path, value) in found {
             settings.retain(|(known, _)| *known != path);
             settings.push((path, value));
@@ -51,16 +58,22 @@ pub fn overrides(path: &Path, text: &str) -> Result<GivenPairs, Problem> {
 
 /// Without the text of here-documents, which are no words; their lines stay, empty.
 fn without_documents(text: &str) -> String {
-    let (mut lines, mut kept) = (text.lines(), String::new());
-    while let Some(line) = lines.next() {
+    let lines: Vec<&str> = text.lines().collect();
+    let last: HashMap<&str, usize> =
+        lines.iter().enumerate().map(|(number, line)| (line.trim_start(), number)).collect();
+    let (mut at, mut kept) = (0, String::new());
+    while let Some(line) = lines.get(at) {
         kept.extend([line, "\n"]);
+        at += 1;
         let after =
             line.rsplit_once("<<").filter(|(before, _)| !before.ends_with('<')).map(|(_, after)| after);
         let end = after.and_then(|after| after.trim_start_matches('-').split_whitespace().next());
         let end = end.map(|end| end.trim_matches(['\'', '"', '\\']));
         // Without its end it is none, but a shift in an expression or part of a text.
-        if let Some(length) = end.and_then(|end| lines.clone().position(|line| line.trim_start() == end)) {
-            lines.nth(length);
+        let is_closed = |end: &&str| last.get(end).is_some_and(|number| *number >= at);
+        if let Some(end) = end.filter(is_closed) {
+            let length = lines[at..].iter().take_while(|line| line.trim_start() != end).count();
+            at += length + 1;
             kept += &"\n".repeat(length + 1);
         }
     }
@@ -105,6 +118,7 @@ fn words(text: &str, variables: &ShellVariables) -> Result<Vec<ShellWord>, usize
     let mut quote = None;
     let mut quoted = text.chars().peekable();
     let mut letters = text.chars().peekable();
+    let mut room = MOST_REPLACED;
     while let Some(letter) = letters.next() {
         match (quote, letter) {
             (None | Some('"'), '\\') => match letters.next() {
@@ -135,7 +149,8 @@ fn words(text: &str, variables: &ShellVariables) -> Result<Vec<ShellWord>, usize
             }
             (None | Some('"'), '$') => {
                 let shown = reference(&mut letters);
-                let known = value(&shown, variables);
+                let known = value(&shown, variables).filter(|known| known.len() <= room);
+                room -= known.map_or(0, str::len);
                 word.open |= known.is_none();
                 word.text += known.unwrap_or(&shown);
             }

@@ -212,7 +212,7 @@ fn syntax_errors_are_reported_with_their_line() {
         ("args = GKDConfig(beta='0.5)\nb = 1\n", "line 1: missing closing quote in string literal"),
         ("args = GKDConfig(beta=0.5\n", "line 1: unexpected EOF"),
         ("if a:\nargs = GKDConfig(beta=0.5)\n", "line 2: Expected an indented block"),
-        (&deep, "line 1: too many brackets within each other"),
+        (&deep, "line 1: an expression is nested too deeply"),
     ];
     for (text, message) in programs {
         place.write("a.py", text);
