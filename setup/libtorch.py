@@ -13,6 +13,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,27 @@ def libraries(metadata):
     return [requirement for requirement in asked if requirement.startswith(("nvidia-", "cuda-toolkit"))]
 
 
+def is_cut(path):
+    """Whether a library lacks its end: it is empty, or shorter than its ELF header says."""
+    length = path.stat().st_size
+    header = path.open("rb").read(64)
+    if header[:4] != b"\x7fELF":
+        return length == 0
+    if len(header) < 64:
+        return True
+    table, size, count = struct.unpack_from("<Q", header, 40)[0], *struct.unpack_from("<HH", header, 58)
+    return table + size * count > length
+
+
+def whole(folder, libtorch):
+    """Whether an earlier set-up is there. One that was cut by a full disk or a power failure is removed."""
+    cut = sorted(path.name for path in (libtorch / "lib").glob("*") if path.is_file() and is_cut(path))
+    if cut:
+        say(f"setup: {libtorch} is fetched again: lib/{cut[0]} is cut, its end is missing")
+        shutil.rmtree(folder)
+    return folder.exists()
+
+
 def with_cuda():
     """Fetches all of torch with the libraries beside it, where torch's own paths find them."""
     root = cache()
@@ -105,7 +127,7 @@ def with_cuda():
     folder = root / f"libtorch-{VERSION}-cuda"
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
+        if not whole(folder, folder / "torch"):
             wheels = root / f"libtorch-{VERSION}-cuda-wheels"
             wheels.mkdir(exist_ok=True)
             download([pin for pin in PINS if pin[0].startswith("torch==")], wheels)
@@ -135,7 +157,7 @@ def fetched():
     folder = root / f"libtorch-{VERSION}-cpu"
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # Two clones set up at once: the second waits and finds it done.
-        if not folder.exists():
+        if not whole(folder, folder):
             # Whole downloads are kept until all are there: an interrupted set-up goes on with the next one.
             wheels = root / f"libtorch-{VERSION}-wheels"
             wheels.mkdir(exist_ok=True)

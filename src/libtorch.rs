@@ -1,7 +1,10 @@
 //! Finds libtorch: the libraries that `mopd-worker` loads, which are not part of mopd's packages.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use mopd_store::regular;
 
 use crate::problem::Problem;
 
@@ -88,9 +91,14 @@ fn find_in(
     let found =
         |folder, source| Ok(FoundLibtorch { libtorch: Some(Libtorch { folder, source }), ignored: None });
     if let Some(folder) = named {
-        return match has_library(&folder) {
-            true => found(folder, LibtorchSource::Variable),
-            false => Err(Problem::usage(
+        return match (has_library(&folder), cut_library(&folder)) {
+            (true, None) => found(folder, LibtorchSource::Variable),
+            (true, Some(cut)) => Err(Problem::usage(
+                "no-libtorch",
+                format!("$LIBTORCH names {}, of which {cut} is cut: its end is missing", folder.display()),
+            )
+            .help("copy or unpack it again")),
+            (false, _) => Err(Problem::usage(
                 "no-libtorch",
                 format!("$LIBTORCH names {}, which has no lib/{}", folder.display(), library()),
             )
@@ -112,7 +120,13 @@ fn find_in(
     }
     let fetched = ["cuda/torch", "cpu"]
         .map(|kind| cache.map(|cache| cache.join(format!("libtorch-{}-{kind}", version()))));
-    let fetched = fetched.into_iter().flatten().find(|folder| has_library(folder));
+    let fetched: Vec<PathBuf> = fetched.into_iter().flatten().filter(|folder| has_library(folder)).collect();
+    let cut = fetched.iter().find_map(|folder| Some((folder, cut_library(folder)?)));
+    if let Some((folder, library)) = cut {
+        let shown = folder.display();
+        ignored = Some(format!("{shown} is not used: {library} is cut, its end is missing"));
+    }
+    let fetched = fetched.iter().find(|folder| cut_library(folder).is_none()).cloned();
     let libtorch = fetched.map(|folder| Libtorch { folder, source: LibtorchSource::Setup });
     Ok(FoundLibtorch { libtorch, ignored })
 }
@@ -123,6 +137,34 @@ fn library() -> String {
 
 fn has_library(folder: &Path) -> bool {
     folder.join("lib").join(library()).is_file()
+}
+
+/// A library of a folder that lacks its end, as after a full disk or a power failure. `whole` of
+/// `setup/libtorch.py` does the same.
+fn cut_library(folder: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(folder.join("lib")).ok()?;
+    let mut cut: Vec<String> = entries
+        .flatten()
+        .filter(|entry| is_cut(&entry.path()))
+        .map(|entry| format!("lib/{}", entry.file_name().to_string_lossy()))
+        .collect();
+    cut.sort();
+    cut.into_iter().next()
+}
+
+/// Whether a file is empty, or shorter than its ELF header says: the table of sections is at its end.
+fn is_cut(path: &Path) -> bool {
+    const HEADER: usize = 64;
+    let Ok(file) = regular::open(path) else { return false };
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut header = Vec::new();
+    if file.take(HEADER as u64).read_to_end(&mut header).is_err() || !header.starts_with(b"\x7fELF") {
+        return length == 0;
+    }
+    let Ok(header): Result<[u8; HEADER], _> = header.try_into() else { return true };
+    let number = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let table = u64::from_le_bytes(std::array::from_fn(|byte| header[40 + byte]));
+    table.saturating_add(number(58) * number(60)) > length
 }
 
 /// A Python installs programs in `PREFIX/bin` and packages in `PREFIX/lib/python3.N/site-packages` (`lib64`
@@ -179,7 +221,7 @@ mod tests {
         let machine = tempfile::tempdir().unwrap();
         let packages = "env/lib/python3.12/site-packages";
         for folder in ["own", &format!("{packages}/torch"), &format!("cache/libtorch-{}-cpu", version())] {
-            write(machine.path(), &format!("{folder}/lib/{}", library()), "");
+            write(machine.path(), &format!("{folder}/lib/{}", library()), "a library");
         }
         let listing = format!("{packages}/mopd-{}.dist-info/METADATA", env!("CARGO_PKG_VERSION"));
         write(machine.path(), &listing, "");
@@ -207,7 +249,7 @@ mod tests {
         assert_eq!(source(machine, None), Some(LibtorchSource::Setup));
         // A version with CUDA comes before one without.
         let cuda = format!("cache/libtorch-{}-cuda/torch", version());
-        write(machine, &format!("{cuda}/lib/{}", library()), "");
+        write(machine, &format!("{cuda}/lib/{}", library()), "a library");
         let libtorch = found(machine, None).unwrap().libtorch.unwrap();
         assert_eq!((&libtorch.folder, libtorch.has_cuda()), (&machine.join(&cuda), false));
         std::fs::remove_dir_all(machine.join("cache")).unwrap();
@@ -229,6 +271,34 @@ mod tests {
         let found = found(machine.path(), None).unwrap();
         assert_eq!(found.libtorch.unwrap().source, LibtorchSource::Setup);
         assert!(found.ignored.unwrap().contains("torch 2.15.0 in "));
+    }
+
+    #[test]
+    fn a_library_without_its_end_is_not_used() {
+        let machine = tempfile::tempdir().unwrap();
+        let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let folder = machine.path().join(format!("cache/libtorch-{}-cpu", version()));
+        std::fs::create_dir_all(folder.join("lib")).unwrap();
+        for (length, whole) in [
+            (program.len(), true),
+            (program.len() - 1, false),
+            (program.len() / 2, false),
+            (64, false),
+            (10, false),
+            (0, false),
+        ] {
+            std::fs::write(folder.join("lib").join(library()), &program[..length]).unwrap();
+            let found = found(machine.path(), None).unwrap();
+            assert_eq!((found.libtorch.is_some(), found.ignored.is_none()), (whole, whole), "{length}");
+            let named = find_in(Some(folder.clone()), None, None);
+            assert_eq!(named.is_ok(), whole, "{length}");
+            assert!(named.err().is_none_or(|problem| problem.message().contains("is cut")));
+        }
+        // Any library that the worker loads.
+        std::fs::write(folder.join("lib").join(library()), &program).unwrap();
+        std::fs::write(folder.join("lib/libc10.so"), &program[..1000]).unwrap();
+        let ignored = found(machine.path(), None).unwrap().ignored.unwrap();
+        assert!(ignored.contains("lib/libc10.so is cut"), "{ignored}");
     }
 
     /// A Python that did not install mopd may share its folder of programs, such as `/usr/local`.

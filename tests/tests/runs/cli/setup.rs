@@ -39,13 +39,13 @@ fn a_worker_is_told_where_libtorch_is() {
     let without = said(doctor()).is(0, &[]).out;
     assert!(without.contains("[None, None]"), "{without}");
 
-    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "");
+    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "a library");
     let found = said(doctor()).is(0, &[]).out;
     let lib = place.path(FOLDER).join("lib").display().to_string();
     assert!(found.contains(&format!("['{lib}', '']")), "{found}");
     assert!(found.contains(&format!("libtorch  2.11.0, {}", place.path(FOLDER).display())), "{found}");
 
-    place.write("own/lib/libtorch_cpu.so", "");
+    place.write("own/lib/libtorch_cpu.so", "a library");
     let mut own = doctor();
     own.env("LIBTORCH", place.path("own")).env("LD_LIBRARY_PATH", "/theirs");
     let own = said(own).is(0, &[]).out;
@@ -72,7 +72,7 @@ fn a_worker_without_its_libraries() {
     {
         assert!(found.contains(part), "no {part:?} in {found}");
     }
-    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "");
+    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "a library");
     let found = said(doctor()).is(1, &[]).out;
     assert!(found.contains("the line above names what is missing beside it"), "{found}");
 }
@@ -80,7 +80,7 @@ fn a_worker_without_its_libraries() {
 #[test]
 fn a_set_up_machine_is_left_alone() {
     let place = place();
-    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "");
+    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "a library");
     let setup = said(bare(place.command(&["setup"]), &place)).is(0, &["is here already"]);
     assert_eq!(setup.out.trim_end(), place.path(FOLDER).display().to_string());
 
@@ -90,6 +90,29 @@ fn a_set_up_machine_is_left_alone() {
     python.arg("-S").arg(script);
     let found = said(bare(python, &place)).is(0, &[]);
     assert_eq!(found.out, setup.out);
+}
+
+/// What an interrupted copy or a full disk left is fetched again.
+#[test]
+fn a_cut_libtorch_is_not_here_already() {
+    let place = place();
+    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "");
+    place.write("bin/python3", "#!/bin/sh\necho fetched\n");
+    use std::os::unix::fs::PermissionsExt;
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(place.path("bin/python3"), executable).expect("permissions");
+    let mut command = bare(place.command(&["setup"]), &place);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", place.path("bin").display()));
+    let setup = said(command).is(0, &["is not used: lib/libtorch_cpu.so is cut"]);
+    assert_eq!(setup.out, "fetched\n");
+
+    // The download script agrees, and begins again: without pip it says so.
+    let script = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../setup/libtorch.py"));
+    let mut python = Command::new("python3");
+    python.arg("-S").arg(script).env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", place.path("none"));
+    said(bare(python, &place)).is(1, &["lib/libtorch_cpu.so is cut", "could not fetch"]);
+    assert!(!place.path(FOLDER).exists());
 }
 
 /// The download, with a Python that only reports its arguments.
@@ -114,11 +137,11 @@ fn the_set_up_hands_program_and_checksums_to_python() {
     assert_eq!(setup(&["setup"]).out, format!("- {usual}\n3\n1\n"));
     assert_eq!(setup(&["setup", "--cuda"]).out, "- fetch-cuda\n3\n1\n");
     // Then a libtorch for the CPU alone is not enough, and one with CUDA is.
-    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "");
+    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "a library");
     assert_eq!(setup(&["setup", "--cuda"]).out, "- fetch-cuda\n3\n1\n");
     let folder = "cache/libtorch-2.11.0-cuda/torch";
     for library in ["libtorch_cpu.so", "libtorch_cuda.so"] {
-        place.write(&format!("{folder}/lib/{library}"), "");
+        place.write(&format!("{folder}/lib/{library}"), "a library");
     }
     let found = setup(&["setup", "--cuda"]).out;
     assert_eq!(found.trim_end(), place.path(folder).display().to_string());
