@@ -11,10 +11,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub enum LimitExceeded {
     Memory,
     Depth,
-    /// The time limit, in seconds.
-    Time(u64),
+    /// The time that runs share ([`TimeBudget`]), and what each has besides.
+    Time {
+        shared: Duration,
+        each: Duration,
+    },
     /// The engine panicked, with this message.
     Panic(String),
 }
@@ -43,10 +47,59 @@ impl fmt::Display for LimitExceeded {
         match self {
             LimitExceeded::Memory => write!(f, "takes more than {} MiB of memory", MEMORY >> 20),
             LimitExceeded::Depth => write!(f, "nests deeper than {} MiB of stack hold", STACK >> 20),
-            LimitExceeded::Time(seconds) => write!(f, "takes longer than {seconds} s"),
+            LimitExceeded::Time { shared, each } => write!(
+                f,
+                "takes longer than {} ms for each conversation and {} s for all of them together",
+                each.as_millis(),
+                shared.as_secs_f64()
+            ),
             LimitExceeded::Panic(words) => write!(f, "makes the template engine fail: {words}"),
         }
     }
+}
+
+/// Processor time for all runs of one piece of code. Each run has some of its own; what it takes beyond that
+/// is shared, so that many runs can't take many times as long as one may. What runs leave of their own
+/// refills the shared part.
+#[derive(Debug)]
+pub struct TimeBudget {
+    each: Duration,
+    shared: Duration,
+    /// Nanoseconds left of the shared part.
+    left: AtomicU64,
+}
+
+impl TimeBudget {
+    pub fn new(each: Duration, shared: Duration) -> TimeBudget {
+        TimeBudget { each, shared, left: AtomicU64::new(nanoseconds(shared)) }
+    }
+
+    /// Time for a run that begins now.
+    fn limit(&self) -> Duration {
+        self.each + Duration::from_nanos(self.left.load(Ordering::Relaxed))
+    }
+
+    /// Adds to what is left of the shared part.
+    pub fn earn(&self, time: Duration) {
+        let most = nanoseconds(self.shared);
+        self.change(|left| left.saturating_add(nanoseconds(time)).min(most));
+    }
+
+    fn spend(&self, used: Duration) {
+        match used.checked_sub(self.each) {
+            Some(beyond) => self.change(|left| left.saturating_sub(nanoseconds(beyond))),
+            None => self.earn(self.each - used),
+        }
+    }
+
+    fn change(&self, change: impl Fn(u64) -> u64) {
+        let changed = |left| Some(change(left));
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 const RUNS: u8 = 0;
@@ -70,12 +123,13 @@ thread_local! {
 struct SandboxThread {
     jobs: Sender<Box<dyn FnOnce() + Send>>,
     state: &'static AtomicU8,
+    clock: ThreadClock,
 }
 
-/// Runs `work` within the limits and within `time`. `work` must own its data, because a stopped thread keeps
-/// it for ever.
+/// Runs `work` within the limits and within the time of a budget. `work` must own its data, because a stopped
+/// thread keeps it for ever.
 pub fn run<T: Send + 'static>(
-    time: Duration,
+    budget: &TimeBudget,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, LimitExceeded> {
     let failed = |words: &dyn fmt::Display| LimitExceeded::Panic(words.to_string());
@@ -94,10 +148,12 @@ pub fn run<T: Send + 'static>(
         let _ = answer.send(result);
     };
     sandbox.jobs.send(Box::new(job)).map_err(|_| failed(&"its thread is gone"))?;
-    let began = Instant::now();
+    let began = sandbox.clock.now();
+    let used = || sandbox.clock.now().saturating_sub(began);
     loop {
         match answered.recv_timeout(POLL_INTERVAL) {
             Ok(result) => {
+                budget.spend(used());
                 SANDBOX_THREAD.set(Some(sandbox));
                 return result.map_err(|panic| failed(&words(panic.as_ref())));
             }
@@ -105,10 +161,11 @@ pub fn run<T: Send + 'static>(
             Err(RecvTimeoutError::Timeout) => match state.load(Ordering::SeqCst) {
                 STOPPED_FOR_MEMORY => return Err(LimitExceeded::Memory),
                 STOPPED_FOR_DEPTH => return Err(LimitExceeded::Depth),
-                _ if began.elapsed() > time => {
+                _ if used() > budget.limit() => {
                     // Fails if the thread stopped itself at this moment; it stays stopped then.
                     let _ = state.compare_exchange(RUNS, TO_BE_STOPPED, Ordering::SeqCst, Ordering::SeqCst);
-                    return Err(LimitExceeded::Time(time.as_secs()));
+                    budget.spend(used());
+                    return Err(LimitExceeded::Time { shared: budget.shared, each: budget.each });
                 }
                 _ => {}
             },
@@ -121,17 +178,58 @@ fn words(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-fn start() -> std::io::Result<SandboxThread> {
+fn start() -> io::Result<SandboxThread> {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(fault::install);
     let state: &'static AtomicU8 = Box::leak(Box::new(AtomicU8::new(RUNS)));
     let (jobs, work) = channel::<Box<dyn FnOnce() + Send>>();
+    let (started, clock) = channel();
     std::thread::Builder::new().name("template".to_owned()).stack_size(STACK).spawn(move || {
         FLOOR.set(fault::stack_end() + RESERVE);
         fault::own_signal_stack();
+        let _ = started.send(ThreadClock::of_this_thread());
         work.into_iter().for_each(|job| job());
     })?;
-    Ok(SandboxThread { jobs, state })
+    let clock = clock.recv().map_err(io::Error::other)?;
+    Ok(SandboxThread { jobs, state, clock })
+}
+
+/// The processor time of a thread, which other threads can read: on a busy machine, time goes by in which a
+/// thread does nothing.
+#[derive(Clone, Copy)]
+struct ThreadClock {
+    #[cfg(target_os = "linux")]
+    id: libc::clockid_t,
+    began: Instant,
+}
+
+impl ThreadClock {
+    fn of_this_thread() -> ThreadClock {
+        #[cfg(target_os = "linux")]
+        let id = {
+            let mut id = libc::CLOCK_MONOTONIC;
+            // SAFETY: the call writes the id, or leaves the clock of the whole system there.
+            unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut id) };
+            id
+        };
+        ThreadClock {
+            #[cfg(target_os = "linux")]
+            id,
+            began: Instant::now(),
+        }
+    }
+
+    fn now(self) -> Duration {
+        #[cfg(target_os = "linux")]
+        {
+            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: the call writes into `time`.
+            if unsafe { libc::clock_gettime(self.id, &mut time) } == 0 {
+                return Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32);
+            }
+        }
+        self.began.elapsed()
+    }
 }
 
 /// The allocator of every program that links this crate.
@@ -313,7 +411,9 @@ mod fault {
 mod tests {
     use super::*;
 
-    const TIME: Duration = Duration::from_secs(20);
+    fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LimitExceeded> {
+        super::run(&TimeBudget::new(Duration::from_secs(20), Duration::ZERO), work)
+    }
 
     #[inline(never)]
     fn deep(level: u64) -> u64 {
@@ -330,25 +430,58 @@ mod tests {
     /// Each excess ends with an error, and later work succeeds.
     #[test]
     fn too_much_is_stopped_and_the_process_goes_on() {
-        assert_eq!(run(TIME, || 6 * 7), Ok(42));
-        assert_eq!(run(TIME, || vec![1u8; 10 << 30].len()), Err(LimitExceeded::Memory));
-        assert_eq!(run(TIME, || deep(0)), Err(LimitExceeded::Depth));
-        assert_eq!(run(TIME, || deep_with_memory(0)), Err(LimitExceeded::Depth));
+        assert_eq!(run(|| 6 * 7), Ok(42));
+        assert_eq!(run(|| vec![1u8; 10 << 30].len()), Err(LimitExceeded::Memory));
+        assert_eq!(run(|| deep(0)), Err(LimitExceeded::Depth));
+        assert_eq!(run(|| deep_with_memory(0)), Err(LimitExceeded::Depth));
         let growing = || {
             let mut kept = Vec::new();
             loop {
                 kept.push(vec![0u8; 1000]);
             }
         };
-        assert_eq!(run::<()>(TIME, growing), Err(LimitExceeded::Memory));
+        assert_eq!(run::<()>(growing), Err(LimitExceeded::Memory));
         let taken_and_freed = || (0..10_000).map(|_| vec![0u8; 1 << 20].len()).sum::<usize>();
-        assert_eq!(run(TIME, taken_and_freed), Ok(10_000 << 20), "what was given back does not count");
+        assert_eq!(run(taken_and_freed), Ok(10_000 << 20), "what was given back does not count");
         assert_eq!(
-            run(TIME, || -> u8 { panic!("on purpose") }),
+            run(|| -> u8 { panic!("on purpose") }),
             Err(LimitExceeded::Panic("on purpose".to_owned()))
         );
-        assert_eq!(run(TIME, || 6 * 7), Ok(42));
+        assert_eq!(run(|| 6 * 7), Ok(42));
         // Other threads use the allocator as before, also for more.
         assert_eq!(std::thread::spawn(|| vec![0u8; 300 << 20].len()).join().unwrap(), 300 << 20);
+    }
+
+    fn busy(time: Duration) -> usize {
+        let began = ThreadClock::of_this_thread();
+        let start = began.now();
+        let mut taken = 0;
+        while began.now() - start < time {
+            taken += vec![0u8; 100].len();
+        }
+        taken
+    }
+
+    /// What one run takes too long, the others lack.
+    #[test]
+    fn runs_share_their_time() {
+        let ms = Duration::from_millis;
+        let budget = TimeBudget::new(ms(50), ms(300));
+        let exceeded = LimitExceeded::Time { shared: ms(300), each: ms(50) };
+        let mut done = 0;
+        let stopped = (0..100).find_map(|_| {
+            let outcome = super::run(&budget, move || busy(ms(150)));
+            done += usize::from(outcome.is_ok());
+            outcome.err()
+        });
+        assert_eq!(stopped, Some(exceeded.clone()));
+        assert!((2..=3).contains(&done), "{done}");
+        // A run within its own time goes on, and refills what is shared.
+        assert!(super::run(&budget, || 1).is_ok());
+        (0..4).for_each(|_| assert!(super::run(&budget, || 1).is_ok()));
+        assert!(super::run(&budget, move || busy(ms(150))).is_ok());
+        assert_eq!(super::run(&budget, move || busy(ms(400))), Err(exceeded));
+        budget.earn(ms(1_000));
+        assert_eq!(budget.limit(), ms(350));
     }
 }

@@ -11,7 +11,7 @@ use mopd_store::regular;
 
 use super::error::{DataError, DataProblem, RowPlace};
 use super::lines::BYTE_ORDER_MARK;
-use super::rows::{RowProjection, RowVisitor, line};
+use super::rows::{RowProjection, RowVisitor, check_columns, line};
 use crate::tokenizer::json::{Json, Object};
 
 /// Reads a file. Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line
@@ -60,6 +60,7 @@ pub fn read(
         if done || is_blank(&record, separator) {
             continue;
         }
+        check_columns(parser.ended).map_err(failed)?;
         let cells = parser.cells(&record).map_err(failed)?;
         let Some(names) = &header else {
             // A quoted name may contain a carriage return before a line feed.

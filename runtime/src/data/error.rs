@@ -135,6 +135,15 @@ pub enum DataProblem {
         cause: String,
     },
     NoMatch,
+    /// A pattern that goes through more entries of folders than it may.
+    PatternTooWide {
+        most: usize,
+    },
+    /// A row with more columns than it may have.
+    TooManyColumns {
+        count: usize,
+        most: usize,
+    },
     /// A folder without data files.
     NoData,
     /// A split was requested, but the path is not a folder.
@@ -222,6 +231,12 @@ impl fmt::Display for DataProblem {
             DataProblem::AllLeftOut { rows } => write!(f, "the filter holds in none of its {rows} rows"),
             DataProblem::Pattern { cause } => write!(f, "not a pattern of file names: {cause}"),
             DataProblem::NoMatch => write!(f, "no file matches the pattern"),
+            DataProblem::PatternTooWide { most } => {
+                write!(f, "the pattern goes through more than {most} files and folders")
+            }
+            DataProblem::TooManyColumns { count, most } => {
+                write!(f, "the row has {count} columns, more than the {most} that a row may have")
+            }
             DataProblem::NoData => write!(f, "the folder has no data files"),
             DataProblem::NoSplits { split } => write!(
                 f,
@@ -342,6 +357,13 @@ impl DataError {
             DataProblem::AllLeftOut { .. } => "change the domain's `filter`".to_owned(),
             DataProblem::Pattern { .. } | DataProblem::NoMatch => {
                 "paths are relative to the experiment's file".to_owned()
+            }
+            DataProblem::PatternTooWide { .. } => {
+                "begin it with the folder that has the data, such as \"data/**/*.jsonl\"".to_owned()
+            }
+            DataProblem::TooManyColumns { .. } => {
+                "leave out the columns that nothing reads, or put their values into a list in one column"
+                    .to_owned()
             }
             DataProblem::NoData => format!("it must have files that end in .{}", ENDINGS.join(", .")),
             DataProblem::NoSplits { .. } => "leave `split` out, or name the folder".to_owned(),

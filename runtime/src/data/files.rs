@@ -9,6 +9,7 @@ use mopd_plan::nearest;
 use mopd_store::regular;
 
 use super::error::{DataError, DataProblem};
+use super::patterns;
 
 /// One file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +52,7 @@ pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError
 }
 
 fn matching(path: &Path) -> Result<Vec<PathBuf>, DataProblem> {
-    let pattern = path.to_string_lossy();
-    let found = glob::glob(&pattern).map_err(|error| DataProblem::Pattern { cause: error.msg.to_owned() })?;
-    let mut paths: Vec<PathBuf> = found.filter_map(Result::ok).filter(|path| path.is_file()).collect();
-    paths.sort();
+    let paths = patterns::matching(path, patterns::MOST_ENTRIES)?;
     if paths.is_empty() { Err(DataProblem::NoMatch) } else { Ok(paths) }
 }
 

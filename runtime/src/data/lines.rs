@@ -7,7 +7,7 @@ use std::path::Path;
 use mopd_store::regular;
 
 use super::error::{DataError, DataProblem, RowPlace};
-use super::rows::{DataRow, RowProjection, RowVisitor, line};
+use super::rows::{DataRow, RowProjection, RowVisitor, check_columns, line};
 use crate::tokenizer::json::{Json, describe};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -45,7 +45,10 @@ fn row(line: &[u8], place: RowPlace, wanted: RowProjection) -> Result<DataRow, D
     let line = std::str::from_utf8(line).map_err(|error| DataProblem::not_utf8(line, &error))?;
     let value = Json::parse(line).map_err(|error| DataProblem::not_json(line, &error))?;
     match value {
-        Json::Object(object) => Ok(wanted.of_object(place, object)),
+        Json::Object(object) => {
+            check_columns(object.len())?;
+            Ok(wanted.of_object(place, object))
+        }
         other => Err(DataProblem::NotAnObject { found: describe(&other) }),
     }
 }

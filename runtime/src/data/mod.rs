@@ -11,6 +11,7 @@ pub mod mixture;
 mod numbers;
 mod overlap;
 mod parquet;
+mod patterns;
 mod rows;
 mod trajectory;
 

@@ -15,7 +15,7 @@ use parquet::schema::types::{ColumnDescriptor, Type};
 use serde_json::Number;
 
 use super::error::{DataError, DataProblem, RowPlace};
-use super::rows::{DataRow, RowProjection, RowVisitor};
+use super::rows::{DataRow, RowProjection, RowVisitor, check_columns};
 use crate::content;
 use crate::tokenizer::json::{Json, Object};
 
@@ -41,6 +41,7 @@ pub fn read(
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     let present: Vec<String> =
         schema.root_schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
+    check_columns(schema.num_columns().max(present.len())).map_err(of_file)?;
     let is_read = |name: &str| wanted.whole || wanted.columns.iter().any(|column| column == name);
     for column in schema.columns() {
         let name = &column.path().parts()[0];

@@ -48,9 +48,20 @@ pub fn read(
     }
 }
 
-/// Most bytes of a row, which takes several times as much memory while it is parsed. A longer one is most
-/// likely a file of another kind.
-const LONGEST: usize = 256 << 20;
+/// Most bytes of a row, which takes up to thirty times as much memory while it is parsed. A longer one is
+/// most likely a file of another kind.
+const LONGEST: usize = 32 << 20;
+
+/// Most columns of a row.
+pub(super) const MOST_COLUMNS: usize = 200_000;
+
+/// Refuses a row of too many columns.
+pub(super) fn check_columns(count: usize) -> Result<(), DataProblem> {
+    if count <= MOST_COLUMNS {
+        return Ok(());
+    }
+    Err(DataProblem::TooManyColumns { count, most: MOST_COLUMNS })
+}
 
 /// Appends the next line with its line feed to `record`, which may hold earlier lines of the same row.
 /// Returns the line's length; 0 at the end of the file.

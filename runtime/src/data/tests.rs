@@ -52,6 +52,39 @@ fn complaint(path: &Path, needed: &[Field]) -> (String, String) {
 
 const ANSWER: &[Field] = &[Field { name: "answer", kind: FieldKind::Text }];
 
+/// Rows that only a file of another kind has.
+#[test]
+fn a_row_of_any_size_is_bounded() {
+    let long = |text: &str| text.repeat((33 << 20) / text.len());
+    let fields = |count: usize| {
+        let names = (0..count).map(|number| format!("\"k{number}\":1"));
+        format!("{{\"prompt\":\"a\",\"answer\":\"b\",{}}}\n", names.collect::<Vec<_>>().join(","))
+    };
+    for (content, problem) in [
+        (format!("{{\"prompt\": \"{}\"}}\n", long("x")), ":1: a row of more than 32 MiB"),
+        (format!("[{}]\n", long("1,")), ":1: a row of more than 32 MiB"),
+        (long("{\"a\":"), ":1: a row of more than 32 MiB"),
+        (fields(300_000), ":1: the row has 300002 columns, more than the 200000 that a row may have"),
+    ] {
+        let (message, help) = refused(content, ANSWER);
+        assert_eq!(message, problem);
+        assert!(!help.is_empty());
+    }
+    assert_eq!(load(fields(9_000)).len(), 1);
+    let header: String = (0..300_000).map(|number| format!("c{number},")).collect();
+    for (name, content, problem) in [
+        ("a.csv", format!("prompt,answer,{header}z\n"), ":1: the row has 300003 columns"),
+        ("b.csv", format!("prompt,answer\na,\"{}\n", long("x\n")), ":2: a row of more than 32 MiB"),
+        ("c.tsv", format!("prompt\tanswer{}\n", "\t".repeat(300_000)), ":1: the row has 300002 columns"),
+    ] {
+        let (folder, _) = file("");
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        let (message, _) = complaint(&path, ANSWER);
+        assert!(message.starts_with(problem), "{message}");
+    }
+}
+
 #[test]
 fn lines_keep_their_numbers_and_fields() {
     let data = load(

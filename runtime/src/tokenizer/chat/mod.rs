@@ -232,6 +232,13 @@ impl Conversation {
         format!("{messages:?} {:?} {:?}", self.tools, self.documents)
     }
 
+    /// About how many bytes of text it has.
+    fn size(&self) -> usize {
+        let variables = self.variables.iter().map(|(_, value)| value);
+        let parts = self.messages.iter().map(|message| &message.value).chain(variables);
+        parts.chain(&self.tools).chain(&self.documents).map(|value| value.to_string().len()).sum()
+    }
+
     pub fn has_tools(&self) -> bool {
         self.tools.is_some()
     }

@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::format::StrftimeItems;
 use chrono::{Datelike, NaiveDate};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
-use mopd_kernels::os::bounded;
+use mopd_kernels::os::bounded::{self, TimeBudget};
 use regex::Regex;
 
 use super::python::{self, DumpsArguments};
@@ -25,6 +25,8 @@ pub struct ChatTemplate {
     special: Vec<(&'static str, String)>,
     marks_answers: bool,
     asks_date: bool,
+    /// For all of its renderings.
+    time: TimeBudget,
 }
 
 /// The tag around the assistant's text, in templates that mark it.
@@ -39,8 +41,17 @@ const OPEN: &str = "\u{F8FF}mopd-answer-7d1f\u{F8FE}";
 const CLOSE: &str = "\u{F8FE}mopd-answer-7d1f\u{F8FF}";
 /// Most instructions of one rendering, far more than published templates take.
 const FUEL: u64 = 50_000_000;
-/// Time limit of one rendering; templates of published models take less than a thousandth of it.
-pub(super) const TIME: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 20 });
+/// Processor time of a rendering; templates of published models take less than a hundredth of it.
+pub(super) const EACH: Duration = Duration::from_millis(10);
+/// And for each byte of the text: long conversations take longer.
+const EACH_BYTE: Duration = Duration::from_nanos(50);
+/// Processor time of all renderings together, besides.
+pub(super) const SHARED: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5_000 });
+/// Most bytes of a template. Those of published models have less than a thirtieth.
+const LONGEST: usize = 1 << 20;
+/// Most bytes that a template writes of its own, and most copies of the conversation.
+const LONGEST_OWN: usize = 1 << 20;
+const MOST_COPIES: usize = 8;
 
 impl ChatTemplate {
     pub fn new(
@@ -48,6 +59,10 @@ impl ChatTemplate {
         source: &str,
         special: Vec<(&'static str, String)>,
     ) -> Result<ChatTemplate, ChatError> {
+        if source.len() > LONGEST {
+            let size = source.len();
+            return Err(ChatError::Template(format!("it has {size} bytes, more than {} MiB", LONGEST >> 20)));
+        }
         let marks_answers = GENERATION.is_match(source);
         let rewritten = GENERATION.replace_all(source, |found: &regex::Captures| {
             let [before, after] = [&found[1], &found[3]];
@@ -55,7 +70,8 @@ impl ChatTemplate {
             format!("{{%{before} {tag} {after}%}}")
         });
         let rewritten = rewritten.into_owned();
-        let environment = bounded::run(TIME, move || -> Result<Arc<Environment<'static>>, ChatError> {
+        let time = TimeBudget::new(EACH, SHARED);
+        let environment = bounded::run(&time, move || -> Result<Arc<Environment<'static>>, ChatError> {
             let mut environment = environment();
             environment
                 .add_template_owned("chat", rewritten)
@@ -65,7 +81,7 @@ impl ChatTemplate {
         let (name, asks_date) = (name.to_owned(), source.contains("strftime_now"));
         let environment =
             environment.map_err(|exceeded| ChatError::Bounds { template: name.clone(), exceeded })??;
-        Ok(ChatTemplate { name, environment, special, marks_answers, asks_date })
+        Ok(ChatTemplate { name, environment, special, marks_answers, asks_date, time })
     }
 
     /// Its name in the model's files.
@@ -105,13 +121,21 @@ impl ChatTemplate {
             .chain(conversation.context(count))
             .chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
         let (environment, context) = (self.environment.clone(), Value::from_pairs(context));
-        let marked = bounded::run(TIME, move || {
+        let marked = bounded::run(&self.time, move || {
             let template =
                 environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
             template.render(context).map_err(|error| ChatError::Render(describe(&error)))
         });
         let marked =
             marked.map_err(|exceeded| ChatError::Bounds { template: self.name.clone(), exceeded })??;
+        self.time.earn(EACH_BYTE * u32::try_from(marked.len()).unwrap_or(u32::MAX));
+        if marked.len() > LONGEST_OWN && marked.len() > MOST_COPIES * conversation.size() {
+            return Err(ChatError::Render(format!(
+                "it writes {} MiB, more than {} MiB and {MOST_COPIES} times the conversation",
+                marked.len() >> 20,
+                LONGEST_OWN >> 20
+            )));
+        }
         if !self.marks_answers {
             return Ok((marked, Vec::new()));
         }
@@ -271,7 +295,10 @@ static TODAY: AtomicI32 = AtomicI32::new(0);
 /// Sets the date from the clock, at the start of a job. A run that goes past midnight keeps its date, which
 /// is part of the keys of its results.
 pub fn look_at_the_clock() -> NaiveDate {
-    let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).date_naive();
+    // A clock before 1970, or beyond any calendar, shows the first day.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or_default();
+    let now = chrono::DateTime::from_timestamp(seconds, 0).unwrap_or_default().date_naive();
     TODAY.store(now.num_days_from_ce(), Ordering::Relaxed);
     now
 }

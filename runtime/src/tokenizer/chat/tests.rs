@@ -275,6 +275,10 @@ fn another_question_stands_in_place_of_the_last_one_or_of_all() {
     assert_eq!(rendered(chat().asking("third", false)), "system: be brief; user: third; ");
 }
 
+fn too_long() -> LimitExceeded {
+    LimitExceeded::Time { shared: super::template::SHARED, each: super::template::EACH }
+}
+
 #[test]
 fn hostile_templates_are_errors() {
     let chat = Conversation::question(None, "x");
@@ -289,10 +293,7 @@ fn hostile_templates_are_errors() {
     ] {
         let error = template(source).render(&chat, 1, false).unwrap_err();
         // On a busy machine, the time limit may be reached before the instruction limit.
-        let late = ChatError::Bounds {
-            template: "default".to_owned(),
-            exceeded: LimitExceeded::Time(super::template::TIME.as_secs()),
-        };
+        let late = ChatError::Bounds { template: "default".to_owned(), exceeded: too_long() };
         assert!(matches!(error, ChatError::Render(_)) || error == late, "{source}: {error}");
     }
     assert!(ChatTemplate::new("default", "{% if %}", Vec::new()).is_err());
@@ -341,6 +342,7 @@ fn templates_that_take_too_much_are_stopped() {
             "makes the template engine fail",
             "too large",
             "repeat",
+            "more than 1 MiB",
         ];
         assert!(
             error.contains("chat template") && known.iter().any(|part| error.contains(part)),
@@ -366,13 +368,55 @@ fn a_template_that_takes_too_long_is_stopped() {
          }}{% endfor %}{% endfor %}",
     );
     let error = slow.render(&Conversation::question(None, "x"), 1, true).unwrap_err();
-    assert_eq!(
-        error,
-        ChatError::Bounds {
-            template: "default".to_owned(),
-            exceeded: LimitExceeded::Time(super::template::TIME.as_secs())
-        }
-    );
+    assert_eq!(error, ChatError::Bounds { template: "default".to_owned(), exceeded: too_long() });
+}
+
+/// The time is for all rows together: none of these takes long for each of many rows.
+#[test]
+fn a_slow_template_is_stopped_before_its_rows_take_long() {
+    let each = |count: usize, body: &str| format!("{{% for i in range({count}) %}}{body}{{% endfor %}}");
+    let text = "{% set s = 'abc' * 1000000 %}";
+    let numbers = "{% set l = range(50000)|list %}";
+    let cases = [
+        format!("{text}{}", each(150, "{{ 1 if 'x' in s }}")),
+        format!("{text}{}", each(150, "{% set x = s.upper() %}")),
+        format!("{text}{}", each(150, "{% set x = s|lower %}")),
+        format!("{text}{}", each(150, "{% set x = s.replace('a', 'b') %}")),
+        format!("{text}{}", each(150, "{% set x = s.find('x') %}")),
+        format!("{text}{}", each(150, "{% set x = s|length %}")),
+        format!("{text}{}", each(150, "{% set x = s[::-1] %}")),
+        format!("{numbers}{}", each(100, "{% set x = l|join(',') %}")),
+        format!("{numbers}{}", each(100, "{% set x = l|tojson %}")),
+        format!("{numbers}{}", each(100, "{% set x = l|sort(reverse=true) %}")),
+        format!("{numbers}{}", each(1000, "{{ 1 if -1 in l }}")),
+        format!("{{% set n = namespace(s='') %}}{}", each(40_000, "{% set n.s = n.s ~ 'abcdefgh' %}")),
+    ];
+    for source in cases {
+        let slow = template(&source);
+        let began = std::time::Instant::now();
+        let chat = Conversation::question(None, "x");
+        let stopped = (0..1_000).find_map(|_| slow.render(&chat, 1, true).err());
+        assert!(matches!(stopped, Some(ChatError::Bounds { .. })), "{source}: {stopped:?}");
+        assert!(began.elapsed().as_secs() < 120, "{source}: {:?}", began.elapsed());
+    }
+    // Many rows of a usual template take as long as they are.
+    let usual = template("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
+    let chat = Conversation::question(Some("be brief"), &"word ".repeat(2_000));
+    assert!((0..2_000).all(|_| usual.render(&chat, 2, true).is_ok()));
+}
+
+#[test]
+fn a_template_does_not_write_more_than_its_conversation() {
+    let long = "x ".repeat(300_000);
+    assert!(ChatTemplate::new("default", &long.repeat(2), Vec::new()).is_err());
+    let asked = || Conversation::question(None, "x");
+    assert!(template(&long).render(&asked(), 1, true).is_ok());
+    let many = template(&format!("{{% for i in range(100) %}}{long}{{% endfor %}}"));
+    let error = many.render(&asked(), 1, true).unwrap_err().to_string();
+    assert!(error.contains("it writes 57 MiB, more than 1 MiB and 8 times the conversation"), "{error}");
+    // A long conversation may be written more than once.
+    let twice = template("{{ messages[0].content }}{{ messages[0].content }}");
+    assert!(twice.render(&Conversation::question(None, &long.repeat(4)), 1, true).is_ok());
 }
 
 /// A template can read the date, which is part of keys, and not the time of day.
