@@ -36,7 +36,7 @@ mod mutations;
 pub mod peers;
 pub mod predict;
 pub mod prepare;
-mod program;
+pub mod program;
 mod quote;
 pub mod random;
 pub mod remote;

@@ -19,6 +19,7 @@ use mopd_runtime::machine::device::Cuda;
 use mopd_runtime::machine::memory::{peak_memory, release_free};
 use mopd_runtime::machine::place::Place;
 use mopd_runtime::prepare::cache::DataCache;
+use mopd_runtime::program::orphans;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::{JobProgress, PEER, PeerJob, sample};
 use mopd_runtime::{bench, schedule, serve};
@@ -32,9 +33,23 @@ const USAGE_ERROR: u8 = 2;
 /// The job was stopped.
 const INTERRUPTED: u8 = 130;
 
+/// Bytes of stack of the thread that runs jobs. The system may give the first thread hardly any.
+const STACK: usize = 64 << 20;
+
 fn main() {
+    let thread = std::thread::Builder::new().name("worker".to_owned()).stack_size(STACK);
+    match thread.spawn(run) {
+        // It ends the process itself.
+        Ok(running) => drop(running.join()),
+        Err(error) => eprintln!("mopd-worker: the system refuses a thread of {} MiB: {error}", STACK >> 20),
+    }
+    exit_at_once(FAILED)
+}
+
+fn run() {
     install_hook();
     disable_trim();
+    orphans::adopt();
     let current = Current::default();
     let on_signal = current.clone();
     let handled = ignore_sigxfsz().and_then(|()| on_termination(move || on_signal.signal()));
@@ -50,7 +65,13 @@ fn main() {
             USAGE_ERROR
         }
     };
-    // Each event was flushed when emitted, and whatever must be cleaned up belongs to a job, which is over.
+    end(status)
+}
+
+/// Ends this process. Each event was flushed when emitted, and whatever else must be cleaned up belongs to a
+/// job.
+fn end(status: u8) -> ! {
+    orphans::kill_all();
     exit_at_once(status)
 }
 
@@ -121,7 +142,7 @@ impl Current {
     fn signal(&self) {
         match &self.lock().control {
             Some(control) if control.signal() => exit_if_idle(control),
-            _ => exit_at_once(INTERRUPTED),
+            _ => end(INTERRUPTED),
         }
     }
 }
@@ -131,7 +152,7 @@ impl Current {
 fn exit_if_idle(control: &Control) {
     if !control.at_work() {
         control.emit(&Event::Interrupted { finished: 0, tasks: 0 });
-        exit_at_once(INTERRUPTED);
+        end(INTERRUPTED);
     }
 }
 

@@ -11,4 +11,4 @@ pub use allocator::{MmapLargeBlocksGuard, disable_trim, trim_heap};
 pub use huge_pages::advise_huge_pages;
 pub use library::{Library, load_library};
 pub use mapping::Mapping;
-pub use process::{ProcessId, exit_at_once};
+pub use process::{ProcessId, adopt_orphans, exit_at_once};

@@ -22,10 +22,28 @@ impl ProcessId {
         send_kill(self.0);
     }
 
+    /// Removes a child of this process that has ended, which nobody else waits for.
+    pub fn reap(self) {
+        // SAFETY: the call writes nothing where the pointer is null.
+        unsafe { libc::waitpid(self.0, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+
     /// Kills all processes of the group that this process leads. A group that has ended is no error.
     pub fn kill_group(self) {
         send_kill(-self.0);
     }
+}
+
+/// Makes this process the parent of processes below it whose parents end, in place of the system's first
+/// process. False where the system can't.
+pub fn adopt_orphans() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a system call that touches no memory.
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 fn send_kill(target: libc::pid_t) {

@@ -12,9 +12,13 @@ pub enum RewardRange {
     /// From 0 to 1.
     #[default]
     Unit,
-    /// Any finite number.
+    /// Any number up to [`MOST_REWARD`].
     Any,
 }
+
+/// The largest reward, positive or negative. Advantages are computed in single precision, which ends at 3e38,
+/// and statistics of a batch are sums of squares.
+pub const MOST_REWARD: f64 = 1e15;
 
 impl RewardRange {
     pub fn is_unit(&self) -> bool {
@@ -24,7 +28,7 @@ impl RewardRange {
     pub fn has(self, reward: f64) -> bool {
         match self {
             RewardRange::Unit => (0.0..=1.0).contains(&reward),
-            RewardRange::Any => reward.is_finite(),
+            RewardRange::Any => reward.abs() <= MOST_REWARD,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Ends all processes that the user's programs start. A process group is not enough: a child may leave it
 //! (`setsid`), and this process may be killed before it kills the group. So all processes of a program are
 //! recognised by a variable in their environment, and a guard, a process of its own, kills those that are
-//! left when this process is gone, however it ended.
+//! left when this process is gone, however it ended. Those without the variable are found as [`orphans`].
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -12,6 +12,8 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mopd_kernels::os::ProcessId;
+
+use super::orphans;
 
 /// The variable in the environment of all processes of such a program.
 const VARIABLE: &str = "MOPD_PROGRAM";
@@ -77,13 +79,14 @@ fn of_this_process() -> &'static str {
 }
 
 fn guard() -> std::io::Result<Child> {
-    Command::new("sh")
+    let mut guard = Command::new("sh");
+    guard
         .args(["-c", GUARD, "guard", &format!("{VARIABLE}={}", of_this_process())])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    orphans::spawn(&mut guard, false)
 }
 
 /// The ids of processes that have `entry` in their environment. Empty if the system has no `/proc`.

@@ -3,6 +3,7 @@
 
 mod descendants;
 pub mod once;
+pub mod orphans;
 mod worker;
 
 use std::path::{Path, PathBuf};

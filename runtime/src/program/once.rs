@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mopd_kernels::os::ProcessId;
 
 use super::descendants::DescendantMark;
+use super::orphans;
 use crate::control::Control;
 
 /// How often to check whether the process has ended.
@@ -38,6 +39,7 @@ impl Drop for RunningProcess {
         self.mark.kill();
         // It fails only if the child was reaped before.
         let _ = self.child.wait();
+        orphans::ended(&self.child);
     }
 }
 
@@ -45,13 +47,13 @@ impl Drop for RunningProcess {
 /// `stderr`, and its standard output is discarded.
 pub fn run(mut command: Command, stderr: File, limit: Duration, control: &Control) -> io::Result<Ended> {
     let mark = DescendantMark::new();
-    let child = command
+    command
         .envs([mark.variable()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr)
-        .process_group(0)
-        .spawn()?;
+        .process_group(0);
+    let child = orphans::spawn(&mut command, true)?;
     let mut running = RunningProcess { child, mark };
     let deadline = Instant::now().checked_add(limit);
     loop {

@@ -15,6 +15,7 @@ use mopd_kernels::os::ProcessId;
 use mopd_plan::events::CALLERS_LIBRARY_PATH;
 
 use super::descendants::DescendantMark;
+use super::orphans;
 
 /// Bytes of a line; a longer one is cut here, and then is not valid JSON.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -62,7 +63,7 @@ impl ChildProcess {
             Some(theirs) => shell.env("LD_LIBRARY_PATH", theirs),
             None => &mut shell,
         };
-        let mut child = shell
+        shell
             .args(["-c", command])
             .current_dir(folder)
             .envs([mark.variable()])
@@ -71,8 +72,8 @@ impl ChildProcess {
             .stderr(Stdio::piped())
             // A group of its own: it can be killed with all its children, and Ctrl-C at the terminal
             // reaches only us.
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        let mut child = orphans::spawn(&mut shell, true)?;
         let (requests, to_write) = mpsc::channel();
         let (line_read, lines) = mpsc::sync_channel(LINES_AHEAD);
         let (stderr_ends, stderr_open) = mpsc::channel();
@@ -177,6 +178,7 @@ impl ChildProcess {
         self.mark.kill();
         // Reaps the child: no zombie. It fails only if that was done before.
         let _ = self.child.wait();
+        orphans::ended(&self.child);
     }
 }
 

@@ -209,7 +209,7 @@ fn verdict(reply: &Value, range: RewardRange) -> Result<Judgement, String> {
     let reward = reply.get("reward").ok_or("no `reward`")?;
     let reward = reward.as_f64().filter(|reward| range.has(*reward)).ok_or(match range {
         RewardRange::Unit => "a `reward` that is not a number from 0 to 1",
-        RewardRange::Any => "a `reward` that is not a finite number",
+        RewardRange::Any => "a `reward` that is not a number from -1e15 to 1e15",
     })?;
     let feedback = match reply.get("feedback") {
         None | Some(Value::Null) => None,

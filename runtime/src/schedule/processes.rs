@@ -25,6 +25,7 @@ use crate::machine::memory::{peak_of, reset_peak_of};
 use crate::machine::place::Place;
 use crate::model::Weights;
 use crate::peers::{Peers, Rendezvous, RunSecret, unreadable};
+use crate::program::orphans;
 use crate::store::{Lookup, Store};
 use crate::train::{LearnerTurn, RestoreMode};
 
@@ -187,12 +188,9 @@ impl ChildProcesses {
         let failed = |error: std::io::Error| {
             failed(format!("cannot start process {} of {}: {error}", job.rank, job.run.processes))
         };
-        let mut child = Program::new(std::env::current_exe().map_err(failed)?)
-            .arg(PEER)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
+        let mut peer = Program::new(std::env::current_exe().map_err(failed)?);
+        peer.arg(PEER).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = orphans::spawn(&mut peer, false).map_err(failed)?;
         let mut input = child.stdin.take().expect("it is piped");
         self.children.push(child);
         let mut text = serde_json::to_vec(job).expect("a job is plain data");

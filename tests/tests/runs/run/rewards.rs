@@ -223,6 +223,54 @@ fn tests_judge_what_is_written() {
     assert!(said.contains("need `python3`") && !said.contains("stage_started"), "{said}");
 }
 
+/// Processes that left their parent, their session and their environment end with the run.
+#[test]
+fn nothing_that_a_program_starts_outlives_the_run() {
+    let bench = Bench::new();
+    let program = r#"import json, os, subprocess, sys
+note = "echo $$ >> pids; exec sleep 1000"
+for leave in ["env -i setsid sh -c", "setsid env -i setsid sh -c", "nohup env -i sh -c", "env -u MOPD_PROGRAM sh -c"]:
+    subprocess.run(f"{leave} '{note}' >/dev/null 2>&1 </dev/null &", shell=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        null = os.open("/dev/null", os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(null, descriptor)
+        os.execve("/bin/sh", ["sh", "-c", note], {})
+    os._exit(0)
+os.wait()
+for line in sys.stdin:
+    request = json.loads(line)
+    print(json.dumps({"id": request["id"], "reward": 1.0}), flush=True)
+"#;
+    bench.write("judge.py", program);
+    bench.write("tiny.mopd", &source("command(\"python3 judge.py\")", "reward"));
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let ids = std::fs::read_to_string(bench.path("pids")).expect("the program's list");
+    assert!(ids.lines().count() >= 5, "{ids}");
+    for id in ids.lines() {
+        assert!(!std::path::Path::new(&format!("/proc/{id}/stat")).exists(), "{id} of {ids}");
+    }
+}
+
+/// Statistics of such rewards overflow.
+#[test]
+fn a_reward_beyond_single_precision_is_named() {
+    let bench = Bench::new();
+    for (number, finite) in [("1e308", true), ("-1e16", true), ("1e15", false)] {
+        bench.write(
+            "judge.py",
+            &format!("def score(completions, **_):\n    return [{number}] * len(completions)\n"),
+        );
+        bench.write("tiny.mopd", &source("python(\"judge.py:score\", range: any)", "reward"));
+        let said = text(&bench.run(&["--fresh"]));
+        assert_eq!(said.contains("a number from -1e15 to 1e15"), finite, "{said}");
+        assert!(!said.contains("worker-protocol"), "{said}");
+    }
+}
+
 /// A server that gives 0.5 for each of the first three letters of the alphabet, at most 1, and counts its
 /// requests.
 fn serve(answer: impl Fn(&[Value]) -> String + Send + Sync + 'static) -> (String, Arc<AtomicUsize>) {
