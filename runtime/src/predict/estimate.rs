@@ -7,6 +7,10 @@ use super::cut;
 use super::trial::StageTrial;
 use crate::model::Weights;
 
+/// Seconds that a sequence takes besides its products: its prompt is drawn, its text is read, it is packed.
+/// Without them, a million sequences of a tiny model would seem to take no time.
+const EACH_SEQUENCE: f64 = 50e-6;
+
 impl StageTrial<'_> {
     /// About how many multiplications and additions a step of `batch` sequences takes with `layers` layers.
     pub fn work(&self, batch: u32, layers: usize) -> f64 {
@@ -90,8 +94,11 @@ impl StageTrial<'_> {
         let continued: u32 = continued.map(|of| of.width.min(self.completion)).sum();
         let beside = f64::from(spoken + about + attempted + derived + continued);
         let reads = f64::from(written) + beside + 20.0;
+        let sequences = f64::from(batch) * self.rows_of_draw();
         // `work` is an upper bound; about this part of it is done.
-        0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
+        0.6 * self.work(batch, config.layers) / machine.products
+            + reads * parameters / machine.bytes
+            + EACH_SEQUENCE * sequences
     }
 
     /// The least bytes that a whole step needs: weights, gradients and moments of the student, and the other
