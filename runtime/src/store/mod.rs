@@ -109,7 +109,11 @@ impl Store {
         noted.sort_by_key(|(at, _)| *at);
         let how = match noted.last() {
             Some((_, last)) => Some(here.difference(last)),
-            None if results => Some("an earlier version of mopd computed them".to_owned()),
+            None if results => Some(
+                "which one is not recorded: an earlier version of mopd computed them, or part of the store \
+                was deleted"
+                    .to_owned(),
+            ),
             None => None,
         };
         let text = serde_json::to_vec(here).expect("arithmetic is plain data");
@@ -135,6 +139,9 @@ impl Store {
     pub fn record(&self, key: &str) -> Result<Record> {
         let folder = self.path(key);
         read_record(&folder).map_err(|reason| {
+            if let Some(deleted) = self.deleted(key) {
+                return deleted;
+            }
             Error::new(FailureKind::Storage, format!("cannot read the metrics of a finished stage: {reason}"))
                 .help("run again: damaged results are computed again")
         })
@@ -142,7 +149,20 @@ impl Store {
 
     /// The weights of an entry, mapped from its files. Unlike [`Store::find`], it does not verify checksums.
     pub fn weights(&self, key: &str) -> Result<Weights> {
-        Ok(Checkpoint::load(&self.path(key))?.weights)
+        match Checkpoint::load(&self.path(key)) {
+            Ok(checkpoint) => Ok(checkpoint.weights),
+            Err(error) => Err(self.deleted(key).unwrap_or(error)),
+        }
+    }
+
+    /// The error for an entry that this run has stored or found, and that is not there any more.
+    fn deleted(&self, key: &str) -> Option<Error> {
+        if self.has(key) {
+            return None;
+        }
+        let message = format!("{} was deleted during the run", self.path(key).display());
+        let help = "run the same command again: what was deleted is computed again";
+        Some(Error::new(FailureKind::Storage, message).help(help))
     }
 
     /// The secret of the store, from which private stages draw their noise.

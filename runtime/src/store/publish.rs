@@ -65,6 +65,9 @@ impl Store {
     fn fill(&self, folder: &Path, key: &str, current: &CurrentFiles) -> Result<()> {
         let entry = self.path(key);
         let sums = self.folder.checksums(key).map_err(|problem| {
+            if let Some(deleted) = self.deleted(key) {
+                return deleted;
+            }
             Error::new(FailureKind::Storage, format!("cannot read {}: {problem}", entry.display()))
                 .help("run again: damaged results are computed again")
         })?;

@@ -28,8 +28,8 @@ use crate::table;
 use crate::worker::interrupts::Interrupts;
 use crate::worker::killed;
 use crate::worker::{self, Kill, Worker, WorkerMessage};
-use mopd_store::WriteError;
 use mopd_store::results_folder::MODULES;
+use mopd_store::{Folder, StoreItemKind, WriteError};
 
 /// The store of finished stages, shared by all runs in a folder.
 pub const STORE: &str = ".mopd/store";
@@ -327,7 +327,11 @@ fn interrupted(progress: &RunProgress) -> CommandStatus {
 
 /// Where the finished stages are stored, as text.
 fn stored(progress: &RunProgress) -> String {
-    let done = progress.stored();
+    // Results may have been deleted meanwhile.
+    let store = Path::new(STORE);
+    let items = store.is_dir().then(|| Folder::at(store).items().ok()).flatten();
+    let results = items.map(|items| items.iter().filter(|item| item.kind == StoreItemKind::Result).count());
+    let done = results.map_or(progress.stored(), |results| progress.stored().min(results as u32));
     let finished = match done {
         0 => "no stage was finished".to_owned(),
         _ => format!("{done} of {} stages are finished and kept in {STORE}", progress.tasks.max(done)),

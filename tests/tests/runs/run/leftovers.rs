@@ -82,6 +82,24 @@ fn a_folder_of_results_that_is_deleted_meanwhile_is_no_success() {
     }
 }
 
+/// Of a store that was deleted nothing is called damaged, or kept: it is computed again.
+#[test]
+fn a_store_that_is_deleted_meanwhile_is_named_and_filled_again() {
+    let bench = long();
+    for deleted in [".mopd", ".mopd/store"] {
+        let child = started(&bench, "out", 2);
+        delete(&bench.path(deleted));
+        let output = child.wait_with_output().expect("it ends");
+        let said = text(&output);
+        assert!(!said.contains("damaged") && !said.contains("internal error"), "{said}");
+        if !output.status.success() {
+            assert_says(&said, &["was deleted", "run the same command again"]);
+        }
+        let again = bench.run(&["--out", "out"]);
+        assert!(again.status.success() && !text(&again).contains("damaged"), "{}", text(&again));
+    }
+}
+
 /// A kill after a result is stored and before its checkpoints are deleted.
 #[test]
 fn checkpoints_of_a_finished_stage_go_away() {
