@@ -9,6 +9,7 @@ mod commands;
 mod export;
 mod format;
 mod import;
+mod limits;
 mod run;
 mod setup;
 mod shell;

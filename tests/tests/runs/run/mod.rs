@@ -683,6 +683,20 @@ fn a_full_disk_is_an_error_with_the_path_and_keeps_what_was_finished() {
     assert!(bench.run(&[]).status.success(), "with room again, the run goes through");
 }
 
+/// `mopd` and its worker make their own stacks.
+#[test]
+fn hardly_any_stack_is_enough_for_a_run() {
+    let bench = Bench::new();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -s 64; exec \"$0\" run tiny.mopd --predict never"])
+        .arg(mopd_tests::mopd())
+        .current_dir(bench.folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("sh starts");
+    assert!(output.status.success(), "{}", text(&output));
+}
+
 #[test]
 fn an_interrupt_keeps_finished_stages_and_the_next_run_goes_on() {
     let bench = Bench::new();
