@@ -34,6 +34,15 @@ pub fn analyse_noting(
     analyse_entry(entry(path)?, path, overrides, note, &mopd_compiler::audit::diagnostics)
 }
 
+/// [`analyse_file`] with another auditor.
+pub fn analyse_with(
+    path: &Path,
+    overrides: &[(String, String)],
+    audit: Auditor,
+) -> Result<Analysis, Problem> {
+    analyse_entry(entry(path)?, path, overrides, &mut |_| {}, audit)
+}
+
 /// [`analyse_file`], and reports paths of the experiment that do not exist.
 pub fn check_file(path: &Path) -> Result<Analysis, Problem> {
     let folder = folder_of(path);

@@ -26,6 +26,11 @@ impl Span {
     }
 
     /// The smallest span that contains both; they must be in one file.
+    /// Whether it lies inside of another one.
+    pub fn is_within(self, other: Span) -> bool {
+        self.file == other.file && other.start <= self.start && self.end <= other.end
+    }
+
     pub fn to(self, other: Span) -> Span {
         Span { file: self.file, start: self.start.min(other.start), end: self.end.max(other.end) }
     }

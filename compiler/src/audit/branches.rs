@@ -142,7 +142,7 @@ impl<'a> Query<'a> {
 }
 
 /// For each condition, whether it is ever false and ever true in these toy models.
-fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, AuditRefusal> {
+pub(super) fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, AuditRefusal> {
     let lowered = FormulaGraph::from_formulas(None, conditions)?;
     let mut seen = vec![[false; 2]; conditions.len()];
     for toy in toys {

@@ -1,13 +1,15 @@
 //! A term on the tokens of one sampler, and whether it has a gradient there.
 
-use mopd_lang::experiment::{Objective, Origin, StageStep, Temperature, Term};
+use mopd_lang::experiment::{ModelId, Objective, Origin, StageStep, Temperature, Term};
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role, Signal};
 
 use super::judge::Query;
 use super::moments::{is_scheduled, moments};
 use super::sampler::Sampler;
+use super::sign::{is_verdict, judges};
 use super::states::StateValues;
 use super::teachers::Teachers;
-use super::toy_model::{RunNumbers, ToyMoment};
+use super::toy_model::{Drift, RunNumbers, ToyMoment};
 use super::verdict::RunPhase;
 use super::view::{SampleFilter, TermView};
 
@@ -18,6 +20,10 @@ pub(super) struct AuditCase<'a, 'b> {
     pub term: &'a Term,
     pub samples: SampleFilter<'a>,
     pub sampler: &'b Sampler,
+    /// The model that the stage starts from.
+    pub start: ModelId,
+    /// The change of the student since these tokens were drawn.
+    pub drift: Drift,
     /// The temperature of the policy that is trained on the rollout.
     pub policy_temperature: &'b Temperature,
     pub teachers: &'b Teachers,
@@ -52,17 +58,17 @@ impl<'a, 'b> AuditCase<'a, 'b> {
     pub fn query_of(&self, view: TermView<'a>, step: u32, run: RunNumbers) -> Option<Query<'a>> {
         let moment = ToyMoment { step: StageStep { step, steps: self.steps }, run, longest: self.longest };
         let view = view.of_policy(Some(self.policy_temperature.clone()));
-        Query::new(view, self.sampler, self.teachers, moment).ok()
+        Some(Query::new(view, self.sampler, self.teachers, moment).ok()?.drifted(self.drift))
     }
 
     pub fn query(&self, step: u32) -> Option<Query<'a>> {
         self.query_of(self.view(), step, RunNumbers::AtStep)
     }
 
-    /// The case for the tokens of later updates.
+    /// The case in later updates from these tokens.
     pub fn later(&self) -> Option<AuditCase<'a, 'b>> {
-        let again = self.updates > 1 && matches!(self.sampler, Sampler::Student { .. });
-        again.then_some(AuditCase { sampler: &Sampler::LATER_UPDATES, ..*self })
+        let again = self.updates > 1 && self.sampler.is_of_student();
+        again.then_some(AuditCase { drift: Drift::MODERATE, ..*self })
     }
 
     /// The case as text: `tokens that the student drew, on prompts that go to now`.
@@ -83,6 +89,30 @@ impl<'a, 'b> AuditCase<'a, 'b> {
     pub fn runs(&self) -> impl Iterator<Item = RunNumbers> {
         let rounds = StateValues::new(&self.view()).rounds();
         std::iter::once(RunNumbers::AtStep).chain((0..rounds).map(RunNumbers::Tried))
+    }
+
+    /// The mask of a term whose mean gradient is 0 without its masks, although a divergence from a teacher is a
+    /// factor of it: the divergence is the same for all tokens. A mask that judges completions is a choice of
+    /// what to imitate.
+    pub fn masks_a_term_of_zero(&self) -> Option<&'static str> {
+        let view = self.view();
+        let judging = |formula: &&Formula| {
+            formula.any(|node| {
+                matches!(&node.kind, FormulaKind::Signal(signal) if is_verdict(signal) || judges(signal))
+            })
+        };
+        let masks = [("select", view.select), ("when", view.when), ("filter", self.samples.filter)];
+        let mask = masks.into_iter().find_map(|(name, mask)| mask.map(|_| name))?;
+        let chosen = view.select.into_iter().chain(view.when).any(|mask| judging(&mask)) || self.samples.kept;
+        let factor = |node: &FormulaNode| {
+            matches!(&node.kind, FormulaKind::Signal(Signal::Divergence(divergence))
+                if divergence.roles().iter().any(|role| matches!(role, Role::Teacher | Role::Named { .. })))
+        };
+        if chosen || !view.value.any(factor) {
+            return None;
+        }
+        let plain = self.query_of(view.without_masks(), self.steps / 2, RunNumbers::AtStep)?;
+        (plain.vanishes() == Ok((true, true)) && !plain.acts_far_apart()).then_some(mask)
     }
 
     /// How the mean gradient vanishes at every moment of the run, and for any values of numbers that change.

@@ -8,6 +8,7 @@ use super::evaluate::Evaluator;
 use super::leaves::{ToySample, reward};
 use super::lengths::TokenShares;
 use super::refusal::AuditRefusal;
+use super::size::Outcome;
 use super::toy_model::ToyModel;
 use super::view::TermView;
 use crate::lower::FormulaGraph;
@@ -105,6 +106,19 @@ impl CompiledTerm {
         Ok(Expectation { gradient, value: value / elements, largest })
     }
 
+    /// The derivative of every outcome, by the student's logits.
+    ///
+    /// # Errors
+    /// A description of what the toy model lacks.
+    pub fn derivatives(&self, toy: &ToyModel, counting: AppliedParts) -> Result<Vec<Vec<f64>>, AuditRefusal> {
+        let evaluator = Evaluator::new(toy, &self.lowered, counting.bounds)?;
+        let of = |outcome: Outcome| {
+            let sample = ToySample::new(toy, &outcome, counting.bounds);
+            self.total(&evaluator, &sample).map(|total| total.gradient)
+        };
+        toy.size.outcomes().map(of).collect()
+    }
+
     /// The number of outcomes whose value and gradient are finite, and that of all outcomes that can be
     /// drawn.
     ///
@@ -140,7 +154,7 @@ impl CompiledTerm {
                 return true;
             }
             let sequence = layout.parent(axis.max(Axis::Sequence), Axis::Sequence, index);
-            reward(sample.toy, sequence / sample.toy.size.samples, &sample.outcome[sequence]) >= 1.0
+            reward(sample.toy, sample.toy.size.prompt(sequence), &sample.outcome[sequence]) >= 1.0
         };
         let elements = layout.len(axis);
         let chosen = |index: usize| {

@@ -14,7 +14,7 @@ use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
 use super::states::StateValues;
 use super::teachers::Teachers;
-use super::toy_model::{RunNumbers, ScaledSupport, ToyModel, ToyModelSpec, ToyMoment, Variation};
+use super::toy_model::{Drift, RunNumbers, ScaledSupport, ToyModel, ToyModelSpec, ToyMoment, Variation};
 use super::variants;
 use super::verdict::{GradientMultiple, NearestTask, RunPhase, TermVerdict, Verdict};
 use super::view::{TermView, ToyScale};
@@ -75,6 +75,7 @@ impl<'a> Query<'a> {
             temperature,
             step,
             run,
+            drift: Drift::None,
             longest,
             supports,
             values,
@@ -82,6 +83,11 @@ impl<'a> Query<'a> {
             entry_graphs: EntryGraphs::default(),
         };
         Ok(Query { view, spec })
+    }
+
+    /// The same term where the student has changed since the tokens were drawn.
+    pub fn drifted(self, drift: Drift) -> Query<'a> {
+        Query { spec: ToyModelSpec { drift, ..self.spec }, ..self }
     }
 
     pub fn measure(
@@ -231,6 +237,10 @@ impl<'a> Query<'a> {
         notes.extend(self.at_several_lengths(&verdict).unwrap_or_default());
         // Between very different or equal models, some formulas have no value. Then there is no note.
         notes.extend(self.steep(&verdict).unwrap_or_default());
+        notes.extend(self.with_more_peers(&verdict));
+        if verdict == Verdict::Zero {
+            notes.extend(self.cause_of_zero());
+        }
         let stationary_at_teacher = match &verdict {
             Verdict::Follows { .. }
             | Verdict::Weighted { .. }
@@ -254,6 +264,7 @@ impl<'a> Query<'a> {
             verdict,
             value_estimates,
             stationary_at_teacher,
+            later: None,
             notes,
         })
     }
@@ -309,9 +320,7 @@ impl<'a> Query<'a> {
     ) -> Result<Verdict, AuditRefusal> {
         if usual.is_zero() {
             if usual.largest <= LEAST && self.may_be_silent() {
-                return Ok(Verdict::NotAudited {
-                    why: "its conditions hold for no token in toy models this small".into(),
-                });
+                return Ok(self.without_gradient());
             }
             if self.acts_far_apart() {
                 return Ok(Verdict::NotAudited {

@@ -44,7 +44,7 @@ impl<'a> ToySample<'a> {
         let mut places = Vec::with_capacity(size.tokens());
         for (sequence, tokens) in outcome.iter().enumerate() {
             for (position, token) in tokens.iter().enumerate() {
-                let prefix = size.prefix(sequence / size.samples, &tokens[..position]);
+                let prefix = size.prefix(size.prompt(sequence), &tokens[..position]);
                 places.push(TokenPlace { token: *token, sequence, position, prefix });
             }
         }
@@ -137,7 +137,7 @@ impl<'a> ToySample<'a> {
     ) -> Result<f64, AuditRefusal> {
         let context = self.context(token);
         let TokenPlace { token: taken, sequence, position, prefix } = self.places[token];
-        let prompt = sequence / self.toy.size.samples;
+        let prompt = self.toy.size.prompt(sequence);
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
         let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
         if let Some(known) = context.signal(signal, &parameters(token)) {
@@ -175,7 +175,7 @@ impl<'a> ToySample<'a> {
 
     fn of_sequence(&self, signal: &Signal, sequence: usize) -> Result<f64, AuditRefusal> {
         let size = self.toy.size;
-        let prompt = sequence / size.samples;
+        let prompt = size.prompt(sequence);
         let tokens = self.outcome[sequence].as_slice();
         let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };

@@ -21,6 +21,7 @@ mod expectation;
 mod fit;
 mod judge;
 mod known;
+mod later;
 mod leaves;
 mod lengths;
 mod moments;
@@ -28,6 +29,7 @@ mod named;
 mod not_finite;
 mod notes;
 mod parameter_values;
+mod peers;
 mod range;
 mod refusal;
 mod sampler;
@@ -43,6 +45,7 @@ mod toy_model;
 mod variants;
 mod verdict;
 mod view;
+mod zero;
 
 use mopd_lang::Analysis;
 use mopd_lang::experiment::{
@@ -54,6 +57,7 @@ use serde::Serialize;
 pub use diagnostics::{diagnostics, diagnostics_while};
 pub(crate) use divergence::TokenContext;
 pub use domains::DomainUse;
+pub use later::LaterUpdates;
 pub use sampler::Sampler;
 pub use teachers::Teachers;
 pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
@@ -87,8 +91,8 @@ pub struct ObjectiveUse {
     pub kept: bool,
     /// The condition on the prompts of completions that are trained on.
     pub filter: Option<Formula>,
-    /// Updates from each batch of rollouts.
-    pub updates: u32,
+    /// Updates from each batch of rollouts; `None` if they are not known.
+    pub updates: Option<u32>,
     /// The steps of the run; `None` if they are not known.
     pub steps: Option<u32>,
     /// The most tokens of a completion; infinite if that is not known.
@@ -107,7 +111,7 @@ impl ObjectiveUse {
             casts: vec![Teachers::default()],
             kept: false,
             filter: None,
-            updates: 1,
+            updates: None,
             steps: None,
             longest: f64::INFINITY,
             domains: Vec::new(),
@@ -126,7 +130,7 @@ impl ObjectiveUse {
             casts,
             kept: train.keep == Keep::Correct,
             filter: filter(train).cloned(),
-            updates: train.updates_per_batch(),
+            updates: Some(train.updates_per_batch()),
             steps,
             longest: range::longest(train),
             domains: DomainUse::of_stage(experiment, train),
@@ -162,7 +166,11 @@ pub struct AuditedObjective {
 
 /// The audits of a file's objectives: those of an experiment as its stages use them, then the unused ones.
 pub fn of_file(analysis: &Analysis) -> Vec<AuditedObjective> {
-    let mut found = analysis.experiment.as_ref().map(of_experiment).unwrap_or_default();
+    with_unused(analysis.experiment.as_ref().map(of_experiment).unwrap_or_default(), analysis)
+}
+
+/// The audits of an experiment's objectives, then those of the file's others.
+pub fn with_unused(mut found: Vec<AuditedObjective>, analysis: &Analysis) -> Vec<AuditedObjective> {
     let used: Vec<String> = found.iter().map(|audited| audited.audit.objective.clone()).collect();
     for named in &analysis.objectives {
         if !used.contains(&named.objective.name) {
@@ -248,32 +256,45 @@ fn of_prompts<'a>(objective: &'a Objective, term: usize, usage: &'a ObjectiveUse
         casts.truncate(1);
     }
     let steps = usage.steps.unwrap_or(USUAL_STEPS);
+    let of_batch =
+        usage.updates.map_or(LaterUse::Unknown, |updates| match updates > 1 && own.data.is_none() {
+            true => LaterUse::Some,
+            false => LaterUse::None,
+        });
     let on = |sampler: &Sampler| -> Vec<TermVerdict> {
-        casts
-            .iter()
-            .flat_map(|teachers| audit_on_sampler(&view, sampler, teachers, steps, usage.longest))
-            .collect()
+        let later = if sampler.is_of_student() { of_batch } else { LaterUse::None };
+        let one =
+            |teachers: &&Teachers| audit_on_sampler(&view, sampler, teachers, steps, usage.longest, later);
+        casts.iter().flat_map(one).collect()
     };
     let zero = |findings: &[TermVerdict]| findings.iter().all(|finding| finding.verdict == Verdict::Zero);
     if !streams.is_empty() {
-        let later = usage.updates > 1 && own.data.is_none();
-        let mut findings: Vec<TermVerdict> = Vec::new();
-        for sampler in &streams {
-            let first = on(sampler);
-            // A term for later updates vanishes in the first.
-            let silent = later && matches!(sampler, Sampler::Student { .. }) && zero(&first);
-            findings.extend(first);
-            if silent {
-                findings.extend(on(&Sampler::LATER_UPDATES));
-            }
-        }
-        return TermAudit { term: own.name.clone(), findings };
+        return TermAudit { term: own.name.clone(), findings: streams.iter().flat_map(on).collect() };
     }
     let mut findings = on(&Sampler::ON_POLICY);
     if zero(&findings) {
         findings.extend(on(&Sampler::Elsewhere { name: "data" }));
     }
     TermAudit { term: own.name.clone(), findings }
+}
+
+/// Whether a batch has more than one update.
+#[derive(Clone, Copy)]
+enum LaterUse {
+    None,
+    Some,
+    /// They are reported only if they differ from the first.
+    Unknown,
+}
+
+impl LaterUse {
+    fn of(self, query: &Query) -> Option<LaterUpdates> {
+        match self {
+            LaterUse::None => None,
+            LaterUse::Some => query.in_later_updates(),
+            LaterUse::Unknown => query.in_later_updates().filter(|later| *later != LaterUpdates::Same),
+        }
+    }
 }
 
 /// The audit of a term on the tokens of one sampler.
@@ -283,6 +304,7 @@ fn audit_on_sampler<'a>(
     teachers: &Teachers,
     steps: u32,
     longest: f64,
+    later: LaterUse,
 ) -> Vec<TermVerdict> {
     let moments = moments(&view(), sampler, teachers, steps);
     let rounds = StateValues::new(&view()).rounds();
@@ -290,7 +312,7 @@ fn audit_on_sampler<'a>(
         let judged = |run: RunNumbers| {
             let moment = ToyMoment { step: StageStep { step: *step, steps }, run, longest };
             match Query::new(view(), sampler, teachers, moment) {
-                Ok(query) => query.judge(*when),
+                Ok(query) => TermVerdict { later: later.of(&query), ..query.judge(*when) },
                 Err(why) => {
                     TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why.to_string())
                 }
@@ -318,6 +340,8 @@ fn audit_on_sampler<'a>(
     let mut found: Vec<TermVerdict> = moments.iter().flat_map(at).collect();
     let same = found.iter().all(|finding| {
         finding.verdict.text() == found[0].verdict.text()
+            && finding.later.as_ref().map(|later| later.text(&finding.verdict))
+                == found[0].later.as_ref().map(|later| later.text(&found[0].verdict))
             && finding.states == found[0].states
             && finding.stationary_at_teacher == found[0].stationary_at_teacher
     });

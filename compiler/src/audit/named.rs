@@ -10,10 +10,11 @@ use mopd_lang::source::SourceFile;
 
 use super::divergence::TokenContext;
 use super::dual::{Dual, sum};
+use super::later::OLD;
 use super::leaves::{judged, judgement, length, reward};
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
-use super::toy_model::{ToyModel, ToyModelSpec};
+use super::toy_model::{Drift, ToyModel, ToyModelSpec};
 use super::view::TermView;
 
 /// The function that a named gradient is the gradient of.
@@ -62,6 +63,7 @@ pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
     let mut candidates = Candidates { view, spec, others: others(view, &spec.sampler), found: Vec::new() };
     candidates.truncated();
     candidates.kl();
+    candidates.old();
     candidates.log_likelihoods();
     candidates.give("the student's entropy".into(), GradientSource::Entropy, false);
     candidates.outcomes();
@@ -121,7 +123,7 @@ impl Candidates<'_> {
     }
 
     fn is_on_policy(&self) -> bool {
-        self.spec.sampler.is_on_policy(self.scored_at(), self.spec.step)
+        self.spec.is_on_policy(self.spec.step)
     }
 
     /// Both directions of KL, at temperature 1 and at that of the scored log-probabilities.
@@ -143,6 +145,17 @@ impl Candidates<'_> {
         }
     }
 
+    /// KL to the policy that drew the tokens, where the student has changed since.
+    fn old(&mut self) {
+        if self.spec.drift == Drift::None {
+            return;
+        }
+        let temperature = self.scored_at();
+        let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, &Role::Student, &OLD) };
+        let name = name_between("KL", &Role::Student, &OLD, " || ");
+        self.give(name, GradientSource::Divergence(divergence, vec![]), true);
+    }
+
     /// Log-likelihoods, for completions that the current student did not write.
     fn log_likelihoods(&mut self) {
         if self.is_on_policy() {
@@ -150,7 +163,7 @@ impl Candidates<'_> {
         }
         let name = match &self.spec.sampler {
             Sampler::Elsewhere { name } => format!("KL({name} || student)"),
-            Sampler::Student { .. } => "KL(sampler || student)".into(),
+            Sampler::Student { .. } => name_between("KL", &OLD, &Role::Student, " || "),
             Sampler::By { role, temperature } if temperature.is_one() => {
                 format!("KL({} || student)", role.name())
             }

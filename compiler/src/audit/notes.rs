@@ -1,7 +1,9 @@
 //! Notes on a verdict: where it was tested, and what was not tested.
 
+use std::rc::Rc;
+
 use mopd_lang::experiment::Temperature;
-use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Signal, text};
+use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Reduction, Signal, text};
 
 use super::expectation::{ALL, AppliedParts};
 use super::fit::{cosine, difference, distance, norm};
@@ -10,19 +12,53 @@ use super::known::KnownGradients;
 use super::named::Named;
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
-use super::toy_model::{ScaledSupport, ToyModelSpec, Variation};
+use super::toy_model::{ScaledSupport, ToyModelSpec, ToyMoment, Variation};
 use super::variants;
 use super::verdict::{Verdict, distance_text};
+use super::view::TermView;
 
 /// The size below which a bias is due to a bound that hardly applies.
 const HARDLY: f64 = 1e-6;
 
 impl<'a> Query<'a> {
-    /// The divergence that the mean value is a multiple of, and the different one that the gradient follows.
+    /// The divergence that the mean value is a multiple of, and the different one that the gradient follows:
+    /// of the term, and of what is left without its weights, masks and sums. These change how much each token
+    /// counts, but not what an estimator is differentiated for.
     pub(super) fn misleading(&self) -> Option<(String, String)> {
-        if !self.is_one_token() {
+        if self.is_one_token()
+            && let Some(found) = self.misleading_as_written()
+        {
+            return Some(found);
+        }
+        let mut value = self.view.value.clone();
+        loop {
+            value = match &value.0.kind {
+                FormulaKind::Reduce {
+                    reduction: Reduction::Sum | Reduction::Mean,
+                    operand,
+                    on: None,
+                    ..
+                } => operand.clone(),
+                _ => match variants::live_factors(&value) {
+                    Some(product) => product,
+                    None => break,
+                },
+            };
+        }
+        let weighted = !self.view.gates().is_empty() || !Rc::ptr_eq(&value.0, &self.view.value.0);
+        if !weighted || self.spec.size.length > 1 && !value.live() {
             return None;
         }
+        let view = TermView { value: &value, ..self.view.without_gates() };
+        let moment = ToyMoment { step: self.spec.step, run: self.spec.run, longest: self.spec.longest };
+        let alone = Query::new(view, &self.spec.sampler, &self.spec.teachers, moment).ok()?;
+        if !alone.is_one_token() {
+            return None;
+        }
+        alone.misleading_as_written()
+    }
+
+    fn misleading_as_written(&self) -> Option<(String, String)> {
         // Only the two directions of KL, in a few toy models. For most terms this rules it out, and the
         // comparison with all others is not needed.
         let named = self.candidates();

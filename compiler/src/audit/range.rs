@@ -8,6 +8,7 @@ use mopd_lang::formula::{
     Adaptive, Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
     Live, Mass, Memory, ModelSignal, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
 };
+use mopd_ops::interval::ValueInterval;
 
 use super::USUAL_STEPS;
 use super::teachers::Teachers;
@@ -43,11 +44,6 @@ impl ValueRange {
 
     pub fn with(self, other: ValueRange) -> ValueRange {
         ValueRange { low: self.low.min(other.low), high: self.high.max(other.high) }
-    }
-
-    /// The range of an increasing function.
-    fn map(self, rising: impl Fn(f64) -> f64) -> ValueRange {
-        ValueRange::from_values(&[rising(self.low), rising(self.high)])
     }
 
     pub fn is_zero(self) -> bool {
@@ -103,7 +99,8 @@ pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRa
             Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } => ALL,
             Reward::Parts { parts } => parts.iter().fold(ValueRange::at(0.0), |sum, part| {
                 let own = verdict_range(&part.reward);
-                add(sum, product(own, ValueRange::at(part.weight)))
+                let weighted = apply(Function::Multiply, &[own, ValueRange::at(part.weight)]);
+                apply(Function::Add, &[sum, weighted])
             }),
         }
     }
@@ -139,7 +136,12 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
         {
             ValueRange::at(0.0)
         }
-        FormulaKind::Apply { function, operands } => apply(*function, operands, given),
+        FormulaKind::Apply { function: Function::Multiply, operands }
+            if Rc::ptr_eq(&operands[0].0, &operands[1].0) =>
+        {
+            apply(Function::Power, &[given[0], ValueRange::at(2.0)])
+        }
+        FormulaKind::Apply { function, .. } => apply(*function, given),
         FormulaKind::Reduce { reduction, operand, on, .. } => {
             // Completions of another rollout have lengths of their own.
             let of = if on.is_some() && reads_length(operand) { ALL } else { given[0] };
@@ -319,6 +321,8 @@ fn of_divergence(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]
 pub(super) fn is_of_itself(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]) -> bool {
     let parameters = match &divergence.kind {
         DivergenceKind::Entrywise(own) if own.facts.zero => return true,
+        // A cross-entropy, for example, is the entropy where both sides are one.
+        DivergenceKind::Entrywise(own) if !own.facts.divergence => return false,
         DivergenceKind::Entrywise(own) => own.parameters.len(),
         DivergenceKind::Gaussian { .. } => return false,
         DivergenceKind::Kl | DivergenceKind::SortedL1 => 0,
@@ -372,76 +376,9 @@ pub(super) fn scheduled(schedule: &Schedule) -> ValueRange {
     }
 }
 
-fn add(a: ValueRange, b: ValueRange) -> ValueRange {
-    ValueRange { low: a.low + b.low, high: a.high + b.high }
-}
-
-fn product(a: ValueRange, b: ValueRange) -> ValueRange {
-    // 0 times an unbounded value is 0, because no signal is infinite.
-    let times = |a: f64, b: f64| if a == 0.0 || b == 0.0 { 0.0 } else { a * b };
-    ValueRange::from_values(&[
-        times(a.low, b.low),
-        times(a.low, b.high),
-        times(a.high, b.low),
-        times(a.high, b.high),
-    ])
-}
-
-fn apply(function: Function, operands: &[Formula], given: &[ValueRange]) -> ValueRange {
-    use Function::*;
-    use mopd_ops::Range::Increasing;
-    let truth = |always: bool, never: bool| match (always, never) {
-        (true, _) => ALWAYS,
-        (_, true) => NEVER,
-        _ => TRUTH,
-    };
-    let negative = |range: ValueRange| ValueRange { low: -range.high, high: -range.low };
-    match (function, given) {
-        (Negate, [x]) => negative(*x),
-        (Not, [x]) => truth(x.is_zero(), x.is_true()),
-        (Abs, [x]) if x.low >= 0.0 => *x,
-        (Abs, [x]) if x.high <= 0.0 => negative(*x),
-        (Abs, [x]) => ValueRange { low: 0.0, high: x.high.max(-x.low) },
-        (Cos, _) => ValueRange { low: -1.0, high: 1.0 },
-        (Add, [x, y]) => add(*x, *y),
-        (Subtract, [x, y]) => add(*x, negative(*y)),
-        (Multiply, [x, y]) if Rc::ptr_eq(&operands[0].0, &operands[1].0) => {
-            let square = product(*x, *y);
-            ValueRange { low: square.low.max(0.0), ..square }
-        }
-        (Multiply, [x, y]) => product(*x, *y),
-        (Divide, [x, _]) if x.is_zero() => ValueRange::at(0.0),
-        (Divide, [x, y]) if y.low > 0.0 || y.high < 0.0 => {
-            product(*x, ValueRange::from_values(&[1.0 / y.low, 1.0 / y.high]))
-        }
-        (Divide, [x, y]) if x.low >= 0.0 && y.low >= 0.0 => POSITIVE,
-        (Power, [x, y]) if x.low >= 0.0 && y.low == y.high && y.low > 0.0 => {
-            x.map(|x| Power.value(&[x, y.low]))
-        }
-        (Power, [x, y]) if y.low == y.high && y.low > 0.0 && y.low % 2.0 == 0.0 => {
-            ValueRange { low: 0.0, high: Power.value(&[x.low.abs().max(x.high.abs()), y.low]) }
-        }
-        (Power, [x, _]) if x.low >= 0.0 => POSITIVE,
-        (Minimum, [x, y]) => ValueRange { low: x.low.min(y.low), high: x.high.min(y.high) },
-        (Maximum, [x, y]) => ValueRange { low: x.low.max(y.low), high: x.high.max(y.high) },
-        (Less, [x, y]) => truth(x.high < y.low, x.low >= y.high),
-        (LessEqual, [x, y]) => truth(x.high <= y.low, x.low > y.high),
-        (Greater, [x, y]) => truth(x.low > y.high, x.high <= y.low),
-        (GreaterEqual, [x, y]) => truth(x.low >= y.high, x.high < y.low),
-        (Equal, [x, y]) => truth(x.low == x.high && x == y, x.high < y.low || y.high < x.low),
-        (NotEqual, [x, y]) => truth(x.high < y.low || y.high < x.low, x.low == x.high && x == y),
-        (And, [x, y]) => truth(x.is_true() && y.is_true(), x.is_zero() || y.is_zero()),
-        (Or, [x, y]) => truth(x.is_true() || y.is_true(), x.is_zero() && y.is_zero()),
-        (Clip, [x, low, high]) => {
-            let (least, most) = (x.low.max(low.low).min(high.high), x.high.max(low.low).min(high.high));
-            ValueRange { low: least, high: most.max(least) }
-        }
-        (Where, [condition, _, otherwise]) if condition.is_zero() => *otherwise,
-        (Where, [condition, then, _]) if condition.is_true() => *then,
-        (Where, [_, then, otherwise]) => then.with(*otherwise),
-        (function, [x]) if matches!(function.definition().range, Increasing) => {
-            x.map(|x| function.value(&[x]))
-        }
-        _ => ALL,
-    }
+/// The range of a function, given the ranges of its operands. No number of a run is infinite.
+fn apply(function: Function, given: &[ValueRange]) -> ValueRange {
+    let operands: Vec<ValueInterval> = given.iter().map(|range| (range.low, range.high)).collect();
+    let (low, high) = function.finite_range(&operands);
+    ValueRange { low, high }
 }

@@ -39,9 +39,6 @@ impl Sampler {
     pub const ON_POLICY: Sampler =
         Sampler::Student { temperature: Temperature::Constant(1.0), top_p: None, top_k: None };
 
-    /// The student's samples in the second and later updates from a batch.
-    pub const LATER_UPDATES: Sampler = Sampler::Elsewhere { name: "an earlier student" };
-
     /// Whether a step's tokens are sampled from the student's full distribution, at the temperature at which
     /// the objective scores them.
     pub fn is_on_policy(&self, scored_at: f64, step: StageStep) -> bool {
@@ -62,6 +59,11 @@ impl Sampler {
             }
             _ => Temperature::Constant(1.0),
         }
+    }
+
+    /// Whether the student draws some of the tokens, so that it has changed in later updates from them.
+    pub(super) fn is_of_student(&self) -> bool {
+        matches!(self, Sampler::Student { .. } | Sampler::Mixture { .. })
     }
 
     /// The schedule of its temperature, if that changes.
@@ -121,7 +123,7 @@ impl Sampler {
     /// The sampler's log-probabilities after a prefix.
     pub(super) fn after(&self, toy: &ToyModel, prefix: usize) -> Vec<f64> {
         let own = |role: &Role| toy.logp(role, prefix).map(<[f64]>::to_vec);
-        let student = || own(&Role::Student).expect("every toy model has a student");
+        let student = || toy.old_logp(prefix).expect("every toy model has a student").to_vec();
         let elsewhere = |name: &str| scores(toy, name, prefix, toy.size.vocabulary, 0.9);
         match self {
             Sampler::Student { temperature, top_p: None, top_k: None } if temperature.is_one() => student(),

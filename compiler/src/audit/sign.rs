@@ -5,14 +5,14 @@ use mopd_lang::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, ModelSignal, Role, Signal, Support,
 };
 
-use super::expectation::ALL;
+use super::expectation::{ALL, CompiledTerm};
 use super::fit::{cosine, difference, norm};
 use super::judge::Query;
 use super::known::{gradients, measure};
 use super::named::{GradientSource, Named, NamedOutcome};
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
-use super::toy_model::Variation;
+use super::toy_model::{ToyModelSpec, Variation};
 
 /// A gradient whose cosine is above this is a mixture, not a wrong sign.
 const OPPOSITE: f64 = -0.5;
@@ -68,7 +68,7 @@ impl Query<'_> {
         if !compared.is_empty() {
             return Ok(away);
         }
-        if self.reads(|signal| matches!(signal, Signal::Reward | Signal::Correct)) {
+        if self.reads(is_verdict) {
             let drawn_by_student = matches!(self.sampler(), Sampler::Student { .. });
             let opposite = drawn_by_student
                 && cosines(GradientSource::Policy(NamedOutcome::Reward))?
@@ -77,25 +77,7 @@ impl Query<'_> {
             return Ok(opposite.then_some(RepelledFrom::Reward));
         }
         // A term that reads a verdict, or a field of the data, may be meant to unlearn.
-        let judges = self.reads(|signal| {
-            matches!(
-                signal,
-                Signal::RewardPart { .. }
-                    | Signal::SpanScore { .. }
-                    | Signal::Data { .. }
-                    | Signal::DataIs { .. }
-                    | Signal::Agreement { .. }
-            ) || matches!(
-                signal,
-                Signal::Of {
-                    part: ModelSignal::Score
-                        | ModelSignal::Correct
-                        | ModelSignal::Value
-                        | ModelSignal::StatedConfidence,
-                    ..
-                }
-            )
-        });
+        let judges = self.reads(judges);
         let imitates = matches!(self.sampler(), Sampler::Elsewhere { .. } | Sampler::By { .. });
         let opposite =
             imitates && !judges && cosines(GradientSource::Sampled)?.iter().all(|cosine| *cosine < OPPOSITE);
@@ -127,6 +109,23 @@ impl Query<'_> {
         self.view.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if test(signal)))
     }
 
+    /// Whether a teacher is only added to what carries gradient: every single outcome has the same derivative
+    /// for all teachers. Weights and masks, which may read a teacher, are left out.
+    pub fn only_adds_teacher(&self) -> Result<bool, AuditRefusal> {
+        let alone = Query { view: self.view.without_gates(), spec: self.spec.clone() };
+        if !alone.reads_teacher() || alone.may_be_silent() {
+            return Ok(false);
+        }
+        let term = CompiledTerm::new(&alone.view, ALL)?;
+        let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
+        let derivatives = |variation| term.derivatives(&smallest.toy(1, variation), ALL);
+        let (here, there) = (derivatives(Variation::Usual)?, derivatives(Variation::OtherTeachers)?);
+        let is_same = |(here, there): (&Vec<f64>, &Vec<f64>)| {
+            here.len() == there.len() && norm(&difference(here, there)) <= 1e-9 * norm(here)
+        };
+        Ok(here.iter().zip(&there).all(is_same))
+    }
+
     /// Whether the term reads a teacher, but has the same gradient for every teacher. Conditions are assumed
     /// to hold elsewhere.
     pub fn ignores_teacher(&self) -> Result<bool, AuditRefusal> {
@@ -138,7 +137,13 @@ impl Query<'_> {
                 _ => false,
             })
         };
-        if !self.reads_teacher() || self.may_be_silent() || own(self.view.value) {
+        if !self.reads_teacher() || own(self.view.value) {
+            return Ok(false);
+        }
+        if self.only_adds_teacher()? {
+            return Ok(true);
+        }
+        if self.may_be_silent() {
             return Ok(false);
         }
         for (toy, other) in self.toys().iter().zip(self.other_toys(Variation::OtherTeachers)) {
@@ -152,6 +157,30 @@ impl Query<'_> {
         }
         Ok(true)
     }
+}
+
+/// Whether a signal is the verdict on a completion.
+pub(super) fn is_verdict(signal: &Signal) -> bool {
+    matches!(signal, Signal::Reward | Signal::Correct)
+}
+
+/// Whether a signal judges completions in another way, or is a field of the data.
+pub(super) fn judges(signal: &Signal) -> bool {
+    matches!(
+        signal,
+        Signal::RewardPart { .. }
+            | Signal::SpanScore { .. }
+            | Signal::Data { .. }
+            | Signal::DataIs { .. }
+            | Signal::Agreement { .. }
+            | Signal::Of {
+                part: ModelSignal::Score
+                    | ModelSignal::Correct
+                    | ModelSignal::Value
+                    | ModelSignal::StatedConfidence,
+                ..
+            }
+    )
 }
 
 fn kl(left: &Role, right: &Role) -> Divergence {

@@ -10,6 +10,8 @@ pub struct Size {
     pub samples: usize,
     /// The number of tokens of a completion, 1 to 3. The most, if completions end.
     pub length: usize,
+    /// How often each prompt is in the batch.
+    pub repeats: usize,
     /// The number of domains of the prompts: 1 or 2.
     pub domains: usize,
     /// Whether the last entry ends a completion. Otherwise all completions have the same length.
@@ -20,8 +22,22 @@ pub struct Size {
 pub type Outcome = Vec<Vec<usize>>;
 
 impl Size {
+    /// One completion of one token, from a vocabulary without entries.
+    pub const ONE: Size =
+        Size { vocabulary: 0, prompts: 1, samples: 1, length: 1, repeats: 1, domains: 1, ends: false };
+
     pub fn sequences(self) -> usize {
-        self.prompts * self.samples
+        self.groups() * self.samples
+    }
+
+    /// The number of groups: one for each prompt of the batch, however often it is there.
+    fn groups(self) -> usize {
+        self.prompts * self.repeats
+    }
+
+    /// The prompt of a sequence.
+    pub fn prompt(self, sequence: usize) -> usize {
+        sequence / self.samples % self.prompts
     }
 
     pub fn tokens(self) -> usize {
@@ -45,9 +61,11 @@ impl Size {
             group_of_sequence: (0..self.sequences())
                 .map(|sequence| number(sequence / self.samples))
                 .collect(),
-            groups: number(self.prompts),
+            groups: number(self.groups()),
             domains: (self.domains > 1).then(|| Domains {
-                of_group: (0..self.prompts).map(|prompt| number(prompt.min(self.domains - 1))).collect(),
+                of_group: (0..self.groups())
+                    .map(|group| number((group % self.prompts).min(self.domains - 1)))
+                    .collect(),
                 count: number(self.domains),
             }),
             ..Layout::default()
@@ -142,7 +160,7 @@ mod tests {
 
     #[test]
     fn prefixes_are_counted_prompt_by_prompt() {
-        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2, domains: 1, ends: false };
+        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2, ends: false, ..Size::ONE };
         assert_eq!(
             (size.prefixes(), size.logits(), size.tokens(), size.outcomes().count()),
             (8, 24, 8, 6561)
@@ -154,7 +172,7 @@ mod tests {
     }
     #[test]
     fn completions_end_after_the_last_entry() {
-        let size = Size { vocabulary: 2, prompts: 1, samples: 1, length: 3, domains: 1, ends: true };
+        let size = Size { vocabulary: 2, prompts: 1, samples: 1, length: 3, ends: true, ..Size::ONE };
         let known: Vec<Vec<usize>> = vec![vec![1], vec![0, 1], vec![0, 0, 0], vec![0, 0, 1]];
         let mut found = size.completions();
         found.sort_by_key(|tokens| (tokens.len(), tokens.clone()));

@@ -37,6 +37,33 @@ pub(super) struct ToyMoment {
     pub longest: f64,
 }
 
+/// The change of the student since the batch was drawn. Only in the first of several updates from a batch is it
+/// the policy that drew the tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Drift {
+    None,
+    /// After every prefix; the logits differ by up to this number.
+    Everywhere(f64),
+    /// After one prefix only.
+    After {
+        prefix: usize,
+        size: f64,
+    },
+}
+
+impl Drift {
+    /// Log-ratios of about 0.3 nats on average: a clip of 0.2 acts on every second token.
+    pub const MODERATE: Drift = Drift::Everywhere(0.6);
+
+    fn after(self, prefix: usize) -> f64 {
+        match self {
+            Drift::Everywhere(size) => size,
+            Drift::After { prefix: only, size } if only == prefix => size,
+            Drift::None | Drift::After { .. } => 0.0,
+        }
+    }
+}
+
 impl RunNumbers {
     /// The value of a schedule at a step.
     pub fn schedule(self, schedule: &Schedule, at: StageStep) -> f64 {
@@ -83,6 +110,8 @@ pub(super) struct ScaledSupport {
 pub struct ToyModel {
     pub(super) size: Size,
     roles: Vec<RoleDistributions>,
+    /// Log-probabilities of the student that drew the tokens, if it is another one.
+    old: Option<Vec<Vec<f64>>>,
     /// Log-probabilities of the sampler.
     sampler: Vec<Vec<f64>>,
     /// The temperature of the trained policy, at which log-probabilities of tokens are, except the sampler's.
@@ -114,11 +143,11 @@ impl ToyModel {
     /// # Panics
     /// If their lengths differ.
     pub fn from_distributions(student: &[f64], teacher: &[f64]) -> ToyModel {
-        let size =
-            Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1, domains: 1, ends: false };
+        let size = Size { vocabulary: student.len(), prompts: 1, ..Size::ONE };
         let toy = ToyModel {
             size,
             roles: Vec::new(),
+            old: None,
             sampler: vec![logs(student)],
             temperature: 1.0,
             on_policy: true,
@@ -147,7 +176,7 @@ impl ToyModel {
         temperature: f64,
         step: StageStep,
     ) -> ToyModel {
-        let size = Size { vocabulary, prompts: tokens, samples: 1, length: 1, domains: 1, ends: false };
+        let size = Size { vocabulary, prompts: tokens, ..Size::ONE };
         for RoleDistributions { logp: known, .. } in &roles {
             assert_eq!(known.len(), tokens, "one distribution per token");
             assert!(known.iter().all(|logp| logp.len() == vocabulary), "every role has the same entries");
@@ -157,6 +186,7 @@ impl ToyModel {
         ToyModel {
             size,
             roles,
+            old: None,
             sampler,
             temperature,
             on_policy: false,
@@ -206,6 +236,14 @@ impl ToyModel {
         self.roles.iter().find(|known| known.role == *role).map(|known| known.logp[prefix].as_slice())
     }
 
+    /// Log-probabilities of the student before the first update from the batch.
+    pub(super) fn old_logp(&self, prefix: usize) -> Option<&[f64]> {
+        match &self.old {
+            Some(old) => Some(&old[prefix]),
+            None => self.logp(&Role::Student, prefix),
+        }
+    }
+
     /// Log-probabilities as in the objective's `logp`, at the temperature of the trained policy.
     pub(super) fn scored(&self, role: &Role, prefix: usize) -> Option<Cow<'_, [f64]>> {
         let logp = self.logp(role, prefix)?;
@@ -226,7 +264,7 @@ impl ToyModel {
             let mut tokens: Vec<usize> = Vec::with_capacity(size.length);
             while tokens.len() < size.length && !(size.ends && tokens.last() == Some(&(size.vocabulary - 1)))
             {
-                let prefix = size.prefix(sequence / size.samples, &tokens);
+                let prefix = size.prefix(size.prompt(sequence), &tokens);
                 let place = sequence * size.length + tokens.len();
                 let (chance, mut held) = (self.chance("drawn", &[place]), 0.0);
                 let entry = self.sampler[prefix].iter().position(|logp| {
@@ -319,6 +357,7 @@ pub(super) struct ToyModelSpec {
     pub temperature: Temperature,
     pub step: StageStep,
     pub run: RunNumbers,
+    pub drift: Drift,
     pub longest: f64,
     pub supports: Vec<ScaledSupport>,
     pub values: Rc<ParameterValues>,
@@ -333,7 +372,7 @@ impl ToyModelSpec {
 
     /// Whether the tokens of a step are sampled from the policy that is scored.
     pub fn is_on_policy(&self, step: StageStep) -> bool {
-        self.sampler.is_on_policy(self.temperature.at(step), step)
+        self.drift == Drift::None && self.sampler.is_on_policy(self.temperature.at(step), step)
     }
 
     /// The toy model with this seed.
@@ -349,6 +388,7 @@ impl ToyModelSpec {
         let mut toy = ToyModel {
             size: self.size,
             roles: Vec::new(),
+            old: None,
             sampler: Vec::new(),
             temperature: self.temperature.at(step),
             on_policy: self.is_on_policy(step) && variation != Variation::OtherSampler,
@@ -396,6 +436,10 @@ impl ToyModelSpec {
             };
             toy.set(role.clone(), known);
         }
+        if self.drift != Drift::None {
+            let old = prefixes.clone().map(|prefix| self.before_updates(&toy, &student[prefix], prefix));
+            toy.old = Some(old.collect());
+        }
         toy.set(Role::Student, student);
         // Composed roles come after their parts, so that each role is computed once.
         let mut waiting: Vec<&Role> = self.roles.iter().filter(|role| !own(role)).collect();
@@ -418,6 +462,14 @@ impl ToyModelSpec {
             _ => prefixes.map(|prefix| self.sampler.after(&toy, prefix)).collect(),
         };
         toy
+    }
+
+    /// The student before the updates: it differs from that of the toy model by the drift.
+    fn before_updates(&self, toy: &ToyModel, student: &[f64], prefix: usize) -> Vec<f64> {
+        let size = self.drift.after(prefix);
+        let moved =
+            |(entry, logp): (usize, &f64)| logp + (2.0 * toy.chance("drift", &[prefix, entry]) - 1.0) * size;
+        normalised(&student.iter().enumerate().map(moved).collect::<Vec<f64>>())
     }
 
     fn draw(&self, toy: &ToyModel, name: &str, prefix: usize, spread: f64) -> Vec<f64> {

@@ -153,6 +153,34 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
     found
 }
 
+/// A product without its factors that carry no gradient and differ from token to token. `None` if it has none.
+pub(super) fn live_factors(formula: &Formula) -> Option<Formula> {
+    let product = Factors::new(formula, &mut HashSet::new());
+    let kept = |factor: &ProductFactor| factor.formula.live() || factor.formula.axis() <= Axis::Run;
+    if product.factors.iter().all(kept) {
+        return None;
+    }
+    let mut left = product.factors.iter().filter(|factor| kept(factor));
+    let first = left.next().filter(|factor| !factor.divides)?.formula.clone();
+    let rest = left.fold(first, |rest, factor| {
+        let function = if factor.divides { Function::Divide } else { Function::Multiply };
+        rebuilt(formula, function, vec![rest, factor.formula.clone()])
+    });
+    let rest = if product.negative { rebuilt(formula, Function::Negate, vec![rest]) } else { rest };
+    rest.live().then_some(rest)
+}
+
+/// The numbers by which a live part of the formula is multiplied, of which single factors may be negative.
+pub(super) fn weights(formula: &Formula) -> Vec<&Formula> {
+    let mut found = Vec::new();
+    for part in formula.parts().into_iter().filter(|part| part.live()) {
+        if let FormulaKind::Apply { function: Function::Multiply, operands } = &part.0.kind {
+            found.extend(operands.iter().filter(|operand| !operand.live()));
+        }
+    }
+    found
+}
+
 /// A product, split into factors.
 struct Factors<'a> {
     whole: &'a Formula,

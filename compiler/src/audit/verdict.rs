@@ -1,6 +1,9 @@
 //! The results of an audit.
 
+use mopd_lang::formula::Role;
 use serde::Serialize;
+
+use super::later::LaterUpdates;
 
 /// The relation of a gradient to named gradients.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -118,6 +121,9 @@ pub struct TermVerdict {
     /// Whether the gradient vanishes where the student equals every role that it is compared with. `None`
     /// where that has no meaning.
     pub stationary_at_teacher: Option<bool>,
+    /// What the gradient follows in later updates from a batch. `None` if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub later: Option<LaterUpdates>,
     pub notes: Vec<String>,
 }
 
@@ -131,6 +137,7 @@ impl TermVerdict {
             verdict,
             value_estimates: None,
             stationary_at_teacher: None,
+            later: None,
             notes: Vec::new(),
         }
     }
@@ -160,6 +167,7 @@ impl TermVerdict {
         if self.stationary_at_teacher == Some(false) {
             lines.push("not stationary where the student equals its teacher".into());
         }
+        lines.extend(self.later.iter().map(|later| later.text(&self.verdict)));
         lines.extend(self.notes.iter().cloned());
         lines
     }
@@ -307,6 +315,13 @@ impl Verdict {
             Verdict::ByLength { of_two, .. } => of_two.one_gradient(),
             _ => None,
         }
+    }
+
+    /// Whether a part of it leads away from a role. `None` if it is no sum of multiples of named gradients.
+    pub(super) fn leads_away_from(&self, role: &Role) -> Option<bool> {
+        let Verdict::Follows { parts } = self else { return None };
+        let compared = format!("|| {})", role.name());
+        Some(parts.iter().any(|part| part.of.ends_with(&compared) && part.times < 0.0))
     }
 
     /// The verdict in one line: `follows 1.00 * grad KL(student || teacher)`.

@@ -10,6 +10,7 @@ use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
 use super::size::Size;
 use super::toy_model::ScaledSupport;
+use super::variants;
 
 /// The most parts of a formula that is audited. Formulas written by hand are far smaller.
 const MOST_PARTS: usize = 2_000;
@@ -80,6 +81,16 @@ impl<'a> TermView<'a> {
         TermView { value, temperature: self.temperature.clone(), ..*self }
     }
 
+    /// The term without `select`, `when` and the stage's filter.
+    pub fn without_masks(&self) -> TermView<'a> {
+        TermView { select: None, when: None, samples: SampleFilter::default(), ..self.with_value(self.value) }
+    }
+
+    /// The term's value alone.
+    pub fn without_gates(&self) -> TermView<'a> {
+        TermView { weight: None, own_weight: None, ..self.without_masks() }
+    }
+
     pub fn gates(&self) -> Vec<(&'static str, &'a Formula)> {
         let named = |name: &'static str, formula: Option<&'a Formula>| formula.map(|formula| (name, formula));
         [
@@ -118,6 +129,32 @@ impl<'a> TermView<'a> {
             }
         }
         found
+    }
+
+    /// A weight `c - x` that is a constant less an entropy, which has no upper bound; also `x` and `c`. An
+    /// advantage may have either sign: a number is a weight only beside a divergence or another factor.
+    pub fn weight_that_turns(&self) -> Option<(&'a Formula, &'a Formula, f64)> {
+        let entropy = |formula: &Formula| {
+            matches!(formula.0.kind, FormulaKind::Signal(Signal::Of { part: ModelSignal::Entropy, .. }))
+        };
+        let turns = |weight: &'a Formula| match &weight.0.kind {
+            FormulaKind::Apply { function: Function::Subtract, operands } if entropy(&operands[1]) => {
+                operands[0].constant().map(|bound| (weight, &operands[1], bound))
+            }
+            _ => None,
+        };
+        let sampled =
+            |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)));
+        let inside = match self.value.any(sampled) {
+            true => Vec::new(),
+            false => variants::weights(self.value),
+        };
+        self.weight.into_iter().chain(self.own_weight).chain(inside).find_map(turns)
+    }
+
+    /// The roles that the value depends on, except student and sampler.
+    pub fn roles_of_value(&self) -> Vec<Role> {
+        TermView { samples: SampleFilter::default(), ..self.without_gates() }.others()
     }
 
     /// All roles whose distributions are read, except student and sampler.
@@ -179,14 +216,8 @@ impl<'a> TermView<'a> {
         // If values depend only on the prefix, the samples of a prompt agree at the first token, and
         // differences within the group are 0. From the second token on, their prefixes differ.
         sequence |= group && !batch && !scores;
-        let size = |vocabulary, prompts, samples, length| Size {
-            vocabulary,
-            prompts,
-            samples,
-            length,
-            domains: 1,
-            ends: false,
-        };
+        let size =
+            |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length, ..Size::ONE };
         let (mut size, toys) = match (sequence, group, batch) {
             (false, false, false) => (size(5, 1, 1, 1), 6),
             (true, false, false) => (size(4, 1, 1, 2), 3),

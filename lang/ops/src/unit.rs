@@ -73,10 +73,6 @@ pub(crate) fn exponential(of: Unit) -> Result<Unit, Mismatch> {
     match of {
         Unit::Logp => Ok(Unit::Prob),
         Unit::Nats => Ok(Unit::Ratio),
-        Unit::Prob => Err(Mismatch {
-            message: "`exp` of a probability",
-            help: Some("it is a probability already: drop the `exp`"),
-        }),
         other => plain_number(other),
     }
 }

@@ -41,6 +41,7 @@ impl Code {
                 | Code::NoTeacherSignal
                 | Code::NeverHolds
                 | Code::NotFinite
+                | Code::StaleSignal
                 | Code::UnfinishedSchedule
                 | Code::UnusedModel
         )

@@ -155,6 +155,12 @@ impl Function {
             Range::Increasing => (self.value(&[operands[0].0]), self.value(&[operands[0].1])),
         })
     }
+
+    /// An interval that contains the result if the operands and the result are finite: an infinite end is no
+    /// value, it says that no bound is known.
+    pub fn finite_range(self, operands: &[ValueInterval]) -> ValueInterval {
+        interval::of_finite_numbers(self, operands)
+    }
 }
 
 /// Whether the minimum is the second number. Of two equals it is the first; NaN is below all.

@@ -2,6 +2,7 @@
 //!
 //! Rounding is monotone, so the ends of a monotone function bound its computed values in between, to the bit.
 
+use super::definition::Range;
 use super::table::Function;
 
 /// Lowest and highest value.
@@ -15,6 +16,36 @@ const EITHER: ValueInterval = (0.0, 1.0);
 /// The result of an invalid operation, such as the difference of two infinities, may be anything.
 pub fn proper((low, high): ValueInterval) -> ValueInterval {
     if low <= high { (low, high) } else { ANYTHING }
+}
+
+/// [`Function::finite_range`].
+pub(super) fn of_finite_numbers(function: Function, operands: &[ValueInterval]) -> ValueInterval {
+    let finite: Vec<ValueInterval> =
+        operands.iter().map(|(low, high)| (low.max(-f64::MAX), high.min(f64::MAX))).collect();
+    let (low, high) = match function.definition().range {
+        Range::Truth(decided) => truth(decided(&finite)),
+        Range::Of(_) if function == Function::Divide => finite_quotient(finite[0], finite[1]),
+        Range::Of(range) => range(&finite),
+        Range::Increasing => {
+            // NaN: the end lies outside of the function's domain.
+            let end = |x: f64, unbounded: f64| match function.value(&[x]) {
+                value if value.is_nan() => unbounded,
+                value => value,
+            };
+            (end(operands[0].0, f64::NEG_INFINITY), end(operands[0].1, f64::INFINITY))
+        }
+    };
+    proper((
+        if low <= -f64::MAX { f64::NEG_INFINITY } else { low },
+        if high >= f64::MAX { f64::INFINITY } else { high },
+    ))
+}
+
+/// The interval of a finite quotient, whose divisor is not 0.
+fn finite_quotient(above: ValueInterval, below: ValueInterval) -> ValueInterval {
+    let least = f64::from_bits(1);
+    let below = (if below.0 == 0.0 { least } else { below.0 }, if below.1 == 0.0 { -least } else { below.1 });
+    if above == (0.0, 0.0) { above } else { divide(&[above, below]) }
 }
 
 pub(crate) fn truth(decided: Option<bool>) -> ValueInterval {
@@ -62,6 +93,7 @@ pub(crate) fn power(x: &[ValueInterval]) -> ValueInterval {
     match x[1] {
         _ if x[0].0 > 0.0 => corners(Function::Power, x),
         (low, high) if low == high => whole_power(x[0], low),
+        _ if x[0].0 >= 0.0 => (0.0, f64::INFINITY),
         _ => ANYTHING,
     }
 }
@@ -188,4 +220,101 @@ pub(crate) fn cosine(x: &[ValueInterval]) -> ValueInterval {
     let lowest = if holds(PI) { -1.0 } else { ends[0].min(ends[1]) };
     let highest = if holds(0.0) { 1.0 } else { ends[0].max(ends[1]) };
     (lowest, highest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDS: [f64; 13] =
+        [f64::NEG_INFINITY, -700.0, -3.0, -1.0, -0.25, 0.0, 0.2, 0.5, 1.0, 2.0, 3.5, 700.0, f64::INFINITY];
+
+    /// Intervals with these ends, and numbers inside of each.
+    fn intervals() -> Vec<(ValueInterval, Vec<f64>)> {
+        let mut found = Vec::new();
+        for (index, low) in ENDS.iter().enumerate() {
+            for high in &ENDS[index..] {
+                let inside = ENDS.iter().flat_map(|end| [*end, end + 0.125, 1e6 * end]);
+                let inside: Vec<f64> = inside.filter(|x| x.is_finite() && low <= x && x <= high).collect();
+                if !inside.is_empty() {
+                    found.push(((*low, *high), inside));
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn finite_results_of_finite_numbers_lie_in_their_range() {
+        let intervals = intervals();
+        for function in Function::ALL.iter().copied() {
+            let count = function.operands();
+            let mut compared = 0;
+            // A stride, so that functions of three operands are not tried on all of them.
+            let stride = [1, 1, 1, 7][count];
+            let combinations = intervals.len().pow(count as u32);
+            for number in (0..combinations).step_by(stride) {
+                let chosen: Vec<&(ValueInterval, Vec<f64>)> = (0..count)
+                    .map(|place| &intervals[number / intervals.len().pow(place as u32) % intervals.len()])
+                    .collect();
+                let operands: Vec<ValueInterval> = chosen.iter().map(|(interval, _)| *interval).collect();
+                // Bounds of `clip` that are out of order have no meaning.
+                if function == Function::Clip && operands[1].1 > operands[2].0 {
+                    continue;
+                }
+                let (low, high) = function.finite_range(&operands);
+                for round in 0..4 {
+                    let at = |place: usize| {
+                        let inside = &chosen[place].1;
+                        inside[(number / 3 + 5 * round + 7 * place) % inside.len()]
+                    };
+                    let numbers: Vec<f64> = (0..count).map(at).collect();
+                    let value = function.value(&numbers);
+                    if value.is_finite() {
+                        compared += 1;
+                        assert!(
+                            low <= value && value <= high,
+                            "{function:?} of {numbers:?} is {value}, its range for {operands:?} {low} to {high}"
+                        );
+                    }
+                }
+            }
+            assert!(compared > 100, "{function:?}: {compared}");
+        }
+    }
+
+    /// A function whose range is not known makes an audit blind, so none is left out.
+    #[test]
+    fn every_function_has_a_range() {
+        for function in Function::ALL.iter().copied() {
+            let operands = vec![(0.25, 0.75); function.operands()];
+            let (low, high) = function.finite_range(&operands);
+            assert!(low.is_finite() && high.is_finite(), "{function:?}: {low} to {high}");
+            assert_eq!(function.range(&operands), (low, high), "{function:?}");
+        }
+    }
+
+    #[test]
+    fn an_infinite_end_is_no_value() {
+        let (any, positive) = (ANYTHING, (0.0, f64::INFINITY));
+        for (function, operands, expected) in [
+            (Function::Multiply, vec![(0.0, 0.0), any], (0.0, 0.0)),
+            (Function::Multiply, vec![positive, positive], positive),
+            (Function::Subtract, vec![any, any], any),
+            (Function::Divide, vec![(0.0, 0.0), any], (0.0, 0.0)),
+            (Function::Divide, vec![positive, positive], positive),
+            (Function::Divide, vec![positive, any], any),
+            (Function::Power, vec![any, (2.0, 2.0)], positive),
+            (Function::Power, vec![positive, any], positive),
+            (Function::Cos, vec![any], (-1.0, 1.0)),
+            (Function::Exp, vec![any], positive),
+            (Function::Log, vec![any], any),
+            (Function::Relu, vec![any], positive),
+            (Function::Sigmoid, vec![any], (0.0, 1.0)),
+            (Function::Less, vec![any, any], (0.0, 1.0)),
+            (Function::Less, vec![(f64::NEG_INFINITY, 0.0), (1.0, 1.0)], (1.0, 1.0)),
+        ] {
+            assert_eq!(function.finite_range(&operands), expected, "{function:?} of {operands:?}");
+        }
+    }
 }

@@ -274,17 +274,6 @@ impl Checker {
         );
         let repetition_penalty = self.read(given.repetition_penalty, env)?;
         let heads = self.heads(&given, env)?;
-        if temperature.as_ref().and_then(|given| given.constant()) == Some(0.0) {
-            self.report(
-                Diagnostic::error(
-                    Code::OutOfRange,
-                    given.temperature.expr.span,
-                    "a greedy rollout has no distribution to learn from",
-                )
-                .help("write a temperature above 0; 1.0 samples from the model itself"),
-            );
-            return None;
-        }
         Some(Sampling { repetition_penalty, heads, ..sampling? })
     }
 

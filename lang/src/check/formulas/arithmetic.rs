@@ -88,7 +88,10 @@ impl Checker {
             };
             let value = function.value(&constants);
             if value.is_finite() {
-                let origin = self.origin(span);
+                // A 0 that a parameter makes is shown where the parameter is given.
+                let outside = |operand: &&Formula| !self.span(operand.0.origin).is_within(span);
+                let given = operands.iter().find(outside).filter(|_| value == 0.0).map(|of| of.0.origin);
+                let origin = given.unwrap_or_else(|| self.origin(span));
                 let number = Formula::new(FormulaKind::Number(value), unit, Axis::Run, false, origin);
                 return Value::Formula(number.counting(counted));
             }

@@ -1,7 +1,7 @@
 //! Tests numerically, on sample distributions, whether a declared function is a divergence.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Formula, SummandProperties};
+use crate::formula::{Formula, FormulaKind, Side, SummandProperties};
 use crate::syntax::ast::{Expr, Name, Parameter};
 
 use crate::check::Checker;
@@ -81,6 +81,8 @@ pub(in crate::check) enum DivergenceDefect {
         value: f64,
         smallest: [bool; 2],
         constant: bool,
+        /// Whether the summand depends on the left and on the right side.
+        reads: [bool; 2],
     },
     Negative {
         value: f64,
@@ -136,7 +138,10 @@ pub(in crate::check) fn facts(
                 trial.sum(left, right).is_some_and(|sum| (sum - agreed).abs() <= ROUNDING)
             };
             let constant = tried.iter().all(same);
-            flaw.get_or_insert(DivergenceDefect::NotZero { value: agreed, smallest, constant });
+            let reads = [Side::Left, Side::Right].map(|side| {
+                value.any(|node| matches!(&node.kind, FormulaKind::Entry(entry) if entry.side == side))
+            });
+            flaw.get_or_insert(DivergenceDefect::NotZero { value: agreed, smallest, constant, reads });
         } else if apart < -ROUNDING * trial.scale(left, right) && flaw.is_none() {
             flaw =
                 Some(DivergenceDefect::Negative { value: apart, left: left.clone(), right: right.clone() });
@@ -188,7 +193,7 @@ impl Checker {
                      hold it with `where(...)` or `max(...)`",
                 )
             }
-            DivergenceDefect::NotZero { value, smallest, constant } => {
+            DivergenceDefect::NotZero { value, smallest, constant, reads } => {
                 let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
                 let diagnostic = Diagnostic::warning(Code::NotADivergence, body.span, text);
                 let [student, other] = if smallest[0] { [p, q] } else { [q, p] };
@@ -196,6 +201,15 @@ impl Checker {
                     _ if constant => diagnostic
                         .label("the same for all distributions")
                         .help("its derivative is 0: the probabilities of a side always add up to 1"),
+                    _ if reads != [true; 2] => {
+                        let [read, other] = if reads[0] { [p, q] } else { [q, p] };
+                        diagnostic.label(format!("`{other}` is not read: a number of `{read}` alone")).help(
+                            format!(
+                                "compare both sides, `{p} * log({p} / {q})`; minimising a number of `{read}` \
+                                 alone leads to one and the same distribution, whatever the teacher says"
+                            ),
+                        )
+                    }
                     [true, true] => diagnostic.label("a divergence and a constant").help(
                         "it is smallest where the sides agree: its gradient is that of a divergence, its \
                          value is not 0 at the end of training",

@@ -4,8 +4,8 @@ use crate::check::Checker;
 use crate::check::objectives::reads_group;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::stages::streams::{
-    TermRollout, is_score_function, reads_policy_temperature, reads_sampler, reads_verdict, reshaped,
-    streams, term_reads,
+    TermRollout, draws_greedily, is_score_function, reads_policy_temperature, reads_sampler, reads_verdict,
+    reshaped, streams, term_reads,
 };
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Rollout, TokensOf};
@@ -96,6 +96,23 @@ impl Checker {
         &TermRollout { term, rollout }: &TermRollout,
     ) -> bool {
         let weighs = term_reads(objective, term, reads_sampler) || is_score_function(objective, term);
+        if weighs && draws_greedily(rollout) {
+            let (span, at) = (self.span(rollout.origin), self.span(term.origin));
+            self.report(
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    span,
+                    "a greedy rollout has no distribution to learn from",
+                )
+                .label("at temperature 0 every token is certain")
+                .note(at, "this term weighs tokens by the probability that they had")
+                .help(
+                    "write a temperature above 0, 1.0 samples from the model itself; or use a term that is \
+                     exact at every prefix, such as `live kl(...)`",
+                ),
+            );
+            return false;
+        }
         let Some(sampling) = reshaped(rollout).filter(|_| weighs) else { return true };
         let (title, label, without) = match (sampling.is_full_distribution(), sampling.repetition_penalty) {
             (true, Some(penalty)) => (

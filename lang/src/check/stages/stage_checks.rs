@@ -31,8 +31,8 @@ impl Checker {
             self.check_trainable(train, settings),
             self.check_formats(train, settings),
             self.check_teachers(train, settings),
-            self.check_pitfalls(train, settings),
         ];
+        self.warn_of_pitfalls(train, settings);
         checks.into_iter().all(|good| good)
     }
 

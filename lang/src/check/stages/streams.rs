@@ -1,6 +1,6 @@
 //! The completions that each term of an objective is trained on, and tests of what terms read.
 
-use crate::experiment::{Objective, Rollout, Sampling, Term, TokensOf};
+use crate::experiment::{Objective, Rollout, Sampling, Temperature, Term, TokensOf};
 use crate::formula::{Divergence, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal};
 
 /// A term and the completions that it is trained on.
@@ -67,6 +67,14 @@ pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
         | TokensOf::OfModel
         | TokensOf::Mixture(_)
         | TokensOf::Changed(_) => rollout.source.inner().into_iter().find_map(reshaped),
+    }
+}
+
+/// Whether the student draws some of the completions at temperature 0.
+pub(in crate::check) fn draws_greedily(rollout: &Rollout) -> bool {
+    match rollout.source.facts().tokens {
+        TokensOf::Student(sampling) => sampling.temperature() == Temperature::Constant(0.0),
+        _ => rollout.source.inner().into_iter().any(draws_greedily),
     }
 }
 
