@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Unit};
+use mopd_lang::formula::{Axis, DivergenceKind, Formula, FormulaKind, Function, ModelSignal, Signal, Unit};
 
 use super::evaluate::Evaluator;
 use super::judge::{Query, quoted};
@@ -102,7 +102,8 @@ impl<'a> Query<'a> {
                 (part, Formula::new(kind, Unit::Bool, part.axis(), false, part.0.origin))
             };
             match (function, operands.as_slice()) {
-                _ if part.axis() <= Axis::Run => {}
+                // Whatever it chooses, it is the same for all tokens after a prefix.
+                _ if part.axis() <= Axis::Run || is_known_before_token(part) => {}
                 (Function::Where, [condition, ..]) => {
                     // A comparison is a part of its own.
                     let is_own = condition.axis() > Axis::Run && !is_choice(&condition.0);
@@ -139,6 +140,28 @@ impl<'a> Query<'a> {
             (*part, format!("`{}` {how}", quoted(part)))
         })
     }
+}
+
+/// Whether a number depends at most on the prefix, and not on the token that is drawn after it. False where that
+/// is not certain: a mean over the completion already depends on the token.
+fn is_known_before_token(formula: &Formula) -> bool {
+    let of_prefix = |part: &Formula| match &part.0.kind {
+        FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Apply { .. } => true,
+        FormulaKind::Signal(signal) => match signal {
+            Signal::Of { part, .. } => {
+                matches!(part, ModelSignal::Entropy | ModelSignal::Top1 | ModelSignal::EndLogp)
+            }
+            Signal::Divergence(divergence) => {
+                !matches!(divergence.kind, DivergenceKind::Gaussian { .. })
+                    && !divergence.support.reads_token()
+            }
+            Signal::Mass { support, .. } | Signal::SupportSize { support } => !support.reads_token(),
+            Signal::Overlap { .. } | Signal::Position | Signal::Progress | Signal::Step => true,
+            _ => false,
+        },
+        _ => false,
+    };
+    !formula.live() && formula.parts().into_iter().all(of_prefix)
 }
 
 /// For each condition, whether it is ever false and ever true in these toy models.

@@ -75,15 +75,34 @@ impl CompiledTerm {
     /// # Errors
     /// A description of what the toy model lacks, or of numbers that are not finite.
     pub fn expectation(&self, toy: &ToyModel, counting: AppliedParts) -> Result<Expectation, AuditRefusal> {
+        self.mean(toy, counting, toy.size.outcomes().map(|outcome| (outcome, 1.0)))
+    }
+
+    /// [`Self::expectation`], from outcomes that stand for several which differ only in the order of
+    /// completions.
+    ///
+    /// # Errors
+    /// A description of what the toy model lacks, or of numbers that are not finite.
+    pub fn unordered_expectation(&self, toy: &ToyModel) -> Result<Expectation, AuditRefusal> {
+        self.mean(toy, ALL, toy.size.unordered_outcomes().into_iter())
+    }
+
+    /// The mean over outcomes, each of which stands for this many.
+    fn mean(
+        &self,
+        toy: &ToyModel,
+        counting: AppliedParts,
+        outcomes: impl Iterator<Item = (Outcome, f64)>,
+    ) -> Result<Expectation, AuditRefusal> {
         let size = toy.size;
         let evaluator = Evaluator::new(toy, &self.lowered, counting.bounds)?;
         let mut gradient = vec![0.0; size.logits()];
         let mut visits = vec![0.0; size.prefixes()];
         let (mut value, mut elements, mut largest) = (0.0, 0.0, 0.0f64);
         let own_axis = self.lowered.graph.axis(self.lowered.roots[0]);
-        for outcome in size.outcomes() {
+        for (outcome, times) in outcomes {
             let sample = ToySample::new(toy, &outcome, counting.bounds);
-            let probability = sample.probability();
+            let probability = times * sample.probability();
             if probability == 0.0 {
                 continue;
             }

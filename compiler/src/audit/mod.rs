@@ -22,6 +22,8 @@ mod fit;
 mod judge;
 mod known;
 mod later;
+#[cfg(test)]
+mod later_tests;
 mod leaves;
 mod lengths;
 mod moments;

@@ -8,7 +8,7 @@ use mopd_lang::formula::{
 use super::expectation::{ALL, CompiledTerm};
 use super::fit::{cosine, difference, norm};
 use super::judge::Query;
-use super::known::{gradients, measure};
+use super::known::{LEAST, gradients, measure};
 use super::named::{GradientSource, Named, NamedOutcome};
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
@@ -19,6 +19,9 @@ const OPPOSITE: f64 = -0.5;
 
 /// The number of toy models in which a gradient must lead the wrong way.
 const ENOUGH: usize = 3;
+
+/// The number of toy models in which every outcome has the same derivative for two teachers.
+const COMPARED: u64 = 8;
 
 /// The target that a term moves the student away from.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,12 +121,20 @@ impl Query<'_> {
         }
         let term = CompiledTerm::new(&alone.view, ALL)?;
         let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
-        let derivatives = |variation| term.derivatives(&smallest.toy(1, variation), ALL);
-        let (here, there) = (derivatives(Variation::Usual)?, derivatives(Variation::OtherTeachers)?);
         let is_same = |(here, there): (&Vec<f64>, &Vec<f64>)| {
             here.len() == there.len() && norm(&difference(here, there)) <= 1e-9 * norm(here)
         };
-        Ok(here.iter().zip(&there).all(is_same))
+        let mut moves = false;
+        // Several, because the derivative of an absolute value is a sign, which may be the same for both.
+        for seed in 0..COMPARED {
+            let derivatives = |variation| term.derivatives(&smallest.toy(seed, variation), ALL);
+            let (here, there) = (derivatives(Variation::Usual)?, derivatives(Variation::OtherTeachers)?);
+            if !here.iter().zip(&there).all(is_same) {
+                return Ok(false);
+            }
+            moves |= here.iter().any(|derivative| norm(derivative) > LEAST);
+        }
+        Ok(moves)
     }
 
     /// Whether the term reads a teacher, but has the same gradient for every teacher. Conditions are assumed

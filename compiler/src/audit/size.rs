@@ -133,12 +133,68 @@ impl Size {
         completions.saturating_pow(self.sequences() as u32)
     }
 
+    /// The outcomes that differ in more than the order of the completions of a prompt, and how many outcomes
+    /// each stands for. Only where the order makes no difference: in one group, or where groups have one sample.
+    pub fn unordered_outcomes(self) -> Vec<(Outcome, f64)> {
+        let completions = self.completions();
+        let each = self.sequences() / self.prompts;
+        let chosen = unordered(completions.len(), each);
+        numbers(chosen.len(), self.prompts)
+            .map(|which| {
+                let mut outcome: Outcome = vec![Vec::new(); self.sequences()];
+                let mut times = 1.0;
+                let mut taken = vec![0; self.prompts];
+                for sequence in 0..self.sequences() {
+                    let prompt = self.prompt(sequence);
+                    outcome[sequence] = completions[chosen[which[prompt]][taken[prompt]]].clone();
+                    taken[prompt] += 1;
+                }
+                for index in which {
+                    times *= orders(&chosen[index]);
+                }
+                (outcome, times)
+            })
+            .collect()
+    }
+
+    /// The number of [`Size::unordered_outcomes`].
+    pub fn unordered_count(self) -> f64 {
+        let (kinds, each) = (self.completions().len(), self.sequences() / self.prompts);
+        let one = (0..each).fold(1.0, |count, index| count * (kinds + index) as f64 / (index + 1) as f64);
+        one.powi(self.prompts as i32)
+    }
+
     /// All outcomes. The first sequence varies fastest.
     pub fn outcomes(self) -> impl Iterator<Item = Outcome> {
         let completions = self.completions();
         numbers(completions.len(), self.sequences())
             .map(move |which| which.into_iter().map(|index| completions[index].clone()).collect())
     }
+}
+
+/// All choices of `count` of `kinds`, with repetition, whatever the order.
+fn unordered(kinds: usize, count: usize) -> Vec<Vec<usize>> {
+    if count == 0 {
+        return vec![Vec::new()];
+    }
+    let shorter = unordered(kinds, count - 1);
+    shorter
+        .into_iter()
+        .flat_map(|chosen| {
+            let first = chosen.last().copied().unwrap_or(0);
+            (first..kinds).map(move |kind| chosen.iter().copied().chain([kind]).collect())
+        })
+        .collect()
+}
+
+/// The number of orders of a sorted choice.
+fn orders(chosen: &[usize]) -> f64 {
+    let (mut orders, mut equal) = (1.0, 0);
+    for (index, kind) in chosen.iter().enumerate() {
+        equal = if index > 0 && chosen[index - 1] == *kind { equal + 1 } else { 1 };
+        orders *= (index + 1) as f64 / f64::from(equal);
+    }
+    orders
 }
 
 /// All numbers with this many digits, as digits.
@@ -170,6 +226,23 @@ mod tests {
             [0, 3, 4, 5]
         );
     }
+    #[test]
+    fn unordered_outcomes_stand_for_all() {
+        for size in [
+            Size { vocabulary: 3, samples: 4, ..Size::ONE },
+            Size { vocabulary: 3, prompts: 2, repeats: 3, ..Size::ONE },
+            Size { vocabulary: 2, repeats: 3, length: 2, ..Size::ONE },
+        ] {
+            let found = size.unordered_outcomes();
+            assert_eq!(found.len() as f64, size.unordered_count(), "{size:?}");
+            let total: f64 = found.iter().map(|(_, times)| times).sum();
+            assert_eq!(total, size.outcome_count() as f64, "{size:?}");
+            assert!(
+                found.iter().all(|(outcome, _)| outcome.iter().all(|tokens| tokens.len() == size.length))
+            );
+        }
+    }
+
     #[test]
     fn completions_end_after_the_last_entry() {
         let size = Size { vocabulary: 2, prompts: 1, samples: 1, length: 3, ends: true, ..Size::ONE };

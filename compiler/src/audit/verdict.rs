@@ -167,8 +167,8 @@ impl TermVerdict {
         if self.stationary_at_teacher == Some(false) {
             lines.push("not stationary where the student equals its teacher".into());
         }
-        lines.extend(self.later.iter().map(|later| later.text(&self.verdict)));
         lines.extend(self.notes.iter().cloned());
+        lines.extend(self.later.iter().map(|later| later.text(&self.verdict)));
         lines
     }
 }

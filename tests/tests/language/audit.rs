@@ -666,8 +666,8 @@ fn a_trust_region_is_for_the_later_passes() {
     assert_eq!(
         said,
         [
-            "on tokens that the student drew: carries no signal: the mean gradient is exactly 0",
-            "on tokens of an earlier student: follows 1.00 * grad KL(an earlier student || student)"
+            "carries no signal: the mean gradient is exactly 0",
+            "in later updates: follows 1.00 * grad KL(sampler || student)"
         ]
     );
 }
@@ -896,4 +896,83 @@ fn neutral_factors_change_nothing() {
         assert_eq!(says(plain), says(same), "{same}");
         assert_eq!(form(plain), form(same), "{same}");
     }
+}
+
+/// In later updates from a batch an earlier student drew the tokens.
+#[test]
+fn later_updates_are_judged() {
+    let gap = "(student.logp - teacher.logp)";
+    let kl = "follows 1.00 * grad KL(student || teacher)";
+    for (value, told) in [
+        ("live kl(student || teacher)".to_owned(), kl.to_owned()),
+        (format!("{gap} * live ratio"), kl.to_owned()),
+        (format!("ratio * {gap} * live student.logp"), kl.to_owned()),
+        (
+            "(sampler.logp - teacher.logp) * live ratio".to_owned(),
+            format!("mixture: {kl} - 1.00 * grad KL(student || sampler)"),
+        ),
+        (format!("{gap} * clip(live ratio, 0.8, 1.2)"), "its bounds act: ".to_owned()),
+        (format!("ratio^2 * {gap} * live student.logp"), "23% away from the gradient of fresh".to_owned()),
+        (format!("1 / ratio * {gap} * live student.logp"), "4".to_owned()),
+    ] {
+        let body = format!("term t = {value}");
+        for setting in ["passes = 2", "mini_batches = 2"] {
+            let said = audited_in(ONE, &body, &stage_with(setting));
+            let line = said.iter().find_map(|line| line.strip_prefix("in later updates: "));
+            assert!(line.is_some_and(|line| line.starts_with(&told)), "{value}: {said:?}");
+        }
+        // One update has no later one. Without a stage, only what differs is told.
+        let said = audited(ONE, &body);
+        assert!(!said.iter().any(|line| line.starts_with("in later updates")), "{value}: {said:?}");
+        let alone = says(&body).iter().any(|line| line.starts_with("in later updates"));
+        assert_eq!(alone, told != kl, "{value}");
+    }
+}
+
+/// What a statistic of few peers does to the gradient is told with its size in a larger batch.
+#[test]
+fn a_bias_of_few_peers_is_told_with_more_of_them() {
+    let gap = "(teacher.logp - student.logp)";
+    for (body, trend) in [
+        (format!("term t = -zscore({gap}, over: batch, deviation: sample) * live student.logp"), "vanishes"),
+        (format!("term t = -center({gap}, over: batch) * live student.logp"), "vanishes"),
+        (
+            format!(
+                "select = student.logp > mean(student.logp, over: batch)\nterm t = -{gap} * live student.logp"
+            ),
+            "does not vanish",
+        ),
+    ] {
+        let said = says(&body);
+        let ends = format!("this {trend} with the size of the batch");
+        assert!(said.iter().any(|line| line.ends_with(&ends)), "{body}: {said:?}");
+    }
+    let exact = says("term t = -(reward - mean(reward, over: group)) * live student.logp");
+    assert!(!exact.iter().any(|line| line.contains("compares across")), "{exact:?}");
+}
+
+/// A coefficient of 0 beside a condition is called so, and not taken for the condition.
+#[test]
+fn the_reason_of_a_zero_is_told() {
+    let kl = "live kl(student || teacher)";
+    let found = says(&format!("select = student.entropy > 0.5\nterm t = 0 * {kl}"));
+    assert_eq!(found[0], NOTHING);
+    assert!(found.iter().any(|line| line.ends_with("is 0, whatever is drawn")), "{found:?}");
+    let found = says(&format!("select = student.entropy > 0.5\nterm t = linear(0 -> 1) * {kl}"));
+    assert_eq!(found[0], format!("at the start: {NOTHING}"));
+    assert!(found.iter().any(|line| line == "`linear(0 -> 1)` is 0 here"), "{found:?}");
+    let found = says(&format!("select = student.entropy > 0.5\nweight = 0 * student.entropy\nterm t = {kl}"));
+    assert_eq!(found[0], NOTHING);
+    let found = says(&format!("select = teacher.top1 > 0.999\nterm t = {kl}"));
+    assert_eq!(found[0], "not audited: `teacher.top1 > 0.999` holds for no token in toy models this small");
+}
+
+/// One objective's error leaves the verdicts and the warnings of the others.
+#[test]
+fn an_error_of_one_objective_silences_no_other() {
+    let other =
+        "objective other {\nterm t = -live kl(student || teacher)\nreduce = mean(token, over: batch)\n}\n";
+    let second = STAGE.replace("model student", "model second").replace("objective = o", "objective = other");
+    let found = checked(ONE, "term t = live student.logp - teacher.logp", &format!("{STAGE}{other}{second}"));
+    assert_eq!(codes(&found), [Code::ZeroGradient, Code::WrongSign], "{found:?}");
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Rollout, RolloutSource};
+use crate::experiment::{Rollout, RolloutSource, are_exchanged};
 use crate::formula::{
     Axis, Formula, FormulaKind, Live, ModelSignal, NamedSpan, Preference, PreferenceKind, Role, Signal,
 };
@@ -187,6 +187,15 @@ impl Checker {
                 "name another field of the data, another writer, or keep the best of a group by a reward",
             ));
             return None;
+        }
+        if are_exchanged(&chosen, &rejected) {
+            let (preferred, other) = (self.span(chosen.origin), self.span(rejected.origin));
+            self.report(
+                Diagnostic::warning(Code::WrongSign, place, "the better completions are rejected")
+                    .note(preferred, "these are preferred")
+                    .note(other, "these are rejected")
+                    .help("exchange the two; if it is meant, say so: `// allow(wrong-sign): why`"),
+            );
         }
         Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))
     }

@@ -1,7 +1,7 @@
 //! Compares two rollouts for drawing the same, wherever they are written: copies of a text differ in places.
 
 use super::{Edit, ExpertTurns, Rollout, RolloutArgument, RolloutSource, Sampling};
-use crate::experiment::formula::{Formula, FormulaKind};
+use crate::experiment::formula::{Formula, FormulaKind, FormulaNode, Function, Signal};
 
 /// Deeper formulas are equal only if they are one shared part, because shared parts may have many paths.
 const DEEPEST: u32 = 8;
@@ -25,6 +25,33 @@ impl Rollout {
                 .zip(&others)
                 .all(|((name, one), (other_name, other))| name == other_name && are_alike(one, other))
             && self.edits.iter().zip(&other.edits).all(|(one, other)| one.is_alike(other))
+    }
+}
+
+/// Whether completions are preferred that their author calls worse: those of the field `rejected`, or those
+/// with the lowest verdict where the others have the highest.
+pub fn are_exchanged(chosen: &Rollout, rejected: &Rollout) -> bool {
+    if let (RolloutSource::Data { field: preferred }, RolloutSource::Data { field: other }) =
+        (&chosen.source, &rejected.source)
+    {
+        return preferred == "rejected" && other == "chosen";
+    }
+    let number = |rollout: &Rollout| match rollout.edits.last() {
+        Some(Edit::Best { by, .. }) => Some(by.clone()),
+        _ => None,
+    };
+    let (Some(lowest), Some(highest)) = (number(chosen), number(rejected)) else { return false };
+    let verdict = |node: &FormulaNode| {
+        matches!(
+            &node.kind,
+            FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct)
+        )
+    };
+    match &lowest.0.kind {
+        FormulaKind::Apply { function: Function::Negate, operands } => {
+            is_same(&operands[0], &highest) && highest.any(verdict)
+        }
+        _ => false,
     }
 }
 

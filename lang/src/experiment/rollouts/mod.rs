@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::{ModelId, Origin, Secret, Temperature, Template};
 use crate::experiment::formula::{Formula, FormulaKind, Role};
+pub use alike::are_exchanged;
 pub use kinds::{
     AuthorProgram, MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf,
 };
