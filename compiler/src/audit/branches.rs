@@ -142,8 +142,8 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Whether a number depends at most on the prefix, and not on the token that is drawn after it. False where that
-/// is not certain: a mean over the completion already depends on the token.
+/// Whether a number depends at most on the prefix, and not on the token that is drawn after it. False where
+/// that is not certain: a mean over the completion already depends on the token.
 fn is_known_before_token(formula: &Formula) -> bool {
     let of_prefix = |part: &Formula| match &part.0.kind {
         FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Apply { .. } => true,

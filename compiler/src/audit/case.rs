@@ -91,9 +91,9 @@ impl<'a, 'b> AuditCase<'a, 'b> {
         std::iter::once(RunNumbers::AtStep).chain((0..rounds).map(RunNumbers::Tried))
     }
 
-    /// The mask of a term whose mean gradient is 0 without its masks, although a divergence from a teacher is a
-    /// factor of it: the divergence is the same for all tokens. A mask that judges completions is a choice of
-    /// what to imitate.
+    /// The mask of a term whose mean gradient is 0 without its masks, although a divergence from a teacher
+    /// is a factor of it: the divergence is the same for all tokens. A mask that judges completions is a
+    /// choice of what to imitate.
     pub fn masks_a_term_of_zero(&self) -> Option<&'static str> {
         let view = self.view();
         let judging = |formula: &&Formula| {

@@ -2,24 +2,22 @@
 
 use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_lang::experiment::{
-    Experiment, Objective, Optimizer, Origin, Reward, Rollout, Stage, StageStep, TeacherWeights, Temperature,
-    Term, Train, Trainable,
+    Experiment, Objective, Optimizer, Origin, Reward, Rollout, Stage, StageStep, Temperature, Train,
+    Trainable,
 };
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role, Signal, text};
+use mopd_lang::formula::{Formula, Role};
 use mopd_lang::source::Span;
 
 use super::bounds::{self, Bounds};
 use super::case::{AuditCase, Vanishing};
 use super::domains::AuditedPrompts;
 use super::judge::Query;
-use super::later::{OLD, Staleness};
 use super::not_finite::NonFinite;
 use super::range;
+use super::repelling::RepellingTerm;
 use super::sampler::Sampler;
-use super::sign::{RepelledFrom, is_verdict, judges};
 use super::teachers::Teachers;
 use super::toy_model::{Drift, RunNumbers};
-use super::verdict::{RunPhase, distance_text};
 use super::view::{SampleFilter, TermView};
 use super::{ObjectiveUse, USUAL_STEPS};
 
@@ -70,13 +68,6 @@ struct AuditedUse<'a> {
     at_first: Vec<Teachers>,
 }
 
-/// A term that leads away from a target on the tokens of a case, and its verdict there.
-struct RepellingTerm<'c, 'x, 'y> {
-    case: &'c AuditCase<'x, 'y>,
-    away: RepelledFrom,
-    verdict: String,
-}
-
 /// A term on the tokens of each sampler, with each kind of teachers, on all prompts.
 fn cases_of<'a, 'b>(
     train: &'a Train,
@@ -124,9 +115,9 @@ fn cases_of<'a, 'b>(
 }
 
 pub(super) struct AuditPass<'a> {
-    experiment: &'a Experiment,
+    pub(super) experiment: &'a Experiment,
     origins: &'a [Span],
-    keep_going: &'a dyn Fn() -> bool,
+    pub(super) keep_going: &'a dyn Fn() -> bool,
     seen: Vec<AuditedUse<'a>>,
     found: Vec<Diagnostic>,
 }
@@ -383,98 +374,8 @@ impl<'a> AuditPass<'a> {
         self.add(diagnostic);
     }
 
-    /// Finds a sign error: a minus too many, or too few.
-    fn repelling_term<'c, 'x, 'y>(
-        &self,
-        case: &'c AuditCase<'x, 'y>,
-        queries: &[Query],
-    ) -> Option<RepellingTerm<'c, 'x, 'y>> {
-        let found: Vec<Option<RepelledFrom>> =
-            queries.iter().map(|query| query.repelled_from().unwrap_or_default()).collect();
-        let away = found.first().cloned().flatten()?;
-        if found.iter().any(|other| other.as_ref() != Some(&away)) {
-            return None;
-        }
-        // Beside a term that teaches something else, a teacher may be meant as a negative example.
-        if let RepelledFrom::Role(role @ Role::Named { .. }) = &away {
-            let others = case.objective.terms.iter().filter(|other| other.origin != case.term.origin);
-            if { others }.any(|other| self.teaches(other, role, case)) {
-                return None;
-            }
-        }
-        let verdict = queries[0].judge(RunPhase::Throughout).verdict.text();
-        Some(RepellingTerm { case, away, verdict })
-    }
-
-    /// Whether a term teaches anything other than to stay near the start or a copy of the student.
-    fn teaches(&self, term: &Term, repelling: &Role, case: &AuditCase) -> bool {
-        let judged = |signal: &Signal| is_verdict(signal) || judges(signal);
-        let reads = |node: &FormulaNode| matches!(&node.kind, FormulaKind::Signal(signal) if judged(signal));
-        let formulas = || term.when.iter().chain(&term.weight).chain(std::iter::once(&term.value));
-        if term.data.is_some() || formulas().any(|formula| formula.any(reads)) {
-            return true;
-        }
-        TermView::new(case.objective, term, SampleFilter::default()).roles_of_value().iter().any(|role| {
-            role != repelling
-                && match role {
-                    Role::Named { teacher, .. } => match &self.experiment.teacher(*teacher).weights {
-                        TeacherWeights::Student(_) => false,
-                        TeacherWeights::Model(model) => *model != case.start,
-                        _ => true,
-                    },
-                    Role::Teacher => true,
-                    _ => false,
-                }
-        })
-    }
-
-    /// Reports the sign errors of one term, once for each target; `everywhere`: for all of its prompts.
-    fn report_repelling(&mut self, found: &[RepellingTerm], everywhere: bool) {
-        for (place, RepellingTerm { case, away, verdict }) in found.iter().enumerate() {
-            if found[..place].iter().any(|known| known.away == *away) {
-                continue;
-            }
-            let what = match away {
-                RepelledFrom::Role(role) => format!("moves the student away from `{}`", role.name()),
-                RepelledFrom::Data => "makes the text that it is trained on less likely".to_owned(),
-                RepelledFrom::Reward => "lowers the expected reward".to_owned(),
-            };
-            let same = found.iter().filter(|other| other.away == *away);
-            let mut prompts: Vec<&str> = same.filter_map(|other| other.case.prompts).collect();
-            prompts.dedup();
-            let on = match everywhere || prompts.is_empty() {
-                true => String::new(),
-                false => format!(" on {}", prompts.join(" and ")),
-            };
-            let text = format!("this term {what}{on}");
-            let diagnostic = Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), text)
-                .label(format!("a term is minimised; this one {verdict}"))
-                .note(self.span(case.rollout), format!("on {}", case.on()))
-                .help("flip its sign; if it is meant, say so: `// allow(wrong-sign): why`");
-            self.add(diagnostic);
-        }
-    }
-
-    /// Reports a weight `1 - entropy`: it is negative wherever the entropy, which has no upper bound, is
-    /// larger.
-    fn negative_weight(&mut self, case: &AuditCase) {
-        let Some((weight, number, bound)) = case.view().weight_that_turns() else { return };
-        let text = format!(
-            "this weight is negative where `{}` is above {}: there, the term leads the other way",
-            text::formula(number, 40),
-            text::number(bound)
-        );
-        let diagnostic = Diagnostic::warning(Code::WrongSign, self.span(weight.0.origin), text)
-            .label("in nats, which have no upper bound")
-            .note(self.span(case.term.origin), "the term")
-            .help(
-                "divide by the largest value, `1 - student.entropy / log(vocab_size)`, or bound it below: \
-                 `max(..., 0)`",
-            );
-        self.add(diagnostic);
-    }
-
-    /// Reports a term whose mean gradient is 0 without its masks, although it reads a divergence from a teacher.
+    /// Reports a term whose mean gradient is 0 without its masks, although it reads a divergence from a
+    /// teacher.
     fn masked_zero(&mut self, case: &AuditCase, mask: &str) {
         let text = format!("without `{mask}` the mean gradient of this term is exactly 0");
         let diagnostic = Diagnostic::warning(Code::ZeroGradient, self.span(case.term.origin), text)
@@ -485,62 +386,6 @@ impl<'a> AuditPass<'a> {
                  sampled token, `(student.logp - teacher.logp) * live student.logp`",
             );
         self.add(diagnostic);
-    }
-
-    /// Checks the later updates from a batch. False when the time is up.
-    fn of_later_updates(&mut self, cases: &[AuditCase]) -> bool {
-        for case in cases.iter().filter(|case| case.updates > 1 && case.sampler.is_of_student()) {
-            if !(self.keep_going)() {
-                return false;
-            }
-            self.stale(case);
-        }
-        true
-    }
-
-    /// Reports later updates that follow another gradient than completions that the student would draw now.
-    fn stale(&mut self, case: &AuditCase) {
-        let Some(staleness) = case.query(case.steps / 2).and_then(|query| query.staleness()) else { return };
-        let later = if case.called == "passes" { "passes" } else { "mini-batches" };
-        let reads_old = case.view().any(|node| match &node.kind {
-            FormulaKind::Signal(signal) => signal.roles().contains(&OLD),
-            _ => false,
-        });
-        let (message, label, help) = match staleness {
-            Staleness::AwayFromOld { follows } => (
-                format!(
-                    "later {later} learn from how the student differed from its teacher before the first"
-                ),
-                format!("in later updates: {follows}"),
-                "write `student.logp` for `sampler.logp`: it is computed anew for every update",
-            ),
-            Staleness::Weight { distance } if !reads_old => (
-                format!("later {later} treat these completions as if the student had just sampled them"),
-                format!(
-                    "no `ratio` corrects for the change of their probabilities: at a moderate one it is {} from \
-                     the gradient of fresh completions",
-                    distance_text(distance)
-                ),
-                "multiply by `live ratio` in place of `live student.logp`, within bounds: `clip(live ratio, 0.8, \
-                 1.2)`",
-            ),
-            Staleness::Weight { distance } => (
-                format!("later {later} do not follow the gradient of fresh completions"),
-                format!(
-                    "this weight does not correct for the change of their probabilities: at a moderate one it \
-                     is {} from it",
-                    distance_text(distance)
-                ),
-                "the weight that corrects is `ratio` itself: `live ratio`, or `ratio * live student.logp`",
-            ),
-        };
-        let drawn = format!("drawn once for {} {}", case.updates, case.called);
-        self.add(
-            Diagnostic::warning(Code::StaleSignal, self.span(case.term.origin), message)
-                .label(label)
-                .note(self.span(case.rollout), drawn)
-                .help(help),
-        );
     }
 
     pub(super) fn span(&self, origin: Origin) -> Span {

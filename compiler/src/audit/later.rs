@@ -130,9 +130,9 @@ impl<'a> Query<'a> {
         Ok(false)
     }
 
-    /// Whether later updates follow another gradient than completions that the student would draw now, because
-    /// of the weight of single tokens. Bounds on this weight are no mistake, and neither is a pull towards the
-    /// policy that drew the tokens.
+    /// Whether later updates follow another gradient than completions that the student would draw now,
+    /// because of the weight of single tokens. Bounds on this weight are no mistake, and neither is a pull
+    /// towards the policy that drew the tokens.
     pub fn staleness(&self) -> Option<Staleness> {
         let fresh = self.usual_gradient().ok().filter(|fresh| !fresh.is_zero())?;
         let far = match self.in_later_updates()? {

@@ -1,5 +1,6 @@
-//! Later updates from a batch against sums over all completions, differentiated by central differences. From the
-//! audit's code come the text of the verdict and the distributions of the toy models, and nothing else.
+//! Later updates from a batch against sums over all completions, differentiated by central differences.
+//! From the audit's code come the text of the verdict and the distributions of the toy models, and nothing
+//! else.
 
 use mopd_lang::experiment::StageStep;
 use mopd_lang::formula::Role;
@@ -154,7 +155,8 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / norm(a) / norm(b)
 }
 
-/// The gradients of completions that the student would draw now, and of those that it drew, in all toy models.
+/// The gradients of completions that the student would draw now, and of those that it drew, in all toy
+/// models.
 fn fresh_and_stale(toys: &[ToyModel], loss: Loss) -> [Vec<f64>; 2] {
     [false, true]
         .map(|drifted| toys.iter().flat_map(|toy| gradient(toy, &Models::new(toy, drifted), loss)).collect())

@@ -34,10 +34,13 @@ mod parameter_values;
 mod peers;
 mod range;
 mod refusal;
+mod repelling;
 mod sampler;
 mod sign;
 mod silent;
 mod size;
+mod stale;
+mod standard;
 mod states;
 mod teachers;
 #[cfg(test)]

@@ -1,12 +1,8 @@
 //! The named gradients, with which a term's gradient is compared.
 
-use std::rc::Rc;
-
-use mopd_lang::analyse;
 use mopd_lang::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, Mass, Role, Signal, Support, text,
 };
-use mopd_lang::source::SourceFile;
 
 use super::divergence::TokenContext;
 use super::dual::{Dual, sum};
@@ -14,6 +10,7 @@ use super::later::OLD;
 use super::leaves::{judged, judgement, length, reward};
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
+use super::standard::{StandardDivergence, standard};
 use super::toy_model::{Drift, ToyModel, ToyModelSpec};
 use super::view::TermView;
 
@@ -278,41 +275,6 @@ impl Candidates<'_> {
             self.give(name, GradientSource::Likelihood(role), true);
         }
     }
-}
-
-/// A divergence of the standard library that every gradient is compared with.
-struct StandardDivergence {
-    name: &'static str,
-    /// The separator of its sides.
-    between: &'static str,
-    /// Whether the student is on the left.
-    reversed: bool,
-    kind: DivergenceKind,
-}
-
-fn standard() -> Rc<Vec<StandardDivergence>> {
-    type KnownCall = (&'static str, &'static str, bool, &'static str);
-    const KNOWN: [KnownCall; 5] = [
-        ("TV", ", ", false, "tv(teacher, student)"),
-        ("squared Hellinger", ", ", false, "hellinger(teacher, student)"),
-        ("chi2", " || ", false, "chi2(teacher || student)"),
-        ("chi2", " || ", true, "chi2(student || teacher)"),
-        ("JSD", ", ", false, "jsd(teacher, student, beta: 0.5)"),
-    ];
-    fn known((name, between, reversed, call): &KnownCall) -> StandardDivergence {
-        let text =
-            format!("objective o {{\n term all = live {call}\n reduce = mean(token, over: batch)\n}}\n");
-        let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
-        let value = &found[0].objective.terms[0].value;
-        let FormulaKind::Live(Live::Divergence(divergence)) = &value.0.kind else {
-            unreachable!("the term is a divergence")
-        };
-        StandardDivergence { name, between, reversed: *reversed, kind: divergence.kind.clone() }
-    }
-    thread_local! {
-        static STANDARD: Rc<Vec<StandardDivergence>> = Rc::new(KNOWN.iter().map(known).collect());
-    }
-    STANDARD.with(Rc::clone)
 }
 
 /// The values of a divergence's formulas, if they are the same at every token.

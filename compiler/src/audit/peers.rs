@@ -1,5 +1,5 @@
-//! Statistics over a group or a batch. Toy models have two or three peers, real batches many. What a number of
-//! few peers does to the gradient may vanish with their number.
+//! Statistics over a group or a batch. Toy models have two or three peers, real batches many. What a number
+//! of few peers does to the gradient may vanish with their number.
 
 use mopd_lang::formula::{Axis, FormulaKind, FormulaNode};
 
@@ -20,7 +20,8 @@ const NOTICED: f64 = 0.01;
 /// A cosine this far from 1 is not that of the named gradient itself.
 const EXACT: f64 = 1e-6;
 
-/// The named gradient that a verdict is compared with: of a mixture, the first one. `None` if it is exactly one.
+/// The named gradient that a verdict is compared with: of a mixture, the first one. `None` if it is exactly
+/// one.
 fn nearest(verdict: &Verdict) -> Option<&str> {
     match verdict {
         Verdict::Biased { of, .. } => of.one_gradient().or_else(|| nearest(of)),

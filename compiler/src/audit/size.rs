@@ -134,7 +134,8 @@ impl Size {
     }
 
     /// The outcomes that differ in more than the order of the completions of a prompt, and how many outcomes
-    /// each stands for. Only where the order makes no difference: in one group, or where groups have one sample.
+    /// each stands for. Only where the order makes no difference: in one group, or where groups have one
+    /// sample.
     pub fn unordered_outcomes(self) -> Vec<(Outcome, f64)> {
         let completions = self.completions();
         let each = self.sequences() / self.prompts;

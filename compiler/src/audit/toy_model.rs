@@ -37,8 +37,8 @@ pub(super) struct ToyMoment {
     pub longest: f64,
 }
 
-/// The change of the student since the batch was drawn. Only in the first of several updates from a batch is it
-/// the policy that drew the tokens.
+/// The change of the student since the batch was drawn. Only in the first of several updates from a batch
+/// is it the policy that drew the tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Drift {
     None,

@@ -153,7 +153,8 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
     found
 }
 
-/// A product without its factors that carry no gradient and differ from token to token. `None` if it has none.
+/// A product without its factors that carry no gradient and differ from token to token. `None` if it has
+/// none.
 pub(super) fn live_factors(formula: &Formula) -> Option<Formula> {
     let product = Factors::new(formula, &mut HashSet::new());
     let kept = |factor: &ProductFactor| factor.formula.live() || factor.formula.axis() <= Axis::Run;

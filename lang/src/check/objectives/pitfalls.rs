@@ -27,8 +27,8 @@ fn can_be_negative(divergence: &Divergence) -> bool {
         }
 }
 
-/// The value that a node clamps from below at a number that is at least 0, and that number. `None` if the node
-/// does not clamp.
+/// The value that a node clamps from below at a number that is at least 0, and that number. `None` if the
+/// node does not clamp.
 fn held_above_zero(node: &FormulaNode) -> Option<(&Formula, f64)> {
     let FormulaKind::Apply { function, operands } = &node.kind else { return None };
     let at_least_zero = |bound: &Formula| bound.constant().filter(|bound| *bound >= 0.0);
