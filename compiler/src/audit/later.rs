@@ -3,7 +3,7 @@
 //!
 //! The gradient is compared with that of completions that the student would draw now, at the same student.
 
-use mopd_lang::formula::Role;
+use mopd_lang::formula::{FormulaKind, Role};
 use serde::Serialize;
 
 use super::expectation::{ALL, AppliedParts};
@@ -26,6 +26,9 @@ const SMALL: f64 = 1e-5;
 /// A term is stale if the weight of single tokens leaves the gradient further away than this, at a moderate
 /// drift. Without any weight it is about 20%.
 const STALE: f64 = 0.15;
+
+/// The same for a ratio over completions.
+const OF_COMPLETIONS: f64 = 0.4;
 
 /// What the gradient follows in later updates from a batch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -146,7 +149,16 @@ impl<'a> Query<'a> {
         };
         // That an earlier student drew the tokens after it is no fault of a token's weight.
         let own = self.distance_of_own_tokens(&fresh.gradient).ok()?;
-        (own > STALE).then_some(Staleness::Weight { distance: far.unwrap_or(own) })
+        (own > self.most_distance()).then_some(Staleness::Weight { distance: far.unwrap_or(own) })
+    }
+
+    /// The distance up to which a term is not stale. A ratio of whole completions, such as the geometric mean of
+    /// their tokens' ratios, corrects the change of each token by a share.
+    fn most_distance(&self) -> f64 {
+        let reads_old = self
+            .view
+            .any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if signal.roles().contains(&OLD)));
+        if reads_old && self.spec.size.length > 1 { OF_COMPLETIONS } else { STALE }
     }
 
     /// The distance, at a moderate drift, that is due to the student's change after each token's own prefix:
