@@ -19,9 +19,11 @@ use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
 use self::fetch::{FetchProblem, HubClient, LARGEST_COMPANION, UNLIMITED};
+use super::huggingface::{self, CONFIG};
 use super::safetensors;
 use crate::failure::{Error, Result};
 use crate::quote::quote;
+use crate::tokenizer::TokenizerFiles;
 
 /// Settings of the hub from environment variables, read as `huggingface_hub` reads them.
 pub struct Hub {
@@ -82,18 +84,6 @@ pub struct ModelFolder {
     pub commit: Option<String>,
 }
 
-const COMPANIONS: [&str; 9] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-const CONFIG: &str = "config.json";
 /// Most bytes to read of a token's file.
 const SMALL: u64 = 1 << 16;
 
@@ -181,14 +171,16 @@ impl Hub {
                 client.file(name, &commit, file, limit, &path).map_err(failed)
             }
         };
+        // Whatever a folder's reader looks at is fetched: the same model is the same from a folder.
+        let companions = listing.siblings.iter().map(|sibling| sibling.rfilename.as_str());
+        for file in companions.filter(|file| huggingface::reads(file) || TokenizerFiles::reads(file)) {
+            fetch(file, LARGEST_COMPANION)?;
+        }
+        huggingface::no_adapter(&folder)?;
         if !present(CONFIG) {
             let message =
                 format!("the repository {name} has no {CONFIG}, so it has no model that can be loaded");
             return Err(Error::new(FailureKind::Model, message));
-        }
-        fetch(CONFIG, LARGEST_COMPANION)?;
-        for file in COMPANIONS.iter().filter(|file| present(file)) {
-            fetch(file, LARGEST_COMPANION)?;
         }
         if present(safetensors::MODEL) {
             fetch(safetensors::MODEL, UNLIMITED)?;

@@ -21,6 +21,14 @@ pub const CONFIG: &str = "config.json";
 /// The configuration that PEFT writes beside an adapter.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
+/// What a run writes beside its models: where they come from, and whether they have the tokenizer of bytes.
+pub const PROVENANCE: &str = "mopd.json";
+
+/// Whether the model in a folder depends on this file, besides its weights and its tokenizer's files.
+pub fn reads(name: &str) -> bool {
+    [CONFIG, ADAPTER_CONFIG, PROVENANCE].contains(&name)
+}
+
 /// Reads `config.json` of a folder.
 pub fn config(folder: &Path) -> Result<Config> {
     no_adapter(folder)?;
@@ -50,7 +58,7 @@ pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
 
 /// Refuses a folder that holds an adapter (LoRA), alone or in the model's own folder, where the reference
 /// library loads it with the model.
-fn no_adapter(folder: &Path) -> Result<()> {
+pub fn no_adapter(folder: &Path) -> Result<()> {
     #[derive(Default, Deserialize)]
     struct Adapter {
         #[serde(default)]

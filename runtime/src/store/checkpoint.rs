@@ -14,12 +14,11 @@ use serde_json::json;
 use super::hashed::write_hashed;
 use crate::failure::{Error, Result};
 use crate::formats::config_json::{self, TokenIds};
-use crate::formats::huggingface;
+use crate::formats::huggingface::{self, PROVENANCE};
 use crate::formats::safetensors::{self, TensorHeader};
 use crate::model::{Config, Weights, layout};
 use crate::tokenizer::{BEGIN, Tokenizer};
 
-const PROVENANCE: &str = "mopd.json";
 const GENERATION: &str = "generation_config.json";
 /// Largest size of a file in bytes: larger models are split, as in the transformers library.
 const LARGEST_FILE: usize = 5_000_000_000;

@@ -110,7 +110,8 @@ impl<'h> HubClient<'h> {
     ) -> Result<(), FetchProblem> {
         let folder = destination.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(FetchProblem::Disk)?;
-        let part_path = folder.join(format!(".{file}.incomplete"));
+        let name = destination.file_name().unwrap_or_default().to_string_lossy();
+        let part_path = folder.join(format!(".{name}.incomplete"));
         let mut options = OpenOptions::new();
         let mut part = options
             .read(true)
@@ -127,7 +128,8 @@ impl<'h> HubClient<'h> {
                 _ => Ok(()),
             };
         }
-        let path = format!("{repository}/resolve/{commit}/{}", encoded(file));
+        let within: Vec<String> = file.split('/').map(|part| encoded(part).to_string()).collect();
+        let path = format!("{repository}/resolve/{commit}/{}", within.join("/"));
         let mut attempt = 0;
         while let Err(trouble) = self.rest_of(&path, &mut part, limit) {
             let passes = match &trouble {

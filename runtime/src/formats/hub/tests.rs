@@ -179,6 +179,55 @@ fn model_of_the_hub_is_pinned_and_fetched_once() {
     assert_eq!(asked.lock().unwrap().len(), requests);
 }
 
+/// Whatever the reader of a folder looks at is fetched, so that the same model gives the same prompts.
+#[test]
+fn a_model_of_the_hub_is_the_same_as_in_a_folder() {
+    let cache = tempfile::tempdir().unwrap();
+    let fixtures = crate::tokenizer::tests::fixtures().join("smollm");
+    let text = |name: &str| &*fs::read_to_string(fixtures.join(name)).unwrap().leak();
+    let files = BTreeMap::from([
+        ("config.json", "{\"model_type\": \"llama\", \"eos_token_id\": 2}"),
+        ("tokenizer.json", text("tokenizer.json")),
+        ("tokenizer_config.json", text("tokenizer_config.json")),
+        ("chat_template.jinja", "{{ messages[0].content }}<|im_end|>"),
+        ("additional_chat_templates/tool_use.jinja", "tools: {{ messages[0].content }}<|im_end|>"),
+        ("additional_chat_templates/README.md", "not needed"),
+        ("additional_chat_templates/deeper/other.jinja", "not needed"),
+        ("mopd.json", "{}"),
+        ("model.safetensors", "weights"),
+    ]);
+    let own = tempfile::tempdir().unwrap();
+    for (name, text) in &files {
+        let path = own.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let (endpoint, asked) = serve(files, FIRST);
+    let find = |endpoint: &str, offline| {
+        hub(cache.path(), endpoint, offline).find("org/tiny", None, Path::new("/nowhere"))
+    };
+    let found = find(&endpoint, false).unwrap().folder;
+    let read = |folder: &Path| TokenizerFiles::read(folder).unwrap();
+    assert_eq!(read(&found).files, read(own.path()).files);
+    assert!(read(&found).find("additional_chat_templates/tool_use.jinja").is_some());
+    assert!(found.join("mopd.json").exists(), "it says that a model has the tokenizer of bytes");
+    let asked = asked.lock().unwrap().clone();
+    assert!(!asked.iter().any(|path| path.contains("README") || path.contains("deeper")), "{asked:?}");
+    // An adapter is refused as in a folder, before its weights are fetched.
+    let cache = tempfile::tempdir().unwrap();
+    let with_adapter = BTreeMap::from([
+        ("config.json", "{}"),
+        ("adapter_config.json", "{\"base_model_name_or_path\": \"org/base\"}"),
+        ("model.safetensors", "weights"),
+    ]);
+    let (endpoint, asked) = serve(with_adapter, FIRST);
+    let (text, _) = message(
+        &hub(cache.path(), &endpoint, false).find("org/tiny", None, Path::new("/nowhere")).unwrap_err(),
+    );
+    assert!(text.contains("holds an adapter (LoRA) beside the model"), "{text}");
+    assert!(!asked.lock().unwrap().iter().any(|path| path.ends_with("safetensors")));
+}
+
 #[test]
 fn hub_errors_have_a_help_text() {
     let folder = tempfile::tempdir().unwrap();
