@@ -3,7 +3,7 @@
 //! Its modules, from the bottom layer to the top. Each imports only modules before it, and a test checks
 //! that (`tests/tests/language/layering.rs`):
 //!
-//! - `zip`, `quote`, `http`, `table`, [`failure`], [`control`], [`random`]: small shared utilities;
+//! - `http`, `table`, [`failure`], [`control`], [`random`]: small shared utilities;
 //!   [`peers`]: processes that train together; [`machine`]: devices, memory, arithmetic; `program`: child
 //!   processes that run the user's programs;
 //! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: memory-mapped tensor files; [`model`]:
@@ -37,7 +37,6 @@ pub mod peers;
 pub mod predict;
 pub mod prepare;
 pub mod program;
-mod quote;
 pub mod random;
 pub mod remote;
 pub mod report;
@@ -49,6 +48,7 @@ pub mod store;
 pub mod table;
 pub mod tokenizer;
 pub mod train;
-pub mod zip;
 
+pub(crate) use mopd_data::quote;
+pub use mopd_data::zip;
 pub use mopd_store::{content, files};

@@ -1,50 +1,26 @@
 //! The rows of a domain: prompts, their fields, and the location of each row.
 
-mod reading;
+mod collect;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use mopd_data::{
+    DOCUMENTS, DataError, DataProblem, DatasetRequest, MESSAGES, PROMPT, Reach, RowPlace, RowProjection,
+    TOOLS, VARIABLES, find, path_as_written,
+};
 use mopd_plan::keys;
 use mopd_plan::{DataFormula, DataSource, FieldColumn, PromptFormat};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use self::reading::DatasetReader;
-use super::error::{DataError, DataProblem, RowPlace};
+use self::collect::RowCollector;
 use super::lists::{Builder, Lists};
-use super::rows::{self, RowProjection};
-use super::{Field, FieldKind, files};
 use crate::tokenizer::chat::Conversation;
 use crate::tokenizer::json::{Json, Object, describe};
 
-/// The column of prompts, and the column of conversations that may replace it.
-const PROMPT: &str = "prompt";
-const MESSAGES: &str = "messages";
-/// Columns that a template may read besides the messages.
-const TOOLS: &str = "tools";
-const DOCUMENTS: &str = "documents";
-const VARIABLES: &str = "chat_template_kwargs";
-
 /// Rows per piece of work of a core.
 const BLOCK: usize = 256;
-
-/// A request to read a dataset.
-#[derive(Clone, Copy, Debug)]
-pub struct DatasetRequest<'a> {
-    pub source: &'a DataSource,
-    pub format: &'a PromptFormat,
-    /// Fields that every row must have, besides the prompt.
-    pub fields: &'a [Field<'a>],
-    /// Whether whole rows are kept, for a reward command.
-    pub whole: bool,
-    /// The conditions of the arms of routes; the arm of each row is kept.
-    pub routes: &'a [Vec<DataFormula>],
-    /// Formulas whose value is kept for every row.
-    pub numbers: &'a [DataFormula],
-    /// A folder for remembered hashes of large files, which need not exist; see [`crate::content::hash`].
-    pub notes: Option<&'a Path>,
-}
 
 /// Version of the hash of rows that are not a whole file. The hash also selects random numbers, so an
 /// increase requires one of [`NUMERIC_VERSION`](crate::machine::arithmetic::NUMERIC_VERSION).
@@ -96,37 +72,25 @@ pub struct Dataset {
     numbers: Vec<(DataFormula, Vec<f32>)>,
 }
 
-impl<'a> DatasetRequest<'a> {
-    /// The field whose turns are the rows.
-    pub fn trajectory(&self) -> Option<&'a str> {
-        let mut fields = self.fields.iter();
-        fields.find(|field| field.kind == FieldKind::Trajectory).map(|field| field.name)
-    }
-
-    /// The other fields, with one text per row.
-    fn texts(&self) -> impl Iterator<Item = &'a Field<'a>> + use<'a> {
-        self.fields.iter().filter(|field| field.kind != FieldKind::Trajectory)
-    }
-}
-
 impl Dataset {
     /// Reads a data source. Every row must have a prompt and the requested fields; it may have others.
     pub fn read(base: &Path, request: DatasetRequest) -> Result<Dataset, DataError> {
         let source = request.source;
-        let path = super::path_as_written(base, &source.path);
-        let files = files::find(&path, source.split.as_deref())?;
-        let mut reading = DatasetReader::new(request);
+        let path = path_as_written(base, &source.path);
+        let files = find(&path, source.split.as_deref())?;
+        let mut reading = RowCollector::new(request);
         let (mut hashes, mut first) = (Vec::new(), Vec::new());
         for file in &files {
             first.push(reading.places.len());
-            let wanted = RowProjection { columns: &reading.columns.clone(), whole: request.whole };
-            hashes.push(rows::read(file, wanted, request.notes, &mut |row| reading.take(row))?);
+            let wanted = RowProjection { columns: &reading.columns(), whole: request.whole };
+            let reach = Reach::End { notes: request.notes };
+            let read = mopd_data::read(file, wanted, reach, &mut |row| reading.take(row))?;
+            hashes.push(read.hash.expect("a file that is read to its end has a hash"));
         }
         if reading.places.is_empty() {
-            let problem = if reading.left_out > 0 {
-                DataProblem::AllLeftOut { rows: reading.left_out }
-            } else {
-                DataProblem::Empty
+            let problem = match reading.left_out() {
+                0 => DataProblem::Empty,
+                rows => DataProblem::AllLeftOut { rows },
             };
             return Err(DataError::of_file(&path, problem));
         }
@@ -290,7 +254,7 @@ impl Dataset {
 pub fn conversation(line: &str, system: Option<&str>) -> Result<Conversation, DataProblem> {
     let source = DataSource::file("");
     let format = PromptFormat::Chat { system: system.map(str::to_owned) };
-    let mut reading = DatasetReader::new(DatasetRequest {
+    let mut reading = RowCollector::new(DatasetRequest {
         source: &source,
         format: &format,
         fields: &[],
@@ -303,7 +267,7 @@ pub fn conversation(line: &str, system: Option<&str>) -> Result<Conversation, Da
         Json::Object(object) => object,
         other => return Err(DataProblem::NotAnObject { found: describe(&other) }),
     };
-    let wanted = RowProjection { columns: &reading.columns.clone(), whole: false };
+    let wanted = RowProjection { columns: &reading.columns(), whole: false };
     let _ = reading.take(wanted.of_object(RowPlace::File, object))?;
     let read = reading.finish().map_err(|error| DataProblem::Unreadable { cause: error.to_string() })?;
     Ok(read.conversation(0).expect("the format is chat"))

@@ -56,14 +56,30 @@ impl Longest {
         self.tokens.saturating_add(self.said).saturating_add(self.shown)
     }
 
+    /// All tokens of the sequence, with `completion` tokens more.
+    pub fn with_completion(&self, completion: u32) -> u32 {
+        self.all().saturating_add(completion)
+    }
+
     /// Whether the sequence, with `completion` tokens more, fits a model's context.
     pub fn fits(&self, completion: u32, context: impl Into<ContextLength>) -> Result<(), ContextError> {
-        let (needed, context) = (self.all().saturating_add(completion), context.into());
-        if needed <= context.tokens {
+        let context = context.into();
+        if self.with_completion(completion) <= context.tokens {
             Ok(())
         } else {
-            Err(ContextError { sequence: self.clone(), completion, context })
+            Err(ContextError { sequence: self.clone(), completion, context, scorer: None })
         }
+    }
+
+    /// The same for a model that scores the sequence, whose name is for messages.
+    pub fn fits_scorer(
+        &self,
+        completion: u32,
+        context: impl Into<ContextLength>,
+        scorer: &str,
+    ) -> Result<(), ContextError> {
+        let named = |error| ContextError { scorer: Some(scorer.to_owned()), ..error };
+        self.fits(completion, context).map_err(named)
     }
 }
 
@@ -87,6 +103,8 @@ pub struct ContextError {
     sequence: Longest,
     completion: u32,
     context: ContextLength,
+    /// Who reads it, where that is not the model that is trained.
+    scorer: Option<String>,
 }
 
 impl std::error::Error for ContextError {}
@@ -99,7 +117,7 @@ impl From<ContextError> for Error {
 
 impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ContextError { sequence, completion, context } = self;
+        let ContextError { sequence, completion, context, scorer } = self;
         let Longest { file, place, target, template, tokens, said, shown } = sequence;
         write!(f, "{}{place}: ", file.display())?;
         let prompt = match template {
@@ -121,7 +139,10 @@ impl fmt::Display for ContextError {
         if *completion > 0 {
             write!(f, " and its completion up to {completion}")?;
         }
-        write!(f, ", the model's context is {}", context.tokens)
+        match scorer {
+            None => write!(f, ", the model's context is {}", context.tokens),
+            Some(scorer) => write!(f, ", the context of {scorer} is {}", context.tokens),
+        }
     }
 }
 
@@ -133,6 +154,8 @@ impl ContextError {
         let mut ways = Vec::new();
         if !self.context.fixed {
             ways.push(format!("set `context = {needed}` or more"));
+        } else if self.scorer.is_some() {
+            ways.push(format!("choose a model with a context of {needed} or more"));
         }
         if said > 0 {
             let way = "lower `max_tokens` of the panel or of the feedback, or `rounds` of the panel";
@@ -140,7 +163,7 @@ impl ContextError {
         } else if shown > 0 {
             ways.push("lower `max_tokens` of the attempts or of `short(...)`".to_owned());
         } else if self.completion > 0 && room > 0 {
-            let set = if self.context.fixed { "set " } else { "" };
+            let set = if ways.is_empty() { "set " } else { "" };
             ways.push(format!("{set}`max_tokens = {room}` or less"));
         }
         ways.push(match self.sequence.place {

@@ -5,10 +5,9 @@
 //! same requests again, and must reply the same.
 
 mod error;
-mod expert;
 
 pub use error::EnvironmentError;
-pub use expert::{EXPERT_TURNS, recorded};
+pub use mopd_data::experts::recorded;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

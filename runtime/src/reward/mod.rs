@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::control::Control;
-use crate::data::{self, Field, FieldKind};
+use crate::data::{self, FieldKind};
 
 /// One completion to judge.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -123,31 +123,6 @@ impl Verifier {
         Ok(Verifier { judge: Judge::Rule(rule) })
     }
 
-    /// The fields that every line of the domain's data must have, for [`crate::data::Dataset::read`].
-    pub fn needed(&self) -> Vec<Field<'_>> {
-        match &self.judge {
-            Judge::Rule(Rule::ExactMatch { field }) => vec![Field::text(field)],
-            Judge::Rule(Rule::Numeric { field, .. }) => vec![Field::number(field)],
-            Judge::Rule(Rule::Regex { pattern, field }) => {
-                has_group(pattern).then_some(Field::text(field)).into_iter().collect()
-            }
-            Judge::UnitTests(tests) => vec![Field::text(tests.field())],
-            Judge::Command(_) | Judge::JsonSchema(_) | Judge::Http(_) => Vec::new(),
-            Judge::Parts(parts) => {
-                let mut needed: Vec<Field> = Vec::new();
-                for field in parts.iter().flat_map(|part| part.verifier.needed()) {
-                    match needed.iter_mut().find(|known| known.name == field.name) {
-                        // A number is the stronger requirement.
-                        Some(known) if field.kind == FieldKind::Number => known.kind = field.kind,
-                        Some(_) => {}
-                        None => needed.push(field),
-                    }
-                }
-                needed
-            }
-        }
-    }
-
     /// The names of its parts, if it combines several verifiers.
     pub fn parts(&self) -> Vec<&str> {
         match &self.judge {
@@ -156,16 +131,8 @@ impl Verifier {
         }
     }
 
-    /// Whether it reads whole rows, as commands and servers do.
-    pub fn reads_rows(&self) -> bool {
-        match &self.judge {
-            Judge::Rule(_) | Judge::JsonSchema(_) | Judge::UnitTests(_) => false,
-            Judge::Command(_) | Judge::Http(_) => true,
-            Judge::Parts(parts) => parts.iter().any(|part| part.verifier.reads_rows()),
-        }
-    }
-
-    /// Judges answers, in order. The records must have the fields of [`Verifier::needed`]. Blocks until all
+    /// Judges answers, in order. The records must have the fields of
+    /// [`mopd_data::reads::needed`]. Blocks until all
     /// are judged, or the job stops; a command takes at most twice its time limit per batch of its own
     /// size.
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {

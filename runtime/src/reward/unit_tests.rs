@@ -72,10 +72,6 @@ impl UnitTests {
         })
     }
 
-    pub fn field(&self) -> &str {
-        &self.field
-    }
-
     /// Runs at most one process per core at a time, over all stages.
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         let next = AtomicUsize::new(0);

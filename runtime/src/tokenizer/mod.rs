@@ -6,7 +6,6 @@ pub mod chat;
 mod compare;
 mod files;
 mod growth;
-pub mod json;
 mod pretrained;
 pub mod spans;
 mod token_bytes;
@@ -20,6 +19,8 @@ use mopd_plan::events::FailureKind;
 
 use self::chat::{ChatError, ChatTemplate, Conversation};
 use crate::failure::Error;
+
+pub use mopd_data::json;
 
 pub use bytes::{BEGIN, END, PADDING};
 pub use compare::{ONE_VOCABULARY, TokenizerDifference, difference, vocabulary_difference};

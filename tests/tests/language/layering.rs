@@ -13,9 +13,7 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The modules of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 28] = [
-    "zip",
-    "quote",
+const RUNTIME: [&str; 26] = [
     "http",
     "table",
     "failure",

@@ -65,7 +65,8 @@ fn crates_do_not_depend_on_forbidden_packages() {
             &["tch", "torch-sys", "parquet", "miette", "mopd-lang", "mopd-expr", "mopd-plan", "mopd-runtime"],
         ),
         ("mopd-kernels", &["tch", "torch-sys", "mopd-lang", "mopd-expr", "mopd-store", "mopd-runtime"]),
-        ("mopd", &["tch", "torch-sys", "parquet", "mopd-runtime", "mopd-kernels"]),
+        ("mopd-data", &["tch", "torch-sys", "miette", "mopd-kernels", "mopd-compiler", "mopd-runtime"]),
+        ("mopd", &["tch", "torch-sys", "mopd-runtime", "mopd-kernels"]),
         ("mopd-runtime", &["miette", "clap", "mopd-std", "mopd-compiler"]),
     ];
     for (package, forbidden) in never {

@@ -41,29 +41,3 @@ fn where_every_part_is_1_the_reward_is_1() {
         assert_eq!(judge_one(&verifier, "x", json!({})), 1.0, "{count}");
     }
 }
-
-#[test]
-fn parts_need_the_fields_of_all_of_them() {
-    let text = || plan::Reward::ExactMatch { field: "answer".to_owned() };
-    let number = || plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 };
-    let other = || plan::Reward::ExactMatch { field: "proof".to_owned() };
-    let command = || plan::Reward::Command {
-        command: "judge".to_owned(),
-        time_limit_seconds: 1.0,
-        batch: 1,
-        depends: Vec::new(),
-        range: Default::default(),
-    };
-    let of = |rewards: Vec<plan::Reward>| {
-        let parts = rewards.into_iter().enumerate();
-        built_in(plan::Reward::Parts {
-            parts: parts.map(|(index, reward)| part(&format!("p{index}"), 0.5, reward)).collect(),
-        })
-    };
-    assert_eq!(of(vec![text(), other(), text()]).needed(), [Field::text("answer"), Field::text("proof")]);
-    // A field that is read as a number can also be read as text.
-    for rewards in [vec![text(), number()], vec![number(), text()]] {
-        assert_eq!(of(rewards).needed(), [Field::number("answer")]);
-    }
-    assert!(of(vec![text(), command()]).reads_rows() && !of(vec![text()]).reads_rows());
-}

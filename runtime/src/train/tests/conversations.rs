@@ -5,8 +5,8 @@ use mopd_plan::{Axis, Live, Reduction};
 
 use super::super::objective::objectives::nll;
 use super::*;
+use crate::data::MESSAGES;
 use crate::model::Config;
-use crate::prepare::prompts::MESSAGES;
 use crate::rollout::Sequence;
 use crate::tokenizer::tests::pretrained;
 

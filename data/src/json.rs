@@ -104,6 +104,13 @@ impl Json {
         }
     }
 
+    pub fn as_array(&self) -> Option<&[Json]> {
+        match self {
+            Json::Array(list) => Some(list),
+            _ => None,
+        }
+    }
+
     pub fn as_object(&self) -> Option<&Object> {
         match self {
             Json::Object(object) => Some(object),

@@ -1,34 +1,39 @@
 //! Files with one JSON object per line.
 
-use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use mopd_store::regular;
-
-use super::error::{DataError, DataProblem, RowPlace};
-use super::rows::{DataRow, RowProjection, RowVisitor, check_columns, line};
-use crate::tokenizer::json::{Json, describe};
+use super::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, TextFile, check_columns};
+use crate::error::{DataError, DataProblem, RowPlace};
+use crate::json::{Json, describe};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Reads a file. Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
-pub fn read(path: &Path, wanted: RowProjection, take: &mut RowVisitor) -> Result<String, DataError> {
+pub fn read(
+    path: &Path,
+    wanted: RowProjection,
+    reach: Reach,
+    take: &mut RowVisitor,
+) -> Result<ReadFile, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
-    let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
-    let mut hasher = blake3::Hasher::new();
+    let mut file = TextFile::open(path, reach).map_err(unreadable)?;
+    let mut hasher = reach.hasher();
     let (mut text, mut number, mut done) = (Vec::new(), 0u32, false);
     loop {
         text.clear();
         let place = RowPlace::Line(number.saturating_add(1));
-        if line(&mut file, &mut text)
-            .map_err(unreadable)?
-            .map_err(|problem| DataError::new(path, place, problem))?
-            == 0
-        {
-            return Ok(hasher.finalize().to_hex().to_string());
+        let count = file.line(&mut text).map_err(unreadable)?;
+        let count = count.map_err(|problem| DataError::new(path, place, problem))?;
+        if file.is_cut(&text) {
+            return Ok(ReadFile::BEGINNING);
         }
-        hasher.update(&text);
+        if count == 0 {
+            return Ok(ReadFile::whole(hasher));
+        }
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&text);
+        }
         number = number.saturating_add(1);
         let content = if number == 1 { text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text) } else { &text };
         if done || content.iter().all(u8::is_ascii_whitespace) {
@@ -36,6 +41,9 @@ pub fn read(path: &Path, wanted: RowProjection, take: &mut RowVisitor) -> Result
         }
         let flow = row(content, place, wanted).and_then(&mut *take);
         done = flow.map_err(|problem| DataError::new(path, place, problem))? == ControlFlow::Break(());
+        if done && reach.stops_early() {
+            return Ok(ReadFile::BEGINNING);
+        }
     }
 }
 

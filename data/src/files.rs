@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use mopd_plan::is_file_pattern;
-use mopd_plan::nearest;
+use mopd_plan::{DATA_ENDINGS as ENDINGS, is_file_pattern, nearest};
 use mopd_store::regular;
 
-use super::error::{DataError, DataProblem};
-use super::patterns;
+use crate::error::{DataError, DataProblem, ending};
+use crate::patterns;
 
 /// One file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +27,6 @@ pub enum FileLayout {
         separator: u8,
     },
 }
-
-/// File name endings of data files in a folder.
-pub use mopd_plan::DATA_ENDINGS as ENDINGS;
 
 /// The files of `path`, sorted by name: the file itself, those that match its pattern, or those of a split of
 /// a folder.
@@ -212,10 +208,6 @@ fn is_data(path: &Path) -> bool {
     path.is_file()
         && ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
         && !FACTS.contains(&&*name)
-}
-
-pub(super) fn ending(path: &Path) -> Option<String> {
-    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
 /// The split that a file's name says, and whether in numbered form: `train` of `train-00000-of-00002`, also

@@ -4,15 +4,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mopd_plan::events::FailureKind;
-use mopd_plan::{nearest, nearest_file, unlike_a_path};
+use mopd_plan::{DATA_ENDINGS as ENDINGS, nearest, nearest_file, unlike_a_path};
 use mopd_store::files::names_beside;
 
-use super::files::{ENDINGS, ending};
-use crate::failure::Error;
+use crate::json::JsonNumber;
+use crate::messages;
 use crate::quote::quote;
-use crate::tokenizer::chat::ChatError;
-use crate::tokenizer::json::JsonNumber;
 
 /// A data file that cannot be used. Displays as `FILE:LINE: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,8 +95,10 @@ pub enum DataProblem {
     Conversation {
         field: String,
     },
+    /// A conversation that can't become tokens.
     Chat {
-        error: Box<ChatError>,
+        problem: String,
+        help: Option<String>,
     },
     /// A recorded trajectory without turns of the assistant.
     Trajectory {
@@ -210,7 +209,7 @@ impl fmt::Display for DataProblem {
             DataProblem::Conversation { field } => {
                 write!(f, "the field `{field}` is a list of messages, but prompts are plain text")
             }
-            DataProblem::Chat { error } => error.fmt(f),
+            DataProblem::Chat { problem, .. } => f.write_str(problem),
             DataProblem::Trajectory { field, problem } => write!(f, "the trajectory in `{field}` {problem}"),
             DataProblem::NoTokens => {
                 write!(f, "the prompt is empty, and the tokenizer adds no token at its beginning")
@@ -270,18 +269,12 @@ impl fmt::Display for DataProblem {
     }
 }
 
-impl From<DataError> for Error {
-    fn from(error: DataError) -> Error {
-        Error::new(FailureKind::Data, error.to_string()).help(error.help())
-    }
-}
-
 impl DataError {
     pub fn new(file: &Path, place: RowPlace, problem: DataProblem) -> DataError {
         DataError { file: file.to_owned(), place, problem: Box::new(problem) }
     }
 
-    pub(super) fn of_file(file: &Path, problem: DataProblem) -> DataError {
+    pub fn of_file(file: &Path, problem: DataProblem) -> DataError {
         DataError::new(file, RowPlace::File, problem)
     }
 
@@ -335,7 +328,7 @@ impl DataError {
             },
             DataProblem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),
             DataProblem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
-            DataProblem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
+            DataProblem::Chat { help, .. } => help.clone().unwrap_or_else(|| "change the row".to_owned()),
             DataProblem::Trajectory { .. } => "leave the row out, or write the trajectory as a list such as \
                                            [{\"role\": \"user\", \"content\": \"2+2?\"}, {\"role\": \
                                            \"assistant\", \"content\": \"4\"}]; messages with other content need \
@@ -415,7 +408,12 @@ fn similar_file(path: &Path) -> Option<String> {
 }
 
 impl DataProblem {
-    pub(super) fn unreadable(path: &Path, error: &io::Error) -> DataProblem {
+    /// A value that is no list of messages.
+    pub(crate) fn messages(problem: String) -> DataProblem {
+        DataProblem::Chat { problem, help: Some(messages::HELP.to_owned()) }
+    }
+
+    pub(crate) fn unreadable(path: &Path, error: &io::Error) -> DataProblem {
         if error.kind() != io::ErrorKind::NotFound {
             return DataProblem::Unreadable { cause: mopd_store::files::reason(error) };
         }
@@ -423,18 +421,18 @@ impl DataProblem {
         DataProblem::Missing { meant, folder_missing: names_beside(path).is_none() }
     }
 
-    pub(super) fn rewritten(field: &str, number: &JsonNumber) -> DataProblem {
+    pub(crate) fn rewritten(field: &str, number: &JsonNumber) -> DataProblem {
         DataProblem::RewrittenNumber { field: field.to_owned(), number: number.to_string() }
     }
 
-    pub(super) fn not_utf8(line: &[u8], error: &std::str::Utf8Error) -> DataProblem {
+    pub(crate) fn not_utf8(line: &[u8], error: &std::str::Utf8Error) -> DataProblem {
         let place = error.valid_up_to();
         // UTF-16 starts with FF FE or FE FF, bytes that never occur in UTF-8.
         let utf16 = line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF");
         DataProblem::NotUtf8 { column: place + 1, byte: line[place], utf16 }
     }
 
-    pub(super) fn not_json(line: &str, error: &serde_json::Error) -> DataProblem {
+    pub fn not_json(line: &str, error: &serde_json::Error) -> DataProblem {
         let cause = error.to_string();
         // The parser saw one line only, so its "at line 1" would contradict the real line number.
         let cause = cause.split(" at line ").next().unwrap_or(&cause).to_owned();
@@ -446,4 +444,9 @@ impl DataProblem {
         let meant = nearest(field, present.iter().map(String::as_str)).map(str::to_owned);
         DataProblem::MissingField { field: field.to_owned(), meant, present }
     }
+}
+
+/// The ending of a file's name, in lower case.
+pub(crate) fn ending(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }

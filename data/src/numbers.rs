@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use mopd_plan::DataValue;
 pub use mopd_plan::number_of_text as number;
 
-use crate::tokenizer::json::Json;
+use crate::json::Json;
 
 /// The text of a string, or of a number as written in JSON; `None` for other values.
 pub fn text(value: &Json) -> Option<Cow<'_, str>> {

@@ -2,17 +2,15 @@
 //! cells are text.
 
 use std::collections::HashSet;
-use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
-use mopd_store::regular;
 
-use super::error::{DataError, DataProblem, RowPlace};
 use super::lines::BYTE_ORDER_MARK;
-use super::rows::{RowProjection, RowVisitor, check_columns, line};
-use crate::tokenizer::json::{Json, Object};
+use super::{Reach, ReadFile, RowProjection, RowVisitor, TextFile, check_columns};
+use crate::error::{DataError, DataProblem, RowPlace};
+use crate::json::{Json, Object};
 
 /// Reads a file. Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line
 /// breaks inside quotes are text.
@@ -20,11 +18,12 @@ pub fn read(
     path: &Path,
     separator: u8,
     wanted: RowProjection,
+    reach: Reach,
     take: &mut RowVisitor,
-) -> Result<String, DataError> {
+) -> Result<ReadFile, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
-    let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
-    let mut hasher = blake3::Hasher::new();
+    let mut file = TextFile::open(path, reach).map_err(unreadable)?;
+    let mut hasher = reach.hasher();
     let mut header: Option<Vec<String>> = None;
     let mut parser = Parser::new(separator);
     let (mut record, mut lines, mut done) = (Vec::new(), 0u32, false);
@@ -36,8 +35,13 @@ pub fn read(
         let mut open = false;
         loop {
             let start = record.len();
-            let count = line(&mut file, &mut record).map_err(unreadable)?.map_err(failed)?;
-            hasher.update(&record[start..]);
+            let count = file.line(&mut record).map_err(unreadable)?.map_err(failed)?;
+            if file.is_cut(&record[start..]) {
+                return Ok(ReadFile::BEGINNING);
+            }
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&record[start..]);
+            }
             if count == 0 && open {
                 return Err(failed(DataProblem::OpenQuote));
             }
@@ -47,7 +51,7 @@ pub fn read(
             lines = lines.saturating_add(u32::from(count > 0));
             if count == 0 {
                 return match header {
-                    Some(_) => Ok(hasher.finalize().to_hex().to_string()),
+                    Some(_) => Ok(ReadFile::whole(hasher)),
                     None => Err(DataError::of_file(path, DataProblem::Empty)),
                 };
             }
@@ -79,6 +83,9 @@ pub fn read(
         }
         let object: Object = names.iter().cloned().zip(cells.into_iter().map(Json::String)).collect();
         done = take(wanted.of_object(place, object)).map_err(failed)? == ControlFlow::Break(());
+        if done && reach.stops_early() {
+            return Ok(ReadFile::BEGINNING);
+        }
     }
 }
 

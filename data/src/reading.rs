@@ -1,42 +1,52 @@
-//! Reads a dataset row by row, and keeps what was requested.
+//! Reads what was requested of rows.
 
 use std::borrow::Cow;
-use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use mopd_plan::{DataFault, DataFormula, NullField, PromptFormat};
 
-use super::{DOCUMENTS, Dataset, DatasetRequest, MESSAGES, PROMPT, TOOLS, VARIABLES};
-use crate::data::error::{DataProblem, RowPlace};
-use crate::data::lists::Builder;
-use crate::data::numbers::{number, read, text};
-use crate::data::rows::DataRow;
-use crate::data::{Field, FieldKind, trajectory};
-use crate::tokenizer::chat::Conversation;
-use crate::tokenizer::json::{Json, JsonNumber, Object, describe};
-use crate::zip::zip_equal;
+use crate::error::{DataProblem, RowPlace};
+use crate::json::{Json, JsonNumber, Object, describe};
+use crate::numbers::{number, read, text};
+use crate::request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
+use crate::rows::DataRow;
+use crate::{messages, trajectory};
 
-/// A dataset that is being read.
-pub(super) struct DatasetReader<'a> {
+/// Reads rows, one after the other.
+pub struct RowReader<'a> {
     request: DatasetRequest<'a>,
     /// The columns to read, those of needed fields first.
-    pub(super) columns: Vec<String>,
-    pub(super) left_out: u64,
-    pub(super) places: Vec<RowPlace>,
-    /// For each row of the files, the index of its first resulting row.
-    trajectories: Vec<usize>,
-    prompts: Builder<u8>,
-    conversations: Builder<u8>,
-    fields: Vec<Builder<u8>>,
-    rows: Builder<u8>,
-    /// For each route, the arms by row.
-    arms: Vec<Vec<u32>>,
-    /// For each formula, the values by row.
-    numbers: Vec<Vec<f32>>,
+    columns: Vec<String>,
+    left_out: u64,
+    taken: u64,
 }
 
-impl<'a> DatasetReader<'a> {
-    pub(super) fn new(request: DatasetRequest<'a>) -> DatasetReader<'a> {
+/// What becomes of a row.
+pub enum RowOutcome<'r> {
+    Read(ReadRow<'r>),
+    /// The filter does not hold.
+    LeftOut,
+    /// There are enough rows already.
+    Enough,
+}
+
+/// What was requested of a row.
+pub struct ReadRow<'r> {
+    pub place: RowPlace,
+    /// The prompt as text, and as a conversation in JSON where there is more to it. A trajectory has one for
+    /// each of its turns.
+    pub prompts: Vec<(String, String)>,
+    /// The requested fields with one text per row.
+    pub texts: Vec<Cow<'r, str>>,
+    /// For each route, the arm.
+    pub arms: Vec<u32>,
+    /// For each formula, the value.
+    pub numbers: Vec<f64>,
+    /// The whole row as JSON, if it was requested.
+    pub whole: Option<String>,
+}
+
+impl<'a> RowReader<'a> {
+    pub fn new(request: DatasetRequest<'a>) -> RowReader<'a> {
         let mut columns: Vec<String> = Vec::new();
         let source = request.source;
         let formulas = source.filter.iter().chain(request.routes.iter().flatten()).chain(request.numbers);
@@ -50,97 +60,55 @@ impl<'a> DatasetReader<'a> {
                 columns.push(column.to_owned());
             }
         }
-        let fields = request.texts().map(|_| Builder::default()).collect();
-        let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
-        let arms = request.routes.iter().map(|_| Vec::new()).collect();
-        let numbers = request.numbers.iter().map(|_| Vec::new()).collect();
-        DatasetReader {
-            request,
-            columns,
-            left_out: 0,
-            places: Vec::new(),
-            trajectories: Vec::new(),
-            prompts,
-            conversations,
-            fields,
-            rows,
-            arms,
-            numbers,
-        }
+        RowReader { request, columns, left_out: 0, taken: 0 }
     }
 
-    pub(super) fn finish(self) -> std::io::Result<Dataset> {
-        let chat = match self.request.format {
-            PromptFormat::Text => None,
-            PromptFormat::Chat { system } => Some(system.clone()),
+    /// The columns to read.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The rows so far for which the filter does not hold.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Whether the source's limit is reached.
+    pub fn has_enough(&self) -> bool {
+        self.request.source.limit.is_some_and(|limit| self.taken >= u64::from(limit))
+    }
+
+    pub fn read<'r>(&mut self, row: &'r mut DataRow) -> Result<RowOutcome<'r>, DataProblem> {
+        if self.has_enough() {
+            return Ok(RowOutcome::Enough);
+        }
+        let object = row.whole.take();
+        let row: &'r DataRow = row;
+        if let Some(filter) = &self.request.source.filter
+            && !self.holds(filter, row, NullField::Unknown)?
+        {
+            self.left_out += 1;
+            return Ok(RowOutcome::LeftOut);
+        }
+        let whole = object.map(|object| self.whole(object)).transpose()?;
+        let arms = self.request.routes.iter().map(|conditions| self.arm(conditions, row));
+        let arms: Vec<u32> = arms.collect::<Result<_, _>>()?;
+        let numbers = self.request.numbers.iter().map(|formula| self.number(formula, row));
+        let numbers: Vec<f64> = numbers.collect::<Result<_, _>>()?;
+        let prompts = match self.request.trajectory() {
+            None => vec![self.prompt(row)?],
+            Some(field) => self.turns(field, row)?,
         };
-        let names = self.request.texts().map(|field| field.name.to_owned());
-        let first = self.trajectories.into_iter().chain([self.places.len()]);
-        let fields = names.zip(self.fields).map(|(name, texts)| Ok((name, texts.finish()?)));
-        Ok(Dataset {
-            path: PathBuf::new(),
-            hash: String::new(),
-            files: Vec::new(),
-            first: Vec::new(),
-            trajectories: self.request.trajectory().map(|_| first.collect()),
-            places: self.places,
-            prompts: self.prompts.finish()?,
-            conversations: if chat.is_some() { Some(self.conversations.finish()?) } else { None },
-            system: chat.flatten(),
-            fields: fields.collect::<std::io::Result<_>>()?,
-            rows: if self.request.whole { Some(self.rows.finish()?) } else { None },
-            arms: self.request.routes.iter().cloned().zip(self.arms).collect(),
-            numbers: self.request.numbers.iter().cloned().zip(self.numbers).collect(),
-        })
+        let texts = self.request.texts().map(|field| self.text(field, row));
+        let texts: Vec<Cow<str>> = texts.collect::<Result<_, _>>()?;
+        self.taken += 1;
+        Ok(RowOutcome::Read(ReadRow { place: row.place, prompts, texts, arms, numbers, whole }))
     }
 
     /// The value of a row's field, if it has the field.
     fn value<'r>(&self, row: &'r DataRow, field: &str) -> Option<&'r Json> {
         let column = self.request.source.column(field);
         row.values[self.columns.iter().position(|known| known == column)?].as_ref()
-    }
-
-    pub(super) fn take(&mut self, mut row: DataRow) -> Result<ControlFlow<()>, DataProblem> {
-        let source = self.request.source;
-        if source.limit.is_some_and(|limit| self.trajectories.len() >= limit as usize) {
-            return Ok(ControlFlow::Break(()));
-        }
-        if let Some(filter) = &source.filter
-            && !self.holds(filter, &row, NullField::Unknown)?
-        {
-            self.left_out += 1;
-            return Ok(ControlFlow::Continue(()));
-        }
-        let whole = row.whole.take().map(|object| self.whole(object)).transpose()?;
-        let arms = self.request.routes.iter().map(|conditions| self.arm(conditions, &row));
-        let arms: Vec<u32> = arms.collect::<Result<_, _>>()?;
-        let numbers = self.request.numbers.iter().map(|formula| self.number(formula, &row));
-        let numbers: Vec<f64> = numbers.collect::<Result<_, _>>()?;
-        let prompts = match self.request.trajectory() {
-            None => vec![self.prompt(&row)?],
-            Some(field) => self.turns(field, &row)?,
-        };
-        let texts = self.request.texts().map(|field| self.text(field, &row));
-        let texts: Vec<Cow<str>> = texts.collect::<Result<_, _>>()?;
-        self.trajectories.push(self.places.len());
-        for (prompt, conversation) in prompts {
-            for (arms, arm) in zip_equal(&mut self.arms, &arms) {
-                arms.push(*arm);
-            }
-            for (numbers, number) in zip_equal(&mut self.numbers, &numbers) {
-                numbers.push(*number as f32);
-            }
-            for (field, text) in zip_equal(&mut self.fields, &texts) {
-                keep(field, text)?;
-            }
-            keep(&mut self.prompts, &prompt)?;
-            keep(&mut self.conversations, &conversation)?;
-            if let Some(whole) = &whole {
-                keep(&mut self.rows, whole)?;
-            }
-            self.places.push(row.place);
-        }
-        Ok(ControlFlow::Continue(()))
     }
 
     /// The text of a field.
@@ -271,25 +239,20 @@ impl<'a> DatasetReader<'a> {
             .into_iter()
             .find_map(|field| Some((field, self.value(row, field)?)))
             .ok_or_else(|| self.missing(PROMPT, row))?;
-        let system = match self.request.format {
-            PromptFormat::Chat { system } => Some(system),
-            PromptFormat::Text => None,
-        };
         let wrong =
             |wanted| DataProblem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
-        let Some(system) = system else {
+        if self.request.format == &PromptFormat::Text {
             return match value {
                 Json::String(prompt) => Ok((prompt.clone(), String::new())),
                 Json::Array(_) => Err(DataProblem::Conversation { field: field.to_owned() }),
                 _ => Err(wrong("a string")),
             };
-        };
+        }
         let mut parts = self.parts(row)?;
         let prompt = match value {
             Json::String(prompt) => prompt.clone(),
             Json::Array(messages) => {
-                Conversation::new(value, system.as_deref())
-                    .map_err(|error| DataProblem::Chat { error: Box::new(error) })?;
+                messages::roles(value).map_err(DataProblem::messages)?;
                 readable(field, value)?;
                 parts.insert(MESSAGES.to_owned(), value.clone());
                 last_question(messages)
@@ -315,10 +278,4 @@ fn last_question(messages: &[Json]) -> String {
         Some(Json::Null) | None => String::new(),
         Some(parts) => parts.to_string(),
     }
-}
-
-fn keep(texts: &mut Builder<u8>, text: &str) -> Result<(), DataProblem> {
-    texts
-        .push(text.as_bytes())
-        .map_err(|error| DataProblem::Unreadable { cause: format!("no room to keep its rows: {error}") })
 }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::Pattern;
 
-use super::error::DataProblem;
+use crate::error::DataProblem;
 
 /// Most entries of folders that a pattern goes through. The datasets with the most files have some ten
 /// thousand.

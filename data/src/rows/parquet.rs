@@ -1,12 +1,13 @@
 //! Parquet files: the wanted columns only, row by row.
 
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use mopd_store::regular;
+use mopd_store::{content, regular};
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as Physical};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -14,30 +15,28 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::{ColumnDescriptor, Type};
 use serde_json::Number;
 
-use super::error::{DataError, DataProblem, RowPlace};
-use super::rows::{DataRow, RowProjection, RowVisitor, check_columns};
-use crate::content;
-use crate::tokenizer::json::{Json, Object};
+use super::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, check_columns};
+use crate::error::{DataError, DataProblem, RowPlace};
+use crate::json::{Json, Object};
 
 pub fn read(
     path: &Path,
     wanted: RowProjection,
-    notes: Option<&Path>,
+    reach: Reach,
     take: &mut RowVisitor,
-) -> Result<String, DataError> {
+) -> Result<ReadFile, DataError> {
     let of_file = |problem| DataError::of_file(path, problem);
     let unreadable = |error: io::Error| of_file(DataProblem::unreadable(path, &error));
     let refused =
         |error: ParquetError| of_file(DataProblem::NotParquet { cause: first_line(&error.to_string()) });
     // The hash may be remembered: of a large file, only a few columns and rows may be read.
-    let hash = match notes {
-        Some(notes) => content::hash(path, notes),
-        None => content::hash_anew(path),
+    let hash = match reach {
+        Reach::End { notes: Some(notes) } => Some(content::hash(path, notes)),
+        Reach::End { notes: None } => Some(content::hash_anew(path)),
+        Reach::First { .. } => None,
     };
-    let hash = hash.map_err(unreadable)?;
-
-    let file = regular::open(path).map_err(unreadable)?;
-    let reader = guarded(|| SerializedFileReader::new(file)).map_err(refused)?;
+    let hash = hash.transpose().map_err(unreadable)?;
+    let reader = open(path)?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     let present: Vec<String> =
         schema.root_schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
@@ -76,10 +75,29 @@ pub fn read(
         let failed = |problem| DataError::new(path, place, problem);
         let row = DataRow { present: present.clone(), ..wanted.of_object(place, object) };
         if take(row).map_err(failed)? == ControlFlow::Break(()) {
-            break;
+            return Ok(ReadFile { hash, whole: false });
         }
     }
-    Ok(hash)
+    Ok(ReadFile { hash, whole: true })
+}
+
+/// The names of its columns.
+pub fn columns(path: &Path) -> Result<Vec<String>, DataError> {
+    let schema = open(path)?.metadata().file_metadata().schema_descr_ptr();
+    Ok(schema.root_schema().get_fields().iter().map(|field| field.name().to_owned()).collect())
+}
+
+/// The number of its rows.
+pub fn count(path: &Path) -> Result<u64, DataError> {
+    Ok(u64::try_from(open(path)?.metadata().file_metadata().num_rows()).unwrap_or(0))
+}
+
+fn open(path: &Path) -> Result<SerializedFileReader<File>, DataError> {
+    let file = regular::open(path)
+        .map_err(|error| DataError::of_file(path, DataProblem::unreadable(path, &error)))?;
+    guarded(|| SerializedFileReader::new(file)).map_err(|error| {
+        DataError::of_file(path, DataProblem::NotParquet { cause: first_line(&error.to_string()) })
+    })
 }
 
 /// Damaged files can make the reader panic, which becomes an error about the file.

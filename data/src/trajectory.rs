@@ -1,9 +1,9 @@
 //! Recorded trajectories: conversations of users, tools and an assistant, split into the assistant's turns
 //! and the messages before each.
 
-use super::DataProblem;
-use crate::tokenizer::chat::{ChatRole, Conversation};
-use crate::tokenizer::json::{Json, describe};
+use crate::error::DataProblem;
+use crate::json::{Json, describe};
+use crate::messages::{self, ChatRole};
 
 /// One of the assistant's turns: its consecutive messages.
 pub struct Turn<'a> {
@@ -17,9 +17,7 @@ pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, DataP
         let wanted = "a list of messages, or its JSON as text";
         return Err(DataProblem::TypeMismatch { field: field.to_owned(), wanted, found: describe(messages) });
     };
-    let conversation =
-        Conversation::new(messages, None).map_err(|error| DataProblem::Chat { error: Box::new(error) })?;
-    let roles: Vec<ChatRole> = conversation.roles().collect();
+    let roles = messages::roles(messages).map_err(DataProblem::messages)?;
     let wrong =
         |problem: &str| DataProblem::Trajectory { field: field.to_owned(), problem: problem.to_owned() };
     let written = |place: usize| roles[place] == ChatRole::Assistant;

@@ -1,0 +1,35 @@
+//! Rows of data files: which files a source names, what a plan reads of each row, and what is wrong with it.
+//! The checker, the editor and the runtime read data by the same code, so that they refuse the same.
+
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod experts;
+mod files;
+pub mod json;
+mod look;
+pub mod messages;
+mod numbers;
+mod patterns;
+pub mod quote;
+mod reading;
+pub mod reads;
+mod request;
+mod rows;
+mod trajectory;
+pub mod zip;
+
+use std::path::{Path, PathBuf};
+
+pub use error::{DataError, DataProblem, RowPlace};
+pub use files::{DataFile, find};
+pub use look::{Extent, Look, columns, look};
+pub use numbers::number;
+pub use reading::{ReadRow, RowOutcome, RowReader};
+pub use request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
+pub use rows::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, read};
+
+/// The path of a file named in the source, as the author would write it: `sort.jsonl`, not `./sort.jsonl`.
+pub fn path_as_written(base: &Path, name: &str) -> PathBuf {
+    if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
+}
