@@ -10,6 +10,7 @@ mod clock;
 mod commands;
 mod compile;
 mod crash;
+mod data;
 mod figures;
 mod host;
 mod intervals;

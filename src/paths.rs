@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use mopd_lang::diag::{Code, Diagnostic, missing_file_help, nearest_file};
-use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, TokenizerSpec};
+use mopd_lang::experiment::{Experiment, Origin, Pretrained, PretrainedSource, Stage, TokenizerSpec};
 use mopd_lang::source::Span;
 use mopd_plan::is_file_pattern;
 use mopd_store::files::names_beside;
@@ -20,7 +20,7 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
             continue;
         }
         let span = origins[origin.0 as usize];
-        let text = format!("there is no {}", whole.display());
+        let text = absent(&whole);
         if found.iter().any(|known| known.primary.span == span && known.message == text) {
             continue;
         }
@@ -28,6 +28,11 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
         found.push(Diagnostic::warning(Code::MissingFile, span, text).label("does not exist").help(help));
     }
     found
+}
+
+/// That a path does not exist.
+pub fn absent(path: &Path) -> String {
+    format!("there is no {}", path.display())
 }
 
 /// Every path that an experiment names, with the item that names it.
@@ -43,11 +48,13 @@ fn named<'a>(experiment: &'a Experiment, folder: &Path) -> Vec<(&'a str, Origin)
     }
     for model in &experiment.models {
         let path = match &model.stage {
-            Stage::Load(Pretrained::Gguf { file }) => file,
-            Stage::Load(Pretrained::Checkpoint { folder }) => folder,
-            Stage::Load(Pretrained::HuggingFace { name, .. }) => match NamedModel::resolve(name, folder) {
-                NamedModel::Nowhere(_) => name,
-                NamedModel::Folder(_) | NamedModel::Repository => continue,
+            Stage::Load(Pretrained { source, .. }) => match source {
+                PretrainedSource::Gguf { file } => file,
+                PretrainedSource::Checkpoint { folder } => folder,
+                PretrainedSource::HuggingFace { name, .. } => match NamedModel::resolve(name, folder) {
+                    NamedModel::Nowhere(_) => name,
+                    NamedModel::Folder(_) | NamedModel::Repository => continue,
+                },
             },
             Stage::Initialise(architecture) => match &architecture.tokenizer {
                 TokenizerSpec::File(path) => path,
@@ -85,7 +92,8 @@ pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
     let cached = cached_models();
     let mut found: Vec<String> = Vec::new();
     for model in &experiment.models {
-        if let Stage::Load(Pretrained::HuggingFace { name, .. }) = &model.stage
+        if let Stage::Load(Pretrained { source: PretrainedSource::HuggingFace { name, .. }, .. }) =
+            &model.stage
             && NamedModel::resolve(name, folder) == NamedModel::Repository
             && !cached.contains(name)
             && !found.contains(name)

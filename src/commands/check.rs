@@ -1,4 +1,4 @@
-//! `mopd check`: diagnostics. Starts the worker only with `--files`, to read the data.
+//! `mopd check`: diagnostics. Starts the worker only with `--files`, to read all data and ask the rewards.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::compile::plan_of;
 use crate::output::{self, Style, counted};
 use crate::problem::{CommandStatus, Problem};
 use crate::render::json::JsonDiagnostic;
-use crate::{host, paths, render};
+use crate::{data, host, paths, render};
 
 pub fn check(arguments: &CheckArgs) -> Result<CommandStatus, Problem> {
     let mut report = CheckReport {
@@ -61,6 +61,8 @@ impl CheckReport {
     fn file(&mut self, path: &Path, mut analysis: Analysis, with_files: bool) -> Result<(), Problem> {
         // What a plan can't express would only be reported by `plan` and `run`.
         let plan = plan_of(&mut analysis);
+        let beginnings = plan.as_ref().map(|plan| data::check(&mut analysis, plan, &host::folder_of(path)));
+        let plan = plan.filter(|_| !analysis.has_errors());
         let used = plan.as_ref().filter(|_| with_files);
         if let (Some(_), Some(experiment)) = (used, &analysis.experiment) {
             note_fetched(experiment, path);
@@ -75,6 +77,9 @@ impl CheckReport {
             Some(plan) => self.refused(path, &refused, plan, &analysis.sources),
             None if analysis.diagnostics.is_empty() && self.format == CheckFormat::Human => {
                 output::note(&clean(&analysis, used.is_some(), Style::of_stderr()));
+                for read in beginnings.iter().flatten().filter(|_| used.is_none()) {
+                    output::note(&format!("note: only {read} were read; `--files` reads all\n"));
+                }
             }
             None => {}
         }

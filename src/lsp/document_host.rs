@@ -1,8 +1,6 @@
 //! The surroundings of a document, read from the disk when completion needs them.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -10,14 +8,10 @@ use mopd_lang::ide::{FolderEntry, IdeHost, LibraryModule};
 
 use super::session::{Document, Session};
 use super::uri;
-use crate::{host, paths};
+use crate::{data, host, paths};
 
 /// The most proposed entries of a folder; data sets of images have more.
 const ENTRIES_AT_MOST: usize = 1_000;
-/// The number of rows whose fields are proposed, and the most bytes that are read for them.
-const ROWS: usize = 20;
-const BYTES: u64 = 1 << 20;
-
 pub struct DocumentHost<'a> {
     session: &'a Session,
     document: &'a Document,
@@ -54,24 +48,6 @@ impl IdeHost for DocumentHost<'_> {
     }
 
     fn fields(&self, path: &str) -> Vec<String> {
-        let Some(file) = self.folder.as_ref().map(|own| own.join(path)) else { return Vec::new() };
-        // Reading a pipe would block.
-        if !file.is_file() {
-            return Vec::new();
-        }
-        let Ok(file) = fs::File::open(file) else { return Vec::new() };
-        let rows = BufReader::new(file.take(BYTES)).lines().take(ROWS);
-        let mut fields = BTreeSet::new();
-        for row in rows.map_while(Result::ok) {
-            if let Ok(serde_json::Value::Object(row)) = serde_json::from_str(&row) {
-                fields.extend(row.into_iter().map(|(field, _)| field));
-            }
-        }
-        // A field with another name needs `columns(...)`.
-        let is_name = |field: &String| {
-            field.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-                && field.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        };
-        fields.into_iter().filter(is_name).collect()
+        self.folder.as_ref().map_or_else(Vec::new, |own| data::fields(own, path))
     }
 }

@@ -25,7 +25,7 @@ use super::publish::{Converter, Published};
 use super::whole::WholeDocument;
 use super::{library, uri};
 use crate::compile::plan_of;
-use crate::{host, paths};
+use crate::{data, host, paths};
 
 /// A file that is open in the editor, with the analysis of exactly this text.
 pub struct Document {
@@ -261,8 +261,8 @@ impl Session {
         })
     }
 
-    /// Adds the diagnostics of the gradient audit, paths that do not exist, and what a plan can't express.
-    /// `None` if the text has errors, which leave nothing to audit.
+    /// Adds the diagnostics of the gradient audit, paths that do not exist, what a plan can't express, and data
+    /// that a run would refuse. `None` if the text has errors, which leave nothing to audit.
     fn audit(
         &self,
         path: &str,
@@ -287,8 +287,11 @@ impl Session {
         let audited = guarded(|| {
             let mut analysis = analyse_audited(entry, &load, &[], auditor);
             if keep_going() {
-                // Adds what a plan can't express.
-                let _ = plan_of(&mut analysis);
+                // Adds what a plan can't express, and data that a run would refuse.
+                let plan = plan_of(&mut analysis);
+                if let Some(plan) = plan.filter(|_| file.is_file()) {
+                    data::check(&mut analysis, &plan, &host::folder_of(file));
+                }
             }
             analysis.diagnostics
         });

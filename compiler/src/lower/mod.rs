@@ -212,7 +212,7 @@ fn trained(
         alignment: train.alignment,
         execution: train.execution,
     };
-    match unsupported::refusal(&trained, checked, &read_losses, origins) {
+    match unsupported::refusal(&trained, checked, &read_losses, experiment, origins) {
         Some(refusal) => Err(refusal),
         None => Ok(trained),
     }

@@ -29,12 +29,18 @@ macro_rules! codes {
 }
 
 impl Code {
+    /// Whether it is only found where files are read.
+    pub fn needs_files(self) -> bool {
+        matches!(self, Code::MissingFile | Code::DataMismatch)
+    }
+
     /// Whether the check in an editor can't report it, because it needs the gradient audit, the files, or the
     /// whole experiment.
     pub fn needs_audit(self) -> bool {
         matches!(
             self,
             Code::MissingFile
+                | Code::DataMismatch
                 | Code::OtherGradient
                 | Code::ZeroGradient
                 | Code::WrongSign
@@ -119,5 +125,6 @@ codes! {
     MisroutedDomain = "misrouted-domain",
         "a domain routed to a teacher that was not trained on it, while another was";
     MissingFile = "missing-file", "a path that does not exist";
+    DataMismatch = "data-mismatch", "data that a run would refuse, or that is too little for a step";
     UnusedAllow = "unused-allow", "a comment for silencing a warning that silences none";
 }

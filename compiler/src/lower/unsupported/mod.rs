@@ -5,6 +5,7 @@
 mod agreement;
 mod attempts;
 mod drafts;
+mod environments;
 mod guards;
 mod mini_batches;
 mod missing_input;
@@ -25,6 +26,7 @@ pub fn refusal(
     train: &Train<Objective>,
     checked: &checked::Train,
     read_losses: &[String],
+    experiment: &checked::Experiment,
     origins: Origins,
 ) -> Option<Box<Diagnostic>> {
     let own_parts = train.own_data.iter().map(|own| (&own.rollout, &own.objective));
@@ -62,5 +64,6 @@ pub fn refusal(
     refusal
         .or_else(|| mini_batches::refusal(train, &checked.objective, origins))
         .or_else(|| served::refusal(train, origins))
+        .or_else(|| environments::refusal(train, checked, experiment, origins))
         .map(Into::into)
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{GOOD, Place};
+use super::{GOOD, Place, ROWS};
 
 #[test]
 fn a_clean_file_is_one_line_on_standard_error() {
@@ -143,8 +143,8 @@ fn a_sibling_module_is_found_next_to_the_file() {
                 .replace("lr        = 1e-3", "lr = rate"),
         ),
         ("sub/mine.mopd", "pub let rate = 1e-3\n"),
-        ("sub/sort.jsonl", ""),
-        ("sub/sort.test.jsonl", ""),
+        ("sub/sort.jsonl", ROWS),
+        ("sub/sort.test.jsonl", ROWS),
     ]);
     place.mopd(&["check", "sub/a.mopd"]).is(0, &["ok: tiny"]);
     std::fs::remove_file(place.path("sub/mine.mopd")).expect("it is there");
@@ -210,18 +210,24 @@ fn a_path_that_leads_to_nothing_is_found_where_there_are_files() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
     std::fs::remove_file(place.path("sort.test.jsonl")).expect("it was there");
-    let said = place.mopd(&["check", "--format", "short", "a.mopd"]).is(0, &[]);
+    // A run would read it.
+    let said = place.mopd(&["check", "--format", "short", "a.mopd"]).is(1, &[]);
     assert!(
         said.out.starts_with("a.mopd:5:")
-            && said.out.contains("warning[missing-file]: there is no ./sort.test.jsonl"),
+            && said.out.contains("error[missing-file]: there is no ./sort.test.jsonl"),
         "{said:?}"
     );
     let silent = GOOD.replace("domain sort", "// allow(missing-file): on the cluster\ndomain sort");
     place.write("a.mopd", &silent);
     place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
-    // The files that match a pattern are not checked.
     place.write("a.mopd", &GOOD.replace("sort.test.jsonl", "test/*.jsonl"));
-    place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
+    let said = place.mopd(&["check", "a.mopd"]).is(1, &[]);
+    assert!(said.out.contains("test/*.jsonl: no file matches the pattern"), "{said:?}");
+    // No table has the tests as a column, so no run reads them.
+    let unread = GOOD.replace("sort.test.jsonl", "none.jsonl");
+    place.write("a.mopd", unread.split("compare").next().expect("a part"));
+    let said = place.mopd(&["check", "a.mopd"]).is(0, &["1 warning"]);
+    assert!(said.out.contains("warning[missing-file]"), "{said:?}");
 }
 
 /// A missing file of a reward function, and a model name that no repository can have.
@@ -232,10 +238,11 @@ fn rewards_and_folders_of_models_are_looked_for_too() {
         .replace("model base   = llama", "model other  = hf(\"./models/smal-135m\")\nmodel base   = llama")
         .replace("[start, student]", "[start, student, other]");
     let place = Place::with(&[("a.mopd", &judged), ("judge.py", "")]);
-    for data in ["sort.jsonl", "sort.test.jsonl", "models/small-135m/config.json"] {
-        place.write(data, "{}");
+    for data in ["sort.jsonl", "sort.test.jsonl"] {
+        place.write(data, ROWS);
     }
-    let said = place.mopd(&["check", "a.mopd"]).is(0, &["2 warnings"]);
+    place.write("models/small-135m/config.json", "{}");
+    let said = place.mopd(&["check", "a.mopd"]).is(1, &["2 errors"]);
     for part in [
         "there is no ./juge.py",
         "did you mean `judge.py`?",
@@ -246,7 +253,7 @@ fn rewards_and_folders_of_models_are_looked_for_too() {
     }
     // The name is also a valid name of a repository on the hub.
     place.write("a.mopd", &judged.replace("./models/smal-135m", "models/smal-135m"));
-    let said = place.mopd(&["check", "a.mopd"]).is(0, &["1 warning"]);
+    let said = place.mopd(&["check", "a.mopd"]).is(1, &["1 error"]);
     assert!(!said.out.contains("smal-135m\n"), "{said:#?}");
 }
 
@@ -303,4 +310,49 @@ fn certain_fixes_are_applied_in_place_to_every_file_that_is_named() {
     let said = place.mopd(&["check", "--fix", "d.mopd"]).is(1, &["1 error"]);
     assert!(said.out.contains("did you mean `steps`?"), "{said:?}");
     assert_eq!(place.read("d.mopd"), likely);
+}
+
+/// The columns of the data are compared with whatever reads them, at the place that names the field.
+#[test]
+fn fields_that_the_data_lacks_are_found_where_they_are_named() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let refused = |program: &str, line: usize, parts: &[&str]| {
+        place.write("a.mopd", program);
+        let said = place.mopd(&["check", "--format", "short", "a.mopd"]).is(1, &[]);
+        assert!(said.out.starts_with(&format!("a.mopd:{line}:")), "{said:?}");
+        for part in parts {
+            assert!(said.out.contains(part), "no {part:?} in {said:?}");
+        }
+    };
+    let misspelt = GOOD.replace("target = demonstration", "target = demonstrations");
+    refused(&misspelt, 8, &["error[data-mismatch]", "sort.jsonl:1: the field `demonstrations` is missing"]);
+    // A near name is a possible fix.
+    let said = place.mopd(&["check", "a.mopd"]).is(1, &[]);
+    assert!(said.out.contains("did you mean `demonstration`?"), "{said:?}");
+    refused(&GOOD.replace("exact_match", "exact_match(answr)"), 5, &["`answr` is missing"]);
+    refused(&GOOD.replace("exact_match", "numeric(answer, tolerance: 0.1)"), 5, &["must be a number"]);
+    let renamed =
+        GOOD.replace("reward = exact_match", "fields = columns(answer: result), reward = exact_match");
+    refused(&renamed, 5, &["the field `result` is missing"]);
+    let weighted = GOOD.replace("use std.opd.mopd\n", "").replace("mopd(clip_at: 5)", "own")
+        + "objective own {\n  weight = data.levle\n  term pull = live kl(student || teacher)\n  reduce = \
+           mean(token) then mean(sequence)\n}\n";
+    place.write("sort.jsonl", &ROWS.replace("\"prompt\"", "\"level\": 1, \"prompt\""));
+    refused(&weighted, 24, &["the field `levle` is missing"]);
+    let chat = GOOD.replace("reward = exact", "format = chat, reward = exact");
+    place.write("sort.jsonl", &ROWS.replace("\"ba\"", "[{\"role\": \"usr\", \"content\": \"ba\"}]"));
+    refused(&chat, 5, &["message 1 has the role \"usr\"", "did you mean `user`?"]);
+    std::fs::create_dir(place.path("folder")).expect("a folder");
+    refused(&GOOD.replace("\"sort.jsonl\"", "\"folder\""), 5, &["the folder has no data files"]);
+    place.write("sort.jsonl", &ROWS.replace("{\"prompt\": \"cb\"", "{\"prompt\": cb"));
+    refused(GOOD, 5, &["sort.jsonl:2: not JSON"]);
+    place.write("sort.jsonl", &ROWS.lines().take(1).map(|line| format!("{line}\n")).collect::<String>());
+    place.write("a.mopd", GOOD);
+    let said = place.mopd(&["check", "a.mopd"]).is(0, &["3 warnings"]);
+    assert!(said.out.contains("`student`: `prompts = 2` in a step, but its data has 1 rows"), "{said:?}");
+    // Of a long file, the first rows are read, and that is said.
+    place.write("sort.jsonl", &ROWS.repeat(15_000));
+    place
+        .mopd(&["check", "a.mopd"])
+        .is(0, &["ok: tiny", "note: only the first 20000 rows of sort.jsonl were read"]);
 }

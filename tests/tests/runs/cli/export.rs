@@ -17,7 +17,7 @@ fn a_stage_is_written_for_an_engine() {
         assert!(
             settings.contains("max_response_length: 8") || settings.contains("\"max_completion_length\": 8")
         );
-        // Two steps of two prompts, from the only row.
+        // Two steps of two prompts.
         let rows = place.read(&format!("{folder}/train.jsonl"));
         assert_eq!(rows.lines().count(), 4, "{rows}");
         assert!(rows.lines().all(|line| line.contains("\"teacher\":\"one\"")), "{rows}");

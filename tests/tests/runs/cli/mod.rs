@@ -47,6 +47,11 @@ model student = distill(start) {
 compare "tiny" { models = [start, student], samples = 2, temperature = 1.0, max_tokens = 8, seeds = 1 }
 "#;
 
+/// Rows for [`GOOD`].
+const ROWS: &str = "{\"prompt\": \"ba\", \"answer\": \"ab\", \"demonstration\": \"ab\"}
+{\"prompt\": \"cb\", \"answer\": \"bc\", \"demonstration\": \"bc\"}
+";
+
 /// A folder of its own, for one test.
 struct Place {
     folder: TempDir,
@@ -64,7 +69,7 @@ impl Place {
         }
         if files.iter().any(|(_, text)| text.contains("\"sort.jsonl\"")) {
             for data in ["sort.jsonl", "sort.test.jsonl"] {
-                place.write(data, "{\"prompt\": \"ba\", \"answer\": \"ab\", \"demonstration\": \"ab\"}\n");
+                place.write(data, ROWS);
             }
         }
         place

@@ -122,9 +122,17 @@ fn paths_that_lead_to_nothing_are_said() {
     assert!(found.iter().all(|diagnostic| diagnostic["code"] == "missing-file"), "{found:?}");
     let missing: Vec<&str> = found.iter().map(|diagnostic| slice(GOOD, &diagnostic["range"])).collect();
     assert_eq!(missing, ["\"sort.jsonl\"", "\"sort.test.jsonl\""]);
-    workspace.write("sort.jsonl", "{}\n");
-    workspace.write("sort.test.jsonl", "{}\n");
+    let rows = "{\"prompt\": \"a\", \"answer\": \"b\", \"demonstrations\": \"b\"}\n".repeat(4);
+    workspace.write("sort.jsonl", &rows);
+    workspace.write("sort.test.jsonl", &rows);
     let uri = workspace.uri("a.mopd");
+    workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": uri } }));
+    // The columns of the files are compared with what is read of them.
+    let found = workspace.client.diagnostics(&uri);
+    let read: Vec<_> =
+        found.iter().map(|found| (found["code"].as_str(), slice(GOOD, &found["range"]))).collect();
+    assert_eq!(read, [(Some("data-mismatch"), "demonstration")]);
+    workspace.write("sort.jsonl", &rows.replace("demonstrations", "demonstration"));
     workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": uri } }));
     assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
 }

@@ -51,8 +51,14 @@ fn files_and_fields_are_read_from_the_folder_of_the_file() {
     workspace.replace("a.mopd", 2, &whole);
     let fields = completed(&mut workspace, "a.mopd", &whole, "target = ");
     assert_eq!(labels(&fields), ["demonstration", "level", "prompt"]);
+    // So are the columns of a table.
+    workspace.write("data/two.csv", "question,final answer,grade\na,b,1\n");
+    let table = whole.replace("one.jsonl", "two.csv");
+    workspace.replace("a.mopd", 3, &table);
+    let fields = completed(&mut workspace, "a.mopd", &table, "target = ");
+    assert_eq!(labels(&fields), ["grade", "question"]);
     let folder = half.replace("\"data/\"", "\"\"");
-    workspace.replace("a.mopd", 3, &folder);
+    workspace.replace("a.mopd", 4, &folder);
     let found = completed(&mut workspace, "a.mopd", &folder, "prompts = \"");
     // The server may have created its cache beside the files by now.
     let entries: Vec<&str> = labels(&found).into_iter().filter(|entry| *entry != "cache/").collect();

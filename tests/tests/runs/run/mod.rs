@@ -4,6 +4,7 @@ mod data;
 mod delta;
 mod disk;
 mod elements;
+mod faulty_data;
 mod finite;
 mod guards;
 mod keys;

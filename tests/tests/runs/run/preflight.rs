@@ -81,10 +81,13 @@ fn files_and_rewards_are_checked_without_a_run() {
     let output = check(&bench, &["--format", "sarif"]);
     let log: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(log["runs"][0]["results"][1]["ruleId"], "data");
-    // Without `--files`, no file is opened.
+    // Without `--files`, the first rows of the data are read, and no program is started.
     let mut command = Command::new(mopd_tests::mopd());
     let plain = command.current_dir(bench.folder.path()).args(["check", "tiny.mopd"]).output();
-    assert_eq!(plain.expect("mopd starts").status.code(), Some(0));
+    let plain = plain.expect("mopd starts");
+    assert_eq!(plain.status.code(), Some(1));
+    assert_says(&text(&plain), &["error[data-mismatch]", "last.test.jsonl:", "`answer`"]);
+    assert!(!text(&plain).contains("error[reward]"));
 }
 
 /// A dry run reports what a run would refuse before its first stage.
@@ -425,4 +428,39 @@ fn runs_with_other_rewards_and_data_are_not_the_same_experiment() {
     // All four answers improve by 0.5; at most a share of 0.6 of unseen prompts may differ.
     let start = said.lines().find(|line| line.starts_with("| start")).expect("a row");
     assert!(start.contains("| +0.50 [-0.40, +0.80]   |"), "{said}");
+}
+
+/// A teacher and a reference need room for the longest sequence of the stage, not for all that the student
+/// could read.
+#[test]
+fn a_scorer_needs_room_for_the_longest_sequence() {
+    let bench = Bench::new();
+    let program = |context: u32, role: &str| {
+        let model = |name: &str, context: u32| {
+            format!(
+                "model {name} = llama {{ layers = 1, width = 32, heads = 2, context = {context}, tokenizer = bytes }}\n"
+            )
+        };
+        format!(
+            "use std.opd.mopd\nexperiment \"tiny\" {{ seed = 1 }}\n\
+             domain copy {{ prompts = \"copy.jsonl\", reward = exact_match }}\n{}{}teacher big = other {{ origin = foreign }}\n\
+             route {{ else -> big }}\nmodel student = {role}",
+            model("base", 64),
+            model("other", context)
+        )
+    };
+    let taught = "distill(base) { objective = mopd, rollout = sample(n: 1, temperature: 1, max_tokens: 6), \
+                  prompts = 2, steps = 1, lr = 1e-3 }\n";
+    // The longest prompt has 10 bytes, and its first token.
+    bench.write("tiny.mopd", &program(17, taught));
+    let output = bench.run(&["--out", "fits"]);
+    assert!(output.status.success(), "{}", text(&output));
+    bench.write("tiny.mopd", &program(16, taught));
+    let said = bench.fails(&["--out", "short"]);
+    let parts = [
+        "copy.jsonl:",
+        "the prompt takes 11 tokens and its completion up to 6, the context of the teacher `big` is 16",
+        "set `context = 17` or more, or `max_tokens = 5` or less",
+    ];
+    assert_says(&said, &parts);
 }
