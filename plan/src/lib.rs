@@ -68,9 +68,9 @@ pub use served::{Answers, Engine, RolloutServer, Served, ServedMeaning};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
     Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
-    Optimizer, Origin, Pretrained, Private, Projection, PromptFormat, Recipe, Sampling, Schedule,
-    ScheduleLength, SettingMark, Sgd, Share, StageStep, Temperature, TokenizerSpec, Trainable, WeightFilter,
-    WeightGroup,
+    Optimizer, Origin, Pretrained, PretrainedSource, Private, Projection, PromptFormat, Recipe, Sampling,
+    Schedule, ScheduleLength, SettingMark, Sgd, Share, StageStep, Temperature, TokenizerSpec, Trainable,
+    WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use step_functions::{

@@ -4,8 +4,8 @@
 pub use mopd_lang::experiment::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
     Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
-    Origin, Pretrained, Projection, PromptFormat, Recipe, Schedule, ScheduleLength, SettingMark, Sgd, Share,
-    StageStep, Temperature, TokenizerSpec, Trainable, WeightFilter, WeightGroup,
+    Origin, Pretrained, PretrainedSource, Projection, PromptFormat, Recipe, Schedule, ScheduleLength,
+    SettingMark, Sgd, Share, StageStep, Temperature, TokenizerSpec, Trainable, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
 use mopd_plan::deltas::{Delta, DeltaJob};
 use mopd_plan::events::{Event, Failure, Job};
-use mopd_plan::{Origin, Plan, Pretrained, Stage};
+use mopd_plan::{Origin, Plan, Pretrained, PretrainedSource, Stage};
 use mopd_store::files::folder_of_model;
 use mopd_store::named::{self, NamedModel};
 use serde_json::json;
@@ -135,9 +135,9 @@ fn base_of(plan: &Plan, origin: Origin) -> PathBuf {
 /// The folder of a model that a run has loaded; `None` if it is not a folder of safetensors, or is no longer
 /// in the hub's cache.
 fn folder_of_loaded(pretrained: &Pretrained, base: &Path) -> Option<PathBuf> {
-    match pretrained {
-        Pretrained::Checkpoint { folder } => Some(base.join(folder)),
-        Pretrained::HuggingFace { name, revision } => match NamedModel::resolve(name, base) {
+    match &pretrained.source {
+        PretrainedSource::Checkpoint { folder } => Some(base.join(folder)),
+        PretrainedSource::HuggingFace { name, revision } => match NamedModel::resolve(name, base) {
             NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => Some(folder),
             NamedModel::Repository => {
                 let cache = named::hub_cache()?;
@@ -145,7 +145,7 @@ fn folder_of_loaded(pretrained: &Pretrained, base: &Path) -> Option<PathBuf> {
                 Some(named::snapshot(&cache, name, &commit))
             }
         },
-        Pretrained::Gguf { .. } => None,
+        PretrainedSource::Gguf { .. } => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The locations of models' weights, for engines that read folders.
 
-use mopd_plan::{ModelId, Plan, Pretrained, Stage, TokenizerSpec};
+use mopd_plan::{ModelId, Plan, PretrainedSource, Stage, TokenizerSpec};
 
 use super::coverage::Coverage;
 use super::stage::ExportRequest;
@@ -29,20 +29,25 @@ pub fn weights(
     let name = &model.name;
     let construct = format!("{what}: the weights of `{name}`");
     match &model.stage {
-        Stage::Load(source @ Pretrained::HuggingFace { revision, .. }) => {
+        Stage::Load(pretrained) => {
+            let revision = match &pretrained.source {
+                PretrainedSource::HuggingFace { revision, .. } => revision.clone(),
+                PretrainedSource::Checkpoint { .. } => None,
+                PretrainedSource::Gguf { .. } => {
+                    let why =
+                        "the engines read folders of safetensors; `transformers` can convert a GGUF file";
+                    coverage.refuse(construct, model.origin, why);
+                    return None;
+                }
+            };
+            if !pretrained.end_tokens.is_empty() {
+                let why = "the engines read end tokens from generation_config.json: add these to it";
+                coverage.refuse(format!("`end_tokens` of `{name}`"), model.origin, why);
+                return None;
+            }
             coverage.exact(construct, model.origin);
-            let path = (request.located)(source);
-            Some(WeightsSource { path, revision: revision.clone(), bytes, published })
-        }
-        Stage::Load(source @ Pretrained::Checkpoint { .. }) => {
-            coverage.exact(construct, model.origin);
-            let path = (request.located)(source);
-            Some(WeightsSource { path, revision: None, bytes, published })
-        }
-        Stage::Load(Pretrained::Gguf { .. }) => {
-            let why = "the engines read folders of safetensors; `transformers` can convert a GGUF file";
-            coverage.refuse(construct, model.origin, why);
-            None
+            let path = (request.located)(pretrained);
+            Some(WeightsSource { path, revision, bytes, published })
         }
         // The folder in which a run leaves the model, in the layout of `save_pretrained`.
         Stage::Initialise(_)

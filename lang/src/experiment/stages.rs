@@ -38,10 +38,21 @@ pub enum Stage {
     Parameter,
 }
 
-/// The source of existing weights, which have an architecture and a tokenizer of their own.
+/// A model that exists already, with an architecture and a tokenizer of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pretrained {
+    #[serde(flatten)]
+    pub source: PretrainedSource,
+    /// Tokens that end a completion besides those that its files name: a base model under a chat template
+    /// ends its turns with one that its files do not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub end_tokens: Vec<String>,
+}
+
+/// Where a model's files are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", rename_all = "snake_case")]
-pub enum Pretrained {
+pub enum PretrainedSource {
     /// A folder, or a name on the hub with a revision.
     HuggingFace {
         name: String,

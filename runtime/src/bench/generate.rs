@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use mopd_plan::events::{Event, FailureKind, GenerateJob, GenerationRound};
-use mopd_plan::{Pretrained, Sampling};
+use mopd_plan::{PretrainedSource, Sampling};
 
 use super::floor::{StepTokens, rollout_phases};
 use super::machine::{ProductShape, rates};
@@ -24,7 +24,7 @@ use crate::tokenizer::Token;
 /// Emits one event for each shape and counted round. Shapes take turns, so that other load on the machine
 /// affects all of them alike.
 pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()> {
-    let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
+    let named = PretrainedSource::HuggingFace { name: job.model.clone(), revision: None };
     let weights = load(&named, Path::new(&job.base), None)?.weights;
     let config = weights.config.clone();
     let longest = job.shapes.iter().map(|shape| shape.new).max().unwrap_or(0);

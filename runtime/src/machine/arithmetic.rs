@@ -17,7 +17,7 @@ use crate::machine::place::Place;
 
 /// Increased whenever the bits of any result of an unchanged plan may differ from before: another order of a
 /// sum, another rounding, another use of random numbers, another meaning of a setting.
-pub const NUMERIC_VERSION: u32 = 19;
+pub const NUMERIC_VERSION: u32 = 20;
 
 /// The same for changes that affect GPUs only: their kernels, and which rows they compute together.
 const GPU_VERSION: u32 = 3;

@@ -1,11 +1,16 @@
 //! Whether data has what a stage or a table asks of it, and a model room for its tests.
 
+use mopd_plan::events::FailureKind;
 use mopd_plan::{
     Comparison, DomainId, Evaluation, Length, Model, ModelId, Objective, Plan, Stage, TableColumn, Train,
 };
 
+use super::prompts::Prompts;
 use super::{DomainData, ModelSpec, tested, trained};
-use crate::failure::Result;
+use crate::data::reads;
+use crate::failure::{Error, Result};
+use crate::quote::quote;
+use crate::tokenizer::{Token, Tokenizer, chat};
 
 /// What a route says of a domain's data that is true of none of its rows: usually a slip in a text or a
 /// number.
@@ -31,19 +36,108 @@ pub fn idle_arms<O>(
         .collect())
 }
 
-/// That a step asks for more prompts than there are, usually a slip in a number: it gets some of them several
-/// times.
+/// [`reads::more_than_rows`], with the rows that there are.
 pub fn more_than_rows<O>(stage: &str, train: &Train<O>, domains: &[DomainData]) -> Option<String> {
     let rows = train.mixture.iter().filter_map(|share| domains[share.domain.0 as usize].rows_of(train));
-    let rows: usize = rows.map(|prompts| prompts.dataset.draws()).sum();
-    let groups = train.rollout.groups;
-    (groups as usize > rows).then(|| {
-        let asked = train.rollout.producer.kind().groups_setting(groups);
-        format!(
-            "`{stage}`: {asked} in a step, but its data has {rows} rows: some rows are used several \
-            times in one step"
-        )
-    })
+    reads::more_than_rows(stage, train, rows.map(|prompts| prompts.dataset.draws() as u64).sum())
+}
+
+/// Teachers whose own chat template renders the prompts otherwise than the student's, which they read: the
+/// scores are those of an unusual prompt.
+pub fn other_templates<O>(
+    stage: &str,
+    train: &Train<O>,
+    domains: &[DomainData],
+    specs: &[ModelSpec],
+) -> Vec<String> {
+    let mut warnings: Vec<String> = Vec::new();
+    let student = &specs[train.start.0 as usize].tokenizer;
+    for share in &train.mixture {
+        let data = &domains[share.domain.0 as usize];
+        let conversation = data.rows_of(train).and_then(|prompts| prompts.dataset.conversation(0));
+        let Some(conversation) = conversation else { continue };
+        // A conversation that can't be rendered is reported where it is read.
+        let rendered = |tokenizer: &Tokenizer| {
+            let tokens = chat::prompt(tokenizer, conversation.clone()).ok()?;
+            tokenizer.as_read(&tokens).ok()
+        };
+        let Some(students) = rendered(student) else { continue };
+        let readers = train.scorers.readers(share.domain);
+        for choice in readers.filter(|choice| !choice.own_tokens && choice.sees.is_none()) {
+            let Some(teacher) = choice.teacher.spec_model() else { continue };
+            let Some(teachers) = rendered(&specs[teacher.0 as usize].tokenizer) else { continue };
+            if students == teachers {
+                continue;
+            }
+            let from = first_difference(&students, &teachers);
+            let warning = format!(
+                "`{stage}`: the chat template of `{}` renders the prompts of `{}` otherwise than the \
+                 student's, by which it reads them: from character {from} on its own has {}, the student's {}",
+                choice.name,
+                data.name,
+                quote(&teachers.chars().skip(from).collect::<String>()),
+                quote(&students.chars().skip(from).collect::<String>()),
+            );
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    warnings
+}
+
+/// Templates of students whose marks leave out the token that ends a turn. It is trained all the same.
+pub fn unmarked_ends<O>(
+    stage: &str,
+    train: &Train<O>,
+    domains: &[DomainData],
+    specs: &[ModelSpec],
+) -> Vec<String> {
+    let tokenizer = &specs[train.start.0 as usize].tokenizer;
+    let warnings = train.mixture.iter().filter_map(|share| {
+        let data = &domains[share.domain.0 as usize];
+        let conversation = data.rows_of(train)?.dataset.conversation(0)?;
+        let end = chat::unmarked_end(tokenizer, &conversation)?;
+        Some(format!(
+            "`{stage}`: the `{{% generation %}}` part of the student's chat template leaves out {}, which ends \
+             the turns of `{}`: it is trained too, because the student would never learn to stop",
+            quote(&end),
+            data.name
+        ))
+    });
+    warnings.collect()
+}
+
+/// Checks that a model stops where the chat template closes its turns.
+pub fn turns_end(prompts: &Prompts, tokenizer: &Tokenizer) -> Result<()> {
+    let dataset = &prompts.dataset;
+    // Conversations with tools may have a template of their own.
+    let with_tools = |row: &usize| dataset.conversation(*row).is_some_and(|chat| chat.has_tools());
+    let rows = [Some(0), (1..dataset.len().min(LOOKED_AT)).find(with_tools)];
+    for conversation in rows.into_iter().flatten().filter_map(|row| dataset.conversation(row)) {
+        let Some(token) = chat::unended_turn(tokenizer, &conversation) else { continue };
+        let ends: Vec<Token> = tokenizer.ends().to_vec();
+        let ends: Vec<String> =
+            ends.iter().filter_map(|end| Some(quote(&tokenizer.as_read(&[*end]).ok()?))).collect();
+        let message = format!(
+            "the model's chat template closes a turn with {}, but its completions end with {}: it would write on \
+             behind its answers",
+            quote(&token),
+            ends.join(" or ")
+        );
+        return Err(Error::new(FailureKind::Model, message).help(format!(
+            "name the token where the model is loaded: `hf(\"...\", end_tokens: {token:?})`"
+        )));
+    }
+    Ok(())
+}
+
+/// Rows among which one with tools is looked for.
+const LOOKED_AT: usize = 1000;
+
+/// The number of characters that two texts have in common at their beginning.
+fn first_difference(one: &str, other: &str) -> usize {
+    one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count()
 }
 
 /// Steps of a stage; what does not train has none. All that learn in one do so for as many.
@@ -122,6 +216,8 @@ pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], specs: 
 
 /// That a model's context has room for every test prompt with its completion.
 pub fn fits(data: &DomainData, spec: &ModelSpec, evaluation: &Evaluation) -> Result<()> {
-    let longest = tested(data)?.longest_prompt(&spec.tokenizer)?;
+    let prompts = tested(data)?;
+    turns_end(prompts, &spec.tokenizer)?;
+    let longest = prompts.longest_prompt(&spec.tokenizer)?;
     Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), spec.context())?)
 }

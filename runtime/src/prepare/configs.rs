@@ -43,7 +43,7 @@ pub fn configs(plan: &Plan, base: &Path) -> Result<Vec<Option<Arc<Config>>>> {
                 Some(Arc::new(config))
             }
             Stage::Load(pretrained) => {
-                load::look(pretrained, base).map_err(|error| error.at(model.origin))?.map(Arc::new)
+                load::look(&pretrained.source, base).map_err(|error| error.at(model.origin))?.map(Arc::new)
             }
             stage => stage.start().and_then(|from| configs.get(from.0 as usize)?.clone()),
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mopd_plan::Pretrained;
+use mopd_plan::PretrainedSource;
 use mopd_plan::events::FailureKind;
 use mopd_plan::keys;
 use mopd_store::content::HashedFile;
@@ -31,17 +31,28 @@ pub struct LoadedModel {
     pub unchanged: HashedFiles,
 }
 
-/// Loads a model. `base` is the folder that paths are relative to; `notes`, if given, is a folder that keeps
-/// hashes between runs (see [`HashedFile::remembered`]).
-pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Result<LoadedModel> {
-    let (weights, files) = match pretrained {
-        Pretrained::HuggingFace { name, revision } => {
+/// Loads a model as its files have it: see [`load_with_ends`].
+pub fn load(source: &PretrainedSource, base: &Path, notes: Option<&Path>) -> Result<LoadedModel> {
+    load_with_ends(source, &[], base, notes)
+}
+
+/// Loads a model whose completions also end with some tokens. `base` is the folder that paths are relative to;
+/// `notes`, if given, is a folder that keeps hashes between runs (see [`HashedFile::remembered`]).
+pub fn load_with_ends(
+    source: &PretrainedSource,
+    end_tokens: &[String],
+    base: &Path,
+    notes: Option<&Path>,
+) -> Result<LoadedModel> {
+    let (weights, files) = match source {
+        PretrainedSource::HuggingFace { name, revision } => {
             let found = Hub::from_environment().find(name, revision.as_deref(), base)?;
             of_folder(&found.folder)?
         }
-        Pretrained::Checkpoint { folder } => of_folder(&data::path_as_written(base, folder))?,
-        Pretrained::Gguf { file } => of_gguf(&data::path_as_written(base, file))?,
+        PretrainedSource::Checkpoint { folder } => of_folder(&data::path_as_written(base, folder))?,
+        PretrainedSource::Gguf { file } => of_gguf(&data::path_as_written(base, file))?,
     };
+    let weights = with_ends(weights, end_tokens)?;
     let hashed = |file: &PathBuf| {
         let hashed = match notes {
             Some(notes) => HashedFile::remembered(file, notes),
@@ -59,9 +70,9 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
 
 /// Checks that a model is where the plan says, without reading its weights, and returns its configuration.
 /// `None` for a repository of the hub that is not in the cache: its content is known when it is fetched.
-pub fn look(pretrained: &Pretrained, base: &Path) -> Result<Option<Config>> {
-    let folder = match pretrained {
-        Pretrained::HuggingFace { name, revision } => {
+pub fn look(source: &PretrainedSource, base: &Path) -> Result<Option<Config>> {
+    let folder = match source {
+        PretrainedSource::HuggingFace { name, revision } => {
             let revision = revision.as_deref();
             let own = hub::own_folder(name, revision, base)?;
             match own.or_else(|| Hub::from_environment().cached(name, revision)) {
@@ -69,14 +80,27 @@ pub fn look(pretrained: &Pretrained, base: &Path) -> Result<Option<Config>> {
                 None => return Ok(None),
             }
         }
-        Pretrained::Checkpoint { folder } => data::path_as_written(base, folder),
-        Pretrained::Gguf { file } => {
+        PretrainedSource::Checkpoint { folder } => data::path_as_written(base, folder),
+        PretrainedSource::Gguf { file } => {
             return gguf::open(&data::path_as_written(base, file)).map(|opened| Some(opened.config));
         }
     };
     let config = huggingface::config(&folder)?;
     safetensors::files(&folder)?;
     Ok(Some(config))
+}
+
+/// The model with further end tokens.
+fn with_ends(mut weights: Weights, end_tokens: &[String]) -> Result<Weights> {
+    if end_tokens.is_empty() {
+        return Ok(weights);
+    }
+    let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer else {
+        let message = "a model with the tokenizer of bytes has one end token, and no others can be named";
+        return Err(Error::new(FailureKind::Model, message).help("leave `end_tokens` out"));
+    };
+    weights.tokenizer = Arc::new(Tokenizer::Pretrained(tokenizer.with_ends(end_tokens)?));
+    Ok(weights)
 }
 
 /// [`LoadedModel::content`] of a folder into which these weights were just saved. `written` has the Blake3
@@ -171,8 +195,8 @@ mod tests {
             fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
         }
         let content =
-            |pretrained: &Pretrained| load(pretrained, folder.path(), Some(&notes)).unwrap().content;
-        let checkpoint = |folder: &str| content(&Pretrained::Checkpoint { folder: folder.to_owned() });
+            |pretrained: &PretrainedSource| load(pretrained, folder.path(), Some(&notes)).unwrap().content;
+        let checkpoint = |folder: &str| content(&PretrainedSource::Checkpoint { folder: folder.to_owned() });
         assert_eq!(checkpoint(&first), checkpoint("copy"));
         assert_ne!(checkpoint(&first), checkpoint(&other));
         // The hash is the same if it is computed from the hashes made while writing the files.
@@ -183,11 +207,11 @@ mod tests {
         assert_eq!(saved_content(&weights, &written, &hashes).unwrap(), checkpoint(&first));
         // The same folder by the other constructor is the same model.
         assert_eq!(
-            content(&Pretrained::HuggingFace { name: first.clone(), revision: None }),
+            content(&PretrainedSource::HuggingFace { name: first.clone(), revision: None }),
             checkpoint(&first)
         );
         assert_eq!(
-            load(&Pretrained::Checkpoint { folder: first }, folder.path(), Some(&notes))
+            load(&PretrainedSource::Checkpoint { folder: first }, folder.path(), Some(&notes))
                 .unwrap()
                 .weights
                 .values(),
@@ -199,11 +223,12 @@ mod tests {
     fn a_gguf_file_has_its_tokenizer_and_is_saved_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
-        let loaded = load(&Pretrained::Gguf { file: "llama.gguf".to_owned() }, &fixtures, None).unwrap();
+        let loaded =
+            load(&PretrainedSource::Gguf { file: "llama.gguf".to_owned() }, &fixtures, None).unwrap();
         assert_eq!(loaded.weights.tokenizer.vocabulary(), 40);
         let path = saved(&loaded.weights, folder.path(), "student");
         assert!(folder.path().join(&path).join("tokenizer.json").exists());
-        let again = load(&Pretrained::Checkpoint { folder: path }, folder.path(), None).unwrap();
+        let again = load(&PretrainedSource::Checkpoint { folder: path }, folder.path(), None).unwrap();
         assert_eq!(again.weights.values(), loaded.weights.values());
         assert_eq!(again.weights.tokenizer, loaded.weights.tokenizer);
         assert_eq!(again.weights.config, loaded.weights.config);
@@ -224,7 +249,8 @@ mod tests {
         let weights = Weights::new(model.config.clone(), Arc::new(whole), model.values().into_owned());
         let folder = tempfile::tempdir().unwrap();
         let path = saved(&weights, folder.path(), "student");
-        let again = load(&Pretrained::Checkpoint { folder: path }, folder.path(), None).unwrap().weights;
+        let again =
+            load(&PretrainedSource::Checkpoint { folder: path }, folder.path(), None).unwrap().weights;
         assert_eq!((again.config.vocabulary, again.tokenizer.vocabulary()), (rows, rows));
         assert!(again.tokenizer.encode("a <image>").is_err());
     }
@@ -233,27 +259,29 @@ mod tests {
     fn missing_models_are_errors_with_their_path() {
         let folder = tempfile::tempdir().unwrap();
         let problem =
-            |pretrained: Pretrained| load(&pretrained, folder.path(), None).unwrap_err().to_string();
+            |pretrained: PretrainedSource| load(&pretrained, folder.path(), None).unwrap_err().to_string();
         // `look` reports the same without opening a model.
         let none = || {
             [
-                Pretrained::Checkpoint { folder: "runs/none".to_owned() },
-                Pretrained::Gguf { file: "none.gguf".to_owned() },
-                Pretrained::HuggingFace { name: "../none".to_owned(), revision: None },
+                PretrainedSource::Checkpoint { folder: "runs/none".to_owned() },
+                PretrainedSource::Gguf { file: "none.gguf".to_owned() },
+                PretrainedSource::HuggingFace { name: "../none".to_owned(), revision: None },
             ]
         };
         for model in none() {
             let seen = look(&model, folder.path()).unwrap_err().to_string();
-            if !matches!(model, Pretrained::Checkpoint { .. }) {
+            if !matches!(model, PretrainedSource::Checkpoint { .. }) {
                 assert_eq!(seen, problem(model));
             }
         }
-        let elsewhere = Pretrained::HuggingFace { name: "org/none".to_owned(), revision: None };
+        let elsewhere = PretrainedSource::HuggingFace { name: "org/none".to_owned(), revision: None };
         assert!(look(&elsewhere, folder.path()).is_ok());
-        assert!(problem(Pretrained::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none"));
-        assert!(problem(Pretrained::Gguf { file: "none.gguf".to_owned() }).contains("none.gguf"));
         assert!(
-            problem(Pretrained::HuggingFace { name: "../none".to_owned(), revision: None })
+            problem(PretrainedSource::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none")
+        );
+        assert!(problem(PretrainedSource::Gguf { file: "none.gguf".to_owned() }).contains("none.gguf"));
+        assert!(
+            problem(PretrainedSource::HuggingFace { name: "../none".to_owned(), revision: None })
                 .contains("names no repository")
         );
         // An embedding for fewer ids than the tokenizer has.
@@ -262,7 +290,7 @@ mod tests {
         let text = fs::read_to_string(&config).unwrap().replace("\"vocab_size\": 259", "\"vocab_size\": 200");
         fs::remove_file(&config).unwrap();
         fs::write(&config, text).unwrap();
-        let problem = problem(Pretrained::Checkpoint { folder: path });
+        let problem = problem(PretrainedSource::Checkpoint { folder: path });
         assert!(problem.contains("has 259 ids, but the embedding has only 200 rows"), "{problem}");
     }
 }

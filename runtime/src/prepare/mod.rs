@@ -19,24 +19,26 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::missing_file_help;
 use mopd_plan::producers;
 use mopd_plan::results::{DataHash, FileHash, RewardFiles};
-use mopd_plan::{
-    self as plan, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer,
-    Stage, Train, View,
-};
+use mopd_plan::{self as plan, Domain, DomainId, ModelId, Origin, Plan, Pretrained, Producer, Stage, Train};
 use mopd_store::files::{names_beside, reason};
 use mopd_store::places::Checkout;
 use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
-use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, unfinished_schedules};
+use self::check::{
+    check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, other_templates, unfinished_schedules,
+    unmarked_ends,
+};
 pub use self::configs::configs;
-use self::load::LoadedModel;
+use self::load::{LoadedModel, load_with_ends};
 use self::merges::check_merge;
-use self::prompts::{MESSAGES, Prompts};
+use self::prompts::Prompts;
 use self::training::check_training;
+pub use self::training::longest_on_servers;
 use self::unchanged::HashedFiles;
-use crate::data::{self, ContextLength, Dataset, DatasetRequest, Field, FieldKind, overlap};
+use crate::data::reads::{DomainReads, RowsRead};
+use crate::data::{self, ContextLength, Dataset, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
@@ -125,8 +127,9 @@ pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
                 ModelSpec { config, tokenizer, loaded: None, of_files: false }
             }
             Stage::Load(pretrained) => {
-                let loaded =
-                    load::load(pretrained, base, Some(notes)).map_err(|error| error.at(model.origin))?;
+                let Pretrained { source, end_tokens } = pretrained;
+                let loaded = load_with_ends(source, end_tokens, base, Some(notes));
+                let loaded = loaded.map_err(|error| error.at(model.origin))?;
                 let Weights { config, tokenizer, .. } = loaded.weights.clone();
                 ModelSpec { config, tokenizer, loaded: Some(loaded), of_files: true }
             }
@@ -189,6 +192,8 @@ pub fn prepare(
                     .map_err(|error| error.at(data.origin))?;
             }
             warnings.extend(more_than_rows(&model.name, train, &domains));
+            warnings.extend(other_templates(&model.name, train, &domains, specs));
+            warnings.extend(unmarked_ends(&model.name, train, &domains, specs));
             for share in &train.mixture {
                 warnings.extend(idle_arms(
                     &model.name,
@@ -233,134 +238,15 @@ fn load(
         // The verifier has read it already.
         programs.push(ProgramFiles { hash, files, unchanged: HashedFiles::program(FailureKind::Reward, []) });
     }
-    let trains = || stages.iter().flat_map(|stage| trains_of(plan, *stage));
-    let fields: Vec<Field> = verifier.needed();
-    let plays = |stage: &ModelId| {
-        let trains = plan.experiment.model(*stage).stage.trains().into_iter();
-        trains.flat_map(Train::producers).any(|producer| !producer.programs().is_empty())
-    };
-    // The programs of rollouts get them too.
-    let whole = verifier.reads_rows() || stages.iter().any(plays);
-    let tests = match &domain.tests {
-        Some(tests)
-            if plan.experiment.comparisons.iter().any(|comparison| is_column(comparison, id))
-                || trains().any(|(_, train)| judges(train, id)) =>
-        {
-            let request = DatasetRequest { whole, ..request(domain, tests, &fields) };
-            Some(rows(places, domain, request, &[])?)
-        }
-        _ => None,
-    };
-    let read = |trajectory: Option<&str>| {
-        let stages: Vec<(Origin, &Train<plan::Objective>)> = trains()
-            .filter(|(_, train)| train.trajectory() == trajectory)
-            .filter(|(_, train)| train.mixture.iter().any(|share| share.domain == id))
-            .collect();
-        match stages.as_slice() {
-            [] => Ok(None),
-            stages => trained_on(places, id, domain, stages, &fields, trajectory, whole).map(Some),
-        }
-    };
-    let train = read(None)?;
-    let mut turns: Vec<(String, Arc<Prompts>)> = Vec::new();
-    for field in trains().filter_map(|(_, train)| train.trajectory()) {
-        if turns.iter().any(|(known, _)| known == field) {
-            continue;
-        }
-        turns.extend(read(Some(field))?.map(|prompts| (field.to_owned(), prompts)));
-    }
-    let validation = validation(plan, id, domain, stages, places)?;
+    let reads = DomainReads::of(plan, id, stages);
+    let read = |read: &Option<RowsRead>| read.as_ref().map(|read| rows(places, domain, read)).transpose();
+    let (train, tests, validation) = (read(&reads.prompts)?, read(&reads.tests)?, read(&reads.validation)?);
+    let turns =
+        reads.turns.iter().map(|(field, read)| Ok(((*field).to_owned(), rows(places, domain, read)?)));
+    let turns = turns.collect::<Result<_>>()?;
     let (name, limit) = (domain.name.clone(), domain.limit);
     let origin = domain.origin;
     Ok(DomainData { id, name, origin, verifier, programs, limit, train, turns, tests, validation })
-}
-
-/// What a stage trains, each with its place in the source.
-fn trains_of(plan: &Plan, stage: ModelId) -> impl Iterator<Item = (Origin, &Train<plan::Objective>)> {
-    let model = plan.experiment.model(stage);
-    model.stage.trains().into_iter().map(move |train| (model.origin, train))
-}
-
-/// The rows of a domain that some stages train on, with all that these read of them; in turns, where a field
-/// with trajectories is given. Nobody judges turns, so what the verifier reads is in none of those.
-fn trained_on(
-    places: ReadContext,
-    id: DomainId,
-    domain: &Domain,
-    stages: &[(Origin, &Train<plan::Objective>)],
-    judged: &[Field],
-    trajectory: Option<&str>,
-    whole: bool,
-) -> Result<Arc<Prompts>> {
-    let (mut routes, mut numbers): (Vec<Vec<DataFormula>>, Vec<DataFormula>) = Default::default();
-    let mut fields: Vec<Field> = match trajectory {
-        None => judged.to_vec(),
-        Some(field) => vec![Field::trajectory(field)],
-    };
-    let mut asked: Vec<(&str, Origin)> = Vec::new();
-    for (origin, train) in stages {
-        let conditions = train.conditions(id);
-        if !conditions.is_empty() && !routes.contains(&conditions) {
-            routes.push(conditions);
-        }
-        for (_, number) in train.data_signals() {
-            if !numbers.contains(&number) {
-                numbers.push(number);
-            }
-        }
-        let shown = train.views(id).flat_map(View::fields);
-        let written = train.producers().flat_map(Producer::fields_of_texts);
-        let of_data = train.producers().flat_map(Producer::fields_of_data);
-        let recorded = train.objective.recorded();
-        for field in of_data.chain(shown).chain(written).chain(recorded) {
-            let known = |known: &Field| known.name == field && known.kind != FieldKind::Trajectory;
-            if !fields.iter().any(known) {
-                fields.push(Field::text(field));
-                asked.push((field, *origin));
-            }
-        }
-    }
-    let request = request(domain, &domain.prompts, &fields);
-    rows(places, domain, DatasetRequest { whole, routes: &routes, numbers: &numbers, ..request }, &asked)
-}
-
-/// The validation rows of a domain, where a stage reads them.
-fn validation(
-    plan: &Plan,
-    id: DomainId,
-    domain: &Domain,
-    stages: &[ModelId],
-    places: ReadContext,
-) -> Result<Option<Arc<Prompts>>> {
-    let trains = stages.iter().flat_map(|stage| trains_of(plan, *stage));
-    let (mut fields, mut asked): (Vec<Field>, Vec<(&str, Origin)>) = Default::default();
-    for (origin, train) in trains.filter(|(_, train)| train.mixture.iter().any(|share| share.domain == id)) {
-        let Some(validation) = &train.validation else { continue };
-        for field in
-            std::iter::once(validation.target.as_str()).chain(train.sees.iter().flat_map(View::fields))
-        {
-            if !fields.iter().any(|known| known.name == field) {
-                fields.push(Field::text(field));
-                asked.push((field, origin));
-            }
-        }
-    }
-    match &domain.validation {
-        Some(source) if !fields.is_empty() => {
-            rows(places, domain, request(domain, source, &fields), &asked).map(Some)
-        }
-        _ => Ok(None),
-    }
-}
-
-/// Whether a domain's tests are a column of a table.
-fn is_column(comparison: &Comparison, id: DomainId) -> bool {
-    comparison.columns.iter().any(|column| column.domain == id)
-}
-
-/// Whether a domain's tests decide about the weights of a stage.
-fn judges(train: &Train<plan::Objective>, id: DomainId) -> bool {
-    train.extrapolation.as_ref().is_some_and(|extrapolation| extrapolation.judged_by == id)
 }
 
 /// The programs that a stage's rollouts start.
@@ -379,30 +265,14 @@ fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) ->
     Ok(ProgramFiles { hash, files, unchanged: HashedFiles::program(kind, program.hashed) })
 }
 
-/// A request for some fields of a domain's rows, and nothing else of them.
-fn request<'a>(domain: &'a Domain, source: &'a DataSource, fields: &'a [Field<'a>]) -> DatasetRequest<'a> {
-    let format = &domain.format;
-    DatasetRequest { source, format, fields, whole: false, routes: &[], numbers: &[], notes: None }
-}
-
-/// The requested rows of a domain. `asked` are the fields that a stage asked for: one that is missing is its
-/// mistake.
-fn rows(
-    places: ReadContext,
-    domain: &Domain,
-    request: DatasetRequest,
-    asked: &[(&str, Origin)],
-) -> Result<Arc<Prompts>> {
+/// The rows of a domain that a run reads.
+fn rows(places: ReadContext, domain: &Domain, read: &RowsRead) -> Result<Arc<Prompts>> {
     let ReadContext { base, notes, cache, store } = places;
-    let own = |field: &&Field| field.name != MESSAGES || field.kind == FieldKind::Trajectory;
-    let fields: Vec<Field> = request.fields.iter().filter(own).copied().collect();
-    let request = DatasetRequest { fields: &fields, notes: Some(notes), ..request };
-    let read = || {
+    let request = read.request(Some(notes));
+    let make = || {
         let dataset = Dataset::read(base, request).map_err(|error| {
-            let of = |name: &str| asked.iter().find(|(field, _)| *field == name).map(|(_, origin)| *origin);
-            let origin = error.missing_field().and_then(of);
-            let error = Error::from(error);
-            origin.into_iter().fold(error, Error::at)
+            let origin = read.asker(&error);
+            origin.into_iter().fold(Error::from(error), Error::at)
         });
         let prompts = Prompts::new(dataset?);
         Ok(match store {
@@ -411,10 +281,10 @@ fn rows(
         })
     };
     match cache {
-        None => read().map(Arc::new),
+        None => make().map(Arc::new),
         Some(cache) => {
             let files = || data::files(base, request.source).unwrap_or_default();
-            cache.prompts(&format!("{} {request:?}", base.display()), files, read)
+            cache.prompts(&format!("{} {request:?}", base.display()), files, make)
         }
     }
 }

@@ -137,7 +137,7 @@ pub fn look(
             found(Error::from(error).at(model.origin));
         }
         if let Stage::Load(pretrained) = &model.stage
-            && let Err(error) = look_for_model(pretrained, places.base)
+            && let Err(error) = look_for_model(&pretrained.source, places.base)
         {
             found(error.at(model.origin));
         }

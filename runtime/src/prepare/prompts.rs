@@ -11,7 +11,7 @@ use mopd_plan::views::{Moment, Slot};
 use mopd_plan::{PromptFormat, View};
 use serde::Serialize;
 
-use crate::data::{DataProblem, Dataset, Lists, Longest};
+use crate::data::{DataProblem, Dataset, Lists, Longest, MESSAGES};
 use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 use crate::tokenizer::Token;
@@ -26,11 +26,7 @@ const READ_BACK: f64 = 100e6;
 /// How often it is asked whether another run is done.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Raised whenever the same rows become other tokens, or are written down otherwise.
-const VERSION: u32 = 3;
-
-/// The field of a row that is its whole conversation: training on it is training on all of the assistant's
-/// turns.
-pub const MESSAGES: &str = "messages";
+const VERSION: u32 = 4;
 
 /// Data, and its rows as tokens, as the models that read them tokenise.
 pub struct Prompts {
@@ -353,6 +349,7 @@ impl Prompts {
             return Ok(TrainingExample::new(prompt.to_vec(), completion));
         };
         let conversation =
+            // Training on all of the assistant's turns.
             if field == MESSAGES { conversation } else { conversation.asked().answered(answer()?) };
         chat::example(tokenizer, &conversation).map_err(|error| self.wrong(row, error))
     }
@@ -365,7 +362,7 @@ impl Prompts {
     }
 
     fn wrong(&self, row: usize, error: ChatError) -> Error {
-        self.dataset.error(row, DataProblem::Chat { error: Box::new(error) }).into()
+        self.dataset.error(row, error.into()).into()
     }
 
     pub fn longest_prompt(&self, tokenizer: &Tokenizer) -> Result<Longest> {

@@ -2,17 +2,16 @@
 
 use mopd_plan::events::FailureKind;
 use mopd_plan::producers::Writer;
-use mopd_plan::{DomainId, ModelId, Objective, Producer, Role, Sampling, Train};
+use mopd_plan::{DomainId, ModelId, Objective, Producer, Role, Sampling, Train, View};
 
+use super::check::turns_end;
 use super::prompts::Prompts;
 use super::template_tokens::{AttemptsReader, for_derived, for_feedback, with_completions, with_words};
 use super::{DomainData, ModelSpec, trained, validated};
-use crate::data::{ContextLength, DataProblem};
-use crate::environment::{EXPERT_TURNS, recorded};
+use crate::data::{ContextLength, Longest, experts};
 use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
 use crate::model::{FastPath, layout};
-use crate::quote::quote;
 use crate::tokenizer::{ONE_VOCABULARY, Tokenizer, VocabularyMap, difference, vocabulary_difference};
 
 /// That what a stage reads fits the models that read it.
@@ -32,6 +31,7 @@ pub fn check_training(
         let data = &domains[share.domain.0 as usize];
         let prompts = trained(data, train)?;
         let domain = StageDomain { stage, domain: share.domain, data, prompts };
+        turns_end(prompts, stage.tokenizer())?;
         domain.fields_fit()?;
         domain.turns_fit()?;
         domain.completions_fit()?;
@@ -41,6 +41,31 @@ pub fn check_training(
         domain.scorers_fit()?;
     }
     Ok(())
+}
+
+/// The longest sequence that servers read or write for a stage, in tokens of its student.
+pub fn longest_on_servers(
+    train: &Train<Objective>,
+    domains: &[DomainData],
+    specs: &[ModelSpec],
+) -> Result<u32> {
+    let stage = StageModels { train, model: train.start, specs };
+    let mut longest = 0;
+    for share in &train.mixture {
+        let data = &domains[share.domain.0 as usize];
+        let prompts = trained(data, train)?;
+        let domain = StageDomain { stage, domain: share.domain, data, prompts };
+        let mut sequences = domain.sequences()?;
+        for choice in train.scorers.readers(share.domain).filter(|choice| choice.teacher.served().is_some()) {
+            if let Some(view) = &choice.sees {
+                sequences.extend(domain.seen_as(view)?);
+            }
+        }
+        let lengths = sequences.iter().map(|(sequence, completion)| sequence.with_completion(*completion));
+        let open = domain.fills_context().then(|| stage.context(None).tokens);
+        longest = lengths.chain(open).fold(longest, u32::max);
+    }
+    Ok(longest)
 }
 
 /// A stage and the models of its plan.
@@ -158,16 +183,12 @@ impl<'a> StageDomain<'a> {
 
     /// Of a conversation with an environment.
     fn turns_fit(&self) -> Result<()> {
-        let environments = || self.train().producers().flat_map(Producer::environments);
-        if self.prompts.dataset.is_chat() && environments().next().is_some() {
-            let name = &self.data.name;
-            let message =
-                format!("`turns` of `{name}`, whose prompts are conversations, is not supported yet");
-            return Err(Error::new(FailureKind::Data, message).help(
-                "write its prompts as plain text, and put the text between turns into the observations",
-            ));
+        let mut environments = self.train().producers().flat_map(Producer::environments);
+        if environments.any(|turns| turns.expert_turns.is_some()) {
+            have_experts(self.prompts)
+        } else {
+            Ok(())
         }
-        if environments().any(|turns| turns.expert_turns.is_some()) { experts(self.prompts) } else { Ok(()) }
     }
 
     /// Behind what their writers read.
@@ -194,20 +215,59 @@ impl<'a> StageDomain<'a> {
         Ok(())
     }
 
-    /// What readers see that have a view of their own.
-    fn views_fit(&self) -> Result<()> {
+    /// Whether an environment continues completions, up to the student's context.
+    fn fills_context(&self) -> bool {
+        self.train().producers().flat_map(Producer::environments).next().is_some()
+    }
+
+    /// The longest sequences that are trained on, as the student reads them, each with the most tokens of a
+    /// completion behind it. Where the stage [fills the context](StageDomain::fills_context), they may be
+    /// longer.
+    fn sequences(&self) -> Result<Vec<(Longest, u32)>> {
         let (train, tokenizer) = (self.train(), self.stage.tokenizer());
-        for choice in train.scorers.readers(self.domain) {
-            let Some(view) = &choice.sees else { continue };
-            let longest = |field| self.prompts.longest(tokenizer, Some(view), field);
-            let context = self.stage.context(choice.teacher.spec_model());
-            let words = with_words(train, view, tokenizer)?;
-            for field in self.fields() {
-                longest(Some(field))?.with_words(words).fits(0, context)?;
+        let longest = |sees, field| self.prompts.longest(tokenizer, sees, field);
+        let mut sequences = Vec::new();
+        for field in self.fields().chain(train.objective.recorded()) {
+            sequences.push((longest(train.sees.as_ref(), Some(field))?, 0));
+        }
+        for (_, sampling) in self.drawn() {
+            sequences.push((longest(train.sees.as_ref(), None)?, sampling.max_tokens(self.data.limit)));
+        }
+        for AttemptsReader { writer, view, shown, completion } in
+            for_derived(train, tokenizer, self.data.limit)?
+        {
+            if writer.is_none() {
+                sequences.push((longest(Some(view), None)?.with_shown(shown), completion));
             }
-            for (_, sampling) in self.drawn() {
-                let completion = with_completions(view, sampling.max_tokens(self.data.limit));
-                longest(None)?.with_words(words).fits(completion, context)?;
+        }
+        Ok(sequences)
+    }
+
+    /// The same as whoever sees a view in place of the prompts reads them.
+    fn seen_as(&self, view: &View) -> Result<Vec<(Longest, u32)>> {
+        let tokenizer = self.stage.tokenizer();
+        let longest = |field| self.prompts.longest(tokenizer, Some(view), field);
+        let words = with_words(self.train(), view, tokenizer)?;
+        let mut sequences = Vec::new();
+        for field in self.fields() {
+            sequences.push((longest(Some(field))?.with_words(words), 0));
+        }
+        for (_, sampling) in self.drawn() {
+            let completion = with_completions(view, sampling.max_tokens(self.data.limit));
+            sequences.push((longest(None)?.with_words(words), completion));
+        }
+        Ok(sequences)
+    }
+
+    /// What readers see that have a view of their own. What a server reads is compared with its context when
+    /// it is asked.
+    fn views_fit(&self) -> Result<()> {
+        let readers = self.train().scorers.readers(self.domain);
+        for choice in readers.filter(|choice| choice.teacher.served().is_none()) {
+            let Some(view) = &choice.sees else { continue };
+            let context = self.stage.context(choice.teacher.spec_model());
+            for (sequence, completion) in self.seen_as(view)? {
+                sequence.fits(completion, context)?;
             }
         }
         Ok(())
@@ -247,9 +307,11 @@ impl<'a> StageDomain<'a> {
         Ok(())
     }
 
-    /// Whoever scores reads the completions that the student writes, in its tokens or in their own.
+    /// Whoever scores reads the sequences that are trained on, in the student's tokens or in their own.
     fn scorers_fit(&self) -> Result<()> {
         let tokenizer = self.stage.tokenizer();
+        let students = self.stage.context(None);
+        let sequences = self.sequences()?;
         let scorers = self.train().scorers.iter().flat_map(|(role, scorer)| {
             let own = scorer.choices.iter().filter(|choice| choice.domain == self.domain);
             own.filter_map(move |choice| {
@@ -257,34 +319,45 @@ impl<'a> StageDomain<'a> {
                     Role::REFERENCE => "the reference".to_owned(),
                     _ => format!("the teacher `{}`", choice.name),
                 };
-                Some((name, choice.teacher.spec_model()?, choice.own_tokens))
+                Some((name, choice.teacher.spec_model()?, choice))
             })
         });
-        let writers = self.train().producers().flat_map(Producer::models);
-        let writers = writers.map(|id| ("the model of the `snapshot`".to_owned(), id, false));
-        for (name, other, own_tokens) in scorers.chain(writers) {
-            let (student, other) = (self.stage.spec(self.stage.model), self.stage.spec(other));
-            if own_tokens {
+        for (name, id, choice) in scorers {
+            let other = self.stage.spec(id);
+            if choice.own_tokens {
                 // How long completions get in its tokens is known when they are there.
                 VocabularyMap::new(tokenizer, &other.tokenizer, self.prompts.dataset.is_chat(), &name)?;
-                self.prompts.longest_prompt(&other.tokenizer)?.fits(1, other.context())?;
+                self.prompts.longest_prompt(&other.tokenizer)?.fits_scorer(1, other.context(), &name)?;
                 continue;
             }
-            if let Some(difference) = difference(tokenizer, &other.tokenizer) {
-                let message = format!("{name} has another tokenizer than its student: {difference}");
-                return Err(Error::new(FailureKind::Runtime, message).help(difference.help()));
+            self.reads_tokens(&name, other)?;
+            let context = other.context();
+            if self.fills_context() && context.tokens < students.tokens {
+                let message = format!(
+                    "{name} has a context of {} tokens, and the conversations with the environment may \
+                     fill its student's {}",
+                    context.tokens, students.tokens
+                );
+                return Err(
+                    Error::new(FailureKind::Context, message).help("it needs at least the student's context")
+                );
             }
-            let (own, needed) = (other.config.context, student.config.context);
-            if own < needed {
-                let message =
-                    format!("{name} has a context of {own} tokens, less than its student's {needed}");
-                return Err(Error::new(FailureKind::Context, message).help(
-                    "it needs at least the student's \
-                        context",
-                ));
+            // Views have been compared.
+            for (sequence, completion) in sequences.iter().filter(|_| choice.sees.is_none()) {
+                sequence.fits_scorer(*completion, context, &name)?;
             }
         }
+        for id in self.train().producers().flat_map(Producer::models) {
+            self.reads_tokens("the model of the `snapshot`", self.stage.spec(id))?;
+        }
         Ok(())
+    }
+
+    /// That a model has the student's tokens.
+    fn reads_tokens(&self, name: &str, other: &ModelSpec) -> Result<()> {
+        let Some(difference) = difference(self.stage.tokenizer(), &other.tokenizer) else { return Ok(()) };
+        let message = format!("{name} has another tokenizer than its student: {difference}");
+        Err(Error::new(FailureKind::Runtime, message).help(difference.help()))
     }
 }
 
@@ -293,23 +366,9 @@ fn shorter(one: ContextLength, other: ContextLength) -> ContextLength {
 }
 
 /// Whether every row has the turns of an expert.
-fn experts(prompts: &Prompts) -> Result<()> {
+fn have_experts(prompts: &Prompts) -> Result<()> {
     let dataset = &prompts.dataset;
-    for row in 0..dataset.len() {
-        let record = dataset.object(row);
-        if recorded(&record).is_some() {
-            continue;
-        }
-        let field = EXPERT_TURNS;
-        let problem = match record.get(field) {
-            None => DataProblem::missing(field, record.keys().map(String::as_str)),
-            Some(found) => DataProblem::TypeMismatch {
-                field: field.to_owned(),
-                wanted: "a list of texts, none of them empty, one for each turn of the expert",
-                found: quote(&found.to_string()),
-            },
-        };
-        return Err(dataset.error(row, problem).into());
-    }
-    Ok(())
+    (0..dataset.len()).try_for_each(|row| {
+        experts::check(&dataset.object(row)).map_err(|problem| dataset.error(row, problem).into())
+    })
 }

@@ -15,8 +15,8 @@ use crate::tokenizer::{Token, Tokenizer};
 #[derive(Clone, Copy)]
 pub struct StudentIdentity<'a> {
     pub tokenizer: &'a Tokenizer,
-    /// Longest sequence, in tokens.
-    pub context: usize,
+    /// The longest sequence of its stage, in tokens.
+    pub longest: usize,
     pub dtype: Dtype,
 }
 

@@ -313,20 +313,25 @@ fn short_sequence(student: &Tokenizer) -> Result<Option<ScoredSequence>> {
     Ok(tokens.then_some(ScoredSequence { prompt, completion, scored: None }))
 }
 
-/// Checks the server's context: the student's sequences may be as long as the student's context.
+/// Checks that the longest sequence of a stage fits the server's context, and the token that vLLM generates
+/// after those it scores.
 fn check_context(
     served: &Served,
     address: &Address,
     identity: &ServerIdentity,
-    context: usize,
+    longest: usize,
 ) -> Result<()> {
-    let Some(own) = identity.context.filter(|own| *own < context) else { return Ok(()) };
+    let needed = longest.saturating_add(usize::from(served.engine == Engine::Vllm));
+    let Some(own) = identity.context.filter(|own| *own < needed) else { return Ok(()) };
     let message = format!(
-        "the teacher `{}` on {} has a context of {own} tokens, less than its student's {context}",
+        "the teacher `{}` on {} has a context of {own} tokens, but needs {needed}: the longest sequence of \
+         the stage has {longest}{}",
         served.model,
-        address.shown()
+        address.shown(),
+        if needed > longest { ", and vLLM needs one token more than it scores" } else { "" }
     );
-    Err(Error::new(FailureKind::Context, message).help("it needs at least the student's context"))
+    Err(Error::new(FailureKind::Context, message)
+        .help("start it with a longer context, lower `max_tokens`, or leave the longest prompts out"))
 }
 
 /// The servers of a run, without duplicates.
@@ -416,7 +421,7 @@ impl Servers {
             if !train.served().any(|asked| asked == served) {
                 continue;
             }
-            check_context(served, &server.address, &server.identity, student.context)?;
+            check_context(served, &server.address, &server.identity, student.longest)?;
             let StudentIdentity { tokenizer, .. } = student;
             if compared.insert((place, tokenizer.hash())) {
                 server.compare_tokenizer(tokenizer, control)?;

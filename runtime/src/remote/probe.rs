@@ -76,7 +76,7 @@ pub fn probe_teacher(
     let Some(there) = findings.known(there) else { return };
     findings.identity(&address, &there);
     let Some(student) = student else { return };
-    findings.known(check_context(served, &address, &there, student.context));
+    findings.known(check_context(served, &address, &there, student.longest));
     let compared = identity::compare(&address, served, &there, student.tokenizer).map_err(failed);
     let agree = findings.known(compared).is_some();
     findings.note(|report| report.ids_agree = agree);

@@ -198,7 +198,7 @@ impl SamplingServer {
         there: &ServerIdentity,
         student: StudentIdentity,
     ) -> Result<(), ReplyProblem> {
-        let StudentIdentity { tokenizer, context, dtype } = student;
+        let StudentIdentity { tokenizer, longest, dtype } = student;
         let other = |what: &str, help: &str| Err(ReplyProblem::lasting(what, help));
         let mopd = self.served.engine == Engine::Mopd;
         if !mopd {
@@ -209,10 +209,12 @@ impl SamplingServer {
                 "start it with the student's initial model: its weights are replaced",
             );
         }
-        if there.context.is_some_and(|own| own < context) {
+        if let Some(own) = there.context.filter(|own| *own < longest) {
             return other(
-                "has a smaller context than the student",
-                "start it with the student's initial model",
+                &format!(
+                    "has a context of {own} tokens, but the longest sequence of the stage has {longest}"
+                ),
+                "start it with a longer context, or lower `max_tokens`",
             );
         }
         if mopd && there.dtype.as_deref() != Some(dtype.name()) {

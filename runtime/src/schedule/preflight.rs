@@ -19,7 +19,7 @@ use crate::machine::arithmetic::Arithmetic;
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
 use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
-use crate::prepare::{ModelSpec, ReadContext, configs, model_specs, prepare};
+use crate::prepare::{ModelSpec, ReadContext, configs, longest_on_servers, model_specs, prepare};
 use crate::remote::StudentIdentity;
 use crate::store::Store;
 
@@ -71,9 +71,13 @@ fn ask_servers(
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
         for train in model.stage.trains().into_iter().filter(|_| waiting(index)) {
-            let spec = &prepared.specs[train.start.0 as usize];
-            let (context, dtype) = (spec.config.context, plan.experiment.dtype);
-            let student = StudentIdentity { tokenizer: &spec.tokenizer, context, dtype };
+            if train.served().next().is_none() && train.sampled_by().next().is_none() {
+                continue;
+            }
+            let longest = longest_on_servers(train, &prepared.domains, &prepared.specs);
+            let longest = longest.map_err(|error| error.at(model.origin))? as usize;
+            let tokenizer = &prepared.specs[train.start.0 as usize].tokenizer;
+            let student = StudentIdentity { tokenizer, longest, dtype: plan.experiment.dtype };
             let outcome = prepared.servers.compare_tokenizers(train, student, &mut compared, control);
             outcome.map_err(|error| error.at(model.origin))?;
             let outcome = prepared.servers.check_sampling(train, student, control);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mopd_plan::events::{Event, FailureKind, ServerReport, ServersJob};
 use mopd_plan::producers::SampledBy;
-use mopd_plan::{ModelId, Plan, RolloutServer, Served};
+use mopd_plan::{ModelId, Objective, Plan, Producer, RolloutServer, Served, Train};
 
 use super::preflight::check_schema;
 use crate::control::Control;
@@ -34,6 +34,8 @@ enum ProbedServer {
 struct ServerProbe {
     server: ProbedServer,
     start: ModelId,
+    /// The longest completion that it reads or writes. The data, and so the longest prompt, is not read.
+    completion: u32,
     report: ServerReport,
 }
 
@@ -55,17 +57,18 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
     let (done, ended) = channel();
     let asked = asked(plan);
     let mut findings = Vec::new();
-    for (place, ServerProbe { server, start, report }) in asked.into_iter().enumerate() {
+    for (place, ServerProbe { server, start, completion, report }) in asked.into_iter().enumerate() {
         let found = Arc::new(Findings::new(report));
         findings.push((found.clone(), false));
         let spec = specs.as_ref().map(|specs| &specs[start.0 as usize]);
-        let spec = spec.map(|spec| (spec.tokenizer.clone(), spec.config.context));
+        let tokenizer = spec.map(|spec| spec.tokenizer.clone());
+        // A prompt has a token at least.
+        let longest = completion as usize + 1;
         let (base, done, dtype) = (base.to_owned(), done.clone(), plan.experiment.dtype);
         // A thread that takes too long is not joined: the process ends without it.
         thread::spawn(move || {
-            let student = spec.as_ref();
-            let student =
-                student.map(|(tokenizer, context)| StudentIdentity { tokenizer, context: *context, dtype });
+            let student = tokenizer.as_ref();
+            let student = student.map(|tokenizer| StudentIdentity { tokenizer, longest, dtype });
             match &server {
                 ProbedServer::Teacher(served) => probe_teacher(served, student, TIME_LIMIT, &found),
                 ProbedServer::Rollouts(server) => {
@@ -106,11 +109,15 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
 /// The servers of a plan, once for each pair of teacher and start model.
 fn asked(plan: &Plan) -> Vec<ServerProbe> {
     let mut all: Vec<ServerProbe> = Vec::new();
-    let mut add = |server: ProbedServer, start: ModelId, (stage, teacher): (&str, Option<&str>)| {
+    let mut add = |server: ProbedServer, train: &Train<Objective>, (stage, teacher): (&str, Option<&str>)| {
+        let start = train.start;
+        let drawn = train.producers().flat_map(Producer::drawn);
+        let completion = drawn.map(|(_, sampling)| sampling.max_tokens).max().unwrap_or(0);
         let same = |known: &&mut ServerProbe| {
             known.server == server && known.start == start && known.report.teacher.as_deref() == teacher
         };
         if let Some(known) = all.iter_mut().find(same) {
+            known.completion = known.completion.max(completion);
             if !known.report.stages.iter().any(|known| known == stage) {
                 known.report.stages.push(stage.to_owned());
             }
@@ -121,17 +128,17 @@ fn asked(plan: &Plan) -> Vec<ServerProbe> {
             ProbedServer::Rollouts(server) => (server.engine, server.model.clone(), None),
         };
         let report = ServerReport::unasked(stage, teacher, engine, &model);
-        all.push(ServerProbe { server, start, report: ServerReport { asked, ..report } });
+        all.push(ServerProbe { server, start, completion, report: ServerReport { asked, ..report } });
     };
     for model in &plan.experiment.models {
         for train in model.stage.trains() {
             let choices = train.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
             for (choice, served) in choices.filter_map(|choice| Some((choice, choice.teacher.served()?))) {
                 let of = (model.name.as_str(), Some(choice.name.as_str()));
-                add(ProbedServer::Teacher(served.clone()), train.start, of);
+                add(ProbedServer::Teacher(served.clone()), train, of);
             }
             for SampledBy { server, .. } in train.sampled_by() {
-                add(ProbedServer::Rollouts(server.clone()), train.start, (&model.name, None));
+                add(ProbedServer::Rollouts(server.clone()), train, (&model.name, None));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use mopd_plan::events::{Event, FailureKind};
 use mopd_plan::results::{ScoresFound, StageRecord};
-use mopd_plan::{Learner, ModelId, Objective, Pretrained, Stage, Train};
+use mopd_plan::{Learner, ModelId, Objective, Pretrained, PretrainedSource, Stage, Train};
 use mopd_store::Lock;
 
 use super::exclusive::RunningTask;
@@ -201,14 +201,18 @@ impl Scheduler<'_> {
     /// Public location of a stage's input: its name on the hub, or its folder.
     pub(super) fn found_at(&self, job: &StageJob, wanted: ModelId) -> String {
         let folder = match &self.plan.experiment.model(wanted).stage {
-            Stage::Load(Pretrained::HuggingFace { name, .. }) if !self.base.join(name).is_dir() => {
+            Stage::Load(Pretrained { source: PretrainedSource::HuggingFace { name, .. }, .. })
+                if !self.base.join(name).is_dir() =>
+            {
                 return name.clone();
             }
-            Stage::Load(
-                Pretrained::HuggingFace { name: folder, .. }
-                | Pretrained::Checkpoint { folder }
-                | Pretrained::Gguf { file: folder },
-            ) => data::path_as_written(&self.base, folder),
+            Stage::Load(Pretrained {
+                source:
+                    PretrainedSource::HuggingFace { name: folder, .. }
+                    | PretrainedSource::Checkpoint { folder }
+                    | PretrainedSource::Gguf { file: folder },
+                ..
+            }) => data::path_as_written(&self.base, folder),
             _ => self.store.path(self.keys.of(*self.maker(job, wanted))),
         };
         std::path::absolute(&folder).unwrap_or(folder).to_string_lossy().into_owned()

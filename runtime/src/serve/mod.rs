@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use mopd_plan::Pretrained;
+use mopd_plan::PretrainedSource;
 use mopd_plan::events::{Event, FailureKind, ServeJob};
 
 use self::engine::{EngineRequest, Limits, ReplySender, ServingEngine};
@@ -58,7 +58,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let key = job.key.as_deref().map(read_key).transpose()?;
     let listener = listen(&job.address, key.is_some())?;
     let updates = job.updates.as_ref().map(|folder| Updates::within(Path::new(folder))).transpose()?;
-    let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
+    let named = PretrainedSource::HuggingFace { name: job.model.clone(), revision: None };
     let LoadedModel { weights, content, .. } = load(&named, Path::new(&job.base), None)?;
     let context = weights.config.context;
     let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };

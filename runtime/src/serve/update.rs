@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use mopd_plan::Pretrained;
+use mopd_plan::PretrainedSource;
 use mopd_plan::events::FailureKind;
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ impl WeightsUpdate {
             UTF-8",
             )
         })?;
-        let named = Pretrained::Checkpoint { folder: folder.to_owned() };
+        let named = PretrainedSource::Checkpoint { folder: folder.to_owned() };
         let loaded = load(&named, Path::new("/"), None);
         let loaded =
             loaded.map_err(|error| RequestRefusal::bad(format!("cannot read these weights: {error}")))?;

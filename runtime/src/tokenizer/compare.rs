@@ -117,8 +117,8 @@ impl TokenizerDifference {
             }
             TokenizerDifference::Begin { .. } => "give both the same `post_processor` in tokenizer.json",
             TokenizerDifference::End { .. } => {
-                "give both the same `eos_token_id` in generation_config.json, all tokens that may end a \
-                 completion"
+                "give both the same tokens that may end a completion: name those that one lacks where it is \
+                 loaded, `hf(\"...\", end_tokens: \"<|im_end|>\")`"
             }
         }
     }

@@ -37,10 +37,20 @@ const TEMPLATES: &str = "additional_chat_templates";
 pub const SAVE_AGAIN: &str = "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`";
 /// Files of the reference library's slow tokenizers.
 const OTHERS: [&str; 5] = ["tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"];
+/// The files of a folder that a tokenizer may be made of, besides its [`TEMPLATES`].
+const NAMES: [&str; 6] = [TOKENIZER, CONFIG, SPECIAL, ADDED, GENERATION, TEMPLATE];
 /// Largest file in bytes, far more than published tokenizers have: a wrong path must not fill the memory.
 const LARGEST: u64 = 1 << 30;
 
 impl TokenizerFiles {
+    /// Whether [`TokenizerFiles::read`] reads this file of a model's folder, or needs it for its messages:
+    /// what a copy of the folder must have so that prompts are the same. Names are relative to the folder.
+    pub fn reads(name: &str) -> bool {
+        let template = name.strip_prefix(TEMPLATES).and_then(|name| name.strip_prefix('/'));
+        let is_template = template.is_some_and(|name| name.ends_with(".jinja") && !name.contains('/'));
+        is_template || NAMES.contains(&name) || OTHERS.contains(&name)
+    }
+
     /// The tokenizer's files of a folder, or `tokenizer.json` itself with the files beside it.
     pub fn read(path: &Path) -> Result<TokenizerFiles, TokenizerError> {
         let folder = match path.file_name() {
@@ -58,15 +68,15 @@ impl TokenizerFiles {
             _ => path,
         };
         let mut files = Vec::new();
-        for name in [TOKENIZER, CONFIG, SPECIAL, ADDED, GENERATION, TEMPLATE] {
+        for name in NAMES {
             files.extend(read(&folder.join(name))?.map(|content| (name.to_owned(), content)));
         }
         if let Ok(entries) = folder.join(TEMPLATES).read_dir() {
             let mut names: Vec<String> =
                 entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
             names.sort();
-            for name in names.into_iter().filter(|name| name.ends_with(".jinja")) {
-                let name = format!("{TEMPLATES}/{name}");
+            let names = names.into_iter().map(|name| format!("{TEMPLATES}/{name}"));
+            for name in names.filter(|name| TokenizerFiles::reads(name)) {
                 files.extend(read(&folder.join(&name))?.map(|content| (name, content)));
             }
         }
@@ -125,6 +135,23 @@ impl TokenizerFiles {
             generation_padding: self.ids(generation.get("pad_token_id"), "pad_token_id")?.first().copied(),
             templates: self.templates(&config)?,
         })
+    }
+
+    /// The same files, with these tokens as the ends of generated text.
+    pub fn with_ends(&self, ends: impl Iterator<Item = u32>) -> Result<TokenizerFiles, TokenizerError> {
+        let mut generation = self.object(GENERATION)?;
+        let mut ids: Vec<u32> = Vec::new();
+        for end in ends {
+            if !ids.contains(&end) {
+                ids.push(end);
+            }
+        }
+        generation.insert(ENDS.to_owned(), ids.into());
+        let content = serde_json::to_vec_pretty(&generation).expect("an object of JSON");
+        let mut files = self.files.clone();
+        files.retain(|(name, _)| name != GENERATION);
+        files.push((GENERATION.to_owned(), content));
+        Ok(TokenizerFiles { place: self.place.clone(), files, model_ends: None })
     }
 
     /// The file that has the settings of generation.

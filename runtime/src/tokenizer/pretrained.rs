@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use mopd_plan::keys;
+use mopd_plan::{keys, nearest};
 use serde::Serialize;
 use tokenizers::Encoding;
 
@@ -35,6 +35,8 @@ struct Inner {
     growth: NormalizerGrowth,
     /// Whether it writes a space before every text.
     adds_space: bool,
+    /// The number of ids that have a row of the embedding, where not all have one.
+    rows: Option<usize>,
 }
 
 /// The hashed description of a tokenizer's behaviour.
@@ -190,6 +192,27 @@ impl PretrainedTokenizer {
         PretrainedTokenizer::made(self.0.files.clone(), Some(rows)).map(Some)
     }
 
+    /// The same with further tokens that end a completion, by their texts. They are in the settings of
+    /// generation that are saved with a model.
+    pub fn with_ends(&self, names: &[String]) -> Result<PretrainedTokenizer, TokenizerError> {
+        let id = |name: &String| {
+            let id = self.0.tokenizer.token_to_id(name).filter(|id| (*id as usize) < self.0.vocabulary);
+            id.ok_or_else(|| {
+                let problem = format!("it has no token {name:?}, which `end_tokens` names");
+                let added = self.0.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+                let near = nearest(name, added.values().map(|token| token.content.as_str()));
+                let error = self.0.files.error(TOKENIZER, problem);
+                match near {
+                    Some(meant) => error.help(format!("did you mean `{meant}`?")),
+                    None => error.help("name a token as `tokenizer.json` has it, such as \"<|im_end|>\""),
+                }
+            })
+        };
+        let further = names.iter().map(id).collect::<Result<Vec<u32>, _>>()?;
+        let own = self.0.ends.iter().filter_map(|end| u32::try_from(*end).ok());
+        PretrainedTokenizer::made(self.0.files.with_ends(own.chain(further))?, self.0.rows)
+    }
+
     /// `rows`: the number of ids that have a row of the embedding, where not all have one.
     fn made(files: TokenizerFiles, rows: Option<usize>) -> Result<PretrainedTokenizer, TokenizerError> {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
@@ -269,6 +292,7 @@ impl PretrainedTokenizer {
             hash,
             growth,
             adds_space,
+            rows,
         };
         Ok(PretrainedTokenizer(Arc::new(inner)))
     }
@@ -394,6 +418,12 @@ impl PretrainedTokenizer {
     pub fn is_special(&self, id: Token) -> bool {
         let added = self.0.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         u32::try_from(id).is_ok_and(|id| added.get(&id).is_some_and(|token| token.special))
+    }
+
+    /// Whether it is a token of its own beside those that text is split into, special or not.
+    pub fn is_added(&self, id: Token) -> bool {
+        let added = self.0.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        u32::try_from(id).is_ok_and(|id| added.contains_key(&id))
     }
 
     /// The `decoder` of its `tokenizer.json`.

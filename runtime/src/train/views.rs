@@ -137,6 +137,31 @@ impl ScorerPrompts {
         Ok(ScorerPrompts::PerRow(shown))
     }
 
+    /// Checks that sequences of a step fit the context of the model that scores them. Positions beyond it have
+    /// no meaning for a model, but logits all the same.
+    pub fn fit(
+        &self,
+        stage: &Stage,
+        sequences: &Sequences,
+        members: impl Iterator<Item = usize>,
+        context: usize,
+    ) -> Result<()> {
+        for member in members {
+            let sequence = &sequences.list[member];
+            let (prompt, completion) =
+                (self.prompt(stage, sequence, member).len(), sequence.completion.len());
+            if prompt + completion > context {
+                let message = format!(
+                    "a sequence of {prompt} tokens and {completion} of its completion does not fit the \
+                     context of {context} of a model that scores it"
+                );
+                let help = "choose a scorer with a longer context, or lower `max_tokens`";
+                return Err(Error::new(FailureKind::Context, message).help(help));
+            }
+        }
+        Ok(())
+    }
+
     /// The prompt of a sequence, where `member` is its index among those of the step.
     pub fn prompt<'a>(&'a self, stage: &'a Stage, sequence: &'a Sequence, member: usize) -> &'a [Token] {
         match self {

@@ -7,7 +7,7 @@ use mopd_compiler::export::stage::{ExportRequest, RowFacts, trained};
 use mopd_compiler::export::{ExportEngine, export as exported};
 use mopd_lang::diag::nearest;
 use mopd_lang::experiment::SweepAxis;
-use mopd_plan::{ModelId, Plan, Pretrained, Stage};
+use mopd_plan::{ModelId, Plan, Pretrained, PretrainedSource, Stage};
 use mopd_store::files::folder_of_model;
 use mopd_store::named::NamedModel;
 
@@ -46,12 +46,12 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     let folder =
         |name: &str| absolute(results.join("models").join(folder_of_model(name, plan.experiment.seed)));
     // As a run finds them.
-    let located = |source: &Pretrained| match source {
-        Pretrained::HuggingFace { name, .. } => match NamedModel::resolve(name, &base) {
+    let located = |pretrained: &Pretrained| match &pretrained.source {
+        PretrainedSource::HuggingFace { name, .. } => match NamedModel::resolve(name, &base) {
             NamedModel::Repository => name.clone(),
             NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => absolute(folder),
         },
-        Pretrained::Checkpoint { folder: path } | Pretrained::Gguf { file: path } => {
+        PretrainedSource::Checkpoint { folder: path } | PretrainedSource::Gguf { file: path } => {
             absolute(base.join(path))
         }
     };

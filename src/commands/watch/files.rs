@@ -8,7 +8,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_plan::{DataSource, Plan, Pretrained, Producer, Stage, TokenizerSpec, Train, is_file_pattern};
+use mopd_plan::{
+    DataSource, Plan, Pretrained, PretrainedSource, Producer, Stage, TokenizerSpec, Train, is_file_pattern,
+};
 use mopd_store::programs::CommandSources;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -216,10 +218,14 @@ fn read_by(plan: &Plan) -> Vec<String> {
                     paths.push(path.clone());
                 }
             }
-            Stage::Load(Pretrained::HuggingFace { name: path, .. } | Pretrained::Gguf { file: path }) => {
-                paths.push(path.clone())
+            Stage::Load(Pretrained {
+                source:
+                    PretrainedSource::HuggingFace { name: path, .. } | PretrainedSource::Gguf { file: path },
+                ..
+            }) => paths.push(path.clone()),
+            Stage::Load(Pretrained { source: PretrainedSource::Checkpoint { folder }, .. }) => {
+                paths.push(folder.clone())
             }
-            Stage::Load(Pretrained::Checkpoint { folder }) => paths.push(folder.clone()),
             Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) | Stage::Learner { .. } => {}
         }
     }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use mopd_lang::experiment::{
     AuthorProgram, Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint,
-    MarkedSetting, Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage,
-    TokenizerSpec, Train,
+    MarkedSetting, Metric, Model, ModelId, Pretrained, PretrainedSource, PromptFormat, Reward, SettingMark,
+    Stage, TokenizerSpec, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
@@ -234,13 +234,20 @@ fn constructor(stage: &Stage, experiment: &Experiment) -> String {
     let name = |id: ModelId| experiment.model(id).name.as_str();
     match stage {
         Stage::Initialise(shape) => shape.family.name().to_owned(),
-        Stage::Load(Pretrained::HuggingFace { name, revision }) => {
-            let revision =
-                revision.as_ref().map(|revision| format!(", revision: {revision:?}")).unwrap_or_default();
-            format!("hf({name:?}{revision})")
+        Stage::Load(Pretrained { source, end_tokens }) => {
+            let ends = match end_tokens.as_slice() {
+                [] => String::new(),
+                ends => format!(", end_tokens: {ends:?}"),
+            };
+            match source {
+                PretrainedSource::HuggingFace { name, revision } => {
+                    let revision = revision.as_ref().map(|revision| format!(", revision: {revision:?}"));
+                    format!("hf({name:?}{}{ends})", revision.unwrap_or_default())
+                }
+                PretrainedSource::Gguf { file } => format!("gguf({file:?}{ends})"),
+                PretrainedSource::Checkpoint { folder } => format!("checkpoint({folder:?}{ends})"),
+            }
         }
-        Stage::Load(Pretrained::Gguf { file }) => format!("gguf({file:?})"),
-        Stage::Load(Pretrained::Checkpoint { folder }) => format!("checkpoint({folder:?})"),
         Stage::Train(train) => format!("{}({})", train.recipe.name(), name(train.start)),
         Stage::Merge(merge) => {
             let models: Vec<&str> = merge.models.iter().map(|id| name(*id)).collect();

@@ -1,7 +1,7 @@
 //! Constructors of models: random weights, files, training stages, merging.
 
 use super::declare::builtins;
-use super::types::{Domains, Model, Models, Text};
+use super::types::{Domains, EndTokens, Model, Models, Text};
 
 builtins! { Constructor: Constructor, ConstructorCall {
     /// A Llama decoder with random weights.
@@ -21,16 +21,17 @@ builtins! { Constructor: Constructor, ConstructorCall {
     gemma => Gemma as Llama,
 
     /// A model in the Hugging Face layout, from a folder or the hub; `revision` pins the version on the hub.
-    #[usage = "hf(\"Qwen/Qwen3-0.6B\", revision: \"...\")"]
-    hf => HuggingFace { name: Text, revision: Option<Text> },
+    /// `end_tokens` end a completion too, besides those that its files name.
+    #[usage = "hf(\"Qwen/Qwen3-0.6B\", revision: \"...\", end_tokens: \"<|im_end|>\")"]
+    hf => HuggingFace { name: Text, revision: Option<Text>, end_tokens: Option<EndTokens> },
 
-    /// A model from a GGUF file.
+    /// A model from a GGUF file; `end_tokens` as for `hf`.
     #[usage = "gguf(\"model.gguf\")"]
-    gguf => Gguf { file: Text },
+    gguf => Gguf { file: Text, end_tokens: Option<EndTokens> },
 
-    /// A model that an earlier run left in its folder.
+    /// A model that an earlier run left in its folder; `end_tokens` as for `hf`.
     #[usage = "checkpoint(\"runs/first/student\")"]
-    checkpoint => Checkpoint { folder: Text },
+    checkpoint => Checkpoint { folder: Text, end_tokens: Option<EndTokens> },
 
     /// Supervised fine-tuning: imitation of a field of the data, or of a rollout.
     #[usage = "sft(base, on: domains) { target, steps, batch, lr }"]

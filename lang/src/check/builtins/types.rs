@@ -160,6 +160,11 @@ types! {
                               `[\"rules.json\", \"lib\"]`";
         checker.texts(Some(given.expr), WANTED, "an empty text names no file", env)
     };
+    /// Tokens by their texts.
+    EndTokens: ArgumentKind::Texts, |checker, given, env| -> Vec<String> {
+        const WANTED: &str = "`end_tokens` is the text of a token, or a list of them: `[\"<|im_end|>\"]`";
+        checker.texts(Some(given.expr), WANTED, "an empty text is no token", env)
+    };
     /// A field of the data.
     Field: ArgumentKind::Field, |checker, given, _| -> String { checker.data_field(given.expr) };
     /// `"before" -> "after"`

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     Benchmark, BenchmarkId, DATA_ENDINGS, DataSource, Domain, DomainId, FieldColumn, Metric, ModelId, Origin,
-    Pretrained, PromptFormat, Stage,
+    Pretrained, PretrainedSource, PromptFormat, Stage,
 };
 use crate::formula::{Formula, Unit};
 use crate::source::{Span, Spanned};
@@ -264,7 +264,10 @@ impl Checker {
     /// whether prompts go through its template changes every number, so the author must decide.
     fn check_format_of(&mut self, model: ModelId, prompts: &str, origin: Origin, span: Span) -> bool {
         let first = self.first_weights(model);
-        let Stage::Load(Pretrained::HuggingFace { .. } | Pretrained::Gguf { .. }) = &self.model(first).stage
+        let Stage::Load(Pretrained {
+            source: PretrainedSource::HuggingFace { .. } | PretrainedSource::Gguf { .. },
+            ..
+        }) = &self.model(first).stage
         else {
             return true;
         };

@@ -2,7 +2,8 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, TokenizerSpec,
+    Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, PretrainedSource, Recipe, Stage,
+    TokenizerSpec,
 };
 use crate::formula::Unit;
 use crate::source::Span;
@@ -11,7 +12,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 use crate::check::Checker;
 use crate::check::builtins::constructors::{ConstructorCall, Llama, Merge as MergeArguments};
 use crate::check::builtins::declare::{Arg, Call};
-use crate::check::builtins::types::Text;
+use crate::check::builtins::types::{EndTokens, Text};
 use crate::check::builtins::vocabulary;
 use crate::check::stages::lineage::tokenizer_text;
 use crate::check::stages::settings::{BlockSettings, undecided};
@@ -29,15 +30,15 @@ impl Checker {
             ConstructorCall::HuggingFace(given) => {
                 let name = self.stored(written, given.name, env)?;
                 let revision = self.read(given.revision, env)?;
-                Some(Stage::Load(Pretrained::HuggingFace { name, revision }))
+                self.loaded(PretrainedSource::HuggingFace { name, revision }, given.end_tokens, env)
             }
             ConstructorCall::Gguf(given) => {
                 let file = self.stored(written, given.file, env)?;
-                Some(Stage::Load(Pretrained::Gguf { file }))
+                self.loaded(PretrainedSource::Gguf { file }, given.end_tokens, env)
             }
             ConstructorCall::Checkpoint(given) => {
                 let folder = self.stored(written, given.folder, env)?;
-                Some(Stage::Load(Pretrained::Checkpoint { folder }))
+                self.loaded(PretrainedSource::Checkpoint { folder }, given.end_tokens, env)
             }
             ConstructorCall::Merge(given) => self.merge(given, env).map(Stage::Merge),
             ConstructorCall::Sft(given) => {
@@ -89,6 +90,16 @@ impl Checker {
                 _ => model,
             },
         }
+    }
+
+    fn loaded(
+        &mut self,
+        source: PretrainedSource,
+        end_tokens: Option<Arg<EndTokens>>,
+        env: &Env,
+    ) -> Option<Stage> {
+        let end_tokens = self.read(end_tokens, env)?.unwrap_or_default();
+        Some(Stage::Load(Pretrained { source, end_tokens }))
     }
 
     /// The text that says where a model is stored: `hf("Qwen/Qwen3-0.6B")`, `gguf("file.gguf")`,

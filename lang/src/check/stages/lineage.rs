@@ -5,8 +5,8 @@ use rustc_hash::FxHashSet;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Alignment, DomainId, Model, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights,
-    TokenizerSpec, Train,
+    Alignment, DomainId, Model, ModelId, Pretrained, PretrainedSource, Stage, TeacherChoice, TeacherId,
+    TeacherWeights, TokenizerSpec, Train,
 };
 use crate::formula::Role;
 use crate::source::Span;
@@ -94,7 +94,10 @@ impl Checker {
                     let mut ours = Vec::new();
                     self.roots(start, &mut ours);
                     let named = |root: &ModelId| match &self.model(*root).stage {
-                        Stage::Load(Pretrained::HuggingFace { name, .. }) => name == model,
+                        Stage::Load(Pretrained {
+                            source: PretrainedSource::HuggingFace { name, .. },
+                            ..
+                        }) => name == model,
                         _ => false,
                     };
                     let open = ours.iter().any(|root| self.model(*root).stage == Stage::Parameter);

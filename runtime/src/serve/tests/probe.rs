@@ -19,7 +19,7 @@ fn unasked(engine: Engine, asked: Option<Answers>) -> ServerReport {
 }
 
 pub(super) fn student(tokenizer: &Tokenizer) -> Option<StudentIdentity<'_>> {
-    Some(StudentIdentity { tokenizer, context: 16, dtype: Dtype::Float32 })
+    Some(StudentIdentity { tokenizer, longest: 16, dtype: Dtype::Float32 })
 }
 
 pub(super) fn probed(served: &Served, student: Option<StudentIdentity>, limit: Duration) -> ServerReport {
@@ -72,8 +72,8 @@ fn a_probe_says_everything_that_is_wrong_and_waits_for_nobody() {
         }
     };
     let open = served(Engine::Vllm, &server.url, Answers::Sampled);
-    let long = StudentIdentity { context: 1 << 20, ..student(&weights.tokenizer).unwrap() };
-    says(&probed(&open, Some(long), LIMIT), &["less than its student's 1048576"]);
+    let long = StudentIdentity { longest: 1 << 20, ..student(&weights.tokenizer).unwrap() };
+    says(&probed(&open, Some(long), LIMIT), &["the longest sequence of the stage has 1048576"]);
     let other = Served { model: "other".to_owned(), ..open.clone() };
     says(
         &probed(&other, student(&weights.tokenizer), LIMIT),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mopd_plan::events::ServeJob;
-use mopd_plan::{Dtype, Engine, Pretrained, RolloutServer, Sampling, Secret};
+use mopd_plan::{Dtype, Engine, PretrainedSource, RolloutServer, Sampling, Secret};
 use serde_json::json;
 use tch::{Kind, no_grad_guard};
 
@@ -46,7 +46,7 @@ pub fn speaking(engine: Engine, url: &str, folder: &Path, limit: Duration) -> Sa
 /// Saves weights in the folder that the run and the server share.
 pub fn pushed(weights: &Weights, folder: &Path, step: u32) -> PushedWeights {
     let model = saved(weights, folder.parent().unwrap(), &format!("step{step}"));
-    let named = Pretrained::Checkpoint { folder: model.to_str().unwrap().to_owned() };
+    let named = PretrainedSource::Checkpoint { folder: model.to_str().unwrap().to_owned() };
     let content = load(&named, Path::new("/"), None).unwrap().content;
     let _guard = no_grad_guard();
     let reading = canary(&weights.tokenizer).unwrap();
@@ -74,7 +74,7 @@ pub fn key(step: u64) -> Key {
 
 /// What a server is told of a student.
 fn identity(weights: &Weights, dtype: Dtype) -> StudentIdentity<'_> {
-    StudentIdentity { tokenizer: &weights.tokenizer, context: 8, dtype }
+    StudentIdentity { tokenizer: &weights.tokenizer, longest: 8, dtype }
 }
 
 /// The completions that a run samples itself.

@@ -9,13 +9,18 @@ use std::fmt;
 
 use minijinja::Value;
 use minijinja::value::Serde;
+use mopd_data::DataProblem;
+pub use mopd_data::messages::ChatRole;
+use mopd_data::messages::{self, ROLES};
 use mopd_kernels::os::bounded::LimitExceeded;
-use mopd_plan::nearest;
 
 use super::TokenizerError;
-use super::json::{Json, Object, describe};
+use super::json::{Json, Object};
+use crate::zip::zip_equal;
 
-pub use response::{AnswerTokens, TrainingExample, answer, example, prompt, turn_end};
+pub use response::{
+    AnswerTokens, TrainingExample, answer, example, prompt, turn_end, unended_turn, unmarked_end,
+};
 pub use template::{ChatTemplate, look_at_the_clock, today};
 
 /// Messages in order, and further variables of the template.
@@ -35,23 +40,6 @@ struct Message {
     /// The message's object, with its keys in their original order.
     value: Value,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChatRole {
-    System,
-    Developer,
-    User,
-    Assistant,
-    Tool,
-}
-
-const ROLES: [(&str, ChatRole); 5] = [
-    ("system", ChatRole::System),
-    ("developer", ChatRole::Developer),
-    ("user", ChatRole::User),
-    ("assistant", ChatRole::Assistant),
-    ("tool", ChatRole::Tool),
-];
 
 /// Keys for a model's reasoning in messages; templates read the first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -86,6 +74,12 @@ impl std::error::Error for ChatError {}
 impl From<TokenizerError> for ChatError {
     fn from(error: TokenizerError) -> ChatError {
         ChatError::Tokenizer(error)
+    }
+}
+
+impl From<ChatError> for DataProblem {
+    fn from(error: ChatError) -> DataProblem {
+        DataProblem::Chat { problem: error.to_string(), help: error.help() }
     }
 }
 
@@ -128,9 +122,7 @@ impl ChatError {
             ChatError::NoTemplate => {
                 "write `format = text`, or put a `chat_template.jinja` into the model's folder".to_owned()
             }
-            ChatError::Messages(_) => "a conversation is a list such as [{\"role\": \"user\", \"content\": \
-                                       \"2+2?\"}, {\"role\": \"assistant\", \"content\": \"4\"}]"
-                .to_owned(),
+            ChatError::Messages(_) => messages::HELP.to_owned(),
             ChatError::Unstable { .. } => "mark the assistant's text with {% generation %} in the \
                 template, or end each conversation after one answer"
                 .to_owned(),
@@ -151,18 +143,10 @@ impl Conversation {
     /// From a list of messages, each an object with a `role`. `system` is put first unless they have a system
     /// message.
     pub fn new(messages: &Json, system: Option<&str>) -> Result<Conversation, ChatError> {
-        let wrong = |problem: String| Err(ChatError::Messages(problem));
-        let Json::Array(list) = messages else {
-            return wrong(format!("a conversation must be a list of messages; found {}", describe(messages)));
-        };
-        let mut checked = list
-            .iter()
-            .enumerate()
-            .map(|(index, value)| message(index + 1, value))
-            .collect::<Result<Vec<_>, _>>()?;
-        if checked.is_empty() {
-            return wrong("the conversation has no messages".to_owned());
-        }
+        let roles = messages::roles(messages).map_err(ChatError::Messages)?;
+        let list = messages.as_array().unwrap_or_default();
+        let mut checked: Vec<Message> =
+            zip_equal(roles, list).map(|(role, value)| message(role, value)).collect();
         if let Some(system) = system
             && !checked.iter().any(|message| message.role == ChatRole::System)
         {
@@ -256,34 +240,9 @@ fn plain(name: &str, role: ChatRole, content: &str) -> Message {
     Message { role, value: Value::from_pairs([("role", name), ("content", content)]) }
 }
 
-fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
-    let wrong = |problem: String| Err(ChatError::Messages(format!("message {number} {problem}")));
-    let Json::Object(fields) = value else {
-        return wrong(format!("must be an object; found {}", describe(value)));
-    };
-    let name = match fields.get("role") {
-        Some(Json::String(name)) => name,
-        Some(other) => return wrong(format!("has a `role` that is not a string: {}", describe(other))),
-        None => return wrong("has no `role`".to_owned()),
-    };
-    let Some((_, role)) = ROLES.iter().find(|(known, _)| known == name) else {
-        let known = ROLES.map(|(known, _)| known);
-        let meant =
-            nearest(name, known).map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
-        return wrong(format!("has the role {name:?}, not one of `{}`{meant}", known.join("`, `")));
-    };
-    match fields.get("content") {
-        None | Some(Json::Null | Json::String(_) | Json::Array(_)) => {}
-        Some(other) => {
-            return wrong(format!(
-                "has a `content` that is neither a string nor a list: {}",
-                describe(other)
-            ));
-        }
-    }
-    if *role != ChatRole::Assistant && fields.get("content").is_none() {
-        return wrong("has no `content`".to_owned());
-    }
+/// A message whose role was read.
+fn message(role: ChatRole, value: &Json) -> Message {
+    let Json::Object(fields) = value else { unreachable!("a message with a role is an object") };
     // All keys for reasoning get the same value, as in the reference library.
     let reasoning = REASONING.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()));
     let value = match reasoning {
@@ -296,7 +255,7 @@ fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
             Value::from(Serde(&aliased))
         }
     };
-    Ok(Message { role: *role, value })
+    Message { role, value }
 }
 
 #[cfg(test)]

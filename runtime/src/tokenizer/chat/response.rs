@@ -3,6 +3,7 @@
 use super::{ChatError, ChatRole, ChatTemplate, Conversation};
 use crate::tokenizer::Token;
 use crate::tokenizer::{ByteSpan, Tokenizer};
+use crate::zip::zip_equal;
 
 /// A conversation to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +60,8 @@ pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Tra
     if spans.is_empty() {
         return Err(ChatError::NoAnswer);
     }
-    let (places, written) = turns(tokenizer, &text, &spans)?;
+    let closing = || closing(template, conversation);
+    let (places, written) = turns(tokenizer, &text, &spans, closing)?;
     let tokens: Vec<Token> = places.into_iter().map(|(token, _)| token).collect();
     let (first, last) = ends_of(&written)?;
     Ok(TrainingExample {
@@ -94,7 +96,8 @@ pub fn answer(
         false => turn(template, &answered, count - 1, &text)?,
     };
     let opening = opening(template, asked, &text, &span, answer);
-    let (places, written) = turns(tokenizer, &text, &[span])?;
+    let closing = || closing(template, &answered);
+    let (places, written) = turns(tokenizer, &text, &[span], closing)?;
     let (first, last) = ends_of(&written)?;
     let of_opening = places[first..last].iter().take_while(|(_, place)| place.end <= opening).count();
     let mut tokens: Vec<Token> = places[..=last].iter().map(|(token, _)| *token).collect();
@@ -127,22 +130,76 @@ fn opening(template: &ChatTemplate, asked: Conversation, text: &str, turn: &Byte
     end.filter(writes).unwrap_or(turn.start)
 }
 
+/// The text that a template writes behind an answer; empty where it can't be told.
+fn closing(template: &ChatTemplate, conversation: &Conversation) -> String {
+    let probe = conversation.clone().asked().answered(PROBE);
+    let text = template.render(&probe, probe.roles().len(), false).unwrap_or_default();
+    text.rfind(PROBE).map_or_else(String::new, |at| text[at + PROBE.len()..].to_owned())
+}
+
+/// The token with which a template closes an answer, if it ends no completion of the model, which would write
+/// on behind it. `None` where the template writes no such token: the tokenizer's own end is behind answers then.
+pub fn unended_turn(tokenizer: &Tokenizer, conversation: &Conversation) -> Option<String> {
+    let Tokenizer::Pretrained(pretrained) = tokenizer else { return None };
+    let tokens = tokenizer.continuation(&closing(tokenizer.template(conversation)?, conversation)).ok()?;
+    let ids = || tokens.iter().map(|(token, _)| *token);
+    if ids().any(|token| tokenizer.is_end(token)) {
+        return None;
+    }
+    ids().find(|token| pretrained.is_added(*token)).and_then(|token| pretrained.token(token))
+}
+
+/// The token that ends a turn, if it is behind the part of the turn that a template marks as the assistant's.
+pub fn unmarked_end(tokenizer: &Tokenizer, conversation: &Conversation) -> Option<String> {
+    let template = tokenizer.template(conversation).filter(|template| template.marks_answers())?;
+    let probe = conversation.clone().asked().answered(PROBE);
+    let (text, marked) = template.render_marked(&probe, probe.roles().len(), false).ok()?;
+    let end = marked.last()?.end;
+    let tokens = tokenizer.continuation(&text[end..]).ok()?;
+    let first = tokens.first().map(|(token, _)| *token).filter(|token| tokenizer.is_end(*token))?;
+    tokenizer.as_read(&[first]).ok()
+}
+
 /// The tokens of a text with their places, and which of them the assistant wrote: those of its turns, which
-/// are `spans`, up to the token that ends each.
-fn turns(tokenizer: &Tokenizer, text: &str, spans: &[ByteSpan]) -> Result<MarkedTokens, ChatError> {
+/// are `spans`, up to the token that ends each. `closing` is what the template writes behind an answer.
+fn turns(
+    tokenizer: &Tokenizer,
+    text: &str,
+    spans: &[ByteSpan],
+    closing: impl FnOnce() -> String,
+) -> Result<MarkedTokens, ChatError> {
     let (mut tokens, mut written) = tokens(tokenizer, text, spans)?;
     // Text after an end token, usually a line break, comes from the template, not the assistant.
     let mut turn = 0;
     while turn < tokens.len() {
         let length = written[turn..].iter().take_while(|&&written| written).count();
         let end = tokens[turn..turn + length].iter().rposition(|(token, _)| tokenizer.is_end(*token));
-        if let Some(end) = end {
-            written[turn + end + 1..turn + length].fill(false);
+        match end {
+            Some(end) => written[turn + end + 1..turn + length].fill(false),
+            // Marks may leave it out. Without it, the model would never learn to stop.
+            None if length > 0
+                && tokens.get(turn + length).is_some_and(|(next, _)| tokenizer.is_end(*next)) =>
+            {
+                written[turn + length] = true;
+            }
+            None => {}
         }
         turn += length.max(1);
     }
-    // The template has no end token here: without one, the model would never learn to stop.
-    if written.last() == Some(&true) && !tokens.last().is_some_and(|(last, _)| tokenizer.is_end(*last)) {
+    // The template has no end token here, which the model has to learn nevertheless.
+    let last = written.iter().rposition(|&written| written);
+    if let Some(last) = last.filter(|last| !tokenizer.is_end(tokens[*last].0)) {
+        // What the template writes behind an answer is not the assistant's, usually a line break.
+        let closing = closing();
+        let turn = spans.last().map_or(text.len(), |span| span.end);
+        let answer = text[..turn].strip_suffix(closing.as_str()).map_or(turn, str::len);
+        let behind = |(token, written): &(&(Token, ByteSpan), &bool)| **written && token.1.start >= answer;
+        let dropped = zip_equal(&tokens[..=last], &written[..=last]).rev().take_while(behind).count();
+        // An answer of white space alone stays.
+        let length = written[..=last].iter().rev().take_while(|&&written| written).count();
+        let end = last + 1 - if dropped < length { dropped } else { 0 };
+        tokens.truncate(end);
+        written.truncate(end);
         tokens.push((tokenizer.ends()[0], text.len()..text.len()));
         written.push(true);
     }

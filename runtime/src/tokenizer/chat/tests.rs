@@ -230,6 +230,76 @@ fn text_that_a_template_writes_before_an_answer_is_apart() {
     assert_eq!(found.completion, [smollm.encode("d").unwrap(), vec![smollm.ends()[0]]].concat());
 }
 
+/// A base model under the template of its instruct model: its own end token is not the one that closes a turn.
+#[test]
+fn a_turn_that_ends_no_completion_is_found_and_can_be_named() {
+    let asked = || Conversation::question(None, "2+2?");
+    let Tokenizer::Pretrained(instruct) = pretrained("smollm") else { unreachable!() };
+    let mut files = instruct.files().clone();
+    for (name, content) in &mut files.files {
+        if name == "tokenizer_config.json" || name == "special_tokens_map.json" {
+            let text = String::from_utf8(content.clone()).unwrap();
+            let mut settings: Plain = serde_json::from_str(&text).unwrap();
+            settings["eos_token"] = json!("<|endoftext|>");
+            *content = settings.to_string().into_bytes();
+        }
+    }
+    files.files.retain(|(name, _)| name != "generation_config.json");
+    let base = crate::tokenizer::PretrainedTokenizer::new(files).unwrap();
+    let base = |ends: &[&str]| {
+        let ends: Vec<String> = ends.iter().map(|end| (*end).to_owned()).collect();
+        base.with_ends(&ends).map(Tokenizer::Pretrained)
+    };
+    let plain = base(&[]).unwrap();
+    assert_eq!(unended_turn(&plain, &asked()).as_deref(), Some("<|im_end|>"));
+    let named = base(&["<|im_end|>"]).unwrap();
+    let [own, end] = ["<|endoftext|>", "<|im_end|>"].map(|text| named.encode(text).unwrap()[0]);
+    assert_eq!((named.ends(), unended_turn(&named, &asked())), (&[own, end][..], None));
+    assert_ne!(named.hash(), plain.hash(), "it behaves otherwise");
+    // The target ends with the turn, and a reward sees the answer.
+    let example = example(&named, &asked().answered("4")).unwrap();
+    assert_eq!(example.completion, [named.encode("4").unwrap(), vec![end]].concat());
+    assert_eq!(named.decode(&example.completion).unwrap(), "4");
+    assert_eq!(turn_end(&named, &asked()), end);
+    // Saved with a model, the files have both.
+    let Tokenizer::Pretrained(saved) = &named else { unreachable!() };
+    let again = crate::tokenizer::PretrainedTokenizer::new(saved.files().clone()).unwrap();
+    assert_eq!((again.ends(), again.hash()), (saved.ends(), saved.hash()));
+    let error = base(&["<|im_ent|>"]).unwrap_err();
+    assert!(error.to_string().contains("has no token \"<|im_ent|>\""), "{error}");
+    assert_eq!(error.help.as_deref(), Some("did you mean `<|im_end|>`?"));
+    // Published instruct models end completions with what closes their turns.
+    for name in ["smollm", "qwen3", "gemma", "mistral"] {
+        assert_eq!(unended_turn(&pretrained(name), &asked()), None, "{name}");
+    }
+}
+
+/// Whatever a template marks, the student learns to stop.
+#[test]
+fn a_turn_is_trained_with_its_end_however_it_is_marked() {
+    let turn = |inside: &str, behind: &str| {
+        let source = format!(
+            "{{% for m in messages %}}{{% if m.role == 'assistant' %}}{{% generation %}}{inside}{{% endgeneration \
+             %}}{behind}{{% else %}}<|im_start|>{{{{ m.content }}}}<|im_end|>{{% endif %}}{{% endfor %}}"
+        );
+        let tokenizer = with_template("smollm", &source);
+        let chat = Conversation::question(None, "1+1?").answered("2");
+        (trained(&tokenizer, &chat).unwrap(), unmarked_end(&tokenizer, &chat))
+    };
+    let end = "<|im_end|>";
+    assert_eq!(turn("{{ m.content }}<|im_end|>", "\n"), (vec![format!("2{end}")], None));
+    assert_eq!(turn("{{ m.content }}", "<|im_end|>\n"), (vec![format!("2{end}")], Some(end.to_owned())));
+    // Without an end token in the template, it is the tokenizer's own.
+    assert_eq!(turn("{{ m.content }}", "\n"), (vec![format!("2{end}")], None));
+    // Nor is a line break that the template writes behind an answer the assistant's.
+    let plain = "{% for m in messages %}<|im_start|>{{ m.content }}\n{% endfor %}";
+    let tokenizer = with_template("smollm", plain);
+    let asked = || Conversation::question(None, "1+1?");
+    assert_eq!(trained(&tokenizer, &asked().answered("2")).unwrap(), [format!("<|im_start|>2{end}")]);
+    let found = answer(&tokenizer, asked(), "2").unwrap();
+    assert_eq!(tokenizer.decode(&found.completion).unwrap(), "2");
+}
+
 /// The end token of a turn is the template's.
 #[test]
 fn an_empty_answer_ends_like_any_other() {

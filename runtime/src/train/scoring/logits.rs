@@ -88,6 +88,7 @@ pub fn logits_of(
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
                 let (context, now) = (decoder().config().context, scoring.now(step));
                 let shown = ScorerPrompts::new(stage, sees, context, sequences, members(), now)?;
+                shown.fit(stage, sequences, members(), context)?;
                 let micro_batches = sequences.micro_batches(stage, members(), &shown);
                 hidden(stage, decoder(), sequences, &micro_batches, &shown)
             }

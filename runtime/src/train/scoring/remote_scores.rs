@@ -93,6 +93,7 @@ fn question<'a, M: Iterator<Item = usize>>(
     let sees = scoring.models.sees(scored);
     let context = server.context().unwrap_or(usize::MAX);
     let shown = ScorerPrompts::new(stage, sees, context, sequences, members(), scoring.now(step))?;
+    shown.fit(stage, sequences, members(), context)?;
     let micro_batches = sequences.micro_batches(stage, members(), &shown);
     let read = |member: &usize| {
         let sequence = &sequences.list[*member];

@@ -17,7 +17,7 @@ mod verl;
 use std::path::PathBuf;
 use std::process::Command;
 
-use mopd_plan::Pretrained;
+use mopd_plan::{Pretrained, PretrainedSource};
 
 /// The Python of the environment; if `MOPD_ENGINES` is not set, what needs it is skipped.
 fn python() -> Option<PathBuf> {
@@ -31,10 +31,10 @@ fn python() -> Option<PathBuf> {
 }
 
 /// Where published weights are: as the experiment names them.
-fn located(source: &Pretrained) -> String {
-    match source {
-        Pretrained::HuggingFace { name, .. } => name.clone(),
-        Pretrained::Checkpoint { folder: path } | Pretrained::Gguf { file: path } => path.clone(),
+fn located(pretrained: &Pretrained) -> String {
+    match &pretrained.source {
+        PretrainedSource::HuggingFace { name, .. } => name.clone(),
+        PretrainedSource::Checkpoint { folder: path } | PretrainedSource::Gguf { file: path } => path.clone(),
     }
 }
 
