@@ -1,5 +1,5 @@
-//! Checks the data of an experiment: what a run would refuse before its first step, as far as the first rows of
-//! its files show it. The checker itself reads no files, so that it works anywhere.
+//! Checks the data of an experiment: what a run would refuse before its first step, as far as the first rows
+//! of its files show it. The checker itself reads no files, so that it works anywhere.
 
 use std::path::Path;
 

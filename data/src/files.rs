@@ -28,6 +28,11 @@ pub enum FileLayout {
     },
 }
 
+/// The path of a file named in the source, as the author would write it: `sort.jsonl`, not `./sort.jsonl`.
+pub fn path_as_written(base: &Path, name: &str) -> PathBuf {
+    if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
+}
+
 /// The files of `path`, sorted by name: the file itself, those that match its pattern, or those of a split of
 /// a folder.
 pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError> {

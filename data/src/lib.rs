@@ -19,17 +19,10 @@ mod rows;
 mod trajectory;
 pub mod zip;
 
-use std::path::{Path, PathBuf};
-
 pub use error::{DataError, DataProblem, RowPlace};
-pub use files::{DataFile, find};
+pub use files::{DataFile, find, path_as_written};
 pub use look::{Extent, Look, columns, look};
 pub use numbers::number;
 pub use reading::{ReadRow, RowOutcome, RowReader};
 pub use request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
 pub use rows::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, read};
-
-/// The path of a file named in the source, as the author would write it: `sort.jsonl`, not `./sort.jsonl`.
-pub fn path_as_written(base: &Path, name: &str) -> PathBuf {
-    if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
-}

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::error::{DataError, DataProblem};
+use crate::files::{self, path_as_written};
 use crate::reading::{RowOutcome, RowReader};
 use crate::reads::RowsRead;
 use crate::rows::{self, Reach, ReadFile, RowProjection};
-use crate::{files, path_as_written};
 
 /// The most that is read of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -14,8 +14,8 @@ use crate::experts;
 use crate::reading::ReadRow;
 use crate::request::{DatasetRequest, Field, FieldKind, MESSAGES};
 
-/// The models that a run makes, with those that they are made from: those of its tables, or all where there is
-/// no table.
+/// The models that a run makes, with those that they are made from: those of its tables, or all where there
+/// is no table.
 pub fn made(plan: &Plan) -> Vec<ModelId> {
     let experiment = &plan.experiment;
     let mut open: Vec<ModelId> = match experiment.comparisons.as_slice() {

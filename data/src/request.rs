@@ -57,7 +57,8 @@ pub struct DatasetRequest<'a> {
     pub routes: &'a [Vec<DataFormula>],
     /// Formulas whose value is kept for every row.
     pub numbers: &'a [DataFormula],
-    /// A folder for remembered hashes of large files, which need not exist; see [`mopd_store::content::hash`].
+    /// A folder for remembered hashes of large files, which need not exist; see
+    /// [`mopd_store::content::hash`].
     pub notes: Option<&'a Path>,
 }
 

@@ -61,8 +61,9 @@ impl CheckReport {
     fn file(&mut self, path: &Path, mut analysis: Analysis, with_files: bool) -> Result<(), Problem> {
         // What a plan can't express would only be reported by `plan` and `run`.
         let plan = plan_of(&mut analysis);
-        let beginnings = plan.as_ref().map(|plan| data::check(&mut analysis, plan, &host::folder_of(path)));
-        let plan = plan.filter(|_| !analysis.has_errors());
+        // The worker reads all of the data.
+        let of_beginnings = plan.as_ref().filter(|_| !with_files);
+        let beginnings = of_beginnings.map(|plan| data::check(&mut analysis, plan, &host::folder_of(path)));
         let used = plan.as_ref().filter(|_| with_files);
         if let (Some(_), Some(experiment)) = (used, &analysis.experiment) {
             note_fetched(experiment, path);
@@ -77,7 +78,7 @@ impl CheckReport {
             Some(plan) => self.refused(path, &refused, plan, &analysis.sources),
             None if analysis.diagnostics.is_empty() && self.format == CheckFormat::Human => {
                 output::note(&clean(&analysis, used.is_some(), Style::of_stderr()));
-                for read in beginnings.iter().flatten().filter(|_| used.is_none()) {
+                for read in beginnings.iter().flatten() {
                     output::note(&format!("note: only {read} were read; `--files` reads all\n"));
                 }
             }

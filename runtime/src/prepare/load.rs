@@ -36,8 +36,8 @@ pub fn load(source: &PretrainedSource, base: &Path, notes: Option<&Path>) -> Res
     load_with_ends(source, &[], base, notes)
 }
 
-/// Loads a model whose completions also end with some tokens. `base` is the folder that paths are relative to;
-/// `notes`, if given, is a folder that keeps hashes between runs (see [`HashedFile::remembered`]).
+/// Loads a model whose completions also end with some tokens. `base` is the folder that paths are relative
+/// to; `notes`, if given, is a folder that keeps hashes between runs (see [`HashedFile::remembered`]).
 pub fn load_with_ends(
     source: &PretrainedSource,
     end_tokens: &[String],

@@ -137,8 +137,8 @@ impl ScorerPrompts {
         Ok(ScorerPrompts::PerRow(shown))
     }
 
-    /// Checks that sequences of a step fit the context of the model that scores them. Positions beyond it have
-    /// no meaning for a model, but logits all the same.
+    /// Checks that sequences of a step fit the context of the model that scores them. Positions beyond it
+    /// have no meaning for a model, but logits all the same.
     pub fn fit(
         &self,
         stage: &Stage,

@@ -138,7 +138,8 @@ fn closing(template: &ChatTemplate, conversation: &Conversation) -> String {
 }
 
 /// The token with which a template closes an answer, if it ends no completion of the model, which would write
-/// on behind it. `None` where the template writes no such token: the tokenizer's own end is behind answers then.
+/// on behind it. `None` where the template writes no such token: the tokenizer's own end is behind answers
+/// then.
 pub fn unended_turn(tokenizer: &Tokenizer, conversation: &Conversation) -> Option<String> {
     let Tokenizer::Pretrained(pretrained) = tokenizer else { return None };
     let tokens = tokenizer.continuation(&closing(tokenizer.template(conversation)?, conversation)).ok()?;

@@ -230,7 +230,8 @@ fn text_that_a_template_writes_before_an_answer_is_apart() {
     assert_eq!(found.completion, [smollm.encode("d").unwrap(), vec![smollm.ends()[0]]].concat());
 }
 
-/// A base model under the template of its instruct model: its own end token is not the one that closes a turn.
+/// A base model under the template of its instruct model: its own end token is not the one that closes a
+/// turn.
 #[test]
 fn a_turn_that_ends_no_completion_is_found_and_can_be_named() {
     let asked = || Conversation::question(None, "2+2?");

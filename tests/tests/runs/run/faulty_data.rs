@@ -1,5 +1,5 @@
-//! What a run refuses of its data before its first step, `mopd check` refuses, and names the same field: faults
-//! of every reader of a field, in every format.
+//! What a run refuses of its data before its first step, `mopd check` refuses, and names the same field:
+//! faults of every reader of a field, in every format.
 
 use std::fs;
 use std::path::Path;
@@ -184,7 +184,7 @@ fn place(reader: usize, fault: Fault, format: &str) -> TempDir {
         ),
         "template" => (
             "plain",
-            " { sees = hinted }",
+            " sees = hinted,",
             "else -> big".to_owned(),
             "sample(n: 1, temperature: 1, max_tokens: 4)".to_owned(),
         ),
@@ -204,7 +204,7 @@ fn place(reader: usize, fault: Fault, format: &str) -> TempDir {
             "\nobjective plain {{\n term pull = live kl(student || teacher)\n reduce = mean(token) then \
              mean(sequence)\n}}\n\
              model other = llama {{ layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }}\n\
-             teacher big = other{sees}\n\
+             teacher big = other {{{sees} origin = foreign }}\n\
              route {{ {route} }}\n\
              model tuned = distill(base) {{ objective = {objective}, rollout = {rollout}, prompts = 2, steps = 1, \
              lr = 1e-3 }}\n"
@@ -234,6 +234,7 @@ fn compare(cases: impl Iterator<Item = (usize, Fault, &'static str)>) -> (usize,
         let run = mopd(folder.path(), &["run", "a.mopd", "--predict", "never", "--format", "json"]);
         let stepped = text(&run).contains("\"event\":\"step\"");
         let (checked, ran) = (check.status.success(), run.status.success() || stepped);
+        assert!(ran || fault != Fault::None, "{name}: {}", text(&run));
         all += 1;
         refused += usize::from(!ran);
         if checked != ran {
