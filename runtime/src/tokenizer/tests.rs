@@ -223,7 +223,7 @@ fn two_tokenizers_are_compared_by_what_ids_mean() {
         "the student ends a completion with \"<|im_end|>\", \"<|endoftext|>\", the teacher with \
          \"<|im_end|>\""
     );
-    assert!(found.help().contains("eos_token_id"));
+    assert!(found.help().contains("end_tokens"));
 
     let folder = copy("llama3");
     change(&folder, "tokenizer.json", |tokenizer| tokenizer["post_processor"] = Value::Null);

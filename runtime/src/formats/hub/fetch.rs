@@ -110,7 +110,7 @@ impl<'h> HubClient<'h> {
     ) -> Result<(), FetchProblem> {
         let folder = destination.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(FetchProblem::Disk)?;
-        let name = destination.file_name().unwrap_or_default().to_string_lossy();
+        let name = file.rsplit('/').next().unwrap_or(file);
         let part_path = folder.join(format!(".{name}.incomplete"));
         let mut options = OpenOptions::new();
         let mut part = options

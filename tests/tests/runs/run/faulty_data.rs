@@ -112,11 +112,9 @@ fn write(folder: &Path, name: &str, format: &str, field: &str, fault: Fault) {
             fs::write(path, format!("{prompt},{field}\n{lines}")).expect("a file");
         }
         _ => {
-            let kind = if fault == Fault::WrongType { "binary F" } else { "binary F (UTF8)" };
-            let schema = format!(
-                "message rows {{ required binary {prompt} (UTF8); required {}; }}",
-                kind.replace('F', field)
-            );
+            let text = if fault == Fault::WrongType { "" } else { " (UTF8)" };
+            let schema =
+                format!("message rows {{ required binary {prompt} (UTF8); required binary {field}{text}; }}");
             let schema = Arc::new(parse_message_type(&schema).expect("a schema"));
             let file = fs::File::create(&path).expect("a file");
             let mut writer =
