@@ -17,6 +17,8 @@ pub const NAMED: [&str; 3] = ["state.", "grad_norm.", "alignment."];
 pub const REWARD_PART: &str = "reward.";
 /// Columns that are counts.
 const COUNTS: [&str; 3] = ["dropped", "unavailable", "unstated"];
+/// Columns that are maxima.
+const MAXIMA: [&str; 1] = ["sampler_gap_max"];
 /// Columns that are means over completions; all other columns of a row are means over tokens.
 const OF_COMPLETIONS: [&str; 6] = ["reward", "length", "truncated", "derived", "replayed", "staleness"];
 
@@ -127,13 +129,17 @@ pub fn gathered(
     groups
 }
 
-/// A number of a group of rows: their sum or their mean. `None` where one of them lacks it.
+/// A number of a group of rows: their sum, their maximum or their mean. `None` where one of them lacks it.
 pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> {
     if let [row] = rows {
         return metrics.number(name, *row);
     }
     if SHARES.contains(&name) || COUNTS.contains(&name) {
         return rows.iter().map(|row| metrics.number(name, *row)).sum();
+    }
+    if MAXIMA.contains(&name) {
+        let values: Option<Vec<f64>> = rows.iter().map(|row| metrics.number(name, *row)).collect();
+        return values?.into_iter().reduce(f64::max);
     }
     let share = if OF_COMPLETIONS.contains(&name) || name.starts_with(REWARD_PART) {
         "prompt_share"

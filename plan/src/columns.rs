@@ -2,7 +2,7 @@
 //! and a test there checks that each is in one of these lists.
 
 /// Numbers of each domain, in the order in which they are shown.
-pub const OF_DOMAIN: [&str; 24] = [
+pub const OF_DOMAIN: [&str; 27] = [
     "reward",
     "dropped",
     "divergence",
@@ -22,6 +22,9 @@ pub const OF_DOMAIN: [&str; 24] = [
     "derived",
     "replayed",
     "staleness",
+    "sampler_gap",
+    "sampler_gap_max",
+    "sampler_ratio",
     "chosen_prompts",
     "priority",
     "prompt_share",

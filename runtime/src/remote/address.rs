@@ -1,5 +1,8 @@
 //! A server's address, and single requests to it.
 
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mopd_plan::Secret;
@@ -14,6 +17,9 @@ use crate::http::{self, HttpFailure};
 /// Largest response in bytes: whole distributions of a hundred tokens of a large vocabulary, as JSON.
 const LONGEST: u64 = 1 << 30;
 
+/// The longest time without a response that the log does not mention.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 #[derive(Clone)]
 pub struct Address {
     agent: Agent,
@@ -23,6 +29,8 @@ pub struct Address {
     /// `Bearer ...`
     authorization: Option<String>,
     limit: Duration,
+    /// Whether the log says already that a response takes long.
+    slow: Arc<AtomicBool>,
 }
 
 impl Address {
@@ -71,11 +79,39 @@ impl Address {
             .http_status_as_error(false)
             .timeout_global(Some(limit))
             .user_agent(concat!("mopd/", env!("CARGO_PKG_VERSION")));
-        Ok(Address { agent: config.build().into(), shown: base.clone(), base, authorization, limit })
+        Ok(Address {
+            agent: config.build().into(),
+            shown: base.clone(),
+            base,
+            authorization,
+            limit,
+            slow: Arc::default(),
+        })
     }
 
     pub fn shown(&self) -> String {
         self.shown.clone()
+    }
+
+    /// Time without a response after which the log says so.
+    pub fn patience(&self) -> Duration {
+        PATIENCE.min(self.limit / 2)
+    }
+
+    /// Whether this is the first slow response of the server: the log says it once.
+    pub fn is_first_slow(&self) -> bool {
+        !self.slow.swap(true, Ordering::Relaxed)
+    }
+
+    /// The message about a slow response.
+    pub fn slow(&self, called: &str) -> String {
+        format!(
+            "{called} {} has not answered for {:.0} s; each request is waited for up to {:.0} s (this is said \
+            once)",
+            self.shown,
+            self.patience().as_secs_f64(),
+            self.limit.as_secs_f64()
+        )
     }
 
     pub fn get(&self, path: &str) -> Result<Vec<u8>, ReplyProblem> {
@@ -100,10 +136,10 @@ impl Address {
         response: Result<ureq::http::Response<ureq::Body>, HttpError>,
         path: &str,
     ) -> Result<Vec<u8>, ReplyProblem> {
-        let response = response.map_err(|error| self.lost(&error))?;
+        let response = response.map_err(|error| self.lost(&error, false))?;
         let (status, what) = match http::body(response, LONGEST, &format!("answered {path}")) {
             Ok(body) => return Ok(body),
-            Err(HttpFailure::Lost(error)) => return Err(self.lost(&error)),
+            Err(HttpFailure::Lost(error)) => return Err(self.lost(&error, true)),
             Err(HttpFailure::Status(status, what)) => (status, what),
         };
         Err(match status {
@@ -131,10 +167,22 @@ impl Address {
         })
     }
 
-    fn lost(&self, error: &HttpError) -> ReplyProblem {
+    /// Why there is no response, or only a part of one if its body was being read.
+    fn lost(&self, error: &HttpError, in_body: bool) -> ReplyProblem {
+        let broken = |error: &std::io::Error| {
+            let kinds = [
+                ErrorKind::UnexpectedEof,
+                ErrorKind::ConnectionReset,
+                ErrorKind::ConnectionAborted,
+                ErrorKind::BrokenPipe,
+            ];
+            kinds.contains(&error.kind())
+        };
         match error {
             HttpError::Timeout(_) => {
-                ReplyProblem::Gone(format!("returned no response within {} s", self.limit.as_secs_f64()))
+                let whole = if in_body { "complete " } else { "" };
+                let limit = self.limit.as_secs_f64();
+                ReplyProblem::Cut(format!("returned no {whole}response within {limit} s"))
             }
             HttpError::BodyExceedsLimit(limit) => ReplyProblem::lasting(
                 format!("answered with more than {} MiB", limit >> 20),
@@ -143,6 +191,10 @@ impl Address {
             HttpError::Protocol(error) => ReplyProblem::Faulty(format!("does not speak HTTP: {error}")),
             HttpError::BadUri(_) | HttpError::Http(_) => {
                 ReplyProblem::lasting("cannot be reached", "check its `url`")
+            }
+            other if in_body => ReplyProblem::Cut(format!("broke off its answer: {other}")),
+            HttpError::Io(error) if broken(error) => {
+                ReplyProblem::Cut(format!("closed the connection without an answer: {error}"))
             }
             other => ReplyProblem::Gone(format!("could not be reached: {other}")),
         }

@@ -1,5 +1,6 @@
-//! Requests with retries. An unreachable or busy server is waited for without limit, and the log says so; a
-//! request with an invalid response is repeated a few times; a permanent failure ends the run.
+//! Requests with retries. An unreachable or busy server is waited for, for a day at most, and the log says so;
+//! a request whose response is invalid, breaks off or does not come is repeated a few times; a permanent
+//! failure ends the run.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +19,12 @@ use crate::failure::{Error, Result, caught};
 
 /// Retries after invalid responses.
 const RETRIES: u32 = 5;
+/// Retries after responses that broke off or did not come in time.
+const CUTS: u32 = 10;
+/// The longest time that a request waits for a server that is away.
+const WAIT_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Pause before the first retry; each further one is twice as long.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 200 });
 /// Longest pause between two attempts to reach a server.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Interval of checks whether the job is to stop.
@@ -30,6 +35,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub enum ReplyProblem {
     /// The server is unreachable or overloaded: the run waits for it.
     Gone(String),
+    /// The response broke off, or did not come in time: the server is waited for, and the request is
+    /// repeated a few times.
+    Cut(String),
     /// The response is invalid: the request is repeated a few times.
     Faulty(String),
     /// The server has other weights than requested: a run that pushes weights pushes them again.
@@ -48,6 +56,10 @@ impl ReplyProblem {
             ReplyProblem::Gone(what) => {
                 (what, "start the server before the run, and check its `url`".to_owned())
             }
+            ReplyProblem::Cut(what) => (
+                what,
+                "read the server's log, and look for a proxy or a limit that ends long answers".to_owned(),
+            ),
             ReplyProblem::Faulty(what) => {
                 (what, "read the server's log: nothing was trained on that answer".to_owned())
             }
@@ -168,6 +180,7 @@ pub fn all<T: Send + 'static>(
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         in_flight.hedge();
+        in_flight.report_slow();
     };
     in_flight.open.values().for_each(|open| open.stop.store(true, Ordering::Relaxed));
     outcome?;
@@ -284,6 +297,15 @@ impl<'a, T: Send + 'static> RequestsInFlight<'a, T> {
         }
     }
 
+    /// Says once for a server that a response does not come.
+    fn report_slow(&self) {
+        let waits = |open: &&OpenRequest<T>| open.began.elapsed() > self.server.address.patience();
+        let waiting = self.open.values().filter(waits).count();
+        if waiting > 0 && self.since.is_none() && self.server.address.is_first_slow() {
+            self.control.warn(self.server.address.slow(self.server.called));
+        }
+    }
+
     /// Sends a second copy of requests that take longer than 95% of the earlier ones. The second copy is not
     /// retried; the first one is.
     fn hedge(&mut self) {
@@ -319,8 +341,12 @@ impl Recipient {
         said: &Sender<ServerEvent<T>>,
         stop: &AtomicBool,
     ) -> Result<T, ReplyProblem> {
-        let (mut faults, mut gone) = (0, 0);
+        let (mut faults, mut cuts, mut gone) = (0, 0, 0);
+        let mut away: Option<Instant> = None;
         loop {
+            if away.is_some_and(|since| since.elapsed() > WAIT_LIMIT) {
+                return Err(waited_long_enough());
+            }
             match request.once(&self.address) {
                 Ok(answer) => {
                     if gone > 0 {
@@ -336,6 +362,13 @@ impl Recipient {
                     let _ = said.send(ServerEvent::Waiting(what));
                     pause(gone, stop);
                     gone += 1;
+                    away = away.or(Some(Instant::now()));
+                    self.wait_until_back(&mut gone, said, stop)?;
+                }
+                Err(ReplyProblem::Cut(what)) if cuts < CUTS => {
+                    let _ = said.send(ServerEvent::Waiting(what));
+                    pause(cuts, stop);
+                    (cuts, gone) = (cuts + 1, gone + 1);
                     self.wait_until_back(&mut gone, said, stop)?;
                 }
                 Err(ReplyProblem::Stale(_)) if faults < RETRIES => {
@@ -357,10 +390,16 @@ impl Recipient {
         said: &Sender<ServerEvent<T>>,
         stop: &AtomicBool,
     ) -> Result<(), ReplyProblem> {
+        let since = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             match (self.look)() {
                 Ok(()) => return Ok(()),
-                Err(ReplyProblem::Gone(what) | ReplyProblem::Faulty(what)) => {
+                Err(ReplyProblem::Gone(_) | ReplyProblem::Cut(_) | ReplyProblem::Faulty(_))
+                    if since.elapsed() > WAIT_LIMIT =>
+                {
+                    return Err(waited_long_enough());
+                }
+                Err(ReplyProblem::Gone(what) | ReplyProblem::Cut(what) | ReplyProblem::Faulty(what)) => {
                     let _ = said.send(ServerEvent::Waiting(what));
                     pause(*gone, stop);
                     *gone = gone.saturating_add(1);
@@ -370,6 +409,30 @@ impl Recipient {
         }
         Ok(())
     }
+}
+
+fn waited_long_enough() -> ReplyProblem {
+    ReplyProblem::lasting(
+        format!("was waited for {} hours, and can't be used yet", WAIT_LIMIT.as_secs() / 3600),
+        "start it, and run again: the run continues from its checkpoint",
+    )
+}
+
+/// Says, while `ask` runs, that it takes long.
+fn announced<T>(called: &str, address: &Address, control: &Control, ask: impl FnOnce() -> T) -> T {
+    let (running, ended) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if ended.recv_timeout(address.patience()) == Err(RecvTimeoutError::Timeout)
+                && address.is_first_slow()
+            {
+                control.warn(address.slow(called));
+            }
+        });
+        let answer = ask();
+        drop(running);
+        answer
+    })
 }
 
 /// A request before the run starts: retried a few times, even if the server is unreachable.
@@ -382,9 +445,11 @@ pub fn a_few_times<T>(
     let mut attempt = 0;
     loop {
         control.check()?;
-        match ask() {
+        match announced(called, address, control, &ask) {
             Ok(answer) => return Ok(answer),
-            Err(ReplyProblem::Gone(_) | ReplyProblem::Faulty(_)) if attempt < RETRIES => {
+            Err(ReplyProblem::Gone(_) | ReplyProblem::Cut(_) | ReplyProblem::Faulty(_))
+                if attempt < RETRIES =>
+            {
                 pause(attempt, &AtomicBool::new(false));
                 attempt += 1;
             }
@@ -440,5 +505,95 @@ mod tests {
         assert!(error.starts_with("the server http://127.0.0.1:"), "{error}");
         assert!(error.contains("returned a response that mopd can't read: internal error"), "{error}");
         assert!(error.ends_with("index out of bounds: the len is 2 but the index is 7"), "{error}");
+    }
+
+    /// Servers that answer for ever, or never in full: the log says that they are waited for, and there is an
+    /// end.
+    #[test]
+    fn an_answer_that_never_ends_ends_the_run() {
+        type Answer = fn(&mut std::net::TcpStream) -> std::io::Result<()>;
+        let cases: [(&str, Answer, &str, bool); 5] = [
+            (
+                "a trickle of bytes",
+                |stream| {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")?;
+                    loop {
+                        stream.write_all(b" ")?;
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                },
+                "response within 0.4 s",
+                true,
+            ),
+            (
+                "endless interim responses",
+                |stream| {
+                    loop {
+                        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                },
+                "response within 0.4 s",
+                true,
+            ),
+            (
+                "nothing",
+                |_| loop {
+                    thread::sleep(Duration::from_secs(1))
+                },
+                "response within 0.4 s",
+                true,
+            ),
+            (
+                "half an answer",
+                |stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n[]"),
+                "broke off its answer",
+                false,
+            ),
+            (
+                "a length that is too small",
+                |stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n[]"),
+                "is not JSON",
+                false,
+            ),
+        ];
+        for (name, answer, expected, is_slow) in cases {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    thread::spawn(move || {
+                        let _ = stream.read(&mut [0; 4096]);
+                        let _ = answer(&mut stream);
+                    });
+                }
+            });
+            let address = Address::new(&Secret::Text(url), None, Duration::from_millis(400)).unwrap();
+            let look: ServerCheck = Box::new(|| Ok(()));
+            let server =
+                Arc::new(Recipient { address, called: "the server", at_once: 2, look, hedges: None });
+            let read: ParseReply<()> = Box::new(|said| super::super::identity::parse(said).map(drop));
+            let request = ServerRequest { body: None, path: "/", read };
+            let said = Arc::new(Mutex::new(Vec::new()));
+            let control = Control::new(Shared(said.clone()));
+            let began = Instant::now();
+            let error = all(&server, vec![request], CancelToken::new(&control)).unwrap_err().to_string();
+            assert!(began.elapsed() < Duration::from_secs(20), "{name}");
+            assert!(error.contains(expected), "{name}: {error}");
+            let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+            assert_eq!(said.contains("has not answered for"), is_slow, "{name}: {said}");
+        }
+    }
+
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 }

@@ -5,11 +5,29 @@ use crate::tokenizer::Token;
 
 /// Tolerance for rounding in half precision above a total probability of 1.
 const SLACK: f64 = 2e-2;
+/// Tolerance for numbers of equal entries.
+const TIE: f64 = 1e-3;
 
 /// For each scored token of a sequence, the entries that the server listed, the token's own first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ListedTokens {
     pub tokens: Vec<Vec<(Token, f32)>>,
+    /// The version of the weights that the answer names.
+    pub version: Option<String>,
+}
+
+/// Checks ranks: a token of a higher rank is not more probable, and `rank` tokens that are at least as
+/// probable leave it a probability of 1 / rank at most.
+pub fn ranked(place: usize, mut ranks: Vec<(u64, f64)>) -> Result<(), ReplyProblem> {
+    ranks.sort_by(|one, other| one.0.cmp(&other.0).then(other.1.total_cmp(&one.1)));
+    let rises = ranks.windows(2).any(|pair| pair[1].1 > pair[0].1 + TIE);
+    // Numbers above 0 are no log-probabilities, which is said of the token.
+    let above = |(rank, logp): &(u64, f64)| *logp <= SLACK && *logp > SLACK - (*rank as f64).max(1.0).ln();
+    if !rises && !ranks.iter().any(above) {
+        return Ok(());
+    }
+    let what = format!("log-probabilities that do not fit the ranks of their tokens at position {place}");
+    Err(ReplyProblem::Faulty(format!("returned an unusable response: {what}")))
 }
 
 /// Checks the list of one position. `wanted` is the number of entries requested besides the token's own; all
@@ -39,7 +57,7 @@ pub fn checked(
         if *id < 0 || !seen.insert(*id) {
             return Err(wrong(format!("the token {id} is listed twice, or is not a token")));
         }
-        if *id == token && (*logp - own).abs() > 1e-3 {
+        if *id == token && (*logp - own).abs() > TIE {
             return Err(wrong(format!("two different log-probabilities of the token {token}")));
         }
         mass += logp.exp();
@@ -74,7 +92,7 @@ pub fn checked(
             let least = listed.iter().filter(|(id, _)| *id != token).map(|(_, logp)| *logp);
             let least = least.fold(f64::INFINITY, f64::min);
             let beside = listed.len() > k || !seen.contains(&token);
-            if beside && own > least + 1e-3 {
+            if beside && own > least + TIE {
                 let what = format!("the token {token} is more probable than those listed as most probable");
                 return Err(wrong(what));
             }

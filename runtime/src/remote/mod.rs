@@ -10,6 +10,7 @@ mod address;
 mod ask;
 mod hedge;
 mod identity;
+pub mod ledger;
 mod listed;
 pub mod own;
 pub mod probe;
@@ -34,6 +35,7 @@ pub use self::ask::CancelToken;
 use self::ask::{ReplyProblem, ServerRequest};
 use self::hedge::HedgeLog;
 pub use self::identity::{ServerIdentity, StudentIdentity};
+use self::ledger::teacher::TeacherLedger;
 pub use self::listed::ListedTokens;
 use self::own::SentTensor;
 use self::sampling::SamplingServer;
@@ -58,6 +60,7 @@ pub struct Server {
     /// The latencies of its responses. `None` for `mopd serve`, which scores requests one after the other: a
     /// second request would queue behind the slow one and delay others.
     hedges: Option<Arc<Mutex<HedgeLog>>>,
+    ledger: TeacherLedger,
 }
 
 /// A sequence to be scored by a teacher.
@@ -105,7 +108,10 @@ impl Server {
         let identity = ask::a_few_times(TEACHER, &address, control, || identity::identify(&address, served))?;
         let served = served.clone();
         let hedges = (served.engine != Engine::Mopd).then(Arc::default);
-        Ok(Server { served, address, identity, lm_head: Mutex::default(), hedges })
+        // SGLang repeats in every answer the version that it reports about itself.
+        let version = identity.weights.clone().filter(|_| served.engine == Engine::Sglang);
+        let ledger = TeacherLedger::new(version);
+        Ok(Server { served, address, identity, lm_head: Mutex::default(), hedges, ledger })
     }
 
     pub fn identity(&self) -> &ServerIdentity {
@@ -145,12 +151,14 @@ impl Server {
         let entries = student.vocabulary();
         let lists = || are_probabilities(&self.served, &self.address, &reading, entries);
         ask::a_few_times(TEACHER, &self.address, control, lists)?;
-        self.score(&[vec![reading]], entries, CancelToken::new(control)).map(drop)
+        let cancel = CancelToken::new(control);
+        self.score(&[vec![reading]], entries, cancel).map(drop)?;
+        self.record_canary(student, cancel)
     }
 
-    /// Scores sequences. `mopd serve` computes the sequences of a batch together. `entries` is the size of
-    /// the student's vocabulary.
-    pub fn score(
+    /// Requests scores of sequences. `mopd serve` computes the sequences of a batch together. `entries` is the
+    /// size of the student's vocabulary.
+    fn request_scores(
         &self,
         batches: &[Vec<ScoredSequence>],
         entries: usize,

@@ -115,7 +115,7 @@ fn most_answered(
     let answered = |answers: Answers| match ask(answers) {
         Ok(()) => Ok(true),
         // Without a response, it is unknown whether the request was too large.
-        Err(gone @ ReplyProblem::Gone(_)) => Err(gone),
+        Err(gone @ (ReplyProblem::Gone(_) | ReplyProblem::Cut(_))) => Err(gone),
         Err(_) => Ok(false),
     };
     let whole = known == Some(Answers::Distribution);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::address::Address;
 use super::ask::ReplyProblem;
 use super::identity::{self, ServerIdentity, parse};
+use super::ledger::gap::mean_difference;
 use super::{ScoredSequence, request_listed, vllm};
 use crate::failure::{Error, Result};
 use crate::quote::quote;
@@ -179,11 +180,4 @@ fn not_taken(problem: ReplyProblem, engine: Engine) -> ReplyProblem {
             with_help(problem, "let the server read the folder `push`: `mopd serve --allow-updates FOLDER`")
         }
     }
-}
-
-/// Mean absolute difference; infinity where lengths differ or a number is not finite.
-fn mean_difference(one: &[f32], other: &[f32]) -> f64 {
-    let pairs = one.iter().zip(other).map(|(one, other)| f64::from((one - other).abs()));
-    let mean = pairs.sum::<f64>() / one.len().max(1) as f64;
-    if one.len() == other.len() && mean.is_finite() { mean } else { f64::INFINITY }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Address;
 use super::ask::{self, CancelToken, Recipient, ReplyProblem, ServerRequest};
 use super::identity::{self, ServerIdentity, StudentIdentity, parse};
+use super::ledger::ending::{self, Ending};
 use super::push::{self, Push, PushedWeights, canary};
 use super::{own, sglang, vllm};
 use crate::control::Control;
@@ -57,6 +58,15 @@ pub struct SentRollouts {
     completions: Vec<SentCompletion>,
 }
 
+/// A completion by vLLM or SGLang, as they return it.
+pub struct WrittenByEngine {
+    /// The version of the weights that wrote it.
+    pub weights: String,
+    pub tokens: Vec<Token>,
+    pub logps: Vec<f64>,
+    pub ending: Ending,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct SentCompletion {
     tokens: Vec<Token>,
@@ -86,6 +96,7 @@ impl SentRollouts {
         batch: &RolloutBatch,
         asked: &str,
         entries: usize,
+        ends: &[Token],
     ) -> Result<Vec<Completion>, ReplyProblem> {
         let wrong = |what: String| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
         let SentRollouts { weights, asked: of, completions } =
@@ -103,24 +114,31 @@ impl SentRollouts {
         }
         let each = |(place, completion): (usize, SentCompletion)| {
             let most = batch.sampling.max_tokens(batch.prompts[place / n].limit);
-            completion.checked(most, entries)
+            let ending = if completion.truncated { Ending::Length } else { Ending::Stop(None) };
+            completion.checked(ending, most, entries, ends, !batch.sampling.stop.is_empty())
         };
         completions.into_iter().enumerate().map(each).collect()
     }
 }
 
 impl SentCompletion {
-    /// Checks a completion of at most `most` tokens from a vocabulary of `entries` entries.
-    fn checked(self, most: u32, entries: usize) -> Result<Completion, ReplyProblem> {
-        let SentCompletion { tokens, logps, truncated } = self;
+    /// Checks a completion of at most `most` tokens from a vocabulary of `entries` entries, which ended at a
+    /// token of `ends` or, with `stops`, at a text.
+    fn checked(
+        self,
+        ending: Ending,
+        most: u32,
+        entries: usize,
+        ends: &[Token],
+        stops: bool,
+    ) -> Result<Completion, ReplyProblem> {
+        let SentCompletion { tokens, logps, .. } = self;
         let wrong = |what: String| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
         let (most, known) = (most as usize, |id: &Token| (0..entries as Token).contains(id));
         if tokens.is_empty() || tokens.len() > most || !tokens.iter().all(known) {
             return Err(wrong(format!("a completion that is not a list of 1 to {most} tokens")));
         }
-        if truncated && tokens.len() != most {
-            return Err(wrong("a completion that is cut off".to_owned()));
-        }
+        let truncated = ending::truncated(ending, &tokens, most, ends, stops).map_err(wrong)?;
         let sound = |logp: &f64| logp.is_finite() && *logp <= SLACK;
         if logps.len() != tokens.len() || !logps.iter().all(sound) {
             return Err(wrong("a completion without log-probabilities of its tokens".to_owned()));
@@ -165,6 +183,11 @@ impl SamplingServer {
         let served = Served { engine: *engine, url, model, answers: Answers::Sampled, key };
         let folder = std::path::absolute(base.join(push)).map_err(|error| no_folder(push, &error))?;
         Ok(SamplingServer { served, address, folder, given: Mutex::default() })
+    }
+
+    /// The address for messages, without its secret parts.
+    pub fn place(&self) -> String {
+        self.address.shown()
     }
 
     /// The folder to which weights for the server are written.
@@ -240,7 +263,7 @@ impl SamplingServer {
         let rollout = RolloutRequest::new(&prompts, &Sampling::new(1, 1.0, 1), key);
         let weights = there.weights.clone().unwrap_or_default();
         match self.served.engine {
-            Engine::Mopd => request(weights, &rollout, tokenizer.vocabulary()).once(&self.address).map(drop),
+            Engine::Mopd => request(weights, &rollout, tokenizer).once(&self.address).map(drop),
             Engine::Vllm | Engine::Sglang => {
                 let requests = self.of_engine(&weights, &rollout, tokenizer);
                 requests.iter().try_for_each(|request| request.once(&self.address).map(drop))
@@ -281,7 +304,7 @@ impl SamplingServer {
         ask::all(&server, vec![request_version(self.served.engine, &weights, compared)], cancel)?;
         let completions = match self.served.engine {
             Engine::Mopd => {
-                let request = request(weights, rollout, tokenizer.vocabulary());
+                let request = request(weights, rollout, tokenizer);
                 ask::all(&server, vec![request], cancel)?.swap_remove(0)
             }
             Engine::Vllm | Engine::Sglang => {
@@ -316,7 +339,7 @@ impl SamplingServer {
             };
             let (weights, prompt) = (weights.to_owned(), prompt.tokens.clone());
             let read = move |said: &[u8]| {
-                let (by, tokens, logps) = match engine {
+                let WrittenByEngine { weights: by, tokens, logps, ending } = match engine {
                     Engine::Vllm => vllm::read_rollout(&prompt, said)?,
                     Engine::Sglang => sglang::read_rollout(&prompt, said)?,
                     Engine::Mopd => unreachable!("{OWN_FORM}"),
@@ -324,12 +347,8 @@ impl SamplingServer {
                 if by != weights {
                     return Err(ReplyProblem::Stale(format!("sampled with the weights {by}")));
                 }
-                let ended = tokens.iter().position(|id| ends.contains(id)).map(|place| place + 1);
-                if ended.is_some_and(|length| length != tokens.len()) {
-                    let what = "returned an unusable response: a completion continues after its end";
-                    return Err(ReplyProblem::Faulty(what.to_owned()));
-                }
-                SentCompletion { tokens, logps, truncated: ended.is_none() }.checked(most, entries)
+                let completion = SentCompletion { tokens, logps, truncated: false };
+                completion.checked(ending, most, entries, &ends, false)
             };
             ServerRequest { body: Some(body.to_string().into_bytes()), path, read: Box::new(read) }
         };
@@ -338,7 +357,12 @@ impl SamplingServer {
 }
 
 /// The request for all completions, for `mopd serve`.
-fn request(weights: String, rollout: &RolloutRequest, entries: usize) -> ServerRequest<Vec<Completion>> {
+fn request(
+    weights: String,
+    rollout: &RolloutRequest,
+    tokenizer: &Tokenizer,
+) -> ServerRequest<Vec<Completion>> {
+    let (entries, ends) = (tokenizer.vocabulary(), tokenizer.ends().to_vec());
     let RolloutRequest { prompts, sampling, key } = rollout.clone();
     let batch = RolloutBatch { weights, prompts, sampling, key };
     let body = serde_json::to_vec(&batch).expect("prompts are plain data");
@@ -346,7 +370,7 @@ fn request(weights: String, rollout: &RolloutRequest, entries: usize) -> ServerR
     ServerRequest {
         body: Some(body),
         path: own::ROLLOUTS,
-        read: Box::new(move |said| SentRollouts::read(said, &batch, &asked, entries)),
+        read: Box::new(move |said| SentRollouts::read(said, &batch, &asked, entries, &ends)),
     }
 }
 

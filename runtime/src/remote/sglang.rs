@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::ask::ReplyProblem;
 use super::identity::parse;
-use super::listed::{ListedTokens, checked};
+use super::ledger::ending::Ending;
+use super::listed::{ListedTokens, checked, ranked};
+use super::sampling::WrittenByEngine;
 use super::{ScoredSequence, wanted, whole_distribution};
 use crate::tokenizer::Token;
 
@@ -36,26 +38,32 @@ pub fn rollout_body(prompt: &[Token], most: u32, seed: u64, ends: &[Token]) -> V
     })
 }
 
-/// The version of the weights, and the completion's tokens with their log-probabilities.
-pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
+pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<WrittenByEngine, ReplyProblem> {
     let said = parse(said)?;
     let wrong = |what: &str| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
     let meta = &said["meta_info"];
     if meta["prompt_tokens"].as_u64() != Some(prompt.len() as u64) {
         return Err(wrong("it read other tokens than the request has"));
     }
-    if !matches!(meta["finish_reason"]["type"].as_str(), Some("stop" | "length")) {
-        return Err(wrong("the completion is not finished"));
-    }
+    let reason = &meta["finish_reason"];
+    let ending = match reason["type"].as_str() {
+        Some("stop") => Ending::Stop(reason["matched"].as_i64()),
+        Some("length") => Ending::Length,
+        _ => return Err(wrong("the completion is not finished")),
+    };
     let weights = meta["weight_version"].as_str().ok_or_else(|| wrong("no `weight_version`"))?;
     let written = meta["output_token_logprobs"].as_array().and_then(|list| list.iter().map(entry).collect());
     let written: Vec<(Option<f64>, Token)> = written.ok_or_else(|| wrong("no `output_token_logprobs`"))?;
     if meta["completion_tokens"].as_u64().is_some_and(|count| count != written.len() as u64) {
         return Err(wrong("not a number for every token"));
     }
-    let tokens = written.iter().map(|(_, id)| *id).collect();
+    let tokens: Vec<Token> = written.iter().map(|(_, id)| *id).collect();
+    if said["output_ids"].is_array() && said["output_ids"] != json!(tokens) {
+        return Err(wrong("its log-probabilities belong to other tokens than the completion has"));
+    }
     let logps: Option<Vec<f64>> = written.iter().map(|(logp, _)| *logp).collect();
-    Ok((weights.to_owned(), tokens, logps.ok_or_else(|| wrong("a token without its log-probability"))?))
+    let logps = logps.ok_or_else(|| wrong("a token without its log-probability"))?;
+    Ok(WrittenByEngine { weights: weights.to_owned(), tokens, logps, ending })
 }
 
 /// A log-probability and its token; the text is ignored.
@@ -108,10 +116,14 @@ pub fn read(
                 let listed: Option<Vec<(i64, f64)>> = top[place - start].as_array().and_then(|listed| {
                     listed.iter().map(|of| entry(of).and_then(|(logp, id)| Some((id, logp?)))).collect()
                 });
-                listed.ok_or_else(|| wrong(format!("no entries at position {place}")))?
+                let listed = listed.ok_or_else(|| wrong(format!("no entries at position {place}")))?;
+                // The most probable first.
+                ranked(place, (1..).zip(listed.iter().map(|(_, logp)| *logp)).collect())?;
+                listed
             }
         };
         checked(place, ids[place], own[place - start].0, &listed, Some(k), entries)
     };
-    Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()? })
+    let version = meta["weight_version"].as_str().map(str::to_owned);
+    Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()?, version })
 }

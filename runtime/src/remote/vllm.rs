@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::ask::ReplyProblem;
 use super::identity::parse;
-use super::listed::{ListedTokens, checked};
+use super::ledger::ending::Ending;
+use super::listed::{ListedTokens, checked, ranked};
+use super::sampling::WrittenByEngine;
 use super::{ScoredSequence, wanted, whole_distribution};
 use crate::tokenizer::Token;
 
@@ -57,8 +59,7 @@ pub fn rollout_body(
     })
 }
 
-/// The version of the weights, and the completion's tokens with their log-probabilities.
-pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
+pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<WrittenByEngine, ReplyProblem> {
     let said = parse(said)?;
     let wrong = |what: &str| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
     if said["prompt_token_ids"] != json!(prompt) {
@@ -67,9 +68,11 @@ pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>
     let [choice] = said["choices"].as_array().map(Vec::as_slice).unwrap_or_default() else {
         return Err(wrong("the number of choices is not one"));
     };
-    if !matches!(choice["finish_reason"].as_str(), Some("stop" | "length")) {
-        return Err(wrong("the completion is not finished"));
-    }
+    let ending = match choice["finish_reason"].as_str() {
+        Some("stop") => Ending::Stop(choice["stop_reason"].as_i64()),
+        Some("length") => Ending::Length,
+        _ => return Err(wrong("the completion is not finished")),
+    };
     let weights = version(&choice["weight_versions"]).ok_or_else(|| wrong("no `weight_versions`"))?;
     let entry = |entry: &Value| Some((entry["token_id"].as_i64()?, entry["logprob"].as_f64()?));
     let written = choice["logprobs"]["content"].as_array().and_then(|list| list.iter().map(entry).collect());
@@ -78,7 +81,7 @@ pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>
     if choice["token_ids"] != json!(tokens) {
         return Err(wrong("its log-probabilities belong to other tokens than the completion has"));
     }
-    Ok((weights, tokens, logps))
+    Ok(WrittenByEngine { weights, tokens, logps, ending })
 }
 
 /// The weights that sampled a completion. If several did, all names are joined, which matches none.
@@ -131,7 +134,12 @@ pub fn read(
                 listed.len()
             )));
         }
-        checked(place, token, own, &listed, wanted(served), entries)
+        let checked = checked(place, token, own, &listed, wanted(served), entries)?;
+        let ranks = positions[place].as_object().into_iter().flat_map(|entries| entries.values());
+        let rank = |entry: &Value| Some((entry["rank"].as_u64()?, entry["logprob"].as_f64()?));
+        ranked(place, ranks.filter_map(rank).collect())?;
+        Ok(checked)
     };
-    Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()? })
+    let version = said["system_fingerprint"].as_str().map(str::to_owned);
+    Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()?, version })
 }

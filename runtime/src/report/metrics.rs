@@ -91,6 +91,15 @@ pub struct StepMetrics {
     /// Where a server samples rollouts: the mean age of its weights, in updates.
     #[serde(default)]
     pub staleness: Option<f64>,
+    /// Over the tokens that the student's current weights drew, from the whole distribution at the
+    /// objective's temperature: mean and maximum of |trainer's log p - sampler's log p|, and the mean of
+    /// exp(trainer's - sampler's), which is 1 up to chance.
+    #[serde(default)]
+    pub sampler_gap: Option<f64>,
+    #[serde(default)]
+    pub sampler_gap_max: Option<f64>,
+    #[serde(default)]
+    pub sampler_ratio: Option<f64>,
     /// Where the stage chooses its prompts: the number chosen from the domain, and the mean of their last
     /// measured `priority`.
     #[serde(default)]
@@ -228,6 +237,9 @@ impl NamedColumns {
             derived,
             replayed,
             staleness,
+            sampler_gap,
+            sampler_gap_max,
+            sampler_ratio,
             chosen_prompts,
             priority,
             expert_entropy,
@@ -328,6 +340,9 @@ mod tests {
             derived: Some(0.125),
             replayed: None,
             staleness: Some(1.5),
+            sampler_gap: Some(0.0078125),
+            sampler_gap_max: None,
+            sampler_ratio: Some(1.0),
             chosen_prompts: Some(12.0),
             priority: Some(-0.25),
             expert_entropy: None,

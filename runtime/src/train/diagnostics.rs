@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use mopd_expr::batch::Batch;
 use mopd_plan::events::Seconds;
-use mopd_plan::producers::Writer;
 use mopd_plan::{Objective, Signal, StageStep};
 
 use super::agreement;
 use super::objective::Outputs;
+use super::sampler_gap;
 use super::scoring::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP, unstated_confidences};
 use super::sequences::Sequences;
 use super::stage::{Section, Stage};
@@ -70,7 +70,7 @@ pub fn diagnose(
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =
         [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));
-    let sampled = sampled(stage, sequences, numbers.step);
+    let compared = sampler_gap::compared(stage, sequences, batch, numbers.drawn, numbers.step);
     let [clipped, domain_weight] =
         [objective.clipped, objective.domain_weight].map(|node| node.map(|node| outputs.get(node)));
     let all_tokens = sequences.layout.tokens() as f64;
@@ -97,18 +97,14 @@ pub fn diagnose(
         let written: usize = completions(own).map(Sequence::trained).sum();
         let truncated = completions(own).filter(|sequence| sequence.truncated).count();
         let acceptance = acceptance(own);
+        let gap = sampler_gap::over(&compared, members.clone());
         rows.push(StepMetrics {
             prompt_share: completions(own).count() as f64 / all_completions,
             token_share: tokens / all_tokens,
             divergence: student_logps
                 .zip(teacher_logps)
                 .map(|(student, teacher)| (sum(student) - sum(teacher)) / tokens),
-            divergence_floor: student_logps.zip(sampled.as_deref()).zip(teacher_logps).map(
-                |((scored, sampled), _)| {
-                    let both = zip_equal(&scored[range.clone()], &sampled[range.clone()]);
-                    both.map(|(scored, sampled)| f64::from((scored - sampled).abs())).sum::<f64>() / tokens
-                },
-            ),
+            divergence_floor: gap.filter(|_| teacher_logps.is_some()).map(|gap| gap.mean),
             signal_share: (all_signal > 0.0).then(|| own_signal / all_signal),
             signal_mean: Some(own_signal / tokens),
             entropy: entropies.map(|entropies| sum(entropies) / tokens),
@@ -137,6 +133,9 @@ pub fn diagnose(
             derived: derived(stage, own),
             replayed: replayed(stage, own),
             staleness: staleness(own, numbers.step),
+            sampler_gap: gap.map(|gap| gap.mean),
+            sampler_gap_max: gap.map(|gap| gap.max),
+            sampler_ratio: gap.map(|gap| gap.ratio),
             ..row(stage, section, &terms, numbers)
         });
     }
@@ -263,6 +262,9 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         derived: None,
         replayed: None,
         staleness: None,
+        sampler_gap: None,
+        sampler_gap_max: None,
+        sampler_ratio: None,
         chosen_prompts: chosen.map(|(prompts, _)| prompts as f64),
         priority: chosen.and_then(|(_, priority)| priority),
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
@@ -292,18 +294,4 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
 fn temperature(stage: &Stage, drawn: StageStep) -> Option<f64> {
     let sampling = stage.train.rollout.producer.sampling()?;
     sampling.temperature.schedule().map(|schedule| schedule.at(drawn.step, drawn.steps))
-}
-
-/// The log-probabilities of the tokens at sampling, if the student sampled them with its current weights, at
-/// the objective's temperature and from the whole vocabulary. Its scores then differ from these by rounding
-/// only.
-fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> {
-    let Ok((Writer::Student, sampling)) = stage.train.rollout.producer.kind().policy() else {
-        return None;
-    };
-    let whole = sampling.is_plain() && sampling.temperature == stage.train.objective.temperature;
-    if !whole || !step.is_multiple_of(stage.train.updates_per_batch()) {
-        return None;
-    }
-    sequences.sampled_logps()
 }

@@ -20,7 +20,7 @@
 //! - what processes exchange, and the weights that they update together: [`exchange`], [`student`]
 //! - step 1, the batch: [`privacy`], [`mini_batches`], [`batches`], [`rollouts`]
 //! - steps 2 to 5, scores, signals, objective and gradient: [`scoring`], [`agreement`], [`alignment`],
-//!   [`non_finite`], [`part`]
+//!   [`non_finite`], [`sampler_gap`], [`part`]
 //! - numbers about a step: [`diagnostics`], [`tokens`], [`guards`], [`monitor`], [`progress`]
 //! - what happens between two updates: [`validation`], [`extrapolate`]
 //! - a whole step, with step 6, the update: [`trainer`]
@@ -53,6 +53,7 @@ pub mod privacy;
 mod progress;
 mod rollouts;
 mod route;
+mod sampler_gap;
 mod scoring;
 mod sequences;
 mod stage;

@@ -21,6 +21,7 @@ use super::models::Models;
 use super::non_finite;
 use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, adjoints};
 use super::rollouts::{OwnPart, Rollouts};
+use super::sampler_gap;
 use super::scoring::{CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score};
 use super::sequences::Sequences;
 use super::stage::Stage;
@@ -191,6 +192,7 @@ impl<'a> StagePart<'a> {
         let (mut batch, pass) = self.scored(scoring, rollouts, step)?;
         let scored = self.stage.place.now();
         non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
+        sampler_gap::check(self.stage, rollouts, &batch, step)?;
         add_uniforms(self.stage, objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
         if let Some(chosen) = objective.chosen {

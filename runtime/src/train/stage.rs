@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mopd_plan::{ModelId, Objective, Origin, TeacherChoice, Train};
+use mopd_plan::{Dtype, Keep, ModelId, Objective, Origin, TeacherChoice, Train};
 use tch::Kind;
 
 use super::learner_turn::LearnerTurn;
@@ -82,6 +82,18 @@ impl Stage<'_> {
             ..self.clone()
         });
         std::iter::once(self.clone()).chain(own).collect()
+    }
+
+    /// The compute dtype of all models.
+    pub fn dtype(&self) -> Dtype {
+        if self.kind == Kind::Float { Dtype::Float32 } else { Dtype::Bfloat16 }
+    }
+
+    /// Whether the completions of a batch are all that their sampler drew, none selected by what was drawn.
+    pub fn draws_are_unselected(&self) -> bool {
+        let rollout = &self.train.rollout;
+        let kind = rollout.producer.kind();
+        kind.drawn().is_some() && kind.once().is_none() && kind.view().is_none() && rollout.keep == Keep::All
     }
 
     /// The name of a tensor of this part in a checkpoint.

@@ -20,6 +20,7 @@ use super::student::TrainedModel;
 use super::trainer::RestoreMode;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
+use crate::remote::CancelToken;
 use crate::report::Record;
 use crate::store::adapter;
 use crate::store::state::TrainState;
@@ -154,10 +155,16 @@ impl TrainingLoop<'_> {
             self.step(step, first)?;
             self.apply_guards(step)?;
             if step + 1 < self.stage.steps {
-                self.keep(LearnersPosition::before(step + 1), WriteWhen::Due);
+                self.keep_if_due(LearnersPosition::before(step + 1))?;
             }
         }
         self.extrapolate(self.stage.steps)?;
+        if let Err(error) = self.confirm() {
+            if matches!(error, Error::Interrupted) {
+                self.keep(LearnersPosition::before(self.stage.steps), WriteWhen::Now);
+            }
+            return Err(error.into());
+        }
         let untested = self.learners.0.iter().flat_map(|trainer| trainer.guards.untested());
         untested.for_each(|text| self.stage.control.warn(text));
         Ok(())
@@ -168,6 +175,7 @@ impl TrainingLoop<'_> {
         let position = LearnersPosition::from_state(&state);
         match (self.learners.restore(&state, mode), mode) {
             (Ok(()), _) => {
+                self.stage.servers.compare_canaries(self.stage.train, &state.position.canaries)?;
                 (self.before, self.record) = (state.position.seconds, state.record);
                 Ok(position)
             }
@@ -250,6 +258,22 @@ impl TrainingLoop<'_> {
         let Some(stop) = triggered.iter().find(|triggered| triggered.stops()) else { return Ok(()) };
         self.keep(LearnersPosition::before(step + 1), WriteWhen::Now);
         Err(stop.error(STOPPED).into())
+    }
+
+    /// Asks served teachers whether their numbers are still those of the beginning, so that no checkpoint and
+    /// no result contains a step that was trained on others.
+    fn confirm(&self) -> Result<()> {
+        let cancel = CancelToken::new(self.stage.control);
+        self.parts.iter().flatten().try_for_each(|part| self.stage.servers.confirm(part.train, cancel))
+    }
+
+    /// Writes a checkpoint if one is due.
+    fn keep_if_due(&mut self, position: LearnersPosition) -> Result<(), EarlyStop> {
+        if self.writer.as_ref().is_some_and(|writer| writer.wants(position, WriteWhen::Due)) {
+            self.confirm()?;
+        }
+        self.keep(position, WriteWhen::Due);
+        Ok(())
     }
 
     /// Writes a checkpoint where one is wanted.

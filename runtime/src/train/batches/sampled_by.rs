@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use mopd_plan::producers::SampledBy;
-use mopd_plan::{Engine, RolloutServer, Sampling};
+use mopd_plan::{RolloutServer, Sampling};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::sample::{NumberedDraw, in_groups, judge, prompts, sequence};
@@ -17,6 +17,7 @@ use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch};
 use crate::prepare::load::saved_content;
 use crate::random::Purpose;
+use crate::remote::ledger::gap;
 use crate::remote::push::{self, PushedWeights};
 use crate::remote::sampling::SamplingServer;
 use crate::rollout::{RolloutRequest, Sequence};
@@ -24,12 +25,6 @@ use crate::store::state::{PushedPosition, StateTensors};
 use crate::store::{self, CheckpointProvenance};
 use crate::train::stage::Stage;
 use crate::train::views::ScorerPrompts;
-
-/// The largest accepted mean difference between the server's and the trainer's log-probabilities of the
-/// canary, in float32: they sum in different orders.
-const CANARY_TOLERANCE: f64 = 1e-3;
-/// The same in bfloat16, or with another engine's arithmetic.
-const CANARY_TOLERANCE_BF16: f64 = 5e-2;
 
 pub(super) struct SampledByProducer {
     server: RolloutServer,
@@ -108,8 +103,7 @@ impl SequenceProducer for SampledByProducer {
         let sampling = self.sampling.at(step, stage.steps, climbed);
         let n = sampling.n.max(1) as usize;
         let server = stage.servers.sampling(&self.server);
-        let exact = stage.kind == Kind::Float && self.server.engine == Engine::Mopd;
-        let tolerance = if exact { CANARY_TOLERANCE } else { CANARY_TOLERANCE_BF16 };
+        let tolerance = gap::tolerance(self.server.engine, stage.dtype());
         let mut weights = self.weights.borrow_mut();
         let fresh = weights.take().filter(|weights| step < weights.step.saturating_add(self.every));
         let weights = match fresh {

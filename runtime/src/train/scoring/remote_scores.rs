@@ -10,6 +10,7 @@ use crate::remote::{CancelToken, ListedTokens, ScoredSequence, ServedScores, Ser
 use crate::train::models::ScorerRef;
 use crate::train::packing::in_order;
 use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
 use crate::train::views::ScorerPrompts;
 use crate::train::vocabulary::{Listed, LmHead, Logits};
 use crate::zip::zip_equal;
@@ -20,6 +21,8 @@ struct TeacherQuery<'a> {
     /// The micro-batches that a local model would have.
     micro_batches: Vec<Vec<usize>>,
     readings: Vec<Vec<ScoredSequence>>,
+    /// Whether it reads the sequences as the student wrote them.
+    reads_own_prompts: bool,
 }
 
 /// The logits of each pass through a served teacher, in the order of the sequences; `None` for other passes.
@@ -75,6 +78,11 @@ pub fn logits(
     if let Some(error) = failure {
         return Err(error);
     }
+    for (question, scores) in zip_equal(&questions, &answered) {
+        if let (Some(question), Some(ServedScores::Listed(listed))) = (question, scores) {
+            question.test_draws(scoring.stage, sequences, listed)?;
+        }
+    }
     let of = |(question, scores): (&Option<TeacherQuery>, Option<ServedScores>)| {
         Some(question.as_ref()?.logits(scoring, sequences, scores?, entries))
     };
@@ -104,10 +112,33 @@ fn question<'a, M: Iterator<Item = usize>>(
         }
     };
     let readings = micro_batches.iter().map(|members| members.iter().map(read).collect()).collect();
-    Ok(TeacherQuery { server, micro_batches, readings })
+    Ok(TeacherQuery { server, micro_batches, readings, reads_own_prompts: sees.is_none() })
 }
 
 impl TeacherQuery<'_> {
+    /// Tests a teacher's numbers by the sampler's draws. A distribution of whole rows is normalised here, so
+    /// only listed numbers can fail. A template may show the teacher what was drawn, and a selection favours
+    /// what the teacher would have written: then the draws say nothing.
+    fn test_draws(&self, stage: &Stage, sequences: &Sequences, listed: &[ListedTokens]) -> Result<()> {
+        if !self.reads_own_prompts || !stage.draws_are_unselected() {
+            return Ok(());
+        }
+        let order: Vec<usize> = self.micro_batches.iter().flatten().copied().collect();
+        let mut scored: Vec<(usize, &ListedTokens)> = zip_equal(order, listed).collect();
+        scored.sort_by_key(|(member, _)| *member);
+        for (member, listed) in scored {
+            let sequence = &sequences.list[member];
+            let Some(logps) = sequence.logps.as_deref().filter(|_| sequence.heads.is_none()) else {
+                continue;
+            };
+            let drawn: Vec<f32> = sequence.of_trained(logps).copied().collect();
+            let tokens: Vec<_> = sequence.of_trained(&sequence.completion).copied().collect();
+            let own: Vec<f32> = listed.tokens.iter().map(|entries| entries[0].1).collect();
+            self.server.test_draws(member, &tokens, &own, &drawn)?;
+        }
+        Ok(())
+    }
+
     fn logits(&self, scoring: &Scoring, sequences: &Sequences, said: ServedScores, entries: i64) -> Logits {
         let stage = scoring.stage;
         let order: Vec<usize> = self.micro_batches.iter().flatten().copied().collect();

@@ -23,7 +23,7 @@ impl Trainer<'_> {
     /// The state after `step` steps. Its tensors share memory with the trainer's.
     pub fn state(&self, step: u32, seconds: f64, record: Record) -> TrainState {
         let Trainer {
-            stage: _,
+            stage,
             place: _,
             student,
             models,
@@ -46,20 +46,32 @@ impl Trainer<'_> {
         let mut own_data = parts.iter().map(|part| part.save(&mut tensors)).collect::<Vec<_>>();
         let first = own_data.remove(0);
         let (turn, others, losses) = (0, Vec::new(), losses.save());
-        let position =
-            TrainPosition { step, turn, seconds, updates, extrapolated, first, own_data, others, losses };
+        let canaries = stage.servers.canaries(stage.train);
+        let position = TrainPosition {
+            step,
+            turn,
+            seconds,
+            updates,
+            canaries,
+            extrapolated,
+            first,
+            own_data,
+            others,
+            losses,
+        };
         TrainState { position, tensors, record }
     }
 
     /// Restores the state. An error describes how state and stage differ; the trainer is then unusable.
     pub fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
         let TrainState { position, tensors, record: _ } = state;
-        // `turn` and `others` are the learners', `seconds` is the loop's.
+        // `turn` and `others` are the learners', `seconds` and `canaries` are the loop's.
         let TrainPosition {
             step,
             turn: _,
             seconds: _,
             updates,
+            canaries: _,
             extrapolated,
             first,
             own_data,

@@ -1,0 +1,81 @@
+//! Servers that lie, in every dialect: what they return must not be trained on, unless the book says that the
+//! lie can't be told from the truth.
+
+mod rollouts;
+mod teachers;
+mod world;
+
+use std::collections::BTreeMap;
+
+use crate::failure::Error;
+
+/// What became of a lie.
+#[derive(Clone, Debug)]
+struct Outcome {
+    lie: String,
+    /// The error that stopped the run; `None` where the numbers were trained on and kept.
+    error: Option<String>,
+    /// Why it can't be told from the truth, where the book names it.
+    undetectable: Option<&'static str>,
+}
+
+impl Outcome {
+    /// A lie that stopped the run.
+    fn stopped(lie: String, error: Error) -> Outcome {
+        let error = error.to_string();
+        // A panic of the fake closes its connection, which must not count as a lie that was caught.
+        assert!(
+            !error.contains("closed the connection") && !error.contains("could not be reached"),
+            "{error}"
+        );
+        Outcome { lie, error: Some(error), undetectable: None }
+    }
+}
+
+/// One of so many lies is told, another part each day.
+const PART: u64 = 8;
+
+/// The lies of today; all with `MOPD_ALL_LIES=1`.
+fn of_today<L>(lies: Vec<L>) -> Vec<L> {
+    if std::env::var_os("MOPD_ALL_LIES").is_some() {
+        return lies;
+    }
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let day = since.as_secs() / (24 * 3600);
+    lies.into_iter().zip(0..).filter(|(_, number)| (number + day) % PART == 0).map(|(lie, _)| lie).collect()
+}
+
+/// Runs lies in parallel, since most of their time is spent waiting.
+fn outcomes<L: Send + Sync>(lies: &[L], run: impl Fn(&L) -> Outcome + Sync) -> Vec<Outcome> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let found = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(lie) = lies.get(place) else { break };
+                    let outcome = run(lie);
+                    found.lock().unwrap().push(outcome);
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
+}
+
+/// Checks that every lie was caught or is named as undetectable.
+fn judge(outcomes: &[Outcome]) {
+    let caught = outcomes.iter().filter(|of| of.error.is_some()).count();
+    let mut by_reason: BTreeMap<&str, usize> = BTreeMap::new();
+    for of in outcomes.iter().filter(|of| of.error.is_none()) {
+        *by_reason.entry(of.undetectable.unwrap_or("not named")).or_default() += 1;
+    }
+    eprintln!("note: {caught} of {} lies caught; trained on: {by_reason:#?}", outcomes.len());
+    let missed: Vec<&str> = outcomes
+        .iter()
+        .filter(|of| of.error.is_none() && of.undetectable.is_none())
+        .map(|of| of.lie.as_str())
+        .collect();
+    assert!(missed.is_empty(), "{} lies were trained on: {missed:#?}", missed.len());
+}
