@@ -62,7 +62,7 @@ pub enum EngineRequest {
 pub enum ReadRequest {
     LmHead(ReplySender<Vec<u8>>),
     Hidden { batch: own::SentBatch, body: Vec<u8>, reply: ReplySender<Vec<u8>> },
-    Score(ScoreRequest, ReplySender<Vec<Scored>>),
+    Score(ScoreRequest, ReplySender<ScoredRequest>),
 }
 
 impl EngineRequest {
@@ -114,6 +114,13 @@ pub struct Scored {
     pub next: Token,
 }
 
+/// The scores of a request.
+pub struct ScoredRequest {
+    /// The version name of the weights that scored it.
+    pub version: String,
+    pub sequences: Vec<Scored>,
+}
+
 /// Completions of the model.
 pub struct Generated {
     /// The version name of the weights that wrote them.
@@ -156,10 +163,12 @@ impl ServingEngine {
                 }));
             }
             ReadRequest::Score(score, reply) => {
+                // Read on the thread that replaces weights, so that it is of those that score.
+                let version = shared.about().version;
                 let _ = reply.send(caught(|| {
-                    let scored = self.score(&score)?;
-                    count(scored.iter().map(|of| of.positions.len()).sum());
-                    Ok(scored)
+                    let sequences = self.score(&score)?;
+                    count(sequences.iter().map(|of| of.positions.len()).sum());
+                    Ok(ScoredRequest { version, sequences })
                 }));
             }
         }
@@ -168,6 +177,11 @@ impl ServingEngine {
     /// The engine with the weights of an update, or as it was if that can't be used. The client that waits
     /// for the reply may be gone.
     pub fn updated(self, update: &WeightsUpdate, reply: ReplySender<()>, shared: &Shared) -> ServingEngine {
+        if update.is_name() {
+            update.rename(shared);
+            let _ = reply.send(Ok(()));
+            return self;
+        }
         let loaded = match caught(|| update.load(&self.weights)) {
             Ok(loaded) => loaded,
             Err(refused) => {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use mopd_plan::Dtype;
@@ -17,7 +17,11 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::engine::{EngineRequest, Limits, ReadRequest, ReplySender, RequestRefusal};
+use super::answer_size::{AnswerMemory, AnswerShare};
+use super::connections::ConnectionHandle;
+use super::engine::{
+    EngineRequest, Limits, ReadRequest, ReplySender, RequestRefusal, ScoreRequest, ScoredRequest,
+};
 use super::metrics::Metrics;
 use super::update::{self, Updates};
 use super::write::WriteRequest;
@@ -26,8 +30,11 @@ use crate::remote::sampling::RolloutBatch;
 use crate::remote::{ServerIdentity, own};
 use crate::tokenizer::{Token, Tokenizer};
 
-/// Most bytes of a request's body: ids as text take several bytes each.
-const LARGEST: usize = 64 << 20;
+/// Most bytes of a request's body for each token of the most that a request may have, and besides: an id with
+/// its mask, or a text.
+const BODY: (usize, usize) = (32, 1 << 20);
+/// Most bytes of a text for each token: to split a text takes several hundred times its size.
+const TEXT: usize = 16;
 /// Time limit for a body to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -44,10 +51,16 @@ pub struct Shared {
     pub dtype: Dtype,
     pub updates: Option<Updates>,
     pub limits: Limits,
+    pub answers: AnswerMemory,
+    /// The hosts that requests may name; all where a key is required. A web page whose name resolves to this
+    /// machine must not use the server (DNS rebinding).
+    pub hosts: Option<Vec<String>>,
 }
 
 pub enum ResponseBody {
     Json(Value),
+    /// JSON that was written already.
+    Written(Bytes),
     Text(String),
     Bytes(Vec<u8>),
 }
@@ -88,6 +101,50 @@ impl Shared {
         told.await.unwrap_or_else(|_| Err(RequestRefusal::new(503, "the server is shutting down")))
     }
 
+    /// Most bytes of a body.
+    fn largest(&self) -> usize {
+        self.limits.tokens.saturating_mul(BODY.0).saturating_add(BODY.1)
+    }
+
+    /// Checks the size of texts before they are split into tokens.
+    pub fn texts_fit<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<(), RequestRefusal> {
+        let (one, all) = (self.limits.context.min(self.limits.tokens) * TEXT, self.limits.tokens * TEXT);
+        let mut sum = 0;
+        for text in texts {
+            sum += text.len();
+            if text.len() > one || sum > all {
+                let most = if text.len() > one { one } else { all };
+                let message = format!("the texts have {sum} bytes or more; at most {most} are supported");
+                return Err(RequestRefusal::new(413, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Scores, with the memory for the answer.
+    pub async fn score(&self, score: ScoreRequest) -> Result<(ScoredRequest, AnswerShare), RequestRefusal> {
+        let share = self.answers.share(&score, self.tokenizer.vocabulary()).await?;
+        let scored = self.ask(|reply| EngineRequest::Read(ReadRequest::Score(score, reply))).await?;
+        Ok((scored, share))
+    }
+
+    /// Refuses requests that web pages send.
+    fn is_no_web_page(&self, request: &Request) -> Result<(), RequestRefusal> {
+        let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        if text(ORIGIN).is_some() {
+            return Err(RequestRefusal::new(403, "requests of web pages are not answered"));
+        }
+        let (Some(hosts), Some(host)) = (&self.hosts, text(HOST)) else { return Ok(()) };
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        if hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            return Ok(());
+        }
+        Err(RequestRefusal::new(403, "this server can only be reached by an address of this machine"))
+    }
+
     fn may(&self, request: &Request) -> bool {
         let Some(key) = &self.key else { return true };
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -97,7 +154,8 @@ impl Shared {
 }
 
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new().fallback(answer).layer(DefaultBodyLimit::max(LARGEST)).with_state(shared)
+    let largest = shared.largest();
+    Router::new().fallback(answer).layer(DefaultBodyLimit::max(largest)).with_state(shared)
 }
 
 /// The known paths; metrics don't count others by name.
@@ -123,11 +181,16 @@ const PATHS: [&str; 19] = [
     own::ROLLOUTS,
 ];
 
-async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(connection): ConnectInfo<ConnectionHandle>,
+    request: Request,
+) -> Response {
     let started = Instant::now();
     let path = PATHS.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
-    let (status, kind, body) = match of_request(&shared, path, request).await {
+    let (status, kind, body) = match of_request(&shared, path, &connection, request).await {
         Ok(ResponseBody::Json(value)) => (200, "application/json", Body::from(value.to_string())),
+        Ok(ResponseBody::Written(bytes)) => (200, "application/json", Body::from(bytes)),
         Ok(ResponseBody::Text(text)) => (200, "text/plain; version=0.0.4", Body::from(text)),
         Ok(ResponseBody::Bytes(bytes)) => (200, "application/octet-stream", Body::from(bytes)),
         Err(RequestRefusal { status, message }) => {
@@ -144,7 +207,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         .expect("a status, a header and a body make a response")
 }
 
-async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<ResponseBody, RequestRefusal> {
+async fn of_request(
+    shared: &Shared,
+    path: &str,
+    connection: &ConnectionHandle,
+    request: Request,
+) -> Result<ResponseBody, RequestRefusal> {
+    shared.is_no_web_page(&request)?;
     if path == "/health" || path == "/ping" {
         return Ok(ResponseBody::Text(String::new()));
     }
@@ -152,7 +221,8 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         return Err(RequestRefusal::new(401, "requests need a key: `Authorization: Bearer ...`"));
     }
     let method = request.method().clone();
-    let body = read(request).await?;
+    let body = read(shared.largest(), request).await?;
+    let _running = connection.run();
     let get = || {
         if method == Method::GET {
             Ok(())
@@ -199,8 +269,8 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
             let rollouts = |reply| EngineRequest::Write(WriteRequest::Rollouts { batch, body, reply });
             shared.ask(rollouts).await.map(ResponseBody::Bytes)
         }
-        "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Json),
-        "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Json),
+        "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Written),
+        "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Written),
         "/tokenize" => tokenize(shared, &posted()?),
         "/detokenize" => detokenize(shared, &posted()?),
         "/update_weights_from_disk" => update::of_sglang(shared, &posted()?).await.map(ResponseBody::Json),
@@ -209,18 +279,20 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         "/weight_info" => {
             get().map(|()| ResponseBody::Json(json!({ "weight_version": shared.about().version })))
         }
-        "/update_weight_version" => update::version_of_vllm(shared, &posted()?).map(ResponseBody::Json),
+        "/update_weight_version" => update::version_of_vllm(shared, &posted()?).await.map(ResponseBody::Json),
         // There is no prefix cache to reset.
         "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({ "success": true }))),
         _ => Err(RequestRefusal::new(404, "unknown path")),
     }
 }
 
-async fn read(request: Request) -> Result<Bytes, RequestRefusal> {
-    let too_long = || RequestRefusal::new(413, format!("the body is larger than {} MiB", LARGEST >> 20));
+async fn read(largest: usize, request: Request) -> Result<Bytes, RequestRefusal> {
+    let too_long = || {
+        RequestRefusal::new(413, format!("the body is larger than {largest} bytes (`--max-request-tokens`)"))
+    };
     let said =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|length| length > LARGEST as u64) {
+    if said.is_some_and(|length| length > largest as u64) {
         return Err(too_long());
     }
     match timeout(REQUEST_TIMEOUT, Bytes::from_request(request, &())).await {
@@ -283,6 +355,7 @@ fn tokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, RequestRefus
         string",
         )
     })?;
+    shared.texts_fit(std::iter::once(text))?;
     let special = asked["add_special_tokens"].as_bool().unwrap_or(true);
     let tokens = if special { shared.tokenizer.prompt(text) } else { shared.tokenizer.encode(text) };
     let tokens = tokens.map_err(|error| RequestRefusal::bad(error.to_string()))?;

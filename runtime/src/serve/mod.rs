@@ -3,6 +3,8 @@
 //! together, a token at a time; between two tokens, at most one other request is answered. No number of a
 //! reply depends on concurrent requests.
 
+mod answer_size;
+mod connections;
 mod engine;
 mod http;
 mod metrics;
@@ -21,6 +23,8 @@ use std::time::Duration;
 use mopd_plan::PretrainedSource;
 use mopd_plan::events::{Event, FailureKind, ServeJob};
 
+use self::answer_size::AnswerMemory;
+use self::connections::{ConnectionHandle, Connections};
 use self::engine::{EngineRequest, Limits, ReplySender, ServingEngine};
 use self::http::Shared;
 use self::metrics::Metrics;
@@ -76,6 +80,8 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
         dtype: job.dtype,
         updates,
         limits,
+        answers: AnswerMemory::new(),
+        hosts: job.key.is_none().then(|| hosts(&job.address)),
     });
     let engine = ServingEngine::new(weights, place, kind(job.dtype), limits);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,11 +91,11 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
         .build()
         .map_err(|error| wrong(format!("no thread for requests: {error}"), "free memory or processes"))?;
     let place = listener.local_addr().map_err(|error| wrong(error.to_string(), "try another port"))?;
-    let router = http::router(shared.clone());
+    let router = http::router(shared.clone()).into_make_service_with_connect_info::<ConnectionHandle>();
     runtime.spawn(async move {
         // This task ends with the process.
         if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-            let _ = axum::serve(listener, router).await;
+            let _ = axum::serve(Connections::new(listener), router).await;
         }
     });
     control.emit(&Event::Serving {
@@ -171,6 +177,12 @@ fn read_key(name: &str) -> Result<String> {
             format!("the environment variable {name}, which the key of requests is read from, is not set");
         wrong(message, "set it where `mopd serve` is started")
     })
+}
+
+/// The names by which this machine reaches a server at `address`.
+fn hosts(address: &str) -> Vec<String> {
+    let own = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    ["localhost", "127.0.0.1", "[::1]", own].map(str::to_owned).to_vec()
 }
 
 fn listen(address: &str, has_key: bool) -> Result<TcpListener> {

@@ -1,9 +1,12 @@
 //! SGLang's `/generate`, as far as runs need it: input ids, their log-probabilities from a position on, those
 //! of chosen tokens, and completions.
 
+use axum::body::Bytes;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::engine::{EngineRequest, Generated, ReadRequest, RequestRefusal, ScoreRequest, Scored};
+use super::answer_size::counted;
+use super::engine::{EngineRequest, Generated, RequestRefusal, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
 use super::settings::{count, only, sampling, seed, without_special_tokens};
 use super::write::WriteRequest;
@@ -32,7 +35,7 @@ const SAMPLING: &[&str] = &[
     "spaces_between_special_tokens",
 ];
 
-pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
+pub async fn generate(shared: &Shared, asked: &Value) -> Result<Bytes, RequestRefusal> {
     let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body must be an object"))?;
     only(asked, KNOWN)?;
     let none = Map::new();
@@ -73,12 +76,13 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
         Ok(start) if logprobs => {
             let score =
                 ScoreRequest { sequences: prompts.clone(), start, top: Some(top), chosen: chosen.clone() };
-            Some(shared.ask(|reply| EngineRequest::Read(ReadRequest::Score(score, reply))).await?)
+            Some(shared.score(score).await?)
         }
         _ => None,
     };
+    let scored_by = scored.as_ref().map(|(scored, _)| scored.version.clone());
     let (version, written): (String, Vec<Option<Completion>>) = if max_tokens == 0 {
-        (shared.about().version, prompts.iter().map(|_| None).collect())
+        (scored_by.unwrap_or_else(|| shared.about().version), prompts.iter().map(|_| None).collect())
     } else {
         let seed = seed(settings, "sampling_seed")?;
         let sampling = sampling(settings, 1, max_tokens)?;
@@ -86,6 +90,9 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
         let asked_for =
             |reply| EngineRequest::Write(WriteRequest::Completions { prompts, sampling, seed, reply });
         let Generated { version, completions } = shared.ask(asked_for).await?;
+        if scored_by.is_some_and(|scored_by| scored_by != version) {
+            return Err(RequestRefusal::new(503, "the weights were replaced meanwhile: ask again"));
+        }
         (version, completions.into_iter().map(Some).collect())
     };
     let mut answers = Vec::new();
@@ -95,42 +102,94 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
             None => (Vec::new(), Vec::new(), true),
         };
         let reason = if truncated { "length" } else { "stop" };
-        let mut meta = json!({
-            "id": place.to_string(),
-            "finish_reason": { "type": reason, "length": tokens.len() },
-            "prompt_tokens": prompt.len(),
-            "completion_tokens": tokens.len(),
-            "weight_version": version,
-        });
-        if let Some(scored) = &scored {
-            of_input(&mut meta, prompt, &scored[place], start as usize, top, &chosen);
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
+        put("id", json!(place.to_string()));
+        put("finish_reason", json!({ "type": reason, "length": tokens.len() }));
+        put("prompt_tokens", json!(prompt.len()));
+        put("completion_tokens", json!(tokens.len()));
+        put("weight_version", json!(version));
+        let (mut top_lists, mut chosen_lists) = (None, None);
+        if let Some((scored, _)) = &scored {
+            let positions = scored.sequences[place].positions.as_slice();
+            // The token at `start` has no number.
+            let first = json!([null, prompt[start as usize], null]);
+            let own = positions.iter().map(|of| json!([of.logp, of.token, null]));
+            put("input_token_logprobs", std::iter::once(first).chain(own).collect());
+            top_lists = (top > 0).then_some(EntryLists { positions, of: ListedEntries::Top(top as usize) });
+            let of = ListedEntries::Chosen(&chosen);
+            chosen_lists = (!chosen.is_empty()).then_some(EntryLists { positions, of });
         }
         if logprobs {
             let drawn = logps.iter().zip(&tokens).map(|(logp, id)| json!([logp, id, null]));
-            meta["output_token_logprobs"] = drawn.collect();
+            put("output_token_logprobs", drawn.collect());
         }
         let text = shared.tokenizer.decode(&tokens).unwrap_or_default();
-        answers.push(json!({ "text": text, "output_ids": tokens, "meta_info": meta }));
+        let meta_info =
+            Meta { fields, input_top_logprobs: top_lists, input_token_ids_logprobs: chosen_lists };
+        answers.push(Answer { text, output_ids: tokens, meta_info });
     }
-    Ok(if several { Value::Array(answers) } else { answers.swap_remove(0) })
+    let text = if several { serde_json::to_string(&answers) } else { serde_json::to_string(&answers[0]) };
+    let text = text.map_err(|error| RequestRefusal::internal(error.to_string()))?;
+    drop(answers);
+    Ok(counted(text, scored.map(|(_, share)| share)))
 }
 
-/// Adds the log-probabilities of an input to `meta`. The token at `start` has none.
-fn of_input(meta: &mut Value, prompt: &[Token], scored: &Scored, start: usize, top: u32, chosen: &[Token]) {
-    let first = json!([null, prompt[start], null]);
-    let own = scored.positions.iter().map(|of| json!([of.logp, of.token, null]));
-    meta["input_token_logprobs"] = std::iter::once(first).chain(own).collect();
-    if top > 0 {
-        let listed = scored.positions.iter().map(|of| -> Value {
-            of.top.iter().take(top as usize).map(|(id, logp)| json!([logp, id, null])).collect()
-        });
-        meta["input_top_logprobs"] = std::iter::once(Value::Null).chain(listed).collect();
+/// The answer about one input. Lists are written entry by entry, since as a tree of values they would take
+/// many times their size.
+#[derive(Serialize)]
+struct Answer<'a> {
+    text: String,
+    output_ids: Vec<Token>,
+    meta_info: Meta<'a>,
+}
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_top_logprobs: Option<EntryLists<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_token_ids_logprobs: Option<EntryLists<'a>>,
+}
+
+/// A list of entries for each position; the first has none.
+struct EntryLists<'a> {
+    positions: &'a [TokenScores],
+    of: ListedEntries<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum ListedEntries<'a> {
+    /// So many of the most probable ones.
+    Top(usize),
+    /// Those of these ids.
+    Chosen(&'a [Token]),
+}
+
+/// The entries of one position.
+struct PositionEntries<'a>(&'a TokenScores, ListedEntries<'a>);
+
+impl Serialize for EntryLists<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let lists = self.positions.iter().map(|of| Some(PositionEntries(of, self.of)));
+        serializer.collect_seq(std::iter::once(None).chain(lists))
     }
-    if !chosen.is_empty() {
-        let listed = scored.positions.iter().map(|of| -> Value {
-            of.chosen.iter().zip(chosen).map(|(logp, id)| json!([logp, id, null])).collect()
-        });
-        meta["input_token_ids_logprobs"] = std::iter::once(Value::Null).chain(listed).collect();
+}
+
+impl Serialize for PositionEntries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let PositionEntries(scores, of) = self;
+        let entry = |logp: f32, id: Token| (f64::from(logp), id, None::<&str>);
+        match of {
+            ListedEntries::Top(top) => {
+                serializer.collect_seq(scores.top.iter().take(*top).map(|(id, logp)| entry(*logp, *id)))
+            }
+            ListedEntries::Chosen(ids) => {
+                serializer.collect_seq(scores.chosen.iter().zip(*ids).map(|(logp, id)| entry(*logp, *id)))
+            }
+        }
     }
 }
 
@@ -143,7 +202,10 @@ fn inputs(shared: &Shared, asked: &Map<String, Value>) -> Result<(Vec<Vec<Token>
             (list.iter().map(|of| ids(shared, of)).collect::<Result<Vec<_>, _>>()?, true)
         }
         (Some(list @ Value::Array(_)), _) => (vec![ids(shared, list)?], false),
-        (_, Some(Value::String(text))) => (vec![of_text(text)?], false),
+        (_, Some(Value::String(text))) => {
+            shared.texts_fit(std::iter::once(text.as_str()))?;
+            (vec![of_text(text)?], false)
+        }
         _ => {
             return Err(RequestRefusal::bad(
                 "`input_ids` must be a list of token ids, or a list of \

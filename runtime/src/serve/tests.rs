@@ -4,6 +4,7 @@ mod engine;
 mod faults;
 mod fields;
 mod hedging;
+mod limits;
 mod probe;
 mod recorded;
 mod sampling;

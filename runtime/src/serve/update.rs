@@ -20,9 +20,11 @@ pub struct Updates {
     folder: PathBuf,
 }
 
-/// A requested replacement of the weights.
+/// A requested replacement of the weights, or only of the name of their version. A name is taken between two
+/// requests, as weights are, so that every answer has the name of the weights that it was computed with.
 pub struct WeightsUpdate {
-    folder: PathBuf,
+    /// `None` where the weights stay.
+    folder: Option<PathBuf>,
     version: Option<String>,
 }
 
@@ -50,15 +52,26 @@ impl Updates {
             of `--allow-updates`",
             )
         })?;
-        Ok(WeightsUpdate { folder, version })
+        Ok(WeightsUpdate { folder: Some(folder), version })
     }
 }
 
 impl WeightsUpdate {
+    pub fn is_name(&self) -> bool {
+        self.folder.is_none()
+    }
+
+    /// Gives the weights the name of this update.
+    pub fn rename(&self, shared: &Shared) {
+        if let Some(version) = &self.version {
+            shared.about.write().unwrap_or_else(PoisonError::into_inner).version.clone_from(version);
+        }
+    }
+
     /// # Errors
     /// If the weights can't be read or are of another model.
     pub fn load(&self, known: &Weights) -> Result<LoadedModel, RequestRefusal> {
-        let folder = self.folder.to_str().ok_or_else(|| {
+        let folder = self.folder.as_deref().and_then(Path::to_str).ok_or_else(|| {
             RequestRefusal::bad(
                 "the path is not valid \
             UTF-8",
@@ -77,7 +90,8 @@ impl WeightsUpdate {
     }
 
     pub fn note(&self, content: String, shared: &Shared) {
-        let name = self.folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = self.folder.as_deref().and_then(Path::file_name);
+        let name = name.map(|name| name.to_string_lossy().into_owned());
         let version = self.version.clone().unwrap_or_else(|| content.clone());
         let about = ServedModelInfo { content, version, files: name.unwrap_or_default() };
         *shared.about.write().unwrap_or_else(PoisonError::into_inner) = about;
@@ -117,7 +131,7 @@ pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRef
 }
 
 /// Handles `/update_weight_version`: renames the version of the current weights.
-pub fn version_of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
+pub async fn version_of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     allowed(shared)?;
     let version = asked["new_version"].as_str().ok_or_else(|| {
         RequestRefusal::bad(
@@ -125,6 +139,7 @@ pub fn version_of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestR
             string",
         )
     })?;
-    shared.about.write().unwrap_or_else(PoisonError::into_inner).version = version.to_owned();
+    let update = WeightsUpdate { folder: None, version: Some(version.to_owned()) };
+    shared.ask(|reply| EngineRequest::Update(update, reply)).await?;
     Ok(json!({ "success": true, "new_version": version }))
 }

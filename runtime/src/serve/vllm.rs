@@ -1,9 +1,12 @@
 //! vLLM's `/v1/completions` and `/inference/v1/generate`, as far as runs need them: prompts as token ids,
 //! their log-probabilities, and completions.
 
+use axum::body::Bytes;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::engine::{EngineRequest, Generated, ReadRequest, RequestRefusal, ScoreRequest, TokenScores};
+use super::answer_size::counted;
+use super::engine::{EngineRequest, Generated, RequestRefusal, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
 use super::settings::{self, count, flag, only, sampling, without_special_tokens};
 use super::write::WriteRequest;
@@ -57,7 +60,7 @@ fn seed(asked: &Map<String, Value>) -> Result<Option<u64>, RequestRefusal> {
     if is_none { Ok(None) } else { settings::seed(asked, "seed") }
 }
 
-pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
+pub async fn completions(shared: &Shared, asked: &Value) -> Result<Bytes, RequestRefusal> {
     let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body must be an object"))?;
     only(asked, KNOWN)?;
     is_served(shared, asked)?;
@@ -86,20 +89,24 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         None => None,
         Some(top) => {
             let score = ScoreRequest { sequences: prompts.clone(), start: 0, top, chosen: Vec::new() };
-            Some(shared.ask(|reply| EngineRequest::Read(ReadRequest::Score(score, reply))).await?)
+            Some(shared.score(score).await?)
         }
     };
     // The pass over the prompt gives one greedy token. Greedy choice is certain: its log-probability is 0.
     let written: Vec<(Vec<Token>, Vec<f32>, bool)> = match &scored {
         Some(scored) if max_tokens == 1 && sampling.is_greedy() && n == 1 => {
-            scored.iter().map(|of| (vec![of.next], vec![0.0], !shared.tokenizer.is_end(of.next))).collect()
+            let next = scored.0.sequences.iter().map(|of| of.next);
+            next.map(|next| (vec![next], vec![0.0], !shared.tokenizer.is_end(next))).collect()
         }
         _ => {
             let seed = seed(asked)?;
             let prompts = prompts.clone();
             let asked_for =
                 |reply| EngineRequest::Write(WriteRequest::Completions { prompts, sampling, seed, reply });
-            let Generated { completions, .. } = shared.ask(asked_for).await?;
+            let Generated { version, completions } = shared.ask(asked_for).await?;
+            if scored.as_ref().is_some_and(|(scored, _)| scored.version != version) {
+                return Err(RequestRefusal::new(503, "the weights were replaced meanwhile: ask again"));
+            }
             completions.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
         }
     };
@@ -118,27 +125,84 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         let names: Vec<String> = completion.iter().map(|id| format!("token_id:{id}")).collect();
         let of_tokens = json!({ "token_logprobs": logps, "tokens": names });
         choice.insert("logprobs".to_owned(), if logprobs { of_tokens } else { Value::Null });
-        if let (Some(scored), Some(top)) = (&scored, top) {
-            let positions = scored[prompt].positions.iter().map(|position| entries(position, top));
-            let all: Vec<Value> = std::iter::once(Value::Null).chain(positions).collect();
-            choice.insert("prompt_logprobs".to_owned(), Value::Array(all));
-        } else {
-            choice.insert("prompt_logprobs".to_owned(), Value::Null);
-        }
+        let prompt_logprobs = scored.as_ref().zip(top).map(|((scored, _), top)| EntryLists {
+            positions: &scored.sequences[prompt].positions,
+            top: top.map_or(usize::MAX, |top| top as usize),
+        });
         if tokens {
             choice.insert("prompt_token_ids".to_owned(), json!(prompts[prompt]));
             choice.insert("token_ids".to_owned(), json!(completion));
         }
-        choices.push(Value::Object(choice));
+        choices.push(Choice { fields: choice, prompt_logprobs });
     }
-    Ok(json!({
-        "id": "cmpl-mopd",
-        "object": "text_completion",
-        "created": 0,
-        "model": shared.name,
-        "choices": choices,
-        "usage": { "prompt_tokens": total, "completion_tokens": drawn, "total_tokens": total + drawn },
-    }))
+    let usage = json!({ "prompt_tokens": total, "completion_tokens": drawn, "total_tokens": total + drawn });
+    let answer = Answer {
+        id: "cmpl-mopd",
+        object: "text_completion",
+        created: 0,
+        model: &shared.name,
+        choices,
+        usage,
+    };
+    let text = serde_json::to_string(&answer).map_err(|error| RequestRefusal::internal(error.to_string()))?;
+    drop(answer);
+    Ok(counted(text, scored.map(|(_, share)| share)))
+}
+
+/// An answer. Lists are written entry by entry, since as a tree of values they would take many times their
+/// size.
+#[derive(Serialize)]
+struct Answer<'a> {
+    id: &'static str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<Choice<'a>>,
+    usage: Value,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    prompt_logprobs: Option<EntryLists<'a>>,
+}
+
+/// The entries of each position; the first has none.
+struct EntryLists<'a> {
+    positions: &'a [TokenScores],
+    top: usize,
+}
+
+/// Entries by token id, as text: the `top` most probable ones, and the token's own.
+struct PositionEntries<'a> {
+    position: &'a TokenScores,
+    top: usize,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    logprob: f64,
+    rank: u32,
+    decoded_token: Option<&'static str>,
+}
+
+impl Serialize for EntryLists<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let lists = self.positions.iter().map(|position| Some(PositionEntries { position, top: self.top }));
+        serializer.collect_seq(std::iter::once(None).chain(lists))
+    }
+}
+
+impl Serialize for PositionEntries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let PositionEntries { position, top } = self;
+        let entry = |logp: f32, rank: u32| Entry { logprob: f64::from(logp), rank, decoded_token: None };
+        let own = (position.token, entry(position.logp, position.rank));
+        let others = position.top.iter().take(*top).zip(1..).filter(|((id, _), _)| *id != position.token);
+        let others = others.map(|((id, logp), rank)| (*id, entry(*logp, rank)));
+        serializer.collect_map(std::iter::once(own).chain(others))
+    }
 }
 
 /// One completion as token ids, with the version name of the weights that wrote it.
@@ -218,23 +282,6 @@ fn tells_logprobs(asked: &Map<String, Value>) -> Result<bool, RequestRefusal> {
     }
 }
 
-/// Entries by token id, as text: the `top` most probable ones (all if absent), and the token's own.
-fn entries(position: &TokenScores, top: Option<u32>) -> Value {
-    let mut entries = Map::new();
-    let mut put = |id: Token, logp: f32, rank: u32| {
-        let entry = json!({ "logprob": logp, "rank": rank, "decoded_token": null });
-        entries.insert(id.to_string(), entry);
-    };
-    put(position.token, position.logp, position.rank);
-    let most = top.map_or(usize::MAX, |top| top as usize);
-    for ((id, logp), rank) in position.top.iter().take(most).zip(1..) {
-        if *id != position.token {
-            put(*id, *logp, rank);
-        }
-    }
-    Value::Object(entries)
-}
-
 /// Prompts: token ids, a text, or a list of these. With `special`, the tokens that begin a prompt are added
 /// to a text.
 fn prompts(shared: &Shared, prompt: &Value, special: bool) -> Result<Vec<Vec<Token>>, RequestRefusal> {
@@ -246,6 +293,8 @@ fn prompts(shared: &Shared, prompt: &Value, special: bool) -> Result<Vec<Vec<Tok
         Value::String(text) => of_text(text),
         other => ids(shared, other),
     };
+    let texts = std::iter::once(prompt).chain(prompt.as_array().into_iter().flatten());
+    shared.texts_fit(texts.filter_map(Value::as_str))?;
     let prompts = match prompt {
         Value::String(text) => vec![of_text(text)?],
         Value::Array(list) if list.iter().all(Value::is_number) => vec![ids(shared, prompt)?],

@@ -26,7 +26,7 @@ fn request(url: &str, method: &str, path: &str, key: Option<&str>, body: &str) -
     let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}Content-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{key}Content-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );
@@ -117,7 +117,7 @@ fn invalid_requests_are_refused_with_a_reason() {
 /// The status for a request whose head has this line, with the body `{`, which is no chunk.
 fn request_head(url: &str, line: &str) -> u16 {
     let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
-    let head = format!("POST /generate HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n{{");
+    let head = format!("POST /generate HTTP/1.1\r\nHost: localhost\r\n{line}\r\n\r\n{{");
     stream.write_all(head.as_bytes()).unwrap();
     let mut said = [0; 16];
     stream.read_exact(&mut said).unwrap();
