@@ -1,16 +1,17 @@
 //! `mopd report --live`: the page of a run in progress, served to this machine only. The page polls for new
 //! data; no request can change anything.
 
+mod http;
 mod status;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mopd_store::Lock;
 use serde::Serialize;
-use tiny_http::{Header, Method, Request, Response, Server};
 
+use self::http::{PageAnswer, PageRequest, PageRequests};
 use self::status::LiveStatus;
 use super::source::RunSources;
 use super::stages::{StageData, stages};
@@ -56,46 +57,36 @@ pub fn serve(path: &Path, port: u16) -> Result<CommandStatus, Problem> {
         status: LiveStatus::default(),
     };
     run.look()?;
-    let server = Server::http((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
+    let requests = PageRequests::at(port).map_err(|error| {
         Problem::usage("no-server", format!("can't listen on port {port} of 127.0.0.1: {error}"))
             .help("`--port N` sets another port; without it, a free port is chosen")
     })?;
-    let Some(address) = server.server_addr().to_ip() else {
-        return Err(Problem::usage("no-server", "the server has no address of this machine"));
-    };
+    let address = requests.address;
     // Handled here, since a finished run's page is made by a worker, which would get all signals otherwise.
     let interrupts = Interrupts::handled();
     output::result(&format!("http://{address}/\n"));
     output::note("open this address in a browser of this machine; Ctrl-C ends the server, not the run\n");
     while !interrupts.any() {
-        let request = server.recv_timeout(LOOK).map_err(|error| {
-            Problem::run("no-server", format!("the server cannot listen any more: {}", reason(&error)))
-        })?;
-        if let Some(request) = request {
-            let response = run.answer(&request, address);
-            // A browser that closes the connection early does not matter.
-            let _ = request.respond(response);
+        if let Some(request) = requests.next(LOOK) {
+            let answer = run.answer(&request, address);
+            request.respond(answer);
         }
     }
     Err(Problem::interrupted())
 }
 
-type HttpResponse = Response<std::io::Cursor<Vec<u8>>>;
-
 impl FollowedRun {
-    fn answer(&mut self, request: &Request, address: SocketAddr) -> HttpResponse {
-        let host = request.headers().iter().find(|header| header.field.equiv("Host"));
-        let host = host.map(|header| header.value.as_str());
+    fn answer(&mut self, request: &PageRequest, address: SocketAddr) -> PageAnswer {
+        let host = request.host.as_deref();
         // A page of another site whose name resolves to this machine must not read it (DNS rebinding).
         let own = [address.to_string(), format!("localhost:{}", address.port())];
         if !host.is_some_and(|host| own.iter().any(|own| own == host)) {
             return text(403, "this server can only be reached by its own address\n");
         }
-        if *request.method() != Method::Get {
-            return text(405, "this server is read-only: it supports only GET\n")
-                .with_header(header("Allow", "GET"));
+        if request.method != "GET" {
+            return text(405, "this server is read-only: it supports only GET\n");
         }
-        let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
+        let (path, query) = request.url.split_once('?').unwrap_or((&request.url, ""));
         let made = match path {
             "/" => self.page().map(|page| whole(200, "text/html; charset=utf-8", page)),
             "/state" => self.state(query.strip_prefix("since=")).map(|state| match state {
@@ -197,20 +188,10 @@ impl FollowedRun {
     }
 }
 
-fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("names and values here are ASCII")
+fn whole(status: u16, kind: &'static str, body: String) -> PageAnswer {
+    PageAnswer { status, kind, body }
 }
 
-fn whole(status: u16, kind: &str, body: String) -> HttpResponse {
-    Response::from_string(body)
-        .with_status_code(status)
-        // A known length suffices: the response is complete.
-        .with_chunked_threshold(usize::MAX)
-        .with_header(header("Content-Type", kind))
-        .with_header(header("Cache-Control", "no-store"))
-        .with_header(header("X-Content-Type-Options", "nosniff"))
-}
-
-fn text(status: u16, body: &str) -> HttpResponse {
+fn text(status: u16, body: &str) -> PageAnswer {
     whole(status, "text/plain; charset=utf-8", body.to_owned())
 }

@@ -668,6 +668,9 @@ fn a_run_in_progress_is_served_while_it_grows() {
         (format!("DELETE /state HTTP/1.1\r\nHost: {address}"), 405),
         (format!("GET /../plan.json HTTP/1.1\r\nHost: {address}"), 404),
         ("GET /state HTTP/1.1\r\nHost: elsewhere.example".to_owned(), 403),
+        // A length that no memory suffices for is not reserved.
+        (format!("GET / HTTP/1.1\r\nHost: {address}\r\nContent-Length: 10000000000000"), 200),
+        (format!("POST / HTTP/1.1\r\nHost: {address}\r\nContent-Length: 10000000000000"), 405),
     ] {
         assert_eq!(asked(address, &request).0, status, "{request}");
     }

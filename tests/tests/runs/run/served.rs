@@ -2,7 +2,7 @@
 //! Likewise for a student whose rollouts a server samples.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -639,4 +639,138 @@ fn unsupported_server_sampling_is_refused_before_the_run() {
         &said(elsewhere),
         &["weights must be in the folder of `--allow-updates`", "`mopd serve --allow-updates FOLDER`"],
     );
+}
+
+/// Sends a request to a server, as somebody might while a run trains.
+fn post(server: &Server, path: &str, body: &str) {
+    let place = server.url.strip_prefix("http://").expect("an address");
+    let mut stream = std::net::TcpStream::connect(place).expect("the server listens");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).expect("a request");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("an answer");
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+}
+
+/// SGLang's answers name the version of the weights; vLLM's don't, so there the canary shows it, before the
+/// result is kept.
+#[test]
+fn a_teacher_that_is_replaced_in_the_middle_ends_the_run() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let mut program = head("others");
+    program += "model base = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }\n\
+                model other = sft(base, on: domains) { target = answer, steps = 40, batch = 8, lr = 1e-2 }\n\
+                compare \"other\" { models = [other], samples = 1, temperature = 1.0, max_tokens = 6 }\n";
+    bench.write("tiny.mopd", &program);
+    assert!(bench.run(&["--out", "others"]).status.success());
+    let other = fs::canonicalize(folder.join("others/models/other-seed1")).expect("a model");
+    let update =
+        format!("{{\"model_path\": {:?}, \"weight_version\": \"other\"}}", other.to_str().expect("text"));
+    for (engine, expected) in [
+        ("sglang", "names the version `other` of its weights now"),
+        ("vllm", "gives a fixed request other numbers than when the run began"),
+    ] {
+        let start = |domain: &str| Server::start(&folder, &model(domain), "0", &["--allow-updates", "."]);
+        let servers = DOMAINS.map(start);
+        bench.write("tiny.mopd", &served(engine, "sampled", SAMPLED, 60));
+        let mut child = command(&bench, engine, &servers).spawn().expect("mopd starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("\"step\":3,")), "it ended early");
+        post(&servers[1], "/update_weights_from_disk", &update);
+        let after: Vec<String> = lines.collect();
+        assert!(!child.wait().expect("it ends").success(), "{engine}: {after:?}");
+        let failed = after.iter().find(|line| line.contains("\"failed\"")).expect("a failure");
+        assert!(failed.contains(expected), "{failed}");
+        assert!(!bench.path(engine).join("models/student-seed1").exists(), "{engine}: a student was kept");
+    }
+}
+
+/// The gap between sampler and trainer is a metric of every step; a server whose numbers are others ends the run
+/// before it trains on them.
+#[test]
+fn the_gap_of_a_sampler_is_shown_and_bounded() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let server = [sampler(&folder, "0", "float32")];
+    let gaps = |output: &Output| -> Vec<[f64; 3]> {
+        let lines = text(output);
+        let steps = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let steps = steps.filter(|event| event["event"] == "step" && event["stage"] == "student");
+        let number = |step: &Value, name: &str| step["rows"][0][name].as_f64().expect("a number");
+        steps
+            .map(|step| ["sampler_gap", "sampler_gap_max", "sampler_ratio"].map(|name| number(&step, name)))
+            .collect()
+    };
+    for (out, by) in [("local", "SAMPLE".to_owned()), ("vllm", BY_SERVER.replace("\"mopd\"", "\"vllm\""))] {
+        bench.write("tiny.mopd", &sampled(4, &by, ""));
+        let gaps = gaps(&run(&bench, out, &server));
+        assert_eq!(gaps.len(), 4, "{out}");
+        for [mean, max, ratio] in gaps {
+            assert!(mean <= max && max < 1e-3 && (ratio - 1.0).abs() < 1e-3, "{out}: {mean} {max} {ratio}");
+        }
+    }
+    // Between the run and its server, all log-probabilities of completions become -1.
+    let target = server[0].url.strip_prefix("http://").expect("an address").to_owned();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let target = target.clone();
+            std::thread::spawn(move || drop(pass(client, &target)));
+        }
+    });
+    bench.write("tiny.mopd", &sampled(4, &BY_SERVER.replace("\"mopd\"", "\"vllm\""), ""));
+    let mut command = bench.command(&["--out", "lies", "--format", "json"]);
+    let output = command.env("TEACHER_a", &url).arg("--fresh").output().expect("mopd starts");
+    assert!(!output.status.success(), "{}", text(&output));
+    assert_says(
+        &text(&output),
+        &["log-probabilities that are not those of the student's weights", "-1.0000 by the server"],
+    );
+    assert!(gaps(&output).is_empty(), "a step was trained on them");
+}
+
+/// Passes a request on, and changes the numbers of the answer.
+fn pass(client: std::net::TcpStream, target: &str) -> std::io::Result<()> {
+    let message = |stream: &std::net::TcpStream| -> std::io::Result<(Vec<String>, Vec<u8>)> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            if line.trim().is_empty() {
+                break;
+            }
+            head.push(line.trim().to_owned());
+        }
+        let length = head
+            .iter()
+            .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body)?;
+        Ok((head, body))
+    };
+    let (head, body) = message(&client)?;
+    let mut server = std::net::TcpStream::connect(target)?;
+    let kept = head.iter().filter(|line| !line.to_lowercase().starts_with("connection"));
+    let kept: String = kept.map(|line| format!("{line}\r\n")).collect();
+    server.write_all(format!("{kept}Connection: close\r\n\r\n").as_bytes())?;
+    server.write_all(&body)?;
+    let (answered, mut answer) = message(&server)?;
+    if head[0].contains("/inference/") {
+        let mut said: Value = serde_json::from_slice(&answer)?;
+        let content = &mut said["choices"][0]["logprobs"]["content"];
+        content.as_array_mut().expect("tokens").iter_mut().for_each(|token| token["logprob"] = (-1.0).into());
+        answer = said.to_string().into_bytes();
+    }
+    let mut client = client;
+    let length = answer.len();
+    client.write_all(
+        format!("{}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n", answered[0]).as_bytes(),
+    )?;
+    client.write_all(&answer)
 }
