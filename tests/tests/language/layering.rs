@@ -44,7 +44,7 @@ const RUNTIME: [&str; 26] = [
 
 /// The modules of `runtime/src/train`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const TRAIN: [&str; 39] = [
+const TRAIN: [&str; 40] = [
     "learner_turn",
     "route",
     "stage",
@@ -72,6 +72,7 @@ const TRAIN: [&str; 39] = [
     "agreement",
     "alignment",
     "non_finite",
+    "sampler_gap",
     "part",
     "diagnostics",
     "tokens",
