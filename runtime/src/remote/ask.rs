@@ -1,5 +1,5 @@
-//! Requests with retries. An unreachable or busy server is waited for, for a day at most, and the log says so;
-//! a request whose response is invalid, breaks off or does not come is repeated a few times; a permanent
+//! Requests with retries. An unreachable or busy server is waited for, for a day at most, and the log says
+//! so; a request whose response is invalid, breaks off or does not come is repeated a few times; a permanent
 //! failure ends the run.
 
 use std::collections::BTreeMap;

@@ -156,8 +156,8 @@ impl Server {
         self.record_canary(student, cancel)
     }
 
-    /// Requests scores of sequences. `mopd serve` computes the sequences of a batch together. `entries` is the
-    /// size of the student's vocabulary.
+    /// Requests scores of sequences. `mopd serve` computes the sequences of a batch together. `entries` is
+    /// the size of the student's vocabulary.
     fn request_scores(
         &self,
         batches: &[Vec<ScoredSequence>],

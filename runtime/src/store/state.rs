@@ -58,8 +58,8 @@ pub struct TrainPosition {
     pub seconds: f64,
     /// Number of the optimizer's updates.
     pub updates: i32,
-    /// The canaries of served teachers, which answers to the same requests must equal: a hash of each server's
-    /// identity, and its numbers as bits.
+    /// The canaries of served teachers, which answers to the same requests must equal: a hash of each
+    /// server's identity, and its numbers as bits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<(String, Vec<u32>)>,
     /// Number of finished steps at the last extrapolation of the weights.

@@ -67,8 +67,9 @@ pub fn check(stage: &Stage, rollouts: &Rollouts, batch: &Batch, step: u32) -> Re
     })
 }
 
-/// Whether a completion was drawn with the weights that the student has at this step; `None` where its numbers
-/// can't be compared with the student's: they are of another distribution, or the student has learnt from it.
+/// Whether a completion was drawn with the weights that the student has at this step; `None` where its
+/// numbers can't be compared with the student's: they are of another distribution, or the student has learnt
+/// from it.
 fn drawn_with_same_weights(stage: &Stage, sequence: &Sequence, drawn: StageStep, step: u32) -> Option<bool> {
     let comparable = |sampling: &Sampling| {
         sampling.is_plain() && sampling.temperature == stage.train.objective.temperature

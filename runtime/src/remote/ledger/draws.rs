@@ -1,12 +1,12 @@
 //! A test of a teacher's log-probabilities by the draws of the sampler. Tokens that were drawn from p have
-//! E[q(token) / p(token)] <= 1 for every distribution q, because the sum of q over the vocabulary is at most 1.
-//! So a product of such ratios is a supermartingale, and by Ville's inequality it ever reaches 1 / alpha with
-//! a probability of at most alpha. Numbers that are no log-probabilities of the drawn tokens (all 0, of base
-//! 10) make it grow with every token.
+//! E[q(token) / p(token)] <= 1 for every distribution q, because the sum of q over the vocabulary is at most
+//! 1. So a product of such ratios is a supermartingale, and by Ville's inequality it ever reaches 1 / alpha
+//! with a probability of at most alpha. Numbers that are no log-probabilities of the drawn tokens (all 0, of
+//! base 10) make it grow with every token.
 //!
 //! A product over all tokens would be nearly 0 after some honest steps, and a later fault would not show. So
-//! one bet begins at every sequence, with a weight, and the weights add up to 1. A mixture of supermartingales
-//! is one too, so the bound holds for the whole run, however long it is.
+//! one bet begins at every sequence, with a weight, and the weights add up to 1. A mixture of
+//! supermartingales is one too, so the bound holds for the whole run, however long it is.
 
 /// The probability that an honest server is ever refused, at most.
 pub const ALPHA: f64 = 1e-6;
@@ -53,8 +53,8 @@ impl DrawTest {
     }
 }
 
-/// The share of the wealth that is bet from the sequence of this number on, counted from 1: the decrease of
-/// 1 / (1 + ln(1 + n)), so that all shares add up to 1. After a billion sequences, a fault needs 27 nats more.
+/// The share of the wealth that is bet from the sequence of this number on, counted from 1: the decrease of 1
+/// / (1 + ln(1 + n)), so that all shares add up to 1. After a billion sequences, a fault needs 27 nats more.
 fn weight(bet: u64) -> f64 {
     let left = |bets: u64| 1.0 / (1.0 + ((bets + 1) as f64).ln());
     left(bet - 1) - left(bet)
@@ -102,8 +102,8 @@ mod tests {
         assert!(weight(1_000_000_000) > 0.0);
     }
 
-    /// A million steps of honest teachers, near the sampler and far from it: no alarm. The sequences are short
-    /// because they are many.
+    /// A million steps of honest teachers, near the sampler and far from it: no alarm. The sequences are
+    /// short because they are many.
     #[test]
     fn a_million_honest_steps_raise_no_alarm() {
         let mut random = random(1);

@@ -147,9 +147,10 @@ pub fn check(completions: &[ComparedCompletion], tolerance: f64) -> Result<(), S
     ))
 }
 
-/// Tests that completions of a prompt were drawn independently, by the sampler's own numbers. A draw is equal to
-/// one of the earlier ones with the sum of their probabilities at most; seeds of 29 bits may be equal, too. So
-/// a factor of 1 - share + share / sum for an equal draw, and of 1 - share for another, has a mean of at most 1.
+/// Tests that completions of a prompt were drawn independently, by the sampler's own numbers. A draw is equal
+/// to one of the earlier ones with the sum of their probabilities at most; seeds of 29 bits may be equal,
+/// too. So a factor of 1 - share + share / sum for an equal draw, and of 1 - share for another, has a mean of
+/// at most 1.
 fn check_copies(completions: &[ComparedCompletion]) -> Result<(), String> {
     let mut earlier: HashMap<u32, (f64, HashSet<&[Token]>)> = HashMap::new();
     let (mut log_wealth, mut copies) = (0.0, Vec::new());

@@ -165,8 +165,8 @@ impl Server {
         Ok(listed.iter().map(numbers_of).collect())
     }
 
-    /// Compares numbers of equal prefixes. Where two differ much, both sequences are asked for again: a server
-    /// that gives other numbers then is refused at once. Small differences are counted.
+    /// Compares numbers of equal prefixes. Where two differ much, both sequences are asked for again: a
+    /// server that gives other numbers then is refused at once. Small differences are counted.
     fn compare_prefixes(
         &self,
         readings: &[&ScoredSequence],
@@ -306,8 +306,8 @@ impl Servers {
         train.served().try_for_each(|served| self.get(served).confirm(cancel))
     }
 
-    /// The canaries of a stage's served teachers, for its checkpoints: the hash of each one's identity, and its
-    /// numbers as bits.
+    /// The canaries of a stage's served teachers, for its checkpoints: the hash of each one's identity, and
+    /// its numbers as bits.
     pub fn canaries<O>(&self, train: &Train<O>) -> Vec<(String, Vec<u32>)> {
         let of = |served: &Served| {
             let server = self.get(served);
@@ -347,8 +347,8 @@ fn reason(found: PrefixDifference) -> String {
     )
 }
 
-/// A number for a list of entries: its largest log-probability, and which tokens have how much of the mass. It
-/// changes little where entries of nearly equal probability change places.
+/// A number for a list of entries: its largest log-probability, and which tokens have how much of the mass.
+/// It changes little where entries of nearly equal probability change places.
 fn of_list(entries: &[(Token, f32)]) -> f32 {
     let largest = entries.iter().map(|(_, logp)| *logp).fold(f32::NEG_INFINITY, f32::max);
     let side = |id: Token| (id as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;

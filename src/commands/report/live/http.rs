@@ -1,5 +1,5 @@
-//! HTTP for a page of this machine: each connection gets one answer. No body of a request is read into memory,
-//! and a head has a limit of size and time, so that no request can stop the server.
+//! HTTP for a page of this machine: each connection gets one answer. No body of a request is read into
+//! memory, and a head has a limit of size and time, so that no request can stop the server.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -689,8 +689,8 @@ fn a_teacher_that_is_replaced_in_the_middle_ends_the_run() {
     }
 }
 
-/// The gap between sampler and trainer is a metric of every step; a server whose numbers are others ends the run
-/// before it trains on them.
+/// The gap between sampler and trainer is a metric of every step; a server whose numbers are others ends the
+/// run before it trains on them.
 #[test]
 fn the_gap_of_a_sampler_is_shown_and_bounded() {
     let bench = with_teachers();
