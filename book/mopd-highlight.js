@@ -25,16 +25,16 @@ hljs.registerLanguage("mopd", () => ({
       "last layers learned leave_one_out length linear llama log log1p log_sigmoid" + " " +
       "logits logp lora loss lower_lr masked mass max mean merge" + " " +
       "min minmax mix mixture models mse nats next nll normalized" + " " +
-      "nucleus number numeric offset output overlap parts pass_at piecewise population" + " " +
-      "position positions powers_of previous private_adamw prob progress prompts python quantile" + " " +
-      "query qwen2 qwen3 rank ranking ratio raw real recent reference" + " " +
-      "refine regex relu remaining renormalized replay retry reward_to_go rewrite rollouts" + " " +
-      "rouge run same sample sample_without_replacement sampled_by sampler score selected sequence" + " " +
-      "sequences served sft sgd shifted sigmoid size snapshot softmax softplus" + " " +
-      "sorted_l1 speculative sqrt steps stop student sum tail tanh task_arithmetic" + " " +
-      "terms text through ties token token_mix tokens top1 top_count top_fraction" + " " +
-      "top_k train truncated turn turns uniform union unit unit_tests up" + " " +
-      "validate value vocab_size warmup warn winsor zscore",
+      "nucleus number numeric offset old output overlap parts pass_at piecewise" + " " +
+      "population position positions powers_of previous private_adamw prob progress prompts python" + " " +
+      "quantile query qwen2 qwen3 rank ranking ratio raw real recent" + " " +
+      "reference refine regex relu remaining renormalized replay retry reward_to_go rewrite" + " " +
+      "rollouts rouge run same sample sample_without_replacement sampled_by sampler score selected" + " " +
+      "sequence sequences served sft sgd shifted sigmoid size snapshot softmax" + " " +
+      "softplus sorted_l1 speculative sqrt steps stop student sum tail tanh" + " " +
+      "task_arithmetic terms text through ties token token_mix tokens top1 top_count" + " " +
+      "top_fraction top_k train truncated turn turns uniform union unit unit_tests" + " " +
+      "up validate value vocab_size warmup warn winsor zscore",
     // end
   },
   contains: [

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// The trained policy.
     Student,
+    /// The trained policy before the first update from the batch.
+    Old,
     /// The policy that generated the tokens, at the temperature it used.
     Sampler,
     Scorer(ScorerId),
@@ -32,6 +34,7 @@ impl Role {
     pub fn name(self) -> String {
         match self {
             Role::Student => "student".to_owned(),
+            Role::Old => "old".to_owned(),
             Role::Sampler => "sampler".to_owned(),
             Role::TEACHER => "teacher".to_owned(),
             Role::REFERENCE => "reference".to_owned(),
@@ -45,6 +48,7 @@ impl Role {
 #[serde(rename_all = "snake_case")]
 enum WrittenRole {
     Student,
+    Old,
     Sampler,
     Teacher,
     Reference,
@@ -55,6 +59,7 @@ impl From<Role> for WrittenRole {
     fn from(role: Role) -> WrittenRole {
         match role {
             Role::Student => WrittenRole::Student,
+            Role::Old => WrittenRole::Old,
             Role::Sampler => WrittenRole::Sampler,
             Role::TEACHER => WrittenRole::Teacher,
             Role::REFERENCE => WrittenRole::Reference,
@@ -67,6 +72,7 @@ impl From<WrittenRole> for Role {
     fn from(role: WrittenRole) -> Role {
         match role {
             WrittenRole::Student => Role::Student,
+            WrittenRole::Old => Role::Old,
             WrittenRole::Sampler => Role::Sampler,
             WrittenRole::Teacher => Role::TEACHER,
             WrittenRole::Reference => Role::REFERENCE,

@@ -141,6 +141,12 @@ pub fn role(role: &CheckedRole, at: FormulaContext) -> Converted<Role> {
     Ok(match role {
         CheckedRole::Student => Role::Student,
         CheckedRole::Teacher => Role::TEACHER,
+        CheckedRole::Old => {
+            let construct = "the distribution of `old`, the student before the updates from a batch,";
+            let help = "its numbers of each token are kept: `old.logp`, `old.entropy`, `old.top1`, \
+                `old.rank`, `old.end_logp`; `sampler` has a distribution";
+            return Err(Box::new((*refused(at, construct)).help(help)));
+        }
         CheckedRole::Sampler => Role::Sampler,
         CheckedRole::Reference => Role::REFERENCE,
         CheckedRole::Named { teacher, name } => {

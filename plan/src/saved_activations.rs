@@ -18,11 +18,13 @@ pub struct Rounding {
 impl<O> Train<O> {
     /// Whether a step trains on the completions of a rollout as the student wrote them, and holds all their
     /// activations at once anyway. Saved activations are useless for completions that a filter leaves out,
-    /// for examples with a gradient each, and from the second mini-batch on: the weights have changed then.
+    /// for examples with a gradient each, and from the second update from a batch on: the weights have
+    /// changed then. With several passes the first computes its own too: its log-probabilities are those that
+    /// the later ones are compared with, and generation rounds differently.
     pub fn saves_activations(&self, rollout: &Rollout) -> bool {
         let rewritten = self.sees.as_ref().is_some_and(|view| view.of_completions());
         let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;
-        let whole = self.mini_batches <= 1 && self.execution.micro_batch.is_none();
+        let whole = self.updates_per_batch() <= 1 && self.execution.micro_batch.is_none();
         as_written && whole && self.filter.is_none() && self.private.is_none()
     }
 

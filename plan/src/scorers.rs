@@ -289,8 +289,15 @@ mod tests {
     /// The serialised names of roles and scorers must not change.
     #[test]
     fn plans_have_the_words_that_they_had() {
-        let roles = [Role::Student, Role::TEACHER, Role::Sampler, Role::REFERENCE, Role::Scorer(ScorerId(2))];
-        let text = r#"["student","teacher","sampler","reference",{"scorer":2}]"#;
+        let roles = [
+            Role::Student,
+            Role::Old,
+            Role::TEACHER,
+            Role::Sampler,
+            Role::REFERENCE,
+            Role::Scorer(ScorerId(2)),
+        ];
+        let text = r#"["student","old","teacher","sampler","reference",{"scorer":2}]"#;
         assert_eq!(serde_json::to_string(&roles).unwrap(), text);
         assert_eq!(serde_json::from_str::<Vec<Role>>(text).unwrap(), roles);
         let text = concat!(

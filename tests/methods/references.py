@@ -37,8 +37,9 @@ MEMBERS = ["duo first", "duo second"]
 
 
 class Batch:
-    """Everything that a loss may read. Per token: `s`, `t`, `b`, `r` are log-probabilities of all entries by the student, the
-    teacher, the policy that sampled and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
+    """Everything that a loss may read. Per token: `s`, `t`, `o`, `b`, `r` are log-probabilities of all entries by the student, the
+    teacher, the student before the updates from the batch (as the trainer scores it), the policy that sampled (as its engine
+    recorded it) and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
 
     def __init__(self, seed, also, panel, named, scores):
         # Further numbers of every completion, of one after the other, or of each token by its position; or what makes them of
@@ -61,7 +62,7 @@ class Batch:
         logits = lambda spread: (torch.randn(n, ENTRIES, generator=draw) * spread).round(decimals=6)
         self.student_logits = logits(1.0).requires_grad_()
         self.teacher_logits = logits(1.2)
-        # The sampler is the student of a few steps ago; some ratios leave every clipping range, some do not.
+        # The sampler's engine had the weights of a few steps ago; some ratios leave every clipping range, some do not.
         moved = logits(1.0) * torch.tensor([0.02, 0.3, 1.0])[self.of % 3][:, None]
         self.sampler_logits = self.student_logits.detach() + moved
         self.sampler_logits = self.sampler_logits.round(decimals=6)
@@ -71,16 +72,21 @@ class Batch:
         self.y = torch.randint(0, ENTRIES, (n,), generator=draw)
         self.lengths = torch.bincount(self.of)
         self.position = torch.cat([torch.arange(k) for k in self.lengths])
-        for name in ["student", "teacher", "sampler", "reference"]:
-            setattr(self, name[0] if name != "sampler" else "b", torch.log_softmax(getattr(self, name + "_logits"), -1))
-        take = lambda logp: logp.gather(1, self.y[:, None])[:, 0]
-        self.ls, self.lt, self.lb, self.lr = take(self.s), take(self.t), take(self.b), take(self.r)
-        self.ratio = (self.ls - self.lb).exp()
         self.names = MEMBERS if panel else named  # of teachers beside the routed one
         self.named_logits = [logits(spread) for spread, _ in zip([1.1, 0.9], self.names)]
         self.named = [torch.log_softmax(logits, -1) for logits in self.named_logits]
-        self.named_taken = [take(logp) for logp in self.named]
         self.value = torch.randn(n, generator=draw).round(decimals=6).requires_grad_() if scores else None
+        # Before the updates from the batch. The sampler is apart from it too: its engine rounds, or had older weights.
+        apart = torch.arange(n * ENTRIES).reshape(n, ENTRIES).sin() * torch.tensor([0.1, 0.2, 0.05])[self.of % 3][:, None]
+        self.old_logits = (self.sampler_logits + apart).round(decimals=6)
+        for name in ["student", "teacher", "old", "sampler", "reference"]:
+            setattr(self, name[0] if name != "sampler" else "b", torch.log_softmax(getattr(self, name + "_logits"), -1))
+        take = lambda logp: logp.gather(1, self.y[:, None])[:, 0]
+        self.ls, self.lt, self.lo, self.lb, self.lr = [take(logp) for logp in (self.s, self.t, self.o, self.b, self.r)]
+        self.ratio = (self.ls - self.lo).exp()  # what the updates changed
+        self.drift = (self.ls - self.lb).exp()  # the same with how far the sampler's engine is from the trainer
+        self.mismatch = (self.lo - self.lb).exp()  # only that
+        self.named_taken = [take(logp) for logp in self.named]
 
     # Ways to one number.
     def per_completion(self, x, how="mean"):
@@ -111,6 +117,7 @@ class Batch:
                     "tokens": self.y[here].tolist(),
                     "student": rows(self.student_logits),
                     "teacher": rows(self.teacher_logits),
+                    "old": rows(self.old_logits),
                     "sampler": rows(self.sampler_logits),
                     "reference": rows(self.reference_logits),
                     "reward": self.reward_of_completion[completion].item(),
@@ -223,12 +230,12 @@ def _(b):  # eq. 5; 64 entries are all of 7
 
 @method("opd.opd")
 def _(b):
-    return (-(b.lt - b.lb) * b.ratio).mean()
+    return (-(b.lt - b.lb) * b.drift).mean()
 
 
 @method("opd.opd_clipped")
 def _(b):
-    return (-(b.lt - b.lb).clip(-1, 1) * b.ratio).mean()
+    return (-(b.lt - b.lb).clip(-1, 1) * b.drift).mean()
 
 
 @method("opd.opd_discounted", discount=0.75)
@@ -237,33 +244,33 @@ def _(b):  # sum over later tokens u of 0.75^(u - t) (log pi_T - log mu)
     for i in range(len(gap)):
         later = [j for j in range(i, len(gap)) if b.of[j] == b.of[i]]
         to_go.append(sum(0.75 ** (j - i) * gap[j] for j in later))
-    return (-torch.tensor(to_go) * b.ratio).mean()
+    return (-torch.tensor(to_go) * b.drift).mean()
 
 
 @method("nemotron.nemotron_cascade")
-def _(b):  # trained where the ratio is within [0.5, 2]; the mean counts those tokens alone
-    inside = (b.ratio >= 0.5) & (b.ratio <= 2)
-    loss = -(b.ratio * (b.lt - b.ls)).detach() * b.ls
+def _(b):  # trained where pi_train / pi_inf is within [0.5, 2]; the mean counts those tokens alone
+    inside = (b.drift >= 0.5) & (b.drift <= 2)
+    loss = -(b.drift * (b.lt - b.ls)).detach() * b.ls
     means = [loss[(b.of == c) & inside].mean() for c in range(len(b.lengths)) if ((b.of == c) & inside).any()]
     return torch.stack(means).mean()
 
 
 @method("nemotron.nemotron_ultra")
-def _(b):
-    return (-(b.ratio.clip(0.2, 5) * (b.lt - b.ls).clip(-20, 20)).detach() * b.ls).mean()
+def _(b):  # NeMo-RL: the ratio of two engines with the weights before the update
+    return (-(b.mismatch.clip(0.2, 5) * (b.lt - b.ls).clip(-20, 20)).detach() * b.ls).mean()
 
 
 @method("nemotron.nemotron_sequence_band")
 def _(b):
-    drift = b.per_completion(b.ls - b.lb).exp()[b.of]
-    inside = (drift >= 0.999) & (drift <= 1.002)
-    return (-(inside * b.ratio * (b.lt - b.ls)).detach() * b.ls).mean()
+    apart = b.per_completion(b.lo - b.lb).exp()[b.of]
+    inside = (apart >= 0.999) & (apart <= 1.002)
+    return (-(inside * b.mismatch * (b.lt - b.ls)).detach() * b.ls).mean()
 
 
 @method("mimo.mimo", alpha=0.4, low=0.7, high=1.3)
 def _(b):
     advantage = b.lt - b.ls + 0.4 * b.grpo_advantage()
-    weight = torch.where((b.ratio >= 0.7) & (b.ratio <= 1.3), b.ratio, 0.0)
+    weight = torch.where((b.drift >= 0.7) & (b.drift <= 1.3), b.drift, 0.0)
     return b.sequence_mean(-(weight * advantage).detach() * b.ls)
 
 
@@ -296,7 +303,7 @@ def _(b):
 
 @method("rl.gspo")
 def _(b):  # arXiv:2507.18071, eq. 5 to 7
-    ratio = b.per_completion(b.ls - b.lb).exp()
+    ratio = b.per_completion(b.ls - b.lo).exp()
     first = torch.tensor([(b.of == c).nonzero()[0, 0] for c in range(len(b.lengths))])
     return ppo(ratio, b.grpo_advantage()[first], 3e-4, 4e-4).mean()
 
@@ -484,7 +491,7 @@ def _(b):
 @method("g_opd.g_opd")
 def _(b):  # arXiv:2602.12125: reward scale 1.25 over the reference, ratio bounded by 5
     advantage = 1.25 * (b.lt - b.lr) - (b.ls - b.lr)
-    return (-(b.ratio.clip(max=5) * advantage).detach() * b.ls).mean()
+    return (-(b.mismatch.clip(max=5) * advantage).detach() * b.ls).mean()
 
 
 @method("g_opd.list_opd_guarded")
@@ -492,7 +499,7 @@ def _(b):  # arXiv:2605.08737: no extrapolation where the teacher is certain
     settled = (entropy(b.t) < 0.5) | (b.t.exp().max(-1).values > 0.9)
     scale = torch.where(settled, 1.0, 1.22)
     advantage = scale * (b.lt - b.lr) - (b.ls - b.lr)
-    return (-(b.ratio.clip(max=5) * advantage).detach() * b.ls).mean()
+    return (-(b.mismatch.clip(max=5) * advantage).detach() * b.ls).mean()
 
 
 def over_group(b):
@@ -518,7 +525,7 @@ def dppo(b, adv, bound):
     moved = (b.ls.exp() - b.lb.exp()).detach()
     invalid = torch.where(adv > 0, moved > bound, (adv < 0) & (moved < -bound))
     assert invalid.any() and ((moved.abs() > bound) & ~invalid & (adv != 0)).any()
-    return (-adv * b.ratio * ~invalid).mean()
+    return (-adv * b.drift * ~invalid).mean()
 
 
 @method("drpo.drpo")
@@ -623,7 +630,7 @@ def _(b):  # arXiv:2306.08543, eq. 5 to 9: discounts count from the token itself
         ahead.append(sum(0.9 ** (j - i) * gap[j] for j in later) / len(later))
     ahead = torch.stack(ahead)
     advantage = (ahead - ahead.mean()) / (ahead.std(correction=0) + 1e-4)
-    return (ppo(b.ratio, advantage, 0.2, 0.2) + kl(b.s, b.t)).mean()
+    return (ppo(b.drift, advantage, 0.2, 0.2) + kl(b.s, b.t)).mean()
 
 
 # A panel (arXiv:2605.01347): softmax of c / 100 over the members that answered; alike where one of them stated none.
@@ -680,7 +687,7 @@ def _(b):  # arXiv:2507.20673, eq. 4: clipped log-ratio by log-ratio, on the sid
     advantage = b.grpo_advantage()
     for c in range(len(b.lengths)):
         here = b.of == c
-        gap, a = (b.ls - b.lb)[here], advantage[here][0]
+        gap, a = (b.ls - b.lo)[here], advantage[here][0]
         bounded = torch.minimum(gap, gap.clip(-0.4, 0.4)) if a >= 0 else torch.maximum(gap, gap.clip(-0.4, 0.4))
         losses.append(-a * bounded.sum().div(len(gap)).exp())
     return torch.stack(losses).mean()
@@ -720,7 +727,7 @@ def pruned(b, bad, step):
     for i in range(len(bad)):
         before = sum(bool(bad[j]) for j in range(i + 1) if b.of[j] == b.of[i])
         weights.append(max(0.0, 1 - step * before))
-    return (-torch.tensor(weights) * (b.lt - b.lb) * b.ratio).mean()
+    return (-torch.tensor(weights) * (b.lt - b.lb) * b.drift).mean()
 
 
 @method("prune_opd.prune_opd", k=3, step_down=0.3)
@@ -841,7 +848,7 @@ def _(b):
 def _(b):  # 1 + log 5 / (logit 0.9993 - logit 0.5) times what the teacher has over the reference
     scale = 1 + math.log(5) / math.log(0.9993 / 0.0007)
     gain = scale * (b.lt - b.lr) - (b.ls - b.lr)
-    return (-(b.ratio.clip(max=5) * gain).detach() * b.ls).mean()
+    return (-(b.mismatch.clip(max=5) * gain).detach() * b.ls).mean()
 
 
 @method("vopd.vopd_top_k", k=3)
@@ -911,7 +918,7 @@ def _(b):  # catalogue A1.6: compared in the group, then over the batch among th
 
 @method("video_opd.video_opd")
 def _(b):
-    return b.sequence_mean(-(b.lt - b.ls).detach() * b.ratio)
+    return b.sequence_mean(-(b.lt - b.ls).detach() * b.drift)
 
 
 # Teachers by name, beside the routed one.

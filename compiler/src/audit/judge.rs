@@ -46,9 +46,7 @@ impl<'a> Query<'a> {
         }
         let mut roles = view.others();
         match sampler {
-            Sampler::By { role, .. }
-                if !roles.contains(role) && !matches!(role, Role::Student | Role::Sampler) =>
-            {
+            Sampler::By { role, .. } if !roles.contains(role) && !role.is_policy() => {
                 roles.push(role.clone());
             }
             Sampler::Mixture { .. } if !roles.contains(&Role::Teacher) => roles.push(Role::Teacher),

@@ -3,7 +3,7 @@
 //!
 //! The gradient is compared with that of completions that the student would draw now, at the same student.
 
-use mopd_lang::formula::{FormulaKind, Role};
+use mopd_lang::formula::{FormulaKind, FormulaNode, Role};
 use serde::Serialize;
 
 use super::expectation::{ALL, AppliedParts};
@@ -14,8 +14,16 @@ use super::refusal::AuditRefusal;
 use super::toy_model::{Drift, Variation};
 use super::verdict::{Verdict, distance_text};
 
-/// The policy that drew the tokens.
-pub(super) const OLD: Role = Role::Sampler;
+/// Whether the node reads the student before the first update from the batch, which drew the tokens: `ratio`
+/// and `sampler` do.
+pub(super) fn reads_old(node: &FormulaNode) -> bool {
+    match &node.kind {
+        FormulaKind::Signal(signal) => {
+            signal.roles().iter().any(|role| matches!(role, Role::Old | Role::Sampler))
+        }
+        _ => false,
+    }
+}
 
 /// A relative distance below this is rounding error.
 const EXACT: f64 = 1e-8;
@@ -140,7 +148,7 @@ impl<'a> Query<'a> {
         let fresh = self.usual_gradient().ok().filter(|fresh| !fresh.is_zero())?;
         let far = match self.in_later_updates()? {
             LaterUpdates::Same | LaterUpdates::Away { bounds: true, .. } => return None,
-            LaterUpdates::Follows(verdict) => match verdict.leads_away_from(&OLD) {
+            LaterUpdates::Follows(verdict) => match verdict.leads_away_from(&Role::Old) {
                 Some(true) => return Some(Staleness::AwayFromOld { follows: verdict.text() }),
                 Some(false) => return None,
                 None => None,
@@ -155,10 +163,7 @@ impl<'a> Query<'a> {
     /// The distance up to which a term is not stale. A ratio of whole completions, such as the geometric mean of
     /// their tokens' ratios, corrects the change of each token by a share.
     fn most_distance(&self) -> f64 {
-        let reads_old = self
-            .view
-            .any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if signal.roles().contains(&OLD)));
-        if reads_old && self.spec.size.length > 1 { OF_COMPLETIONS } else { STALE }
+        if self.view.any(reads_old) && self.spec.size.length > 1 { OF_COMPLETIONS } else { STALE }
     }
 
     /// The distance, at a moderate drift, that is due to the student's change after each token's own prefix:

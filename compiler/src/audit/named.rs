@@ -6,7 +6,6 @@ use mopd_lang::formula::{
 
 use super::divergence::TokenContext;
 use super::dual::{Dual, sum};
-use super::later::OLD;
 use super::leaves::{judged, judgement, length, reward};
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
@@ -148,8 +147,8 @@ impl Candidates<'_> {
             return;
         }
         let temperature = self.scored_at();
-        let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, &Role::Student, &OLD) };
-        let name = name_between("KL", &Role::Student, &OLD, " || ");
+        let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, &Role::Student, &Role::Old) };
+        let name = name_between("KL", &Role::Student, &Role::Old, " || ");
         self.give(name, GradientSource::Divergence(divergence, vec![]), true);
     }
 
@@ -160,7 +159,7 @@ impl Candidates<'_> {
         }
         let name = match &self.spec.sampler {
             Sampler::Elsewhere { name } => format!("KL({name} || student)"),
-            Sampler::Student { .. } => name_between("KL", &OLD, &Role::Student, " || "),
+            Sampler::Student { .. } => name_between("KL", &Role::Old, &Role::Student, " || "),
             Sampler::By { role, temperature } if temperature.is_one() => {
                 format!("KL({} || student)", role.name())
             }

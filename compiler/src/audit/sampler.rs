@@ -199,7 +199,7 @@ fn collect(rollout: &Rollout, found: &mut Vec<Sampler>) {
         },
         TokensOf::Earlier | TokensOf::Inside => {
             if let TokensOf::Earlier = facts.tokens {
-                give(Sampler::Elsewhere { name: "an earlier student" });
+                give(Sampler::Elsewhere { name: "earlier students" });
             }
             facts.inner.into_iter().for_each(|inner| collect(inner, found));
         }

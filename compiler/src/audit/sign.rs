@@ -98,8 +98,7 @@ impl Query<'_> {
                 _ => continue,
             };
             for role in roles {
-                let another =
-                    !matches!(role, Role::Student | Role::Sampler) && !self.is_made_of_student(&role);
+                let another = !role.is_policy() && !self.is_made_of_student(&role);
                 if another && !found.contains(&role) {
                     found.push(role);
                 }

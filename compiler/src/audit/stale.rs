@@ -1,11 +1,10 @@
 //! Diagnostics of later updates from a batch.
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::FormulaKind;
 
 use super::case::AuditCase;
 use super::diagnostics::AuditPass;
-use super::later::{OLD, Staleness};
+use super::later::{Staleness, reads_old};
 use super::verdict::distance_text;
 
 impl AuditPass<'_> {
@@ -24,19 +23,16 @@ impl AuditPass<'_> {
     fn stale(&mut self, case: &AuditCase) {
         let Some(staleness) = case.query(case.steps / 2).and_then(|query| query.staleness()) else { return };
         let later = if case.called == "passes" { "passes" } else { "mini-batches" };
-        let reads_old = case.view().any(|node| match &node.kind {
-            FormulaKind::Signal(signal) => signal.roles().contains(&OLD),
-            _ => false,
-        });
+        let weighted = case.view().any(reads_old);
         let (message, label, help) = match staleness {
             Staleness::AwayFromOld { follows } => (
                 format!(
                     "later {later} learn from how the student differed from its teacher before the first"
                 ),
                 format!("in later updates: {follows}"),
-                "write `student.logp` for `sampler.logp`: it is computed anew for every update",
+                "subtract `student.logp` instead: it is computed anew for every update",
             ),
-            Staleness::Weight { distance } if !reads_old => (
+            Staleness::Weight { distance } if !weighted => (
                 format!("later {later} treat these completions as if the student had just sampled them"),
                 format!(
                     "no `ratio` corrects for the change of their probabilities: at a moderate one it is {} from \

@@ -169,14 +169,14 @@ impl Teachers {
         true
     }
 
-    /// These roles, and those that they are composed of, each once, without student and sampler. Stops when
+    /// These roles, and those that they are composed of, each once, without the policies. Stops when
     /// there is one more than `most`.
     pub(super) fn closure(&self, roles: Vec<Role>, step: StageStep, most: usize) -> Vec<Role> {
         let mut found = roles;
         let mut at = 0;
         while at < found.len() && found.len() <= most {
             for part in self.parts(&found[at], step) {
-                if !matches!(part, Role::Student | Role::Sampler) && !found.contains(&part) {
+                if !part.is_policy() && !found.contains(&part) {
                     found.push(part);
                 }
             }

@@ -230,13 +230,16 @@ impl ToyModel {
 
     /// Log-probabilities of all entries after a prefix.
     pub(super) fn logp(&self, role: &Role, prefix: usize) -> Option<&[f64]> {
-        if *role == Role::Sampler {
-            return Some(&self.sampler[prefix]);
+        match role {
+            Role::Sampler => Some(&self.sampler[prefix]),
+            Role::Old => self.old_logp(prefix),
+            _ => {
+                self.roles.iter().find(|model| model.role == *role).map(|model| model.logp[prefix].as_slice())
+            }
         }
-        self.roles.iter().find(|known| known.role == *role).map(|known| known.logp[prefix].as_slice())
     }
 
-    /// Log-probabilities of the student before the first update from the batch.
+    /// Log-probabilities of the student before the first update from the batch. In the first it is the same.
     pub(super) fn old_logp(&self, prefix: usize) -> Option<&[f64]> {
         match &self.old {
             Some(old) => Some(&old[prefix]),

@@ -157,7 +157,7 @@ impl<'a> TermView<'a> {
         TermView { samples: SampleFilter::default(), ..self.without_gates() }.others()
     }
 
-    /// All roles whose distributions are read, except student and sampler.
+    /// The models beside the student whose distributions are read.
     pub fn others(&self) -> Vec<Role> {
         let mut found: Vec<Role> = Vec::new();
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
@@ -168,7 +168,7 @@ impl<'a> TermView<'a> {
                 _ => continue,
             };
             for role in roles {
-                if !matches!(role, Role::Student | Role::Sampler) && !found.contains(&role) {
+                if !role.is_policy() && !found.contains(&role) {
                     found.push(role);
                 }
             }

@@ -207,8 +207,9 @@ fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
 }
 
 fn known_roles(roles: &[Role]) -> Result<(), String> {
-    let known =
-        |role: &Role| matches!(*role, Role::Student | Role::Sampler | Role::TEACHER | Role::REFERENCE);
+    let known = |role: &Role| {
+        matches!(*role, Role::Student | Role::Old | Role::Sampler | Role::TEACHER | Role::REFERENCE)
+    };
     if roles.iter().all(known) {
         Ok(())
     } else {

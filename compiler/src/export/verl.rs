@@ -193,14 +193,14 @@ fn supplied(
                 teacher to a plugin";
     let taken = "with top-k distributions, verl does not provide the sampled token's log-probability";
     match signal {
-        Signal::Logp { role: Role::Student | Role::TEACHER } if top_k => Err(taken.to_owned()),
+        Signal::Logp { role: Role::Student | Role::Old | Role::TEACHER } if top_k => Err(taken.to_owned()),
         Signal::Logp { role: Role::Sampler } if !plain => Err(
             "with `top_p` or `top_k`, tokens are sampled from a truncated distribution, not the scored one"
                 .to_owned(),
         ),
-        Signal::Logp { role: role @ (Role::Student | Role::TEACHER | Role::Sampler | Role::REFERENCE) } => {
-            Ok(format!("{}.logp", role.name()))
-        }
+        Signal::Logp {
+            role: role @ (Role::Student | Role::Old | Role::TEACHER | Role::Sampler | Role::REFERENCE),
+        } => Ok(format!("{}.logp", role.name())),
         Signal::Entropy { role: Role::Student } => Ok("student.entropy".to_owned()),
         Signal::Position => Ok("position".to_owned()),
         Signal::Length => Ok("length".to_owned()),

@@ -255,7 +255,8 @@ impl Operations<'_> {
     fn all(&self) -> Option<f64> {
         // The gradient is computed for the batch as a whole, and then record by record.
         let times = if self.train.private.is_some() { 2.0 } else { 1.0 };
-        let updates = self.models.student.update() * self.size.tokens + self.scoring() + self.continued();
+        let updates =
+            self.models.student.update() * self.size.tokens + self.scoring() + self.old() + self.continued();
         let aligned = self.aligned();
         Some(
             times * updates
@@ -287,6 +288,15 @@ impl Operations<'_> {
         let scored = self.train.scorers.scored(|role| self.objective.reads(role));
         let scores = self.models.scorers.iter().filter(|(role, _)| scored.contains(role));
         scores.map(|(_, parameters)| FORWARD * *parameters as f64 * self.size.tokens).sum()
+    }
+
+    /// Operations of scoring the later mini-batches of each batch before its first update.
+    fn old(&self) -> f64 {
+        if !self.objective.reads(Role::Old) {
+            return 0.0;
+        }
+        let parts = f64::from(self.train.mini_batches.max(1));
+        self.rollouts() * self.models.student.parameters as f64 * (parts - 1.0) / parts
     }
 
     /// Operations of the panels' discussions, one for the completions of a prompt.

@@ -127,7 +127,11 @@ fn every_estimator_is_told_by_its_gradient() {
 #[test]
 fn off_policy_the_estimators_need_their_weight() {
     let sampler = [0.10, 0.20, 0.20, 0.20, 0.30];
-    let toy = || ToyModel::from_distributions(&STUDENT, &TEACHER).with(Role::Sampler, &sampler);
+    // A later update: the student that drew the tokens is the one before these updates.
+    let toy = || {
+        let toy = ToyModel::from_distributions(&STUDENT, &TEACHER);
+        toy.with(Role::Old, &sampler).with(Role::Sampler, &sampler)
+    };
     let on = |value: &str| expected(&term(value), 0, &toy()).expect("it can be enumerated").gradient;
     let k2 = "(live student.logp - teacher.logp)^2 / 2";
     close(&on(&format!("ratio * ({k2})")), &REVERSE, 1e-5);
@@ -137,6 +141,11 @@ fn off_policy_the_estimators_need_their_weight() {
     let score: Vec<f64> = sampler.iter().zip(&STUDENT).map(|(drawn, own)| drawn - own).collect();
     close(&k1, &score, 1e-12);
     close(&on("-(teacher.logp - student.logp) * live ratio"), &REVERSE, 1e-5);
+    // Somebody else drew them: the ratio to the student before the updates does not correct for that.
+    let elsewhere = ToyModel::from_distributions(&STUDENT, &TEACHER).with(Role::Sampler, &sampler);
+    let on = |value: &str| expected(&term(value), 0, &elsewhere).expect("it can be enumerated").gradient;
+    assert!((on(&format!("ratio * ({k2})"))[0] - REVERSE[0]).abs() > 0.01);
+    close(&on(&format!("exp(student.logp - sampler.logp) * ({k2})")), &REVERSE, 1e-5);
 }
 
 const TOP_2: &str = "support: top_k(teacher, 2)";

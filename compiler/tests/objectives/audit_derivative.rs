@@ -11,6 +11,7 @@ use mopd_plan::{self as plan, Role, Signal, Stage};
 
 const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];
 const STUDENT: [f64; 5] = [0.30, 0.30, 0.20, 0.15, 0.05];
+const OLD: [f64; 5] = [0.25, 0.30, 0.20, 0.15, 0.10];
 const SAMPLER: [f64; 5] = [0.20, 0.35, 0.15, 0.20, 0.10];
 
 /// Everything that a term of one live log-probability can be made of, at least once.
@@ -77,6 +78,7 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
     let of = |role: Role| match role {
         Role::Student => STUDENT,
         Role::TEACHER => TEACHER,
+        Role::Old => OLD,
         Role::Sampler => SAMPLER,
         Role::Scorer(_) => unreachable!("no objective here reads it"),
     };
@@ -118,7 +120,9 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
 
 #[test]
 fn dual_numbers_and_symbolic_derivative_agree() {
-    let toy = ToyModel::from_distributions(&STUDENT, &TEACHER).with(formula::Role::Sampler, &SAMPLER);
+    let toy = ToyModel::from_distributions(&STUDENT, &TEACHER)
+        .with(formula::Role::Old, &OLD)
+        .with(formula::Role::Sampler, &SAMPLER);
     let mut moved = 0;
     for value in VALUES {
         let both = compiled(value);

@@ -39,19 +39,27 @@ enum Formula {
 enum Detached {
     Student,
     Teacher,
+    Old,
     Sampler,
     Entropy,
     Reward,
 }
 
 impl Detached {
-    const EACH: [Detached; 5] =
-        [Detached::Student, Detached::Teacher, Detached::Sampler, Detached::Entropy, Detached::Reward];
+    const EACH: [Detached; 6] = [
+        Detached::Student,
+        Detached::Teacher,
+        Detached::Old,
+        Detached::Sampler,
+        Detached::Entropy,
+        Detached::Reward,
+    ];
 
     fn text(self) -> &'static str {
         match self {
             Detached::Student => "student.logp",
             Detached::Teacher => "teacher.logp",
+            Detached::Old => "old.logp",
             Detached::Sampler => "sampler.logp",
             Detached::Entropy => "student.entropy",
             Detached::Reward => "reward",
@@ -65,6 +73,7 @@ struct Given {
     live: Vec<f32>,
     student: Vec<f32>,
     teacher: Vec<f32>,
+    old: Vec<f32>,
     sampler: Vec<f32>,
     entropy: Vec<f32>,
     /// Per sequence.
@@ -75,11 +84,11 @@ impl Given {
     fn new(random: &mut Random) -> Given {
         let tokens: usize = LENGTHS.iter().sum();
         let mut logps = || (0..tokens).map(|_| -2.25 + random.number()).collect::<Vec<f32>>();
-        let (student, teacher, sampler) = (logps(), logps(), logps());
+        let (student, teacher, old, sampler) = (logps(), logps(), logps(), logps());
         let live = logps().into_iter().map(|logp| logp + 0.0013).collect();
         let entropy = logps().into_iter().map(f32::abs).collect();
         let reward = LENGTHS.iter().map(|_| random.number().abs() / 2.0).collect();
-        Given { live, student, teacher, sampler, entropy, reward }
+        Given { live, student, teacher, old, sampler, entropy, reward }
     }
 
     fn of(&self, number: Detached) -> Vec<f64> {
@@ -87,6 +96,7 @@ impl Given {
         match number {
             Detached::Student => wide(&self.student),
             Detached::Teacher => wide(&self.teacher),
+            Detached::Old => wide(&self.old),
             Detached::Sampler => wide(&self.sampler),
             Detached::Entropy => wide(&self.entropy),
             Detached::Reward => sequence_of_token().iter().map(|own| f64::from(self.reward[*own])).collect(),
@@ -162,8 +172,8 @@ impl Formula {
             Formula::Number(value) => vec![*value; live.len()],
             Formula::Live => live.to_vec(),
             Formula::Ratio => {
-                let sampler = given.of(Detached::Sampler);
-                live.iter().zip(sampler).map(|(live, sampler)| (live - sampler).exp()).collect()
+                let old = given.of(Detached::Old);
+                live.iter().zip(old).map(|(live, old)| (live - old).exp()).collect()
             }
             Formula::Detached(number) => given.of(*number),
             Formula::Function(_, apply, x) => of(x).into_iter().map(apply).collect(),
@@ -310,6 +320,7 @@ fn of_graph(objective: &Objective, given: &Given) -> (f64, Vec<f64>) {
     let outputs = objective.outputs();
     let worth = |signal: &Signal| match signal {
         Signal::Logp { role: Role::Student } => given.student.clone(),
+        Signal::Logp { role: Role::Old } => given.old.clone(),
         Signal::Logp { role: Role::Sampler } => given.sampler.clone(),
         Signal::Logp { role: Role::TEACHER } => given.teacher.clone(),
         Signal::Entropy { role: Role::Student } => given.entropy.clone(),

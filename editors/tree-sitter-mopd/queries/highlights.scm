@@ -7,7 +7,7 @@
 
 ((identifier) @variable.builtin
   (#any-of? @variable.builtin
-    "student" "teacher" "sampler" "reference" "self"
+    "student" "teacher" "old" "sampler" "reference" "self"
     "ratio" "reward" "correct" "position" "length" "remaining" "turn" "block" "head" "offset" "accepted" "masked" "truncated" "selected"
     "span" "data" "progress" "step" "loss" "vocab_size" "domain" "domains"))
 

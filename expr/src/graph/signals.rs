@@ -163,6 +163,19 @@ impl Signal {
         }
     }
 
+    /// Of a number of the student before the updates from a batch: the same number of the student now.
+    pub fn of_student_now(&self) -> Option<Signal> {
+        let role = Role::Student;
+        Some(match self {
+            Signal::Logp { role: Role::Old } => Signal::Logp { role },
+            Signal::Entropy { role: Role::Old } => Signal::Entropy { role },
+            Signal::Top1 { role: Role::Old } => Signal::Top1 { role },
+            Signal::Rank { role: Role::Old } => Signal::Rank { role },
+            Signal::EndLogp { role: Role::Old } => Signal::EndLogp { role },
+            _ => return None,
+        })
+    }
+
     /// Whether it depends on the rewards of completions.
     pub fn is_of_reward(&self) -> bool {
         matches!(self, Signal::Reward | Signal::Correct | Signal::RewardPart { .. })

@@ -387,6 +387,7 @@ impl Checker {
         self.check_use_of_domains(judged);
         self.check_compared_domains();
         self.warn_of_leakage(&comparisons);
+        self.warn_of_narrow_bounds(header.as_ref());
         self.check_use_of_benchmarks(&comparisons);
         let header = header?;
         Some(Experiment {

@@ -104,7 +104,8 @@ codes! {
     VocabularyMismatch = "vocabulary-mismatch", "a teacher with another vocabulary than the student";
     NoReference = "no-reference", "the role `reference` is read without a model for it";
     UnusedSetting = "unused-setting", "a setting that nothing reads";
-    OffPolicyRatio = "off-policy-ratio", "the sampling probability is read where none was recorded";
+    OffPolicyRatio = "off-policy-ratio", "a ratio, or the sampler, where others drew the tokens";
+    NarrowBound = "narrow-bound", "a bound around the ratio to the sampler that rounding alone exceeds";
     TruncatedSampling = "truncated-sampling",
         "completions sampled from a truncated distribution and scored with the full one";
     MixedTemperatures = "mixed-temperatures",

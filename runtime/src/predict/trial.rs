@@ -147,6 +147,11 @@ impl StageTrial<'_> {
         // Only the first of the steps that share a rollout draws it.
         let drawn = warm.iter().filter(|row| row.step.is_multiple_of(updates)).map(|row| row.rollout_seconds);
         let drawn = drawn.reduce(f64::min).unwrap_or(0.0);
+        // The first of them may score the tokens of all.
+        let scoring = warm
+            .chunks_exact(updates as usize)
+            .map(|rows| rows.iter().map(|row| row.scoring_seconds).sum::<f64>() / f64::from(updates));
+        let scoring = scoring.reduce(f64::min);
         // Mean over the steps that share a rollout, whichever of them drew it.
         let steps_of = |rows: &[&StepMetrics]| {
             rows.iter().map(|row| row.rollout_seconds + row.scoring_seconds + row.update_seconds).sum::<f64>()
@@ -156,7 +161,7 @@ impl StageTrial<'_> {
         Ok(TrialMeasurement {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
             rollout: drawn / f64::from(updates),
-            scoring: least(|row| row.scoring_seconds).unwrap_or(0.0),
+            scoring: scoring.unwrap_or(0.0),
             update: least(|row| row.update_seconds).unwrap_or(0.0),
             step: TimeRange {
                 least: each_step.iter().copied().reduce(f64::min).unwrap_or(0.0),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mopd_expr::graph::NodeId;
+use mopd_plan::Signal;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad_guard};
 
@@ -177,6 +178,9 @@ pub struct StoredRollouts {
     /// The step that drew them.
     #[serde(default)]
     pub drawn: u32,
+    /// The numbers of the student before the first update from them. Their values are in the tensors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old: Vec<Signal>,
 }
 
 /// Number of sequences of each group.

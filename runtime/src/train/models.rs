@@ -274,7 +274,7 @@ impl Models {
     pub fn of_role(&self, role: Role) -> &[Option<ScorerRef>] {
         match role {
             Role::Scorer(id) => &self.scorers[id.0 as usize],
-            Role::Student | Role::Sampler => {
+            Role::Student | Role::Old | Role::Sampler => {
                 unreachable!("the {} is no model beside the student", role.name())
             }
         }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use mopd_expr::batch::{Batch, TokenPartition};
 use mopd_expr::graph::NodeId;
 use mopd_plan::producers::Writer;
-use mopd_plan::{Ladder, Role};
+use mopd_plan::{Ladder, Role, Signal};
+use tch::Tensor;
 
 use super::agreement::{self, Agreements};
 use super::alignment::{self, Gradients};
@@ -22,13 +23,16 @@ use super::non_finite;
 use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, adjoints};
 use super::rollouts::{OwnPart, Rollouts};
 use super::sampler_gap;
-use super::scoring::{CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score};
+use super::scoring::{
+    CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score, score_student,
+};
 use super::sequences::Sequences;
 use super::stage::Stage;
 use super::student::StudentWeights;
 use super::vocabulary::{LmHead, Logits};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
+use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, Gradient};
 use crate::rollout::{Debate, Sequence};
 use crate::store::state::{GroupSizes, PartPosition, StateTensors, StoredRollouts};
@@ -44,6 +48,8 @@ pub struct StagePart<'a> {
     pub batches: Batches,
     pub kept: Option<CachedScores<'a>>,
     recorded: RecordedTexts,
+    /// The numbers of `old` that a step reads.
+    of_old: Vec<Signal>,
     /// The rollouts of the next updates from the current batch: its mini-batches in their order.
     pub rollouts: VecDeque<Rollouts>,
     /// The numbers that the objective carries over from the previous step.
@@ -107,8 +113,22 @@ impl<'a> StagePart<'a> {
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
         let recorded = RecordedTexts::of_stage(stage)?;
-        let (rollouts, carried) = (VecDeque::new(), HashMap::new());
-        Ok(StagePart { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
+        let mut of_old = objective.signals();
+        of_old.extend(stage.train.scorers.signals());
+        of_old.retain(|signal| signal.of_student_now().is_some());
+        Ok(StagePart {
+            stage,
+            roles,
+            program,
+            tags,
+            agreements,
+            batches,
+            kept,
+            recorded,
+            of_old,
+            rollouts: VecDeque::new(),
+            carried: HashMap::new(),
+        })
     }
 
     pub fn scoring<'t>(
@@ -189,7 +209,10 @@ impl<'a> StagePart<'a> {
 
     fn forward(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<ForwardBatch> {
         let objective = &self.stage.train.objective;
-        let (mut batch, pass) = self.scored(scoring, rollouts, step)?;
+        let (mut batch, pass) = self.exchanged(rollouts, step, |part| score(scoring, part, step))?;
+        if self.stage.train.updates_per_batch() > 1 {
+            rollouts.keep_old(&batch);
+        }
         let scored = self.stage.place.now();
         non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
         sampler_gap::check(self.stage, rollouts, &batch, step)?;
@@ -210,15 +233,32 @@ impl<'a> StagePart<'a> {
         Ok(ForwardBatch { batch, outputs, pass, scored })
     }
 
-    /// The objective's inputs for the whole batch. Where several processes train together, each computes them
-    /// for its part, and all processes exchange them.
-    fn scored(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch, Pass)> {
+    /// Computes, before the first update from a batch, the numbers of `old` for its later mini-batches.
+    pub fn score_old(&self, scoring: &Scoring, step: u32) -> Result<()> {
+        for rollouts in &self.rollouts {
+            let known = self.of_old.is_empty() || !rollouts.old.borrow().is_empty();
+            if !known && !rollouts.sequences.list.is_empty() {
+                let of_student = |part: &Rollouts| score_student(scoring, part, &self.of_old, step);
+                rollouts.keep_old(&self.exchanged(rollouts, step, of_student)?.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// What `score` computes, for the whole batch. Where several processes train together, each computes it
+    /// for its part, and all processes exchange it.
+    fn exchanged(
+        &self,
+        rollouts: &Rollouts,
+        step: u32,
+        score: impl Fn(&Rollouts) -> Result<(Batch, ScoringPass)>,
+    ) -> Result<(Batch, Pass)> {
         let (Some(peers), Some(OwnPart { rollouts: own, .. })) = (self.stage.peers, &rollouts.own) else {
-            let (batch, forward) = score(scoring, rollouts, step)?;
+            let (batch, forward) = score(rollouts)?;
             return Ok((batch, Pass::Whole(Box::new(forward))));
         };
         let some = !own.sequences.list.is_empty();
-        let own = some.then(|| score(scoring, own, step)).transpose();
+        let own = some.then(|| score(own)).transpose();
         let (own, known) = match own {
             Ok(own) => (own, None),
             Err(error) => (None, Some(error)),
@@ -252,6 +292,11 @@ impl StagePart<'_> {
                 tensors.put(self.stage.tensor_name("policy.hidden"), hidden);
                 tensors.put(self.stage.tensor_name("policy.matrix"), lm_head);
             }
+            let old = rollouts.old.borrow();
+            for (place, (_, values)) in old.iter().enumerate() {
+                let name = self.stage.tensor_name(&format!("old.{index}.{place}"));
+                tensors.put(name, &Tensor::from_slice(values));
+            }
             let Sequences { list, draws, dropped, debates, .. } = &rollouts.sequences;
             StoredRollouts {
                 sequences: list.clone(),
@@ -260,6 +305,7 @@ impl StagePart<'_> {
                 dropped: dropped.clone(),
                 debates: if index == 0 { debates.to_vec() } else { Vec::new() },
                 drawn: rollouts.drawn.step,
+                old: old.iter().map(|(signal, _)| signal.clone()).collect(),
             }
         });
         let (rollouts, mini_batches) = (stored.next(), stored.collect());
@@ -281,8 +327,9 @@ impl StagePart<'_> {
         self.carried =
             carried.iter().map(|(node, bits)| (*node, f64::from_bits(*bits))).collect::<HashMap<_, _>>();
         let debates: Rc<[Debate]> = rollouts.iter().flat_map(|first| first.debates.clone()).collect();
-        let stored = rollouts.iter().chain(mini_batches);
-        let restored = stored.map(|stored| self.restored_rollouts(model, stored, &debates, tensors));
+        let stored = rollouts.iter().chain(mini_batches).enumerate();
+        let restored =
+            stored.map(|(index, stored)| self.restored_rollouts(model, index, stored, &debates, tensors));
         self.rollouts = restored.collect::<Result<_, _>>()?;
         Ok(())
     }
@@ -290,7 +337,8 @@ impl StagePart<'_> {
     fn restored_rollouts(
         &self,
         model: &Decoder,
-        StoredRollouts { sequences, of_group, draws, dropped, debates: _, drawn }: &StoredRollouts,
+        index: usize,
+        StoredRollouts { sequences, of_group, draws, dropped, debates: _, drawn, old }: &StoredRollouts,
         debates: &Rc<[Debate]>,
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
@@ -332,7 +380,19 @@ impl StagePart<'_> {
             .drawn(draws.clone())
             .without(dropped.clone())
             .debated(debates.clone());
-        Ok(Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences, *drawn) })
+        let tokens = sequences.layout.tokens();
+        let of_old = old.iter().enumerate().map(|(place, signal)| {
+            let values = to_vec(tensors.get(&self.stage.tensor_name(&format!("old.{index}.{place}")))?);
+            match values.len() == tokens {
+                true => Ok((signal.clone(), values)),
+                false => Err(format!("`old` has {} numbers for {tokens} tokens", values.len())),
+            }
+        });
+        let of_old = of_old.collect::<Result<Vec<_>, String>>()?;
+        let rollouts =
+            Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences, *drawn) };
+        rollouts.restore_old(of_old);
+        Ok(rollouts)
     }
 }
 

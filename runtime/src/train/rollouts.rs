@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use mopd_plan::{Role, StageStep};
+use mopd_expr::batch::Batch;
+use mopd_plan::{Role, Signal, StageStep};
 
 use super::exchange;
 use super::sequences::Sequences;
@@ -22,6 +23,9 @@ pub struct Rollouts {
     pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
     /// Logits of the student at the time of sampling, where several updates read them.
     pub policy: RefCell<Option<Logits>>,
+    /// The numbers of the student before the first update from these rollouts, where several updates read
+    /// them; empty until that update has computed them.
+    pub old: RefCell<Vec<(Signal, Vec<f32>)>>,
     /// Activations that generation saved, until the student's forward pass takes them.
     pub activations: RefCell<Option<GeneratedActivations>>,
 }
@@ -53,6 +57,23 @@ impl Rollouts {
         self
     }
 
+    /// Keeps the numbers of `old` in a batch of the first update.
+    pub fn keep_old(&self, batch: &Batch) {
+        if self.old.borrow().is_empty() {
+            let of_old = batch.signals.iter().filter(|(signal, _)| signal.of_student_now().is_some());
+            self.restore_old(of_old.cloned().collect());
+        }
+    }
+
+    /// Sets the numbers of `old`, each one per token of the whole batch.
+    pub fn restore_old(&self, old: Vec<(Signal, Vec<f32>)>) {
+        if let Some(OwnPart { rollouts, tokens }) = &self.own {
+            let own = old.iter().map(|(signal, values)| (signal.clone(), values[tokens.clone()].to_vec()));
+            rollouts.old.replace(own.collect());
+        }
+        self.old.replace(old);
+    }
+
     /// The student's activations for the whole batch: saved by generation, or from a forward pass.
     pub fn trace(&self, stage: &Stage, model: &Decoder, packed: &PackedBatch) -> SavedActivations {
         let generated = self.activations.take().and_then(|saved| saved.into_trace(model, packed));
@@ -67,6 +88,7 @@ impl Rollouts {
             own: None,
             known: RefCell::default(),
             policy: RefCell::default(),
+            old: RefCell::default(),
             activations: RefCell::default(),
         }
     }

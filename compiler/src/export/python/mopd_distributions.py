@@ -21,8 +21,11 @@ class Distributions:
         self.known = {}
 
     def log_probabilities(self, role, temperature):
-        """In double precision. The sampler is the student before this step, at the sampling temperature."""
+        """In double precision. `old` and the sampler are the student before this step, which makes one update from its
+        completions; the sampler is at the sampling temperature."""
         name = role_name(role)
+        if name == "old":
+            return self._log_softmax("student", temperature).detach()
         if name == "sampler":
             name, temperature = "student", temperature * self.sampling_temperature
             return self._log_softmax(name, temperature).detach()

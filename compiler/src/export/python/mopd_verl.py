@@ -23,6 +23,8 @@ def supply(model_output, data, respond):
     else:
         found["live divergence"] = respond(model_output["distillation_losses"], data)
     readers = {
+        # The trainer computes them before the first update from a batch.
+        "old.logp": lambda: padded(data["old_log_probs"], 0.0),
         "sampler.logp": lambda: padded(data["old_log_probs"], 0.0),
         "reference.logp": lambda: padded(data["ref_log_prob"], 0.0),
         "student.entropy": lambda: respond(model_output["entropy"], data),

@@ -34,7 +34,7 @@ impl VerlTemperatures {
     pub fn of_signal(self, signal: &Signal) -> Result<(), &'static str> {
         match signal {
             Signal::Logp { role: Role::TEACHER } => same(self.objective, 1.0, TEACHER),
-            Signal::Logp { role: Role::Student | Role::REFERENCE } => {
+            Signal::Logp { role: Role::Student | Role::Old | Role::REFERENCE } => {
                 same(self.objective, self.rollout, STUDENT)
             }
             Signal::Entropy { role: Role::Student } => same(1.0, self.rollout, ENTROPY),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use mopd_expr::graph::{Graph, LiveId, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{self as checked, FormulaKind, FormulaNode, Role as CheckedRole};
+use mopd_lang::formula::{self as checked, FormulaKind, FormulaNode};
 use mopd_plan::refusal::FormulaContext;
 use mopd_plan::{
     Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Role, Signal, Summand,
@@ -60,7 +60,7 @@ fn divergence_kind(kind: &checked::DivergenceKind, at: FormulaContext) -> Conver
 /// role of the divergence.
 fn compared_by_text(divergence: &checked::Divergence, at: FormulaContext) -> Converted<Role> {
     let roles = [divergence.left.roles(), divergence.right.roles()].concat();
-    let mut others = roles.iter().filter(|of| !matches!(of, CheckedRole::Student | CheckedRole::Sampler));
+    let mut others = roles.iter().filter(|of| !of.is_policy());
     others.next().map_or(Ok(Role::TEACHER), |of| role(of, at))
 }
 

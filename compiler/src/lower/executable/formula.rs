@@ -305,6 +305,10 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
     use checked::Signal as Checked;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
     Ok(ExecutableKind::Signal(match signal {
+        Checked::Of { role: checked::Role::Old, part } => match of_old(part) {
+            Some(signal) => signal,
+            None => return unknown(),
+        },
         Checked::Of { role: of, part } => {
             let role = role(of, at)?;
             match part {
@@ -395,6 +399,25 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
         Checked::Head => Signal::Head,
         Checked::Agreement { .. } | Checked::Block | Checked::Masked => return unknown(),
     }))
+}
+
+/// The numbers of a token that are kept from the first update of a batch.
+fn of_old(part: &checked::ModelSignal) -> Option<Signal> {
+    let role = Role::Old;
+    Some(match part {
+        checked::ModelSignal::Logp => Signal::Logp { role },
+        checked::ModelSignal::Entropy => Signal::Entropy { role },
+        checked::ModelSignal::Top1 => Signal::Top1 { role },
+        checked::ModelSignal::Rank => Signal::Rank { role },
+        checked::ModelSignal::EndLogp => Signal::EndLogp { role },
+        checked::ModelSignal::Mean
+        | checked::ModelSignal::Deviation
+        | checked::ModelSignal::Score
+        | checked::ModelSignal::Value
+        | checked::ModelSignal::Correct
+        | checked::ModelSignal::Confidence
+        | checked::ModelSignal::StatedConfidence => return None,
+    })
 }
 
 fn live(live: &checked::Live, at: FormulaContext) -> Converted<ExecutableKind> {

@@ -292,7 +292,7 @@ fn pooled(pool: checked::Pool, members: &[WeightedRole<f64>], at: FormulaContext
 fn member(role: &Role, at: FormulaContext) -> Converted<plan::Role> {
     match role {
         Role::Student | Role::Named { .. } => formula::role(role, at),
-        Role::Teacher | Role::Sampler | Role::Reference => {
+        Role::Teacher | Role::Old | Role::Sampler | Role::Reference => {
             Err(refused(at, format!("a teacher that is composed of the role `{}`", role.name())))
         }
     }

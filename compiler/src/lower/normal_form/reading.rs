@@ -15,10 +15,10 @@ pub(super) struct FormulaReading {
     /// The difference of two models' log-probabilities of the token taken; one of them is the student.
     pub log_ratio: bool,
     pub reward: bool,
-    /// Any signal. The sampler's log-probability alone counts as part of the ratio.
+    /// Any signal. The log-probability of `old` or the sampler alone counts as part of the ratio.
     pub signal: bool,
     pub live: bool,
-    /// `exp(live student.logp - sampler.logp)`
+    /// `exp(live student.logp - old.logp)`, or `sampler.logp` there.
     pub ratio: bool,
     /// The exponential of a whole sequence's mean log-ratio.
     pub sequence_ratio: bool,
@@ -144,14 +144,17 @@ fn own_reading(formula: &Formula) -> FormulaReading {
     match &formula.0.kind {
         FormulaKind::Signal(signal) => FormulaReading {
             reward: matches!(signal, Signal::Reward | Signal::RewardPart { .. } | Signal::Correct),
-            signal: *signal != (Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }),
+            signal: !matches!(
+                signal,
+                Signal::Of { role: Role::Old | Role::Sampler, part: ModelSignal::Logp }
+            ),
             ..nothing
         },
         FormulaKind::Live(_) => FormulaReading { live: true, ..nothing },
         FormulaKind::Apply { function: Function::Subtract, operands } => {
             let log_ratio = match operands.as_slice() {
                 [left, right] => match (logp_of(left), logp_of(right)) {
-                    (Some(left), Some(right)) => is_policy(left) != is_policy(right),
+                    (Some(left), Some(right)) => left.is_policy() != right.is_policy(),
                     _ => false,
                 },
                 _ => false,
@@ -181,15 +184,10 @@ fn logp_of(formula: &Formula) -> Option<&Role> {
     }
 }
 
-/// The student, or the policy that wrote the tokens.
-fn is_policy(role: &Role) -> bool {
-    matches!(role, Role::Student | Role::Sampler)
-}
-
-/// `live student.logp - sampler.logp`
+/// `live student.logp - old.logp`, or `sampler.logp` there.
 fn is_live_log_ratio(formula: &Formula) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
     let [above, below] = operands.as_slice() else { return false };
     matches!(above.0.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)))
-        && logp_of(below) == Some(&Role::Sampler)
+        && matches!(logp_of(below), Some(Role::Old | Role::Sampler))
 }

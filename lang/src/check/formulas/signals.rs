@@ -24,7 +24,7 @@ pub fn is_reserved(name: &str) -> bool {
 
 /// The roles that an objective has without declaring them.
 pub fn is_role(name: &str) -> bool {
-    matches!(name, "student" | "teacher" | "sampler" | "reference")
+    matches!(name, "student" | "teacher" | "old" | "sampler" | "reference")
 }
 
 /// A named constant, unless a file declares another of that name.
@@ -67,6 +67,7 @@ impl Checker {
         let signal = match name {
             "student" => return Some(Value::Role(Role::Student)),
             "teacher" => return Some(Value::Role(Role::Teacher)),
+            "old" => return Some(Value::Role(Role::Old)),
             "sampler" => return Some(Value::Role(Role::Sampler)),
             "reference" => return Some(Value::Role(Role::Reference)),
             "domain" => return Some(Value::PromptDomain),
@@ -279,7 +280,7 @@ impl Checker {
         }
     }
 
-    /// `exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled.
+    /// `exp(student.logp - old.logp)`: how much likelier the updates from this batch have made the token.
     pub(in crate::check) fn ratio(&mut self, live: bool, span: Span) -> Value {
         let origin = self.origin(span);
         let student = match live {
@@ -292,9 +293,8 @@ impl Checker {
             ),
             false => Formula::signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp }, origin),
         };
-        let sampler = Formula::signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }, origin);
-        let difference =
-            FormulaKind::Apply { function: Function::Subtract, operands: vec![student, sampler] };
+        let old = Formula::signal(Signal::Of { role: Role::Old, part: ModelSignal::Logp }, origin);
+        let difference = FormulaKind::Apply { function: Function::Subtract, operands: vec![student, old] };
         let difference = Formula::new(difference, Unit::Nats, Axis::Token, live, origin);
         let ratio = FormulaKind::Apply { function: Function::Exp, operands: vec![difference] };
         Value::Formula(Formula::new(ratio, Unit::Ratio, Axis::Token, live, origin))

@@ -3,6 +3,7 @@
 pub mod capability;
 pub mod live;
 mod names;
+mod narrow_bounds;
 pub mod pitfalls;
 mod states;
 

@@ -4,12 +4,12 @@ use crate::check::Checker;
 use crate::check::objectives::reads_group;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::stages::streams::{
-    TermRollout, draws_greedily, is_score_function, reads_policy_temperature, reads_sampler, reads_verdict,
-    reshaped, streams, term_reads,
+    TermRollout, corrects_for_sampler, draws_greedily, is_score_function, reads_old,
+    reads_policy_temperature, reads_sampler, reads_verdict, reshaped, streams, term_reads,
 };
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Rollout, TokensOf};
-use crate::formula::Role;
+use crate::formula::{FormulaNode, Role};
 
 impl Checker {
     /// Whether a teacher writes or selects some of the tokens, independent of the objective.
@@ -26,13 +26,18 @@ impl Checker {
         rollout: &Rollout,
         settings: &BlockSettings,
     ) -> bool {
-        streams(objective, rollout).into_iter().all(|stream| {
-            self.check_someone_samples(objective, &stream, settings)
-                && self.check_sampler_recorded(objective, &stream)
-                && self.check_whole_distribution(objective, &stream)
-                && self.check_one_temperature(objective, &stream)
-                && self.check_group(objective, &stream, settings)
-        })
+        let streams = streams(objective, rollout);
+        let complete = streams.iter().all(|stream| {
+            self.check_someone_samples(objective, stream, settings)
+                && self.check_sampler_recorded(objective, stream)
+                && self.check_whole_distribution(objective, stream)
+                && self.check_one_temperature(objective, stream)
+                && self.check_group(objective, stream, settings)
+        });
+        if complete {
+            self.warn_of_uncorrected_ratio(objective, &streams);
+        }
+        complete
     }
 
     /// Checks that a reward or the sampler's probability is read of the student's own rollouts only.
@@ -62,7 +67,7 @@ impl Checker {
         false
     }
 
-    /// Checks that the sampling probabilities of a term that reads them (a ratio) were recorded.
+    /// Checks that the sampling probabilities of a term that reads them were recorded.
     fn check_sampler_recorded(
         &mut self,
         objective: &Objective,
@@ -80,13 +85,44 @@ impl Checker {
                 "the sampling probabilities of these tokens were not recorded",
             )
             .label(why)
-            .note(at, "`ratio` or `sampler` is read here")
+            .note(at, "`sampler` is read here")
             .help(
                 "draw the completions with `sample(...)`, or use a term that needs no sampler, such as \
-                 `live kl(...)`",
+                 `live kl(...)`; `old` is the student before these updates, whoever wrote the tokens",
             ),
         );
         false
+    }
+
+    /// Warns of a ratio on tokens that the student did not draw before these updates: it corrects for the
+    /// updates and not for who drew the tokens.
+    fn warn_of_uncorrected_ratio(&mut self, objective: &Objective, streams: &[TermRollout]) {
+        let uncorrected = streams.iter().find_map(|&TermRollout { term, rollout }| {
+            let why = rollout.drawn_elsewhere()?;
+            let uncorrected =
+                term_reads(objective, term, reads_old) && !term_reads(objective, term, corrects_for_sampler);
+            uncorrected.then_some((rollout, why))
+        });
+        let Some((rollout, why)) = uncorrected else { return };
+        let span = self.span(rollout.origin);
+        let at = self.place_of(objective, reads_old);
+        let help = if rollout.unrecorded().is_some() {
+            "the probabilities that these tokens were drawn with are unknown, so nothing can correct for them: \
+             draw with `sample(...)`, or use a term that is exact at every prefix, such as `live kl(...)`"
+        } else {
+            "weight the term with `exp(student.logp - sampler.logp)` within bounds, such as \
+             `min(exp(student.logp - sampler.logp), 2)`, or write it in place of `ratio`"
+        };
+        self.report(
+            Diagnostic::warning(
+                Code::OffPolicyRatio,
+                span,
+                "the ratio does not correct for who drew these tokens",
+            )
+            .label(why)
+            .note(at, "`ratio` and `old` are to the student before the first update from the batch")
+            .help(help),
+        );
     }
 
     /// Checks that a term that weighs tokens by their probability has completions of the whole distribution.
@@ -95,7 +131,8 @@ impl Checker {
         objective: &Objective,
         &TermRollout { term, rollout }: &TermRollout,
     ) -> bool {
-        let weighs = term_reads(objective, term, reads_sampler) || is_score_function(objective, term);
+        let reads_policy = |node: &FormulaNode| reads_old(node) || reads_sampler(node);
+        let weighs = term_reads(objective, term, reads_policy) || is_score_function(objective, term);
         if weighs && draws_greedily(rollout) {
             let (span, at) = (self.span(rollout.origin), self.span(term.origin));
             self.report(

@@ -1,7 +1,7 @@
 //! The completions that each term of an objective is trained on, and tests of what terms read.
 
 use crate::experiment::{Objective, Rollout, Sampling, Temperature, Term, TokensOf};
-use crate::formula::{Divergence, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal};
+use crate::formula::{Divergence, FormulaKind, FormulaNode, Function, Live, ModelSignal, Role, Signal};
 
 /// A term and the completions that it is trained on.
 pub struct TermRollout<'a> {
@@ -32,6 +32,25 @@ pub fn reads_sampler(node: &FormulaNode) -> bool {
         FormulaKind::Live(live) => live.roles().contains(&Role::Sampler),
         _ => false,
     }
+}
+
+/// Whether the node reads the student before the first update from the batch: `ratio` does.
+pub fn reads_old(node: &FormulaNode) -> bool {
+    matches!(&node.kind, FormulaKind::Signal(signal) if signal.roles().contains(&Role::Old))
+}
+
+/// Whether the node is a log-ratio of the student, now or before these updates, to the sampler: what corrects
+/// for who drew a token.
+pub fn corrects_for_sampler(node: &FormulaNode) -> bool {
+    let FormulaKind::Apply { function: Function::Subtract, operands } = &node.kind else { return false };
+    let [above, below] = operands.as_slice() else { return false };
+    let of_student = match &above.0.kind {
+        FormulaKind::Live(Live::Part(ModelSignal::Logp)) => true,
+        FormulaKind::Signal(Signal::Of { role: Role::Student | Role::Old, part: ModelSignal::Logp }) => true,
+        _ => false,
+    };
+    let sampler = Signal::Of { role: Role::Sampler, part: ModelSignal::Logp };
+    of_student && matches!(&below.0.kind, FormulaKind::Signal(signal) if *signal == sampler)
 }
 
 /// Whether the node depends on the temperature of the trained policy: see [`Objective::temperature_on`].

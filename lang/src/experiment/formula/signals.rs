@@ -11,6 +11,8 @@ pub enum Role {
     Student,
     /// The teacher that the route chose for the prompt.
     Teacher,
+    /// The student before the first update from the batch. Whoever drew the tokens, the trainer scores them.
+    Old,
     /// The policy that generated the tokens, at the temperature it used.
     Sampler,
     /// A frozen model that the student is held near; the stage names it.
@@ -27,10 +29,17 @@ impl Role {
         match self {
             Role::Student => "student",
             Role::Teacher => "teacher",
+            Role::Old => "old",
             Role::Sampler => "sampler",
             Role::Reference => "reference",
             Role::Named { name, .. } => name,
         }
+    }
+
+    /// Whether it is the student, now or when it drew the batch, or whoever drew it in its place. All others
+    /// are models beside the student.
+    pub fn is_policy(&self) -> bool {
+        matches!(self, Role::Student | Role::Old | Role::Sampler)
     }
 }
 

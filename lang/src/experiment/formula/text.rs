@@ -293,11 +293,11 @@ pub fn ratio(formula: &Formula) -> Option<&'static str> {
     match (&above.0.kind, &below.0.kind) {
         (
             FormulaKind::Live(Live::Part(ModelSignal::Logp)),
-            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }),
+            FormulaKind::Signal(Signal::Of { role: Role::Old, part: ModelSignal::Logp }),
         ) => Some("live ratio"),
         (
             FormulaKind::Signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp }),
-            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }),
+            FormulaKind::Signal(Signal::Of { role: Role::Old, part: ModelSignal::Logp }),
         ) => Some("ratio"),
         _ => None,
     }
@@ -537,8 +537,8 @@ mod tests {
     fn a_ratio_is_a_word() {
         let of = |top: FormulaKind| {
             let top = part(top, Axis::Token);
-            let sampler = signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp });
-            formula(&apply(Function::Exp, &[&apply(Function::Subtract, &[&top, &sampler])]), 100)
+            let old = signal(Signal::Of { role: Role::Old, part: ModelSignal::Logp });
+            formula(&apply(Function::Exp, &[&apply(Function::Subtract, &[&top, &old])]), 100)
         };
         assert_eq!(of(FormulaKind::Live(Live::Part(ModelSignal::Logp))), "live ratio");
         assert_eq!(
@@ -547,7 +547,7 @@ mod tests {
         );
         assert_eq!(
             of(FormulaKind::Signal(Signal::Of { role: Role::Teacher, part: ModelSignal::Logp })),
-            "exp(teacher.logp - sampler.logp)"
+            "exp(teacher.logp - old.logp)"
         );
     }
 

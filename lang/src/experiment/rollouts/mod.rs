@@ -146,6 +146,28 @@ impl Rollout {
         }
     }
 
+    /// The reason why the student, before the updates from a batch, did not draw all of its tokens as it
+    /// samples them.
+    pub fn drawn_elsewhere(&self) -> Option<&'static str> {
+        self.unrecorded().or_else(|| {
+            let facts = self.source.facts();
+            let replays_prompts =
+                matches!(self.source, RolloutSource::Replay { keeps: ReplayContents::Prompts, .. });
+            match facts.tokens {
+                TokensOf::Earlier if !replays_prompts => Some("an earlier student drew some of these tokens"),
+                TokensOf::OfModel => Some("an earlier model drew these tokens"),
+                TokensOf::Mixture(_) => Some("a mixture with the teacher drew these tokens"),
+                TokensOf::Student(_)
+                | TokensOf::Open
+                | TokensOf::By(..)
+                | TokensOf::Data
+                | TokensOf::Inside
+                | TokensOf::Earlier
+                | TokensOf::Changed(_) => facts.inner.into_iter().find_map(Rollout::drawn_elsewhere),
+            }
+        })
+    }
+
     /// The innermost rollouts whose completions it passes on with the tokens that they were drawn with.
     pub fn arms(&self) -> Vec<&Rollout> {
         let facts = self.source.facts();

@@ -157,7 +157,7 @@ mod tests {
                 let mut random = Random(seed);
                 let layout = random.layout();
                 let mut batch = random.batch(layout, 1, Random::number);
-                for role in [Role::Student, Role::Sampler] {
+                for role in [Role::Student, Role::Old] {
                     let values = (0..batch.layout.tokens()).map(|_| random.number()).collect();
                     batch.signals.push((Signal::Logp { role }, values));
                 }

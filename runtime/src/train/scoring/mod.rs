@@ -36,5 +36,5 @@ pub use self::panels::unstated_confidences;
 pub use self::pass::ScoringPass;
 pub use self::recorded_text::{RecordedTexts, logp, rows_at_once};
 pub use self::runs::{ScoringRun, missing_scorer, runs};
-pub use self::score::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP, score};
+pub use self::score::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP, score, score_student};
 pub use self::text_spans::Tags;

@@ -114,7 +114,8 @@ impl ScoringPass {
     }
 
     /// Adds signals that the batch does not have yet, and values of primitives, with at most one pass over
-    /// the vocabulary.
+    /// the vocabulary. Numbers of `old` that it does not have are the student's: this is then the first
+    /// update from the rollouts.
     pub fn read(
         &self,
         signals: &[Signal],
@@ -123,8 +124,17 @@ impl ScoringPass {
         sequences: &Sequences,
         batch: &mut Batch,
     ) -> Result<()> {
+        let mut first: Vec<(&Signal, Signal)> = Vec::new();
+        for signal in signals.iter().filter(|signal| batch.signal(signal).is_none()) {
+            if let Some(now) = signal.of_student_now()
+                && first.iter().all(|(known, _)| *known != signal)
+            {
+                first.push((signal, now));
+            }
+        }
         let mut asked: Vec<&Signal> = Vec::new();
-        for signal in signals {
+        let now = first.iter().map(|(_, now)| now);
+        for signal in signals.iter().filter(|signal| signal.of_student_now().is_none()).chain(now) {
             if batch.signal(signal).is_some() || asked.contains(&signal) {
                 continue;
             }
@@ -179,6 +189,10 @@ impl ScoringPass {
         }
         if !of_spans.is_empty() {
             *self.by_rest.borrow_mut() = of_signals[asked..].iter().map(to_vec).collect();
+        }
+        for (signal, now) in first {
+            let values = batch.signal(&now).expect("it was just read").to_vec();
+            batch.signals.push((signal.clone(), values));
         }
         Ok(())
     }

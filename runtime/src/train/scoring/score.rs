@@ -46,6 +46,7 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let mut forward = ScoringPass::new(scoring, rollouts, others, spans)?;
     let layout = sequences.layout.clone();
     let mut signals = of_data(scoring.stage, sequences)?;
+    signals.extend(rollouts.old.borrow().iter().cloned());
     signals.extend(recorded);
     signals.extend(scoring.losses.signals());
     signals.extend(scoring.tags.iter().flat_map(|tags| tags.signals(scoring.stage, sequences)));
@@ -70,6 +71,22 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
         wanted.push(TEACHER_LOGP);
     }
     forward.read(&wanted, &objective.live, objective, sequences, &mut batch)?;
+    Ok((batch, forward))
+}
+
+/// Computes numbers of the student alone.
+pub fn score_student(
+    scoring: &Scoring,
+    rollouts: &Rollouts,
+    signals: &[Signal],
+    step: u32,
+) -> Result<(Batch, ScoringPass)> {
+    let Rollouts { sequences, .. } = rollouts;
+    scoring.models.release();
+    let forward = ScoringPass::new(scoring, rollouts, Vec::new(), Vec::new())?;
+    let layout = sequences.layout.clone();
+    let mut batch = Batch { layout, step, steps: scoring.stage.steps, ..Batch::default() };
+    forward.read(signals, &[], &scoring.stage.train.objective, sequences, &mut batch)?;
     Ok((batch, forward))
 }
 

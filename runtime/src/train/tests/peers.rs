@@ -1,7 +1,8 @@
 //! Several processes that train together, simulated by threads, against a single process.
 
-use mopd_plan::{Axis, Function, Reduction};
+use mopd_plan::{Axis, Function, Live, Reduction};
 
+use super::super::objective::objectives::objective;
 use super::*;
 use crate::peers::Peers;
 use crate::peers::tests::among;
@@ -77,6 +78,21 @@ fn agrees(what: &str, make: fn(Train<Objective>) -> Train<Objective>, objective:
     }
 }
 
+/// The log-ratio to the teacher under the ratio to the student before the updates, whose numbers each process
+/// keeps for its part of the batch.
+fn followed() -> Objective {
+    objective("followed", Live::Logp, |graph, logp| {
+        let [teacher, student, old] =
+            [Role::TEACHER, Role::Student, Role::Old].map(|role| graph.signal(Signal::Logp { role }));
+        let gap = graph.apply(Function::Subtract, &[student, teacher]);
+        let (low, high) = (graph.constant(Axis::Run, -1.0), graph.constant(Axis::Run, 1.0));
+        let bounded = graph.apply(Function::Clip, &[gap, low, high]);
+        let drift = graph.apply(Function::Subtract, &[logp, old]);
+        let ratio = graph.apply(Function::Exp, &[drift]);
+        (graph.apply(Function::Multiply, &[bounded, ratio]), None)
+    })
+}
+
 #[test]
 fn several_processes_train_as_one() {
     let as_is = |train| train;
@@ -90,7 +106,7 @@ fn several_processes_train_as_one() {
             execution: Execution { micro_batch: Some(2), ..Execution::default() },
             ..train
         },
-        || mopd(1.0),
+        followed,
     );
     agrees(
         "on-policy, in two passes over mini-batches",
@@ -100,7 +116,7 @@ fn several_processes_train_as_one() {
             mini_batches: 2,
             ..train
         },
-        || mopd(1.0),
+        followed,
     );
     agrees(
         "prompts that a filter keeps",

@@ -1,9 +1,137 @@
-//! The ratio of the student to the policy that sampled.
+//! The ratio of the student to what it was before the updates from a batch.
 
+use mopd_plan::{Axis, Function, Live, Reduction};
+
+use super::super::objective::objectives::objective;
+use super::half::rounded;
 use super::*;
 
-/// Later passes over a batch measure how far the student is from the policy that sampled; a new batch starts
-/// at 0.
+const OLD: Signal = Signal::Logp { role: Role::Old };
+
+/// GSPO: the mean log-ratio of a sequence to `role`, clipped at its published bounds if `bounded`. Which
+/// tokens are clipped is an output of its own.
+fn gspo(role: Role, bounded: bool) -> Objective {
+    objective("gspo", Live::Logp, |graph, logp| {
+        let reward = graph.signal(Signal::Reward);
+        let mean = graph.reduce(Reduction::Mean, reward, Axis::Group, None);
+        let advantage = graph.apply(Function::Subtract, &[reward, mean]);
+        let before = graph.signal(Signal::Logp { role });
+        let difference = graph.apply(Function::Subtract, &[logp, before]);
+        let drift = graph.reduce(Reduction::Mean, difference, Axis::Sequence, None);
+        let ratio = graph.apply(Function::Exp, &[drift]);
+        let (low, high) = (graph.constant(Axis::Run, 1.0 - 3e-4), graph.constant(Axis::Run, 1.0 + 4e-4));
+        let clipped = graph.apply(Function::Clip, &[ratio, low, high]);
+        let plain = graph.apply(Function::Multiply, &[ratio, advantage]);
+        let limited = graph.apply(Function::Multiply, &[clipped, advantage]);
+        let value = if bounded { graph.apply(Function::Minimum, &[plain, limited]) } else { plain };
+        let loss = graph.apply(Function::Negate, &[value]);
+        let at_bound = graph.apply(Function::NotEqual, &[ratio, clipped]);
+        (graph.broadcast(loss, Axis::Token), Some(graph.broadcast(at_bound, Axis::Token)))
+    })
+}
+
+/// A step in half precision of a batch in which rewards differ: the share of tokens that are clipped, the
+/// gradient, the live log-probabilities, and those of `role`.
+fn half_step(objective: Objective, role: Role) -> (f32, Vec<f32>, Vec<f32>, Vec<f32>) {
+    let fixture = Fixture::new();
+    let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
+    let mut train = train(objective, 1);
+    train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, 1.0, 8)));
+    let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, ROUTED, &models) };
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
+    for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
+        sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
+    }
+    let EvaluatedBatch { batch, outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
+    let clipped = outputs.get(train.objective.clipped.unwrap());
+    let share = clipped.iter().sum::<f32>() / clipped.len() as f32;
+    let before = batch.signal(&Signal::Logp { role }).unwrap().to_vec();
+    (share, to_vec(&gradient.part(0..gradient.parameters())), batch.live[0].clone(), before)
+}
+
+/// Generation and training round differently in half precision: by more than GSPO's published bounds allow.
+/// The ratio to the student as it was is exactly 1, so the first update is that without a clip.
+#[test]
+fn the_first_update_clips_nothing_however_narrow_the_bounds() {
+    let (clipped, gradient, now, old) = half_step(gspo(Role::Old, true), Role::Old);
+    assert_eq!(
+        now.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+        old.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    );
+    assert_eq!(clipped, 0.0);
+    let (_, free, ..) = half_step(gspo(Role::Old, false), Role::Old);
+    assert_eq!(gradient, free);
+    assert!(gradient.iter().any(|value| *value != 0.0));
+    let (clipped, sampled, now, recorded) = half_step(gspo(Role::Sampler, true), Role::Sampler);
+    let furthest = zip_equal(&now, &recorded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("to the sampler's numbers: {:.0}% clipped, at most {furthest} nats apart", 100.0 * clipped);
+    assert!(clipped > 0.1 && sampled != gradient, "{clipped}");
+}
+
+/// In half precision too, every token's ratio is exactly 1 in the first pass over a batch, and not in a later
+/// one.
+#[test]
+fn the_ratio_starts_at_exactly_1() {
+    let fixture = Fixture::new();
+    let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
+    let mut train = train(grpo(), 2);
+    train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, 1.0, 8)));
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let mut stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
+        stage.steps = 4;
+        let mut trainer = Trainer::new(&stage).unwrap();
+        for step in 0..4 {
+            let mut rollouts = trainer.rollouts_of(step).unwrap().remove(0);
+            for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
+                sequence.reward = Some((index % 3) as f64 / 2.0);
+            }
+            let EvaluatedBatch { batch, gradient, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
+            let old = batch.signal(&OLD).unwrap();
+            let same = batch.live[0].iter().zip(old).filter(|(now, then)| now.to_bits() == then.to_bits());
+            match step % 2 {
+                0 => assert_eq!(same.count(), old.len(), "{kind:?}, step {step}"),
+                _ => assert!(same.count() < old.len() / 2, "{kind:?}, step {step}"),
+            }
+            trainer.parts[0].rollouts.push_back(rollouts);
+            trainer.student.optimizer.step(
+                &mut Master::whole(trainer.student.model.flat()),
+                gradient,
+                1.0,
+                1e-2,
+            );
+        }
+    }
+}
+
+/// A later mini-batch is scored before the first update: with a rate of 0 its ratio is exactly 1 as well.
+#[test]
+fn a_later_mini_batch_starts_at_exactly_1() {
+    let fixture = Fixture::new();
+    let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
+    for (rate, moves) in [(0.0, false), (1e-2, true)] {
+        let mut train = train(grpo(), 1);
+        train.mini_batches = 2;
+        train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, 1.0, 8)));
+        train.learning_rate = Schedule::Constant { value: rate }.into();
+        let mut stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, ROUTED, &models) };
+        stage.steps = 2;
+        let mut trainer = Trainer::new(&stage).unwrap();
+        let mut record = Record::default();
+        for step in 0..2 {
+            let mut rollouts = trainer.rollouts_of(step).unwrap();
+            for (index, sequence) in rollouts[0].sequences.list.iter_mut().enumerate() {
+                sequence.reward = Some((index % 3) as f64 / 2.0);
+            }
+            let EvaluatedBatch { batch, .. } = trainer.evaluate(0, &rollouts[0], step).unwrap();
+            let same = batch.live[0].as_slice() == batch.signal(&OLD).unwrap();
+            assert_eq!(same, step == 0 || !moves, "rate {rate}, step {step}");
+            trainer.update(rollouts, Instant::now(), step, &mut record).unwrap();
+        }
+    }
+}
+
+/// Later passes over a batch measure how far the student is from what it was; a new batch starts at 0.
 #[test]
 fn later_passes_have_a_ratio() {
     let fixture = Fixture::new();
@@ -22,10 +150,8 @@ fn later_passes_have_a_ratio() {
             sequence.reward = Some((index % 3) as f64 / 2.0);
         }
         let EvaluatedBatch { batch, gradient, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
-        let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
-        let apart =
-            batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
-        // Rounding in the first pass, the update in the second one.
+        let old = batch.signal(&OLD).unwrap();
+        let apart = batch.live[0].iter().zip(old).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
         assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
         lists.push(rollouts.sequences.list.clone());
         trainer.parts[0].rollouts.push_back(rollouts);
@@ -52,10 +178,7 @@ fn the_ratio_starts_at_1_at_any_temperature() {
             sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
         }
         let EvaluatedBatch { batch, outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
-        let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
-        let ratios = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).exp());
-        let furthest = ratios.map(|ratio| (ratio - 1.0).abs()).fold(0.0, f32::max);
-        assert!(furthest < 1e-3, "at {temperature}: {furthest}");
+        assert_eq!(batch.live[0].as_slice(), batch.signal(&OLD).unwrap(), "at {temperature}");
         let clipped = outputs.get(train.objective.clipped.unwrap());
         assert!(clipped.iter().all(|clipped| *clipped == 0.0), "at {temperature}: {clipped:?}");
 

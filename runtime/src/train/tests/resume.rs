@@ -25,12 +25,14 @@ use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
 use crate::store::{Lookup, Store};
 
-/// An objective that reads what outlives a step: the policy that sampled, and a number of the previous step.
+/// An objective that reads what outlives a step: the policy that sampled, the student before the updates, and
+/// a number of the previous step.
 fn ratio() -> Objective {
     objective("ratio", Live::Logp, |graph, logp| {
         let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
         let teacher = graph.signal(Signal::Logp { role: Role::TEACHER });
-        let difference = graph.apply(Function::Subtract, &[logp, sampler]);
+        let old = graph.signal(Signal::Logp { role: Role::Old });
+        let difference = graph.apply(Function::Subtract, &[logp, old]);
         let ratio = graph.apply(Function::Exp, &[difference]);
         let advantage = graph.apply(Function::Subtract, &[sampler, teacher]);
         let mean = graph.reduce(Reduction::Mean, advantage, Axis::Batch, None);

@@ -31,9 +31,9 @@ fn graded(rollouts: &mut Rollouts) {
 }
 
 /// The largest difference of the student's log-probabilities from those at sampling.
-fn apart(batch: &Batch) -> f32 {
-    let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
-    zip_equal(&batch.live[0], sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max)
+fn apart(batch: &Batch, rollouts: &Rollouts) -> f32 {
+    let recorded = rollouts.sequences.sampled_logps().unwrap();
+    zip_equal(&batch.live[0], &recorded).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max)
 }
 
 /// Completions, with their log-probabilities, are those of a run at the temperature of the step.
@@ -61,7 +61,7 @@ fn each_step_is_scored_at_its_temperature() {
         let mut rollouts = trainer.rollouts_of(step).unwrap().remove(0);
         graded(&mut rollouts);
         let scored = trainer.evaluate(0, &rollouts, step).unwrap();
-        let difference = self::apart(&scored.batch);
+        let difference = self::apart(&scored.batch, &rollouts);
         assert!(difference < 1e-3, "step {step}: {difference}");
 
         let constant = at_temperature(grpo(), &at(step).into());
@@ -90,7 +90,7 @@ fn later_updates_score_at_the_temperature_of_the_draw() {
             let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
             assert_eq!(rollouts.drawn.step, step - step % updates);
             let EvaluatedBatch { batch, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
-            let difference = self::apart(&batch);
+            let difference = self::apart(&batch, &rollouts);
             assert!(difference < 1e-3, "{passes} {mini_batches}, step {step}: {difference}");
             trainer.parts[0].rollouts.extend((passes > 1).then_some(rollouts));
         }

@@ -210,8 +210,13 @@ impl<'a> Trainer<'a> {
     ) -> Result<Event> {
         let train = self.stage.train;
         let rolled_out = self.stage.place.now();
+        for part in 0..self.parts.len() {
+            self.parts[part].score_old(&self.scoring(part), step)?;
+        }
+        let of_old = self.stage.place.now() - rolled_out;
         let EvaluatedParts { gradient, of_parts, each: evaluated, scoring } =
             self.evaluate_all(&rollouts, step)?;
+        let scoring = of_old + scoring;
         let gradient = match &self.privacy {
             None => gradient.map(|sum| self.student.gradient(sum)),
             // Noise is added even where no record was drawn: leaving it out would reveal that.

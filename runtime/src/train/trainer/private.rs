@@ -1,5 +1,6 @@
 //! The gradient of a private step.
 
+use mopd_plan::Signal;
 use mopd_plan::events::FailureKind;
 use tch::{Kind, Tensor, no_grad_guard};
 
@@ -10,7 +11,6 @@ use crate::train::optimizer::gradient_norm;
 use crate::train::part::EvaluatedBatch;
 use crate::train::privacy::Privacy;
 use crate::train::rollouts::Rollouts;
-use crate::train::sequences::Sequences;
 use crate::train::stage::Stage;
 
 impl Trainer<'_> {
@@ -48,10 +48,13 @@ impl Trainer<'_> {
 /// Each group as a batch of its own.
 fn records<'a>(stage: &'a Stage, rollouts: &'a Rollouts) -> impl Iterator<Item = Rollouts> + 'a {
     let sequences = &rollouts.sequences;
-    sequences.groups().enumerate().map(move |(index, group)| {
-        let draws = sequences.draws.get(index).copied().into_iter().collect();
-        let alone = Sequences::of_groups(vec![group.to_vec()], stage.sources.len()).drawn(draws);
-        let alone = alone.debated(sequences.debates.clone());
-        Rollouts::new(stage, alone, rollouts.drawn.step)
+    (0..sequences.layout.groups as usize).map(move |group| {
+        let (alone, tokens) = sequences.part(group..group + 1, stage.sources.len());
+        let alone = Rollouts::new(stage, alone, rollouts.drawn.step);
+        let old = rollouts.old.borrow();
+        let of_record =
+            |(signal, values): &(Signal, Vec<f32>)| (signal.clone(), values[tokens.clone()].to_vec());
+        alone.restore_old(old.iter().map(of_record).collect());
+        alone
     })
 }

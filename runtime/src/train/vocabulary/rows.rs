@@ -90,6 +90,7 @@ impl<'a> LogitRows<'a> {
     fn role_logits(&self, role: Role) -> Tensor {
         match role {
             Role::Student => self.student.shallow_clone(),
+            Role::Old => unreachable!("numbers of `old` are the student's, or are kept"),
             Role::Scorer(_) | Role::Sampler => {
                 self.vocabulary.other(self.block, role).narrow(0, self.first - self.block.first, self.len())
             }
@@ -164,7 +165,7 @@ impl<'a> LogitRows<'a> {
                     self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
                 (writer, temperature * own)
             }
-            Role::Student | Role::Scorer(_) => (role, temperature),
+            Role::Student | Role::Old | Role::Scorer(_) => (role, temperature),
         }
     }
 

@@ -65,14 +65,14 @@ pub fn nll() -> Objective {
     objective("nll", Live::Logp, |graph, logp| (apply(graph, Function::Negate, &[logp]), None))
 }
 
-/// The clipped ratio against the sampler's log-probabilities, rewards standardised within the group.
+/// The clipped ratio to the student before the updates from a batch, rewards standardised within the group.
 pub fn grpo() -> Objective {
     objective("grpo", Live::Logp, |graph, logp| {
         let reward = graph.signal(Signal::Reward);
         let advantage =
             graph.statistic(Statistic::Zscore { deviation: Deviation::Sample }, reward, Axis::Group, None);
-        let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
-        let difference = apply(graph, Function::Subtract, &[logp, sampler]);
+        let old = graph.signal(Signal::Logp { role: Role::Old });
+        let difference = apply(graph, Function::Subtract, &[logp, old]);
         let ratio = apply(graph, Function::Exp, &[difference]);
         let plain = apply(graph, Function::Multiply, &[ratio, advantage]);
         let (low, high) = (graph.constant(Axis::Run, 0.8), graph.constant(Axis::Run, 1.28));

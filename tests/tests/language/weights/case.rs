@@ -159,9 +159,9 @@ impl Case {
         self
     }
 
-    /// `-A * ratio`: an importance-weighted policy gradient.
+    /// `-A * drift`: a policy gradient, weighted against the policy that sampled.
     pub fn importance(self, name: &'static str, advantage: impl Fn(At) -> f64 + Copy + 'static) -> Case {
-        let loss = move |t: At| -advantage(t) * t.ratio();
+        let loss = move |t: At| -advantage(t) * t.drift();
         self.curved(name, loss, loss)
     }
 
@@ -173,10 +173,21 @@ impl Case {
         high: f64,
         advantage: impl Fn(At) -> f64 + Copy + 'static,
     ) -> Case {
+        self.clipped_at(name, |t| t.ratio(), [low, high], advantage)
+    }
+
+    /// The same with another ratio.
+    pub fn clipped_at(
+        self,
+        name: &'static str,
+        ratio: fn(At) -> f64,
+        [low, high]: [f64; 2],
+        advantage: impl Fn(At) -> f64 + Copy + 'static,
+    ) -> Case {
         self.curved(
             name,
-            move |t| crate::weights::math::clipped(t.ratio(), advantage(t), low, high),
-            move |t| crate::weights::math::clipped_derivative(t.ratio(), advantage(t), low, high),
+            move |t| crate::weights::math::clipped(ratio(t), advantage(t), low, high),
+            move |t| crate::weights::math::clipped_derivative(ratio(t), advantage(t), low, high),
         )
     }
 

@@ -90,9 +90,9 @@ fn reinforcement() -> Vec<Case> {
     ]
 }
 
-/// exp(mean over the sequence of log(pi / mu))
+/// exp(mean over the sequence of log(pi / pi_old))
 fn drift(t: At) -> f64 {
-    t.mean(Axis::Sequence, |u| u.student() - u.sampler()).exp()
+    t.mean(Axis::Sequence, |u| u.student() - u.old()).exp()
 }
 
 fn with_a_teacher() -> Vec<Case> {

@@ -88,7 +88,7 @@ fn estimators() -> Vec<Case> {
 }
 
 fn beyond_the_teacher() -> Vec<Case> {
-    let capped = |path| of(path).weight(|t| t.ratio().min(5.0));
+    let capped = |path| of(path).weight(|t| t.mismatch().min(5.0));
     vec![
         // Card A1.12, scale 1.25, token cap 5.
         score(capped("g_opd.g_opd"), "distill", |t| beyond(1.25, t)),
@@ -131,10 +131,10 @@ fn trust_regions() -> Vec<Case> {
     fn smooth(path: &'static str, term: &'static str, advantage: fn(At) -> f64) -> Case {
         of(path).curved(
             term,
-            move |t| region(advantage(t), t.ratio(), t.sampler().exp(), 12.5),
+            move |t| region(advantage(t), t.drift(), t.sampler().exp(), 12.5),
             move |t| {
                 let moved = (t.student().exp() - t.sampler().exp()).abs();
-                -t.ratio() * advantage(t) * (1.0 - (advantage(t) * (t.ratio() - 1.0)).signum() * moved / 12.5)
+                -t.drift() * advantage(t) * (1.0 - (advantage(t) * (t.drift() - 1.0)).signum() * moved / 12.5)
             },
         )
     }
@@ -142,10 +142,10 @@ fn trust_regions() -> Vec<Case> {
     fn plain(path: &'static str, term: &'static str, advantage: fn(At) -> f64) -> Case {
         of(path).with("width", "4").curved(
             term,
-            move |t| region(advantage(t), t.ratio(), 1.0, 4.0),
+            move |t| region(advantage(t), t.drift(), 1.0, 4.0),
             move |t| {
-                let moved = (t.ratio() - 1.0).abs();
-                -t.ratio() * advantage(t) * (1.0 - (advantage(t) * (t.ratio() - 1.0)).signum() * moved / 4.0)
+                let moved = (t.drift() - 1.0).abs();
+                -t.drift() * advantage(t) * (1.0 - (advantage(t) * (t.drift() - 1.0)).signum() * moved / 4.0)
             },
         )
     }
@@ -180,7 +180,7 @@ fn bands() -> Vec<Case> {
                 .with("alpha", "0.5")
                 .with("low", "0.7")
                 .with("high", "1.6")
-                .weight(move |t| if inside(t.ratio(), 0.7, 1.6) { t.ratio() } else { 0.0 }),
+                .weight(move |t| if inside(t.drift(), 0.7, 1.6) { t.drift() } else { 0.0 }),
             "distill",
             |t| {
                 t.gap()
@@ -194,13 +194,13 @@ fn bands() -> Vec<Case> {
         // Card M2.5: w = r * 1[0.5 <= r <= 2], the mean over valid tokens only.
         score(
             of("nemotron.nemotron_cascade")
-                .select(move |t| inside(t.ratio(), 0.5, 2.0))
-                .weight(|t| t.ratio()),
+                .select(move |t| inside(t.drift(), 0.5, 2.0))
+                .weight(|t| t.drift()),
             "distill",
             |t| t.gap(),
         ),
         // Card M8, TIS: clamp(k, 0.2, 5); A cut at 20 (card M2.7).
-        score(of("nemotron.nemotron_ultra").weight(|t| t.ratio().clamp(0.2, 5.0)), "distill", |t| {
+        score(of("nemotron.nemotron_ultra").weight(|t| t.mismatch().clamp(0.2, 5.0)), "distill", |t| {
             t.gap().clamp(-20.0, 20.0)
         })
         .one_way("clip", "no log-ratio of this batch reaches 20 nats: `mopd` has the bound that bites"),
@@ -208,8 +208,8 @@ fn bands() -> Vec<Case> {
         // 1.002].
         score(
             of("nemotron.nemotron_sequence_band").weight(move |t| {
-                let drift = t.mean(Axis::Sequence, |u| u.student() - u.sampler()).exp();
-                if inside(drift, 0.999, 1.002) { t.ratio() } else { 0.0 }
+                let apart = t.mean(Axis::Sequence, |u| u.old() - u.sampler()).exp();
+                if inside(apart, 0.999, 1.002) { t.mismatch() } else { 0.0 }
             }),
             "distill",
             |t| t.gap(),
@@ -273,12 +273,12 @@ fn others() -> Vec<Case> {
         of("minillm.minillm")
             .with("plain_weight", "0.7")
             .with("discount", "0.95")
-            .clipped("long_run", 0.2, 0.2, credit)
+            .clipped_at("long_run", |t| t.drift(), [0.2, 0.2], credit)
             .linear("step", "kl(student || teacher)", |_| 1.0)
             .linear("language", "student.logp", |_| -0.7),
         of("minillm.minillm_without_text")
             .with("discount", "0.95")
-            .clipped("long_run", 0.2, 0.2, credit)
+            .clipped_at("long_run", |t| t.drift(), [0.2, 0.2], credit)
             .linear("step", "kl(student || teacher)", |_| 1.0),
     ]
 }

@@ -54,9 +54,15 @@ impl Table {
             }
         }
         let mut table = Table { places, columns: BTreeMap::new() };
-        for text in
-            ["student.logp", "teacher.logp", "sampler.logp", "reference.logp", "position", "remaining"]
-        {
+        for text in [
+            "student.logp",
+            "teacher.logp",
+            "old.logp",
+            "sampler.logp",
+            "reference.logp",
+            "position",
+            "remaining",
+        ] {
             table.supply(text, Axis::Token);
         }
         for text in ["reward", "correct", "length"] {
@@ -136,7 +142,7 @@ impl Table {
             "step" => STEP as f32,
             "progress" => STEP as f32 / STEPS as f32,
             // The policy has hardly moved in a third of the sequences, and far in another third.
-            "sampler.logp" => {
+            "old.logp" | "sampler.logp" => {
                 let moved = [4e-4, 0.5, 2.2][at.element(Axis::Sequence) % 3] * (2.0 * u - 1.0);
                 (at.student() as f32 - moved).min(-0.01)
             }
@@ -233,9 +239,23 @@ impl<'a> At<'a> {
         self.s("sampler.logp")
     }
 
-    /// How much likelier the token has become since it was sampled.
+    pub fn old(self) -> f64 {
+        self.s("old.logp")
+    }
+
+    /// How much likelier the updates from the batch have made the token.
     pub fn ratio(self) -> f64 {
+        (self.student() - self.old()).exp()
+    }
+
+    /// How much likelier the student finds the token than the policy that sampled it.
+    pub fn drift(self) -> f64 {
         (self.student() - self.sampler()).exp()
+    }
+
+    /// The same before the updates: two engines with the same weights.
+    pub fn mismatch(self) -> f64 {
+        (self.old() - self.sampler()).exp()
     }
 
     /// log pi_T - log pi_S, with the current student.

@@ -378,8 +378,8 @@ fn an_objective_may_read_the_sampler_s_distribution() {
     assert!(bench.student("warm") != bench.student("cool"));
 }
 
-/// The first step on fresh completions is on policy, whatever the temperature: every token's ratio is 1 to
-/// 1e-3, so a weight that leaves the others out changes no bit.
+/// The first step on fresh completions is on policy, whatever the temperature: every token's ratio is 1, that
+/// to the recorded numbers 1 to 1e-3, so a weight that leaves the others out changes no bit.
 #[test]
 fn the_first_step_is_on_policy_at_every_temperature() {
     let bench = Bench::new();
@@ -394,7 +394,11 @@ fn the_first_step_is_on_policy_at_every_temperature() {
             )
         };
         let mut students = Vec::new();
-        for weight in ["weight = 1", "weight = where(abs(ratio - 1) < 1e-3, 1, 0)"] {
+        for weight in [
+            "weight = 1",
+            "weight = where(abs(ratio - 1) <= 0, 1, 0)",
+            "weight = where(abs(exp(student.logp - sampler.logp) - 1) < 1e-3, 1, 0)",
+        ] {
             bench.write("tiny.mopd", &source(&objective(weight), "followed"));
             bench.edit("tiny.mopd", "temperature: 1.0", &format!("temperature: {temperature}"));
             bench.edit("tiny.mopd", "  steps     = 6", "  steps     = 1");
@@ -405,6 +409,7 @@ fn the_first_step_is_on_policy_at_every_temperature() {
             fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
         assert!(students[0] != start, "at {temperature} nothing was learned");
         assert!(students[0] == students[1], "at {temperature} some token's ratio is not 1");
+        assert!(students[0] == students[2], "at {temperature} some token was drawn at another probability");
     }
 }
 

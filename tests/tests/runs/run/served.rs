@@ -428,7 +428,7 @@ fn sampled(steps: u32, by: &str, settings: &str) -> String {
     )
 }
 
-const WEIGHED: &str = "-clip(teacher.logp - sampler.logp, -5, 5) * live ratio";
+const WEIGHED: &str = "-clip(teacher.logp - sampler.logp, -5, 5) * exp(live student.logp - sampler.logp)";
 const BY_SERVER: &str =
     "sampled_by(\"mopd\", url: env(\"TEACHER_a\"), model: \"big\", push: \"pushed\", SAMPLE)";
 

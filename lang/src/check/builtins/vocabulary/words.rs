@@ -167,11 +167,22 @@ pub static SIGNALS: &[SignalName] = &[
     signal_name("student", "role", "The model being trained."),
     signal_name("teacher", "role", "The teacher that the route chose for the prompt."),
     signal_name("reference", "role", "A frozen model that the stage names with `reference = ...`."),
-    signal_name("sampler", "role", "The policy that generated the tokens, at the temperature it used."),
+    signal_name(
+        "old",
+        "role",
+        "The student before the first update from the batch, as the trainer scores it, whoever drew the tokens.",
+    ),
+    signal_name(
+        "sampler",
+        "role",
+        "The policy that generated the tokens, at the temperature it used: its log-probabilities are recorded \
+         when it samples.",
+    ),
     signal_name(
         "ratio",
         "ratio[token]",
-        "The importance ratio `exp(student.logp - sampler.logp)`, both at the sampling temperature.",
+        "`exp(student.logp - old.logp)`: how much likelier the updates from this batch have made the token, 1 in \
+         the first.",
     ),
     signal_name(
         "reward",

@@ -108,7 +108,13 @@ const NAMES: &[(&[&str], Spelling)] = &[
     (&["student_entropy"], Spelling::Name("student.entropy")),
     (&["teacher_entropy"], Spelling::Name("teacher.entropy")),
     (&["ref_policy", "ref_model", "ref", "reference_policy", "pi_ref"], Spelling::Name("reference")),
-    (&["old_policy", "old", "behavior", "behaviour", "pi_old"], Spelling::Name("sampler")),
+    (&["old_policy", "pi_old"], Spelling::Name("old")),
+    (&["old_log_prob", "old_log_probs", "old_logp", "old_logprobs"], Spelling::Name("old.logp")),
+    (
+        &["rollout_log_prob", "rollout_log_probs", "sampling_logprobs", "sampling_per_token_logps"],
+        Spelling::Name("sampler.logp"),
+    ),
+    (&["behavior", "behaviour"], Spelling::Name("sampler")),
     (
         &["policy", "actor", "pi", "pi_theta"],
         Spelling::Otherwise("the model that is trained is called `student`"),

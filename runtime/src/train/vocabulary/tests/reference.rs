@@ -108,7 +108,7 @@ pub fn value_and_gradient(
             Student => at(moved, temperature),
             Role::TEACHER => at(&teacher, temperature),
             Role::Sampler => at(&logits, 2.0 * temperature),
-            Role::Scorer(_) => unreachable!("no divergence here reads it"),
+            Role::Old | Role::Scorer(_) => unreachable!("no divergence here reads it"),
         };
         divergence(spec, &of)
     })
