@@ -142,7 +142,7 @@ module.exports = grammar({
       seq("objective", field("name", $.identifier), field("parameters", optional($.parameters)), field("body", $.block)),
 
     param_item: ($) => seq("param", $.parameter),
-    let_item: ($) => seq("let", $._family_binding),
+    let_item: ($) => seq("let", field("name", $.identifier), optional($.family), optional($._declared_type), $._value),
     fn_item: ($) => seq("fn", field("name", $.identifier), field("parameters", $.parameters), $._value),
     reward_item: ($) => seq("reward", $._binding),
     schedule_item: ($) => seq("schedule", $._binding),
@@ -194,10 +194,11 @@ module.exports = grammar({
     // `(p || q, a: fraction)`: the sides of a divergence whose order matters.
     sided_parameters: ($) =>
       parenthesised($, seq($.parameter, runsOn($, "||"), $.parameter, repeat(seq(",", $.parameter)), optional(","))),
+    _declared_type: ($) => seq(":", field("type", word($, $.type))),
     parameter: ($) =>
       seq(
         field("name", $.identifier),
-        optional(seq(":", field("type", word($, $.type)))),
+        optional($._declared_type),
         optional(seq(runsOn($, "="), field("default", $.expression))),
       ),
 
@@ -211,7 +212,8 @@ module.exports = grammar({
         $.entry,
       ),
 
-    let_statement: ($) => seq("let", field("name", $.identifier), optional($.family), $._inner_value),
+    let_statement: ($) =>
+      seq("let", field("name", $.identifier), optional($.family), optional($._declared_type), $._inner_value),
     state_statement: ($) => seq("state", field("name", $.identifier), $._state_value),
     term_statement: ($) => seq("term", field("name", $.identifier), optional($.family), $._inner_value),
     trains_statement: ($) => seq("trains", field("name", $.identifier), $._inner_value),

@@ -172,7 +172,7 @@ impl CompletionContext<'_> {
             _ => value(ArgumentKind::Formula),
         };
         match (self.item_keyword(), assigned) {
-            ("param", None) if last.is_some_and(|last| self.is(last, ":")) => CompletionPlace::Type,
+            ("param" | "let", None) if last.is_some_and(|last| self.is(last, ":")) => CompletionPlace::Type,
             (_, None) => CompletionPlace::Nothing,
             ("model" | "stage" | "teacher", _) => value(ArgumentKind::Model),
             ("rollout", _) => value(ArgumentKind::Rollout),
@@ -216,7 +216,8 @@ impl CompletionContext<'_> {
         }
         let let_or_term = matches!(self.text(start), "let" | "state" | "term" | "trains");
         let Some(assigned) = (start..end).find(|at| self.is(*at, "=")) else {
-            return CompletionPlace::Nothing;
+            let colon = self.is(start, "let") && self.before(end).is_some_and(|last| self.is(last, ":"));
+            return if colon { CompletionPlace::Type } else { CompletionPlace::Nothing };
         };
         if let_or_term {
             return value(ArgumentKind::Formula);

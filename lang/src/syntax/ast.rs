@@ -39,9 +39,10 @@ pub enum ItemKind {
     },
     /// `param name: type = default`
     Param(Parameter),
-    /// `let name = value`
+    /// `let name: type = value`; the type may be missing.
     Let {
         name: Name,
+        annotation: Option<Name>,
         value: Expr,
     },
     /// `fn name(a, b) = body`
@@ -179,8 +180,8 @@ pub struct Block {
 pub enum Statement {
     /// `key = value @mark`
     Entry(Entry),
-    /// `let name = value`, or one per element: `let name[t in panel] = value`
-    Let { name: Name, index: Option<Index>, value: Expr },
+    /// `let name: type = value`, or one per element: `let name[t in panel] = value`. The type may be missing.
+    Let { name: Name, index: Option<Index>, annotation: Option<Name>, value: Expr },
     /// `state name = first then next`: a number that the run carries from step to step. With `first by domain
     /// then next` there is one for each domain.
     State { name: Name, first: Expr, by: Option<Name>, next: Option<Expr> },

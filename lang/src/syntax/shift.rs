@@ -132,7 +132,7 @@ enums! {
         Use(import),
         Experiment { name, block },
         Param(parameter),
-        Let { name, value },
+        Let { name, annotation, value },
         Fn { name, parameters, body },
         Domain { name, block },
         Reward { name, value },
@@ -152,7 +152,7 @@ enums! {
     }
     Statement {
         Entry(entry),
-        Let { name, index, value },
+        Let { name, index, annotation, value },
         State { name, first, by, next },
         Term { name, index, value, block },
         Trains { name, value },

@@ -100,7 +100,10 @@ impl Checker {
             return Value::Item { item: id, kind };
         }
         match &item.kind {
-            ItemKind::Let { value, .. } => self.evaluate_constant(id.module, value),
+            ItemKind::Let { annotation, value: expr, .. } => {
+                let value = self.evaluate_constant(id.module, expr);
+                self.as_declared(value, annotation.as_ref(), expr.span)
+            }
             ItemKind::Param(parameter) => self.parameter_item(id, parameter),
             ItemKind::Template { name, text, .. } => self.template_item(name, text, &env),
             ItemKind::Rollout { body, .. } => {

@@ -28,7 +28,7 @@ impl Labels {
         match &item.kind {
             ItemKind::Use(_) => {}
             ItemKind::Param(parameter) => self.parameter(parameter),
-            ItemKind::Let { name, value }
+            ItemKind::Let { name, value, .. }
             | ItemKind::Reward { name, value }
             | ItemKind::Schedule { name, value }
             | ItemKind::Panel { name, value } => {
@@ -83,7 +83,7 @@ impl Labels {
                     self.name(&entry.key);
                     self.expr(&entry.value);
                 }
-                Statement::Let { name, index, value } => {
+                Statement::Let { name, index, value, .. } => {
                     self.name(name);
                     index.iter().for_each(|index| self.index(index));
                     self.expr(value);

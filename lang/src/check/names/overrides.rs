@@ -32,7 +32,7 @@ impl Checker {
                 self.report(diagnostic);
             }
             let [item] = tree.items.as_slice() else { continue };
-            let ItemKind::Let { name: place, value } = &item.kind else { continue };
+            let ItemKind::Let { name: place, value, .. } = &item.kind else { continue };
             if bad {
                 continue;
             }

@@ -86,7 +86,7 @@ impl Checker {
                 ItemKind::Objective { body, .. } => {
                     for statement in &body.statements {
                         match statement {
-                            Statement::Let { name, index, value } => {
+                            Statement::Let { name, index, value, .. } => {
                                 declared.push(Declaration::new("let", name, item.span));
                                 let within = name.span.to(value.span);
                                 declared

@@ -5,7 +5,10 @@ pub mod live;
 mod names;
 mod narrow_bounds;
 pub mod pitfalls;
+mod reading_order;
 mod states;
+
+pub(in crate::check) use reading_order::in_reading_order;
 
 use std::rc::Rc;
 
@@ -56,14 +59,15 @@ impl Checker {
         let mut outside = env.with_context(EvaluationContext::Objective);
         let mut parts = ObjectiveParts::default();
         let (mut terms, mut states): (Vec<&Name>, Vec<states::OpenState>) = Default::default();
-        for statement in &body.statements {
+        for statement in in_reading_order(body, &self.sources) {
             match statement {
-                Statement::Let { name, index, value } => {
+                Statement::Let { name, index, annotation, value: expr } => {
                     self.hides_nothing(name, &outside);
                     let value = match index {
-                        None => self.evaluate(value, &outside),
-                        Some(index) => self.indexed(name, index, value, &outside),
+                        None => self.evaluate(expr, &outside),
+                        Some(index) => self.indexed(name, index, expr, &outside),
                     };
+                    let value = self.as_declared(value, annotation.as_ref(), expr.span);
                     self.record(name.span, &value);
                     self.keep_let(&name.text, &value, &mut parts.lets);
                     outside.bind(&name.text, value);

@@ -12,7 +12,7 @@ use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, Name};
 
-/// A state whose next value is not checked yet, because it may read names that are declared below.
+/// A state whose next value is not checked yet, because it may read all names of the objective.
 pub(super) struct OpenState<'a> {
     name: &'a Name,
     /// The state has one number per element of this axis.
@@ -24,7 +24,7 @@ pub(super) struct OpenState<'a> {
 }
 
 impl Checker {
-    /// Declares a state, which makes its name visible in the formulas below it.
+    /// Declares a state, which makes its name visible in the formulas that are read after it.
     pub(super) fn state_begins<'a>(
         &mut self,
         name: &'a Name,

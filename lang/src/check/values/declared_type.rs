@@ -1,5 +1,7 @@
 //! Checks of values that are given for typed parameters.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::TeacherWeights;
 use crate::formula::{Axis, DeclaredType, Formula, Role, Unit, is_whole};
@@ -10,7 +12,7 @@ use crate::check::Checker;
 use crate::check::builtins::vocabulary::{self};
 use crate::check::names::foreign;
 use crate::check::stages::settings::has_variables;
-use crate::check::values::value::{Callable, Value};
+use crate::check::values::value::{Callable, FamilyMembers, Value};
 
 /// The unit of the numbers of a declared type. `None` for other types.
 pub(in crate::check) fn unit_of_type(annotation: &str) -> Option<Unit> {
@@ -27,7 +29,73 @@ pub(in crate::check) fn unit_of_type(annotation: &str) -> Option<Unit> {
     })
 }
 
+/// A value of a declared type in words: `a number in nats`.
+fn described(annotation: &str) -> String {
+    let text = match annotation {
+        "models" => "models: a family or a list",
+        "objective" => "an objective",
+        "eval" => "a benchmark",
+        "domains" => "a list of domains",
+        "counts" => "a list of whole numbers",
+        "count" => "a whole number",
+        "real" | "number" => "a number",
+        "schedule" => "a number or a schedule",
+        "nats" => "a number in nats",
+        "logp" => "a log-probability",
+        "prob" => "a probability",
+        other => return format!("a {other}"),
+    };
+    text.to_owned()
+}
+
+/// Whether a `let` of this type may have a value of this unit. A plain number may be anything; a reward is as
+/// `real` as what it is compared with.
+fn has_unit(declared: Unit, found: Unit) -> bool {
+    match (declared, found) {
+        (Unit::Bool, _) | (_, Unit::Bool) => declared == found,
+        (_, Unit::Number) => true,
+        (Unit::Number, _) => !matches!(found, Unit::Nats | Unit::Logp | Unit::Prob),
+        (Unit::Fraction | Unit::Ratio, Unit::Ratio | Unit::Count | Unit::Fraction) => true,
+        _ => declared == found,
+    }
+}
+
 impl Checker {
+    /// The value of a `let`, with the type that is written beside its name.
+    pub(in crate::check) fn as_declared(
+        &mut self,
+        value: Value,
+        annotation: Option<&Name>,
+        span: Span,
+    ) -> Value {
+        let Some(annotation) = annotation else { return value };
+        if let Value::Family(family) = &value {
+            let members = family.members.iter();
+            let members = members
+                .map(|(key, member)| (*key, self.as_declared(member.clone(), Some(annotation), span)))
+                .collect();
+            return Value::Family(Rc::new(FamilyMembers { name: family.name.clone(), members }));
+        }
+        let (Value::Formula(formula), Some(declared)) = (&value, unit_of_type(&annotation.text)) else {
+            return self.coerce(value, annotation, span);
+        };
+        let found = formula.unit();
+        if !has_unit(declared, found) {
+            let text = format!("the `let` is declared as {}, and its value is not", annotation.text);
+            let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, text)
+                .label(format!("this is {}, per {}", found.name(), formula.axis().name()))
+                .note(annotation.span, "declared here");
+            if vocabulary::TYPES.iter().any(|known| known.name == found.name()) {
+                let title = format!("declare it as `{}`", found.name());
+                diagnostic = diagnostic.choice(title, annotation.span, found.name());
+            }
+            self.report(diagnostic);
+            return Value::Error;
+        }
+        // `real` is any number, so it changes no unit.
+        if declared == Unit::Number { value } else { self.coerce(value, annotation, span) }
+    }
+
     /// Checks a value given for a parameter with a type, and converts it.
     pub(in crate::check) fn coerce(&mut self, value: Value, annotation: &Name, span: Span) -> Value {
         let wanted = annotation.text.as_str();
@@ -127,7 +195,7 @@ impl Checker {
             || (matches!(unit, Unit::Fraction | Unit::Ratio)
                 && matches!(found, Unit::Ratio | Unit::Count | Unit::Fraction));
         if !convertible {
-            return self.mistyped(span, annotation, &format!("a number of {}", found.name()));
+            return self.mistyped(span, annotation, found.name());
         }
         let worth = Value::Formula(formula.clone());
         if unit == Unit::Count && worth.constant().is_some() {
@@ -174,7 +242,7 @@ impl Checker {
 
     pub(in crate::check) fn mistyped(&mut self, span: Span, annotation: &Name, found: &str) -> Value {
         self.report(
-            Diagnostic::error(Code::TypeMismatch, span, format!("expected a {}", annotation.text))
+            Diagnostic::error(Code::TypeMismatch, span, format!("expected {}", described(&annotation.text)))
                 .label(format!("this is {found}"))
                 .note(annotation.span, "declared here"),
         );

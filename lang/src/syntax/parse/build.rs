@@ -257,6 +257,7 @@ impl<'a> AstBuilder<'a> {
             match part.as_rule() {
                 Rule::name | Rule::key => parts.name = Some(self.name(&part)),
                 Rule::family => parts.family = self.family(part),
+                Rule::declared_type => parts.annotation = self.declared_type(part),
                 Rule::assign => self.assign(part, rule == Rule::entry),
                 Rule::inner_value => parts.value = self.value(part),
                 Rule::state_value => state = Some(self.state_value(part)?),
@@ -267,9 +268,12 @@ impl<'a> AstBuilder<'a> {
             }
         }
         match rule {
-            Rule::let_statement => {
-                Some(Statement::Let { name: parts.name?, index: parts.family, value: parts.value? })
-            }
+            Rule::let_statement => Some(Statement::Let {
+                name: parts.name?,
+                index: parts.family,
+                annotation: parts.annotation,
+                value: parts.value?,
+            }),
             Rule::state_statement => {
                 let (first, by, next) = state?;
                 Some(Statement::State { name: parts.name?, first, by, next })

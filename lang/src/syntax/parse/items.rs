@@ -16,6 +16,8 @@ pub(super) struct ItemParts {
     pub(super) block: Option<Block>,
     pub(super) arms: Option<Route>,
     pub(super) family: Option<Index>,
+    /// The declared type of a `let`.
+    pub(super) annotation: Option<Name>,
     /// Whether `||` is between the first two.
     directed: bool,
     parameters: Vec<Parameter>,
@@ -71,6 +73,7 @@ impl<'a> AstBuilder<'a> {
                 Rule::block => parts.block = Some(self.block(part)),
                 Rule::arms => parts.arms = Some(self.arms(part)),
                 Rule::family => parts.family = self.family(part),
+                Rule::declared_type => parts.annotation = self.declared_type(part),
                 Rule::parameters => parts.parameters = self.parameters(part),
                 Rule::sided_parameters => {
                     parts.directed = true;
@@ -91,7 +94,9 @@ impl<'a> AstBuilder<'a> {
         Some(match rule {
             Rule::experiment_item => ItemKind::Experiment { name: parts.text?, block: parts.block? },
             Rule::compare_item => ItemKind::Compare { name: parts.text?, block: parts.block? },
-            Rule::let_item => ItemKind::Let { name: parts.name?, value: parts.value? },
+            Rule::let_item => {
+                ItemKind::Let { name: parts.name?, annotation: parts.annotation, value: parts.value? }
+            }
             Rule::fn_item => ItemKind::Fn { name: parts.name?, parameters, body: parts.value? },
             Rule::domain_item => ItemKind::Domain { name: parts.name?, block: parts.block? },
             Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
@@ -165,6 +170,12 @@ impl<'a> AstBuilder<'a> {
             }
         }
         Some(Index { name: name?, over: over? })
+    }
+
+    /// `: nats`
+    pub(super) fn declared_type(&self, pair: Pair<'a, Rule>) -> Option<Name> {
+        let name = pair.into_inner().find(|part| part.as_rule() == Rule::type_name)?;
+        Some(self.name(&name))
     }
 
     pub(super) fn parameters(&mut self, pair: Pair<'a, Rule>) -> Vec<Parameter> {

@@ -81,7 +81,7 @@ impl<'a> AstBuilder<'a> {
             "compare" => ItemKind::Compare { name: title, block: self.block_within(span) },
             "sweep" => ItemKind::Sweep { span, axes: Vec::new() },
             _ if !named => return None,
-            "let" => ItemKind::Let { name, value: lost },
+            "let" => ItemKind::Let { name, annotation: None, value: lost },
             "fn" => ItemKind::Fn { name, parameters, body: lost },
             "reward" => ItemKind::Reward { name, value: lost },
             "schedule" => ItemKind::Schedule { name, value: lost },
@@ -188,7 +188,7 @@ impl<'a> AstBuilder<'a> {
         let start = span.start as usize + at;
         let name = Name { text: word.to_owned(), span: self.span_at(start, start + word.len()) };
         Some(match first {
-            "let" => Statement::Let { name, index: None, value: lost },
+            "let" => Statement::Let { name, index: None, annotation: None, value: lost },
             "state" if at > 0 => Statement::State { name, first: lost.clone(), by: None, next: Some(lost) },
             "term" => Statement::Term { name, index: None, value: lost, block: None },
             "trains" if at > 0 => Statement::Trains { name, value: lost },

@@ -97,8 +97,9 @@ fn show_block(block: &Block) -> String {
         Statement::Entry(entry) => {
             format!("{} = {}{}", entry.key.text, show(&entry.value), show_marks(&entry.marks))
         }
-        Statement::Let { name, index, value } => {
-            format!("let {}{} = {}", name.text, show_index(index), show(value))
+        Statement::Let { name, index, annotation, value } => {
+            let annotation = annotation.as_ref().map(|name| format!(": {}", name.text)).unwrap_or_default();
+            format!("let {}{}{annotation} = {}", name.text, show_index(index), show(value))
         }
         Statement::State { name, first, by, next } => {
             let by = by.as_ref().map(|by| format!(" by {}", by.text)).unwrap_or_default();
@@ -412,7 +413,7 @@ fn documentation_belongs_to_the_item_below_it() {
 fn spans_are_offsets_in_the_source() {
     let text = "/// é\nlet a = 1 + bb  // note\nmodel m = f(x)\n";
     let module = sound(text);
-    let Item { span, kind: ItemKind::Let { name, value }, .. } = &*module.items[0] else {
+    let Item { span, kind: ItemKind::Let { name, value, .. }, .. } = &*module.items[0] else {
         panic!("{module:#?}")
     };
     let cut = |span: crate::source::Span| &text[span.start as usize..span.end as usize];

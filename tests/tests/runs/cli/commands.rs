@@ -182,7 +182,7 @@ stage taught(o: objective) = distill(start) {
     place.write("a.mopd", &text("mine(2)"));
     place
         .mopd(&["plan", "--set", "mine.scale=true", "a.mopd"])
-        .is(1, &["expected a real", "--set mine.scale"]);
+        .is(1, &["expected a number", "--set mine.scale"]);
 }
 
 #[test]

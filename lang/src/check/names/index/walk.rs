@@ -15,6 +15,7 @@ use crate::check::builtins;
 use crate::check::builtins::vocabulary::{self, ArgumentKind, SettingKey, Word};
 use crate::check::formulas::divergences::COMMON;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
+use crate::check::objectives::in_reading_order;
 use crate::check::teachers::mentions_logits;
 use crate::check::values::evaluate::EvaluationContext;
 
@@ -92,7 +93,11 @@ impl Walk<'_> {
                     self.expr(scope, value);
                 }
             }
-            ItemKind::Let { value, .. } | ItemKind::Reward { value, .. } => self.expr(scope, value),
+            ItemKind::Let { annotation, value, .. } => {
+                self.type_name(annotation.as_ref());
+                self.expr(scope, value);
+            }
+            ItemKind::Reward { value, .. } => self.expr(scope, value),
             ItemKind::Schedule { value, .. } => {
                 self.expr(&scope.within(EvaluationContext::Schedule), value);
             }
@@ -169,20 +174,20 @@ impl Walk<'_> {
             self.expr(scope, default);
         }
         for parameter in parameters {
-            if let Some(word) =
-                parameter.annotation.as_ref().and_then(|name| find_word(vocabulary::TYPES, &name.text))
-            {
-                self.record(
-                    parameter.annotation.as_ref().map_or(parameter.name.span, |name| name.span),
-                    NameTarget::Word(word),
-                );
-            }
+            self.type_name(parameter.annotation.as_ref());
         }
         if let Some(known) = self.items.get(&id) {
             let bound = parameters.iter().zip(&known.parameters);
             self.locals.extend(
                 bound.map(|(parameter, symbol)| (parameter.name.text.clone(), NameTarget::Symbol(*symbol))),
             );
+        }
+    }
+
+    fn type_name(&mut self, annotation: Option<&Name>) {
+        let Some(name) = annotation else { return };
+        if let Some(word) = find_word(vocabulary::TYPES, &name.text) {
+            self.record(name.span, NameTarget::Word(word));
         }
     }
 
@@ -217,9 +222,10 @@ impl Walk<'_> {
         self.declare_terms(body);
         // The next value of a state is computed at the end of the step: it sees all names.
         let mut moved = Vec::new();
-        for statement in &body.statements {
+        for statement in in_reading_order(body, self.sources) {
             match statement {
-                Statement::Let { name, index, value } => {
+                Statement::Let { name, index, annotation, value } => {
+                    self.type_name(annotation.as_ref());
                     self.indexed(scope, index.as_ref(), value);
                     self.bind(name, SymbolKind::LocalLet, name.span.to(value.span));
                 }
