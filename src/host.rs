@@ -8,30 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use mopd_lang::Analysis;
-use mopd_lang::check::{Auditor, analyse_audited};
-use mopd_lang::diag::nearest;
+use mopd_lang::check::{Auditor, Loader, SweptValue, analyse_audited, analyse_run, analyse_runs};
+use mopd_lang::diag::{Diagnostic, Severity, nearest};
 use mopd_lang::experiment::Experiment;
 use mopd_lang::source::{MOST_BYTES, SourceFile, Span, TOO_LONG_HELP};
+use mopd_plan::Plan;
 pub use mopd_store::files::reason;
 use mopd_store::regular;
 
+use crate::compile::plan_of;
 use crate::paths;
 use crate::problem::Problem;
+use crate::standalone;
 
-/// Reads and checks a file and all its imports. `overrides` are the `--set` values. `std.opd` means a module
-/// of the standard library, unless a file has that name.
+/// Reads a file and all its imports, and checks the run with its own values and `overrides`, those of `--set`.
+/// `std.opd` means a module of the standard library, unless a file has that name.
 pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analysis, Problem> {
-    analyse_noting(path, overrides, &mut |_| ())
-}
-
-/// [`analyse_file`]; `note` is called with every file that was looked for, also with missing ones.
-pub fn analyse_noting(
-    path: &Path,
-    overrides: &[(String, String)],
-    note: &mut dyn FnMut(&Path),
-) -> Result<Analysis, Problem> {
-    note(path);
-    analyse_entry(entry(path)?, path, overrides, note, &mopd_compiler::audit::diagnostics)
+    analyse_with(path, overrides, AUDIT)
 }
 
 /// [`analyse_file`] with another auditor.
@@ -40,25 +33,81 @@ pub fn analyse_with(
     overrides: &[(String, String)],
     audit: Auditor,
 ) -> Result<Analysis, Problem> {
-    analyse_entry(entry(path)?, path, overrides, &mut |_| {}, audit)
+    let entry = entry(path)?;
+    loading(path, &mut |_| (), &|load| analyse_run(entry.clone(), load, overrides, audit))
 }
 
-/// [`analyse_file`], and reports paths of the experiment that do not exist.
-pub fn check_file(path: &Path) -> Result<Analysis, Problem> {
+/// Reads a file and all its imports, and checks every run of its sweep: `each` gets the analysis of a run and
+/// returns its diagnostics. `note` is called with every file that was looked for, also with missing ones.
+pub fn analyse_every_run(
+    path: &Path,
+    overrides: &[(String, String)],
+    note: &mut dyn FnMut(&Path),
+    each: &mut dyn FnMut(&[SweptValue], Analysis) -> Vec<Diagnostic>,
+) -> Result<Vec<Diagnostic>, Problem> {
+    note(path);
+    let entry = entry(path)?;
+    let each = RefCell::new(each);
+    loading(path, note, &|load| {
+        analyse_runs(entry.clone(), load, overrides, Some(AUDIT), &mut |swept, analysis| {
+            (each.borrow_mut())(swept, analysis)
+        })
+    })
+}
+
+/// The analysis of a file in all its runs, with the plan of the first that has one. Reports also what a plan
+/// can't express, and paths that do not exist.
+pub fn check_file(path: &Path) -> Result<(Analysis, Option<Plan>), Problem> {
     let folder = folder_of(path);
     let audit = |experiment: &Experiment, origins: &[Span]| {
         let mut found = mopd_compiler::audit::diagnostics(experiment, origins);
         found.extend(paths::missing(experiment, origins, &folder));
         found
     };
-    analyse_entry(entry(path)?, path, &[], &mut |_| {}, &audit)
+    let entry = entry(path)?;
+    loading(path, &mut |_| (), &|load| {
+        let (mut analysis, plan) = check_runs(entry.clone(), load, &audit);
+        let alone = standalone::refused(&entry, load, &analysis, None);
+        analysis.diagnostics.extend(alone);
+        analysis.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
+        (analysis, plan)
+    })
+}
+
+/// As [`check_file`], of a text.
+pub fn check_runs(entry: SourceFile, load: Loader, audit: Auditor) -> (Analysis, Option<Plan>) {
+    let mut shown: Option<(Analysis, Option<Plan>)> = None;
+    let diagnostics = analyse_runs(entry, load, &[], Some(audit), &mut |_, mut analysis| {
+        let plan = plan_of(&mut analysis);
+        let diagnostics = analysis.diagnostics.clone();
+        if shown.as_ref().is_none_or(|(_, known)| known.is_none() && plan.is_some()) {
+            shown = Some((analysis, plan));
+        }
+        diagnostics
+    });
+    let (analysis, plan) = shown.expect("a file has a run");
+    let valid = diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error);
+    (Analysis { diagnostics, ..analysis }, plan.filter(|_| valid))
+}
+
+/// Warnings of what no stage can run in the objectives of a file that no stage uses. `only`: the one of this
+/// name.
+pub fn refused_alone(
+    path: &Path,
+    analysis: &Analysis,
+    only: Option<&str>,
+) -> Result<Vec<Diagnostic>, Problem> {
+    let entry = entry(path)?;
+    loading(path, &mut |_| (), &|load| standalone::refused(&entry, load, analysis, only))
 }
 
 /// Checks a text as the content of this file.
 pub fn analyse_text(path: &Path, text: &str) -> Result<Analysis, Problem> {
     let entry = SourceFile { path: path.display().to_string(), text: text.to_owned() };
-    analyse_entry(entry, path, &[], &mut |_| {}, &mopd_compiler::audit::diagnostics)
+    loading(path, &mut |_| (), &|load| analyse_audited(entry.clone(), load, &[], AUDIT))
 }
+
+const AUDIT: Auditor<'static> = &mopd_compiler::audit::diagnostics;
 
 /// Whether a path names a module of the standard library, `std.opd`.
 pub fn is_standard(path: &Path) -> bool {
@@ -125,13 +174,8 @@ fn entry(path: &Path) -> Result<SourceFile, Problem> {
     }
 }
 
-fn analyse_entry(
-    entry: SourceFile,
-    path: &Path,
-    overrides: &[(String, String)],
-    note: &mut dyn FnMut(&Path),
-    audit: Auditor,
-) -> Result<Analysis, Problem> {
+/// Analyses a file with the modules beside it; an error if one of them exists and can't be read.
+fn loading<T>(path: &Path, note: &mut dyn FnMut(&Path), analyse: &dyn Fn(Loader) -> T) -> Result<T, Problem> {
     let note = RefCell::new(note);
     // A module that exists but can't be read must not be reported as missing.
     let unreadable = RefCell::new(None);
@@ -149,7 +193,7 @@ fn analyse_entry(
             }
         }
     };
-    let analysis = analyse_audited(entry, &load, overrides, audit);
+    let analysis = analyse(&load);
     match unreadable.into_inner() {
         Some(problem) => Err(problem),
         None => Ok(analysis),

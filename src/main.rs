@@ -26,6 +26,7 @@ mod render;
 mod run_events;
 mod run_folder;
 mod run_lock;
+mod standalone;
 mod starter;
 mod table;
 mod worker;

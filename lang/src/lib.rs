@@ -15,5 +15,6 @@ pub mod syntax;
 pub use experiment::formula;
 
 pub use check::{
-    Analysis, AnalysisCache, Auditor, analyse, analyse_audited, analyse_edited, analyse_while, analyse_with,
+    Analysis, AnalysisCache, Auditor, analyse, analyse_audited, analyse_edited, analyse_run, analyse_runs,
+    analyse_while, analyse_with,
 };

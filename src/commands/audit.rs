@@ -25,6 +25,7 @@ pub fn audit(arguments: &AuditArgs) -> Result<CommandStatus, Problem> {
     if entries.is_empty() && !analysis.has_errors() && analysis.experiment.is_none() {
         analysis.diagnostics.push(no_experiment(&analysis.sources));
     }
+    analysis.diagnostics.extend(host::refused_alone(&arguments.file, &analysis, None)?);
     if is_sound {
         match arguments.format {
             AuditFormat::Human => output::result(&render::audit::text(&entries, Style::of_stdout())),

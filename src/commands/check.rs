@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::files;
 use crate::args::{CheckArgs, CheckFormat};
-use crate::compile::plan_of;
 use crate::output::{self, Style, counted};
 use crate::problem::{CommandStatus, Problem};
 use crate::render::json::JsonDiagnostic;
@@ -29,7 +28,7 @@ pub fn check(arguments: &CheckArgs) -> Result<CommandStatus, Problem> {
     for path in &arguments.files {
         let fixed = if arguments.fix { fix(path) } else { Ok(()) };
         match fixed.and_then(|()| host::check_file(path)) {
-            Ok(analysis) => report.file(path, analysis, arguments.with_files)?,
+            Ok((analysis, plan)) => report.file(path, analysis, plan.as_ref(), arguments.with_files)?,
             Err(problem) => report.unreadable(path, &problem),
         }
     }
@@ -58,13 +57,17 @@ impl CheckReport {
         self.status = CommandStatus::UsageError;
     }
 
-    fn file(&mut self, path: &Path, mut analysis: Analysis, with_files: bool) -> Result<(), Problem> {
-        // What a plan can't express would only be reported by `plan` and `run`.
-        let plan = plan_of(&mut analysis);
+    fn file(
+        &mut self,
+        path: &Path,
+        mut analysis: Analysis,
+        plan: Option<&Plan>,
+        with_files: bool,
+    ) -> Result<(), Problem> {
         // The worker reads all of the data.
-        let of_beginnings = plan.as_ref().filter(|_| !with_files);
+        let of_beginnings = plan.filter(|_| !with_files);
         let beginnings = of_beginnings.map(|plan| data::check(&mut analysis, plan, &host::folder_of(path)));
-        let used = plan.as_ref().filter(|_| with_files);
+        let used = plan.filter(|_| with_files);
         if let (Some(_), Some(experiment)) = (used, &analysis.experiment) {
             note_fetched(experiment, path);
         }

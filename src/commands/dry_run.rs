@@ -41,7 +41,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
     if refused(arguments, sweep.compiled(), folder)? {
         return Ok(CommandStatus::Failure);
     }
-    let analysis = host::check_file(&arguments.file)?;
+    let (analysis, _) = host::check_file(&arguments.file)?;
     missing(&analysis);
     let left_out = left_out(&analysis);
     let stages = |plan: &Plan| -> Vec<String> {

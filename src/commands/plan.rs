@@ -6,6 +6,8 @@ use std::path::Path;
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::experiment::{AuthorProgram, Experiment, Train};
+use mopd_lang::source::FileId;
+use mopd_lang::syntax::ast::ItemKind;
 use mopd_plan::difference::NamedPlan;
 use mopd_plan::events::{Event, Failure, Job, Prediction, RunJob};
 use mopd_plan::{self as plan, Stage};
@@ -14,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::run::job_of;
-use super::sweep::{self, CheckedSweep, RefusedRun, Sweep};
+use super::sweep::{self, CheckedSweep, Sweep};
 use super::{cluster, plan_json, plan_to_run, report, why};
 use crate::args::{Format, PlanArgs, PlanFormat, PredictMode};
 use crate::compile::plan_of;
@@ -39,13 +41,20 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
         .help("leave out `--format json`, or `--predict`"));
     }
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
-    if analysis.experiment.as_ref().is_some_and(|experiment| !experiment.sweep.is_empty()) {
+    // With the file's own values, which are those of no run, it may have errors.
+    let sweeps = match &analysis.experiment {
+        Some(experiment) => !experiment.sweep.is_empty(),
+        None => analysis.has_errors() && has_sweep(&analysis),
+    };
+    if sweeps {
         let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
         match &checked.sweep {
             Some(sweep) if sweep.is_swept() => return planned(sweep, &checked, arguments),
             Some(_) => {}
             // The values in the file may be valid, but no run has them.
-            None if arguments.format == PlanFormat::Json => return Ok(invalid(&checked)),
+            None if arguments.format == PlanFormat::Json || analysis.experiment.is_none() => {
+                return Ok(invalid(&checked));
+            }
             None => {}
         }
     }
@@ -91,6 +100,11 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
     }
     report(&analysis);
     Ok(if plan.is_some() { CommandStatus::Success } else { CommandStatus::Failure })
+}
+
+fn has_sweep(analysis: &Analysis) -> bool {
+    let items = analysis.index.tree(FileId(0)).map_or(&[][..], |tree| tree.items.as_slice());
+    items.iter().any(|item| matches!(item.kind, ItemKind::Sweep { .. }))
 }
 
 /// What `--format json` writes of a sweep.
@@ -165,10 +179,7 @@ fn planned(sweep: &Sweep, checked: &CheckedSweep, arguments: &PlanArgs) -> Resul
 /// Reports the diagnostics of a sweep; a failure if there are runs that can't run.
 fn invalid(checked: &CheckedSweep) -> CommandStatus {
     report(&checked.analysis);
-    for RefusedRun { name, analysis } in &checked.refused {
-        output::error(&format!("{name} can't run:\n"));
-        report(analysis);
-    }
+    output::error(&checked.refused_text());
     let all = checked.sweep.is_some() && checked.refused.is_empty();
     if all { CommandStatus::Success } else { CommandStatus::Failure }
 }

@@ -2,12 +2,10 @@
 //! other with one store, so that stages they share are computed once. A file without a `sweep` is a sweep of
 //! one run.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use mopd_lang::Analysis;
-use mopd_lang::experiment::SweepAxis;
 use mopd_plan::difference::NamedPlan;
 use mopd_plan::results::{Results, Table, TableRow};
 use mopd_plan::{Comparison, DataSource, Domain, ModelId, Plan, PromptFormat, Reward, TableColumn};
@@ -23,7 +21,6 @@ use crate::host::{self, as_text};
 use crate::output::{self, Style};
 use crate::problem::{CommandStatus, Problem};
 use crate::progress::utc;
-use crate::render;
 use crate::run_folder::out_folder;
 use crate::run_lock::RunLock;
 use crate::table::{self, distinct};
@@ -62,20 +59,29 @@ pub struct Sweep {
     pub members: Vec<SweepRun>,
 }
 
-/// A run of a sweep that is invalid.
-pub struct RefusedRun {
-    pub name: String,
-    pub analysis: Analysis,
-}
-
 /// The results of checking a file.
 pub struct CheckedSweep {
-    /// Its diagnostics; of a sweep, those of the first run that is valid.
+    /// That of the first run that is valid, with the diagnostics of all.
     pub analysis: Analysis,
-    /// The other runs of a sweep, which are invalid. Diagnostics that several have in common are listed once.
-    pub refused: Vec<RefusedRun>,
+    /// The names of the runs of a sweep that are invalid.
+    pub refused: Vec<String>,
     /// `None` if no run is valid.
     pub sweep: Option<Sweep>,
+}
+
+impl CheckedSweep {
+    /// Which runs can't run, as a line of text; empty if all can, or if there is no sweep.
+    pub fn refused_text(&self) -> String {
+        const SHOWN: usize = 5;
+        if self.refused.is_empty() {
+            return String::new();
+        }
+        let mut names = self.refused.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+        if self.refused.len() > SHOWN {
+            names += &format!("; and {} more", self.refused.len() - SHOWN);
+        }
+        format!("can't run: {names}\n")
+    }
 }
 
 /// Checks and compiles every run of a file. A swept `param` that is set from outside has only that value.
@@ -88,48 +94,28 @@ pub fn check(
     set: &[(String, String)],
     note: &mut dyn FnMut(&Path),
 ) -> Result<CheckedSweep, Problem> {
-    let whole = host::analyse_noting(path, set, note)?;
-    let axes = whole.experiment.as_ref().map(|experiment| experiment.sweep.as_slice()).unwrap_or_default();
-    let combinations = combinations(axes, set);
-    let mut whole = Some(whole);
-    let (mut members, mut shown) = (Vec::new(), None);
-    let (mut refused, mut said) = (Vec::new(), HashSet::new());
-    for values in combinations {
+    let mut members: Vec<SweepRun> = Vec::new();
+    let mut shown: Option<Analysis> = None;
+    let mut valid = false;
+    let diagnostics = host::analyse_every_run(path, set, note, &mut |swept, mut analysis| {
+        let values: Vec<(String, f64)> =
+            swept.iter().map(|value| (value.parameter.clone(), value.number)).collect();
         let chosen = values.iter().map(|(name, value)| (name.clone(), value.to_string()));
         let set: Vec<(String, String)> = set.iter().cloned().chain(chosen).collect();
-        let mut analysis = match whole.take_if(|_| values.is_empty()) {
-            Some(whole) => whole,
-            None => host::analyse_noting(path, &set, note)?,
-        };
         let plan = plan_to_run(&mut analysis);
         let compiled = plan.map(|plan| Rc::new(Compiled { sources: analysis.sources.clone(), plan, set }));
-        if compiled.is_some() {
-            shown.get_or_insert(analysis);
-        } else if said.insert(render::human::diagnostics(
-            &analysis.diagnostics,
-            &analysis.sources,
-            Style { terminal: false },
-        )) {
-            refused.push(RefusedRun { name: name(&values), analysis });
+        let diagnostics = analysis.diagnostics.clone();
+        if shown.is_none() || !valid && compiled.is_some() {
+            (shown, valid) = (Some(analysis), compiled.is_some());
         }
         members.push(SweepRun { values, compiled });
-    }
-    let analysis = shown.unwrap_or_else(|| refused.remove(0).analysis);
-    let sweep = members.iter().any(|member| member.compiled.is_some()).then_some(Sweep { members });
+        diagnostics
+    })?;
+    let analysis = Analysis { diagnostics, ..shown.expect("a file has a run") };
+    let invalid = members.iter().filter(|member| member.compiled.is_none() && !member.values.is_empty());
+    let refused = invalid.map(SweepRun::name).collect();
+    let sweep = valid.then_some(Sweep { members });
     Ok(CheckedSweep { analysis, refused, sweep })
-}
-
-/// Every combination of values; the last axis varies fastest. Without axes, a single empty one.
-fn combinations(axes: &[SweepAxis], set: &[(String, String)]) -> Vec<Vec<(String, f64)>> {
-    let mut combinations = vec![Vec::new()];
-    for axis in axes.iter().filter(|axis| !set.iter().any(|(name, _)| *name == axis.parameter)) {
-        let with = |values: &Vec<(String, f64)>| {
-            let one = |value: &f64| [values.clone(), vec![(axis.parameter.clone(), *value)]].concat();
-            axis.values.iter().map(one).collect::<Vec<_>>()
-        };
-        combinations = combinations.iter().flat_map(with).collect();
-    }
-    combinations
 }
 
 /// The combined results of a sweep.

@@ -20,6 +20,7 @@ pub fn trial(arguments: &TryArgs) -> Result<CommandStatus, Problem> {
     let mut set = arguments.overrides.set.clone();
     set.extend(numbers.iter().flat_map(|numbers| numbers.settings(&arguments.name)));
     let mut analysis = host::analyse_file(&arguments.file, &set)?;
+    analysis.diagnostics.extend(host::refused_alone(&arguments.file, &analysis, Some(&arguments.name))?);
     report(&analysis);
     if analysis.has_errors() {
         return Ok(CommandStatus::Failure);

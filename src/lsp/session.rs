@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
 use mopd_lang::check::{
-    Analysis, AnalysisCache, Auditor, CancellationCheck, analyse_audited, analyse_cancellable, analyse_while,
+    Analysis, AnalysisCache, Auditor, CancellationCheck, analyse_cancellable, analyse_while,
 };
 use mopd_lang::ide::{AuditDiagnostics, LibraryModule};
 use mopd_lang::source::{FileId, SourceFile, Span};
@@ -24,7 +24,6 @@ use super::message_queue::MessageQueue;
 use super::publish::{Converter, Published};
 use super::whole::WholeDocument;
 use super::{library, uri};
-use crate::compile::plan_of;
 use crate::{data, host, paths};
 
 /// A file that is open in the editor, with the analysis of exactly this text.
@@ -285,13 +284,10 @@ impl Session {
             found
         };
         let audited = guarded(|| {
-            let mut analysis = analyse_audited(entry, &load, &[], auditor);
-            if keep_going() {
-                // Adds what a plan can't express, and data that a run would refuse.
-                let plan = plan_of(&mut analysis);
-                if let Some(plan) = plan.filter(|_| file.is_file()) {
-                    data::check(&mut analysis, &plan, &host::folder_of(file));
-                }
+            // Adds what a plan can't express, and data that a run would refuse.
+            let (mut analysis, plan) = host::check_runs(entry, &load, auditor);
+            if let Some(plan) = plan.filter(|_| keep_going() && file.is_file()) {
+                data::check(&mut analysis, &plan, &host::folder_of(file));
             }
             analysis.diagnostics
         });

@@ -42,6 +42,7 @@ mod names;
 mod objectives;
 mod reported;
 mod rollouts;
+mod runs;
 mod stages;
 mod teachers;
 mod values;
@@ -52,7 +53,7 @@ use rustc_hash::FxHashMap;
 
 use crate::diag::{Diagnostic, Severity, bounded};
 use crate::experiment::{
-    Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, Teacher, TeacherId,
+    Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, SweepAxis, Teacher, TeacherId,
 };
 use crate::source::{SourceFile, Sources, Span};
 use crate::stack;
@@ -73,6 +74,7 @@ use names::unknown_name::NameCandidates;
 pub use names::{allow, index};
 pub use objectives::capability::{nearest_form, needed_of};
 use reported::ReportedDiagnostics;
+pub use runs::{SweptValue, analyse, analyse_audited, analyse_runs, analyse_while};
 use teachers::route;
 use values::calls;
 use values::value::Value;
@@ -122,18 +124,13 @@ impl Analysis {
 /// Loads the text of a module, `["std", "opd"]` or `["mine"]`; `None` where there is no such module.
 pub type Loader<'a> = &'a dyn Fn(&[&str]) -> Option<SourceFile>;
 
-/// Checks `entry` and everything that it imports.
-pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
-    analyse_with(entry, load, &[])
-}
-
-/// [`analyse`] with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry
-/// file.
+/// Checks one run: with the file's own values, and with those set from outside, as `--set name=value` does:
+/// `seed`, or any `param` of the entry file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
     analyse_cold(entry, load, overrides, None, Cancellation::default())
 }
 
-/// [`analyse`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set.
+/// [`analyse_with`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set.
 pub fn analyse_cancellable(entry: SourceFile, load: Loader, keep_going: CancellationCheck) -> Analysis {
     let cancellation = Cancellation { keep_going: Some(keep_going), ..Cancellation::default() };
     analyse_cold(entry, load, &[], None, cancellation)
@@ -149,7 +146,7 @@ fn analyse_cold(
     stack::with_room(|| {
         let mut cache = AnalysisCache::default();
         let parsed = parse_all(entry, load, &mut cache);
-        Checker::new(parsed, cache, cancellation).check(overrides).0.audited(audit)
+        Checker::new(parsed, cache, cancellation).check(overrides, &[]).0.audited(audit)
     })
 }
 
@@ -157,7 +154,7 @@ fn analyse_cold(
 pub type Auditor<'a> = &'a dyn Fn(&Experiment, &[Span]) -> Vec<Diagnostic>;
 
 /// [`analyse_with`], followed by `audit` if there are no errors.
-pub fn analyse_audited(
+pub fn analyse_run(
     entry: SourceFile,
     load: Loader,
     overrides: &[(String, String)],
@@ -175,28 +172,6 @@ pub fn analyse_edited(entry: SourceFile, load: Loader, cache: &mut AnalysisCache
 
 /// Whether to go on. Called repeatedly during an analysis.
 pub type CancellationCheck = Rc<dyn Fn() -> bool>;
-
-/// [`analyse_edited`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set,
-/// and there are trees and names but no diagnostics.
-pub fn analyse_while(
-    entry: SourceFile,
-    load: Loader,
-    cache: &mut AnalysisCache,
-    keep_going: Option<CancellationCheck>,
-) -> Analysis {
-    // The cache stays empty if the checker panics: a half-changed cache can't be trusted.
-    let mut known = std::mem::take(cache);
-    let (checked, known) = stack::with_room(|| {
-        let parsed = parse_all(entry, load, &mut known);
-        Checker::new(parsed, known, Cancellation { keep_going, ..Cancellation::default() }).check(&[])
-    });
-    if !checked.stopped {
-        *cache = known;
-    }
-    let analysis = checked.audited(None);
-    // Items that were not checked again are missing from it.
-    Analysis { experiment: None, objectives: Vec::new(), ..analysis }
-}
 
 /// Trees and names only, without a check.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
@@ -246,6 +221,8 @@ struct Checked {
     facts: index::RecordedValues,
     diagnostics: Vec<Diagnostic>,
     experiment: Option<Experiment>,
+    /// The axes of the `sweep`, also where the experiment has errors; empty if an axis is faulty.
+    sweep: Vec<SweepAxis>,
     objectives: Vec<NamedObjective>,
     origins: Vec<Span>,
     stopped: bool,
@@ -316,9 +293,13 @@ impl Checker {
     }
 
     /// Checks the entry file.
-    fn check(mut self, overrides: &[(String, String)]) -> (Checked, AnalysisCache) {
+    fn check(mut self, overrides: &[(String, String)], swept: &[SweptValue]) -> (Checked, AnalysisCache) {
         self.cache.begin();
         self.apply_overrides(self.entry, overrides);
+        for value in swept {
+            let entry = &mut self.modules.loaded[self.entry.0 as usize];
+            entry.set.insert(value.parameter.clone(), value.expr());
+        }
         let experiment = self.experiment(self.entry);
         if self.cancellation.stopped {
             return (Checked::unchecked(self.sources, self.modules, self.facts), self.cache);
@@ -334,6 +315,7 @@ impl Checker {
             facts: self.facts,
             diagnostics: self.diagnostics.into_vec(),
             experiment,
+            sweep: self.parts.sweep.take(),
             objectives: self.parts.objectives,
             origins: self.origins,
             stopped: false,
@@ -403,7 +385,7 @@ impl Checker {
             models: self.parts.models.take(),
             benchmarks: self.parts.benchmarks.take(),
             comparisons,
-            sweep: self.parts.sweep.take(),
+            sweep: self.parts.sweep.read().clone(),
             marks: std::mem::take(&mut self.parts.marks),
         })
     }
@@ -422,6 +404,7 @@ impl Checked {
             facts,
             diagnostics: Vec::new(),
             experiment: None,
+            sweep: Vec::new(),
             objectives: Vec::new(),
             origins: Vec::new(),
             stopped: true,

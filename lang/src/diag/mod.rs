@@ -16,7 +16,7 @@ pub use nearest::{nearest, nearest_file, same_letters};
 use crate::source::Span;
 use fixes::setting_at_end;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     Error,
     Warning,

@@ -190,7 +190,7 @@ impl Default for GpuArithmetic {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SweepAxis {
     pub parameter: String,
-    pub values: Vec<f64>,
+    pub values: Vec<WithOrigin<f64>>,
     pub origin: Origin,
 }
 

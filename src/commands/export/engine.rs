@@ -87,7 +87,7 @@ fn one_run(sweep: &[SweepAxis], set: &[(String, String)]) -> Result<(), Problem>
         return Ok(());
     }
     let names: Vec<String> = open.iter().map(|axis| format!("`{}`", axis.parameter)).collect();
-    let first = |axis: &&SweepAxis| Some(format!("--set {}={}", axis.parameter, axis.values.first()?));
+    let first = |axis: &&SweepAxis| Some(format!("--set {}={}", axis.parameter, axis.values.first()?.value));
     let chosen: Vec<String> = open.iter().filter_map(first).collect();
     let message = format!("the file sweeps over {}, and an export is of one run", names.join(" and "));
     Err(Problem::usage("several-runs", message)

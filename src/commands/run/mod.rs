@@ -13,7 +13,6 @@ use mopd_plan::results::Results;
 
 use self::tracker::Tracker;
 use super::export::LiveEventFiles;
-use super::sweep::RefusedRun;
 use super::{Compiled, export, plan_json, report, sweep};
 use crate::archive;
 use crate::args::{Format, RunArgs};
@@ -37,10 +36,7 @@ pub const STORE: &str = ".mopd/store";
 pub fn run(arguments: &RunArgs) -> Result<CommandStatus, Problem> {
     let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
     report(&checked.analysis);
-    for RefusedRun { name, analysis } in &checked.refused {
-        output::error(&format!("{name} can't run:\n"));
-        report(analysis);
-    }
+    output::error(&checked.refused_text());
     match checked.sweep {
         Some(sweep) => sweep::run(arguments, &sweep),
         None => Ok(CommandStatus::Failure),

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::ui::WatchMessage;
 use crate::args::Format;
-use crate::commands::sweep::RefusedRun;
 use crate::figures::{bytes, duration, scores_found};
 use crate::output::{self, Style, counted};
 use crate::render;
@@ -60,21 +59,14 @@ impl LineOutput {
             WatchMessage::Began { sweep, member } => {
                 sweep.announcement(*member, Format::Json).unwrap_or_default()
             }
-            WatchMessage::Checked { analysis, refused, .. } => {
-                let all = || std::iter::once(*analysis).chain(refused.iter().map(|run| &run.analysis));
+            WatchMessage::Checked { analysis, .. } => {
+                let Analysis { diagnostics, sources, .. } = analysis;
                 let count = |severity| {
-                    all()
-                        .flat_map(|of| &of.diagnostics)
-                        .filter(|diagnostic| diagnostic.severity == severity)
-                        .count()
+                    diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
                 };
-                let diagnostics = all().flat_map(|of| {
-                    let diagnostics = render::json::diagnostics(&of.diagnostics, &of.sources);
-                    diagnostics
-                        .iter()
-                        .filter_map(|diagnostic| serde_json::to_value(diagnostic).ok())
-                        .collect::<Vec<_>>()
-                });
+                let diagnostics = render::json::diagnostics(diagnostics, sources);
+                let diagnostics =
+                    diagnostics.iter().filter_map(|diagnostic| serde_json::to_value(diagnostic).ok());
                 let diagnostics = diagnostics.collect();
                 event_line(&OutputEvent::Checked {
                     errors: count(Severity::Error),
@@ -107,13 +99,7 @@ pub fn text(note: &WatchMessage, style: Style) -> String {
             style.dim(&format!("watching {}{others} that it reads; Ctrl-C ends\n", path.display()))
         }
         WatchMessage::Checked { analysis, news, refused, clean, running } => {
-            let mut text = diagnostics(news, &analysis.sources, style);
-            for RefusedRun { name, analysis } in *refused {
-                text += &format!(
-                    "{name} can't run:\n{}",
-                    diagnostics(&analysis.diagnostics, &analysis.sources, style)
-                );
-            }
+            let mut text = diagnostics(news, &analysis.sources, style) + refused;
             match (clean, running) {
                 (true, _) => {}
                 (false, true) => text += "the run continues with the last valid text\n",

@@ -317,13 +317,15 @@ impl WatchSession<'_> {
         // A file may have changed since it was read: it is checked once more.
         self.check_at = self.check_at.or(Some(Instant::now() + QUIET));
         self.files.follow_sources(sources);
-        let CheckedSweep { analysis, refused, sweep } = match checked {
+        let checked = match checked {
             Ok(checked) => checked,
             Err(problem) => {
                 self.ui.note(&WatchMessage::Unreadable(&problem));
                 return Ok(());
             }
         };
+        let refused = checked.refused_text();
+        let CheckedSweep { analysis, sweep, .. } = checked;
         let (clean, running) = (sweep.is_some(), self.job.is_some());
         let news = self.standing.news(&analysis, clean);
         let checked =

@@ -16,7 +16,7 @@ use super::line_output::LineOutput;
 use super::view;
 use crate::args::{Format, WatchArgs};
 use crate::commands::Compiled;
-use crate::commands::sweep::{RefusedRun, Sweep, SweepResults};
+use crate::commands::sweep::{Sweep, SweepResults};
 use crate::problem::Problem;
 
 /// A message for the author.
@@ -31,7 +31,8 @@ pub enum WatchMessage<'a> {
     Checked {
         analysis: &'a Analysis,
         news: &'a [Diagnostic],
-        refused: &'a [RefusedRun],
+        /// Which runs can't run, as text.
+        refused: &'a str,
         clean: bool,
         running: bool,
     },

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use mopd_lang::experiment::{
     AuthorProgram, Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint,
     MarkedSetting, Metric, Model, ModelId, Pretrained, PretrainedSource, PromptFormat, Reward, SettingMark,
-    Stage, TokenizerSpec, Train,
+    Stage, SweepAxis, TokenizerSpec, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
@@ -112,11 +112,13 @@ pub fn tree(experiment: &Experiment, runs: &[NamedPlan], programs: &Programs, st
         out += &node(&head, &table(comparison, experiment), style);
     }
     if !experiment.sweep.is_empty() {
-        let row = |values: &[f64]| values.iter().map(|value| setting(*value)).collect::<Vec<_>>().join(", ");
+        let row = |axis: &SweepAxis| {
+            axis.values.iter().map(|value| setting(value.value)).collect::<Vec<_>>().join(", ")
+        };
         let mut rows: OutlineRows = experiment
             .sweep
             .iter()
-            .map(|axis| ("over", format!("{}: {}", axis.parameter, row(&axis.values))))
+            .map(|axis| ("over", format!("{}: {}", axis.parameter, row(axis))))
             .collect();
         let of_sweep = runs.first().filter(|run| !run.name.is_empty());
         rows.extend(of_sweep.map(|first| ("shown", format!("the run with {}", first.name))));

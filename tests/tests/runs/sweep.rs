@@ -120,11 +120,45 @@ fn a_plan_as_json_has_every_run() {
     let valid: Vec<bool> =
         partly["runs"].as_array().expect("runs").iter().map(|run| run["plan"].is_object()).collect();
     assert_eq!(valid, [true, true, false, false]);
-    assert!(said(&output).contains("rate=-1,bound=1 can't run"), "{}", said(&output));
+    assert!(said(&output).contains("can't run: rate=-1,bound=1; rate=-1,bound=5"), "{}", said(&output));
     // The file's own values are those of no run.
     fs::write(folder.path().join("tiny.mopd"), source.replace("[1e-3, -1]", "[-2, -1]")).expect("written");
     let output = plan(folder.path(), &["--format", "json"]);
     assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{}", said(&output));
+}
+
+/// `check` looks at every run, whatever the file says itself, and says a finding once.
+#[test]
+fn every_run_is_checked() {
+    let source =
+        SOURCE.replace("rate in [1e-3, 3e-3], bound in [1, 5]", "rate in [-1, 1e-3], bound in [1, 5]");
+    let folder = folder(&source.replace("param rate: real = 1e-3", "param rate: real = -7"));
+    let check = |arguments: &[&str]| {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(folder.path()).arg("check").args(arguments).arg("tiny.mopd");
+        command.stdin(Stdio::null()).output().expect("mopd starts")
+    };
+    let output = check(&[]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.matches("error[out-of-range]").count(), 1, "{text}");
+    assert!(
+        text.contains("with `rate` = -1; it is so in 2 of 4 runs") && !text.contains("bound` ="),
+        "{text}"
+    );
+    let output = plan(folder.path(), &[]);
+    let text = said(&output);
+    assert_eq!(text.matches("error[out-of-range]").count(), 1, "{text}");
+    assert!(text.contains("can't run: rate=-1,bound=1; rate=-1,bound=5"), "{text}");
+    // A hundred runs of a small file.
+    let values: Vec<String> = (1..=100).map(|value| format!("{value}e-4")).collect();
+    let many = source.replace(
+        "sweep { rate in [-1, 1e-3], bound in [1, 5] }",
+        &format!("sweep {{ rate in [{}] }}", values.join(", ")),
+    );
+    fs::write(folder.path().join("tiny.mopd"), many).expect("an experiment");
+    let output = check(&[]);
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 /// A run of a sweep that can't fit is found before the first one begins.
@@ -256,7 +290,8 @@ fn values_that_the_file_can_not_take_are_named_before_anything_runs() {
     let said = said(&output);
     // A diagnostic that two members share is printed once.
     assert_eq!(said.matches("error[out-of-range]").count(), 1, "{said}");
-    let (refused, begun) = (said.find("bound=1,many=0 can't run:"), said.find("run 2 of 4: bound=1,many=2"));
+    let (refused, begun) =
+        (said.find("can't run: bound=1,many=0; bound=5,many=0"), said.find("run 2 of 4: bound=1,many=2"));
     assert!(refused.is_some() && refused < begun, "{said}");
     assert!(
         said.contains("2 of 4 runs, results in out")

@@ -1,7 +1,7 @@
 //! `sweep`: a grid of experiments over the file's `param`s.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::SweepAxis;
+use crate::experiment::{SweepAxis, WithOrigin};
 use crate::formula::Unit;
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, Index, ItemKind, Parameter};
@@ -16,6 +16,15 @@ pub const MOST_RUNS: usize = 1_000;
 
 impl Checker {
     pub(in crate::check) fn sweep_item(&mut self, module: ModuleId, span: Span, axes: &[Index]) {
+        if !self.sweep_axes(module, span, axes) {
+            // Runs of a faulty sweep would repeat its mistakes.
+            self.parts.sweep.write().clear();
+        }
+    }
+
+    /// Adds the axes. `false` if any is faulty.
+    fn sweep_axes(&mut self, module: ModuleId, span: Span, axes: &[Index]) -> bool {
+        let mut good = !axes.is_empty();
         if axes.is_empty() {
             self.report(
                 Diagnostic::error(Code::MissingKey, span, "a sweep needs at least one parameter")
@@ -35,11 +44,18 @@ impl Checker {
                 let text = format!("`{}` is swept over twice", axis.name.text);
                 let first = self.span(first);
                 self.report(Diagnostic::error(Code::DuplicateKey, place, text).note(first, "first here"));
+                good = false;
                 continue;
             }
-            let Some(parameter) = self.swept(module, axis) else { continue };
-            if let Some(values) = self.swept_values(module, axis, &parameter) {
+            let parameter = self.swept(module, axis);
+            let values = parameter.and_then(|parameter| self.swept_values(module, axis, &parameter));
+            good &= values.is_some();
+            if let Some(values) = values {
                 let origin = self.origin(place);
+                let values = values
+                    .into_iter()
+                    .map(|Spanned { value, span }| WithOrigin { value, origin: self.origin(span) });
+                let values = values.collect();
                 self.parts.sweep.write().push(SweepAxis {
                     parameter: axis.name.text.clone(),
                     values,
@@ -47,17 +63,17 @@ impl Checker {
                 });
             }
         }
-        self.check_number_of_runs(module, span);
+        good & self.check_number_of_runs(module, span)
     }
 
     /// Reports a sweep of too many runs. A `param` that is set from outside has only that value.
-    fn check_number_of_runs(&mut self, module: ModuleId, span: Span) {
+    fn check_number_of_runs(&mut self, module: ModuleId, span: Span) -> bool {
         let axes = self.parts.sweep.read();
         let varied = axes.iter().filter(|axis| self.modules.set_value(module, &axis.parameter).is_none());
         let counts: Vec<usize> = varied.map(|axis| axis.values.len()).collect();
         let runs = counts.iter().fold(1, |runs: usize, values| runs.saturating_mul(*values));
         if runs <= MOST_RUNS {
-            return;
+            return true;
         }
         let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
         let text = format!("this sweep has {runs} runs, and {MOST_RUNS} are the most");
@@ -68,6 +84,7 @@ impl Checker {
             diagnostic
                 .help("list fewer values, or give a `param` one value with `--set`: one run of mopd each"),
         );
+        false
     }
 
     /// The `param` of an axis.
@@ -104,7 +121,12 @@ impl Checker {
     }
 
     /// Every value, each of the parameter's type.
-    fn swept_values(&mut self, module: ModuleId, axis: &Index, parameter: &Parameter) -> Option<Vec<f64>> {
+    fn swept_values(
+        &mut self,
+        module: ModuleId,
+        axis: &Index,
+        parameter: &Parameter,
+    ) -> Option<Vec<Spanned<f64>>> {
         let env = Env::constant(module);
         let items: Vec<Spanned<Value>> = match &axis.over.kind {
             ExprKind::List(items) => {
@@ -116,7 +138,7 @@ impl Checker {
             self.report(Diagnostic::error(Code::OutOfRange, axis.over.span, "this list of values is empty"));
             return None;
         }
-        let mut values: Vec<f64> = Vec::new();
+        let mut values: Vec<Spanned<f64>> = Vec::new();
         let mut good = true;
         for Spanned { value, span } in items {
             let value = match &parameter.annotation {
@@ -124,7 +146,7 @@ impl Checker {
                 None => value,
             };
             match value.constant() {
-                Some(number) if values.contains(&number) => {
+                Some(number) if values.iter().any(|known| known.value == number) => {
                     self.report(Diagnostic::error(
                         Code::DuplicateKey,
                         span,
@@ -132,7 +154,7 @@ impl Checker {
                     ));
                     good = false;
                 }
-                Some(number) => values.push(number),
+                Some(number) => values.push(Spanned::new(number, span)),
                 None => {
                     self.wrong_kind(span, "a sweep needs numbers known before the run", &value);
                     good = false;

@@ -143,6 +143,11 @@ impl AnalysisCache {
         self.keeps = true;
     }
 
+    /// Marks a `param` as changed: it has another value in the next analysis.
+    pub(in crate::check) fn value_changes(&mut self, parameter: &str) {
+        self.changed.add(&Dependents { words: vec![hash(parameter)], everything: false });
+    }
+
     /// Begins an analysis.
     pub(in crate::check) fn begin(&mut self) {
         self.keeps = false;

@@ -1,6 +1,7 @@
 //! The command line contract: outputs, streams and exit statuses of every command, on valid and invalid
 //! input. A small program stands in for the worker.
 
+mod alone;
 mod book;
 mod cache;
 mod check;

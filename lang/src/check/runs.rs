@@ -1,0 +1,272 @@
+//! The runs of a file: one, or one for each combination of the values of its `sweep`. All are checked. What
+//! several runs have in common is said once, with the values that it belongs to.
+
+use rustc_hash::FxHashMap;
+
+use super::context::Cancellation;
+use super::names::load::parse_all;
+use super::{Analysis, AnalysisCache, Auditor, CancellationCheck, Checker, Loader, analyse_with};
+use crate::diag::{Code, Diagnostic, Severity};
+use crate::experiment::SweepAxis;
+use crate::source::{SourceFile, Span};
+use crate::stack;
+use crate::syntax::ast::{Expr, ExprKind};
+
+/// Checks `entry` and everything that it imports: with the file's own values, and with the diagnostics of every
+/// run of its `sweep`.
+pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
+    let mut single = None;
+    let diagnostics = analyse_runs(entry.clone(), load, &[], None, &mut |swept, analysis| {
+        let diagnostics = analysis.diagnostics.clone();
+        single = if swept.is_empty() { Some(analysis) } else { None };
+        diagnostics
+    });
+    let analysis = single.unwrap_or_else(|| analyse_with(entry, load, &[]));
+    Analysis { diagnostics, ..analysis }
+}
+
+/// The analysis of every run with values set from outside, each followed by `audit` if it has no errors: that
+/// of the first run without errors, with the diagnostics of all.
+pub fn analyse_audited(
+    entry: SourceFile,
+    load: Loader,
+    overrides: &[(String, String)],
+    audit: Auditor,
+) -> Analysis {
+    let mut shown: Option<Analysis> = None;
+    let diagnostics = analyse_runs(entry, load, overrides, Some(audit), &mut |_, analysis| {
+        let diagnostics = analysis.diagnostics.clone();
+        if shown.as_ref().is_none_or(|shown| shown.has_errors() && !analysis.has_errors()) {
+            shown = Some(analysis);
+        }
+        diagnostics
+    });
+    Analysis { diagnostics, ..shown.expect("a file has a run") }
+}
+
+/// Analyses every run of a file: one, or one for each combination of the values of its `sweep`. A swept
+/// `param` that is set from outside has only that value. `each` gets the analysis of a run and returns its
+/// diagnostics. The result are those of all runs, each once.
+pub fn analyse_runs(
+    entry: SourceFile,
+    load: Loader,
+    overrides: &[(String, String)],
+    audit: Option<Auditor>,
+    each: &mut dyn FnMut(&[SweptValue], Analysis) -> Vec<Diagnostic>,
+) -> Vec<Diagnostic> {
+    stack::with_room(|| {
+        // Files are parsed once.
+        let mut trees = AnalysisCache::default();
+        let mut run = |swept: &[SweptValue]| {
+            let parsed = parse_all(entry.clone(), load, &mut trees);
+            Checker::new(parsed, AnalysisCache::default(), Cancellation::default()).check(overrides, swept).0
+        };
+        let first = run(&[]);
+        let combinations = Combinations::new(&first.sweep, &first.origins, overrides);
+        if combinations.is_single() {
+            return each(&[], first.audited(audit));
+        }
+        let mut findings = RunFindings::default();
+        for number in 0..combinations.len() {
+            let swept = combinations.values(number);
+            findings.add(number, each(&swept, run(&swept).audited(audit)));
+        }
+        findings.merged(&combinations)
+    })
+}
+
+/// [`super::analyse_edited`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set,
+/// and there are trees and names but no diagnostics.
+pub fn analyse_while(
+    entry: SourceFile,
+    load: Loader,
+    cache: &mut AnalysisCache,
+    keep_going: Option<CancellationCheck>,
+) -> Analysis {
+    // The cache stays empty if the checker panics: a half-changed cache can't be trusted.
+    let mut known = std::mem::take(cache);
+    let analysis = stack::with_room(|| {
+        let mut run = |swept: &[SweptValue]| {
+            // What reads these had another value in the run before, and has another one in the next.
+            let change = |cache: &mut AnalysisCache| {
+                swept.iter().for_each(|value| cache.value_changes(&value.parameter));
+            };
+            change(&mut known);
+            let parsed = parse_all(entry.clone(), load, &mut known);
+            let cancellation = Cancellation { keep_going: keep_going.clone(), ..Cancellation::default() };
+            let (checked, cache) =
+                Checker::new(parsed, std::mem::take(&mut known), cancellation).check(&[], swept);
+            known = cache;
+            change(&mut known);
+            checked
+        };
+        let first = run(&[]);
+        let combinations = Combinations::new(&first.sweep, &first.origins, &[]);
+        let mut analysis = first.audited(None);
+        if analysis.stopped || combinations.is_single() {
+            return analysis;
+        }
+        let mut findings = RunFindings::default();
+        for number in 0..combinations.len() {
+            let checked = run(&combinations.values(number));
+            if checked.stopped {
+                return Analysis { diagnostics: Vec::new(), stopped: true, ..analysis };
+            }
+            findings.add(number, checked.audited(None).diagnostics);
+        }
+        analysis.diagnostics = findings.merged(&combinations);
+        analysis
+    });
+    if !analysis.stopped {
+        *cache = known;
+    }
+    // Items that were not checked again are missing from it.
+    Analysis { experiment: None, objectives: Vec::new(), ..analysis }
+}
+
+/// The value of a swept `param` in one run.
+#[derive(Clone, Debug)]
+pub struct SweptValue {
+    pub parameter: String,
+    pub number: f64,
+    /// Its place in the `sweep`.
+    pub span: Span,
+}
+
+impl SweptValue {
+    /// The value as if it were written in place of the default.
+    pub(super) fn expr(&self) -> Expr {
+        Expr { span: self.span, kind: ExprKind::Number { value: self.number, suffix: None } }
+    }
+}
+
+/// Every combination of values; the last axis varies fastest. Without axes, a single empty one.
+struct Combinations {
+    axes: Vec<Vec<SweptValue>>,
+}
+
+impl Combinations {
+    /// A swept `param` that is set from outside has only that value.
+    pub fn new(axes: &[SweepAxis], origins: &[Span], overrides: &[(String, String)]) -> Combinations {
+        let varied = axes.iter().filter(|axis| overrides.iter().all(|(name, _)| *name != axis.parameter));
+        let values = |axis: &SweepAxis| {
+            let values = axis.values.iter().map(|value| SweptValue {
+                parameter: axis.parameter.clone(),
+                number: value.value,
+                span: origins[value.origin.0 as usize],
+            });
+            values.collect()
+        };
+        Combinations { axes: varied.map(values).collect() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.axes.iter().map(Vec::len).product()
+    }
+
+    /// Whether nothing is swept.
+    pub fn is_single(&self) -> bool {
+        self.axes.is_empty()
+    }
+
+    pub fn values(&self, run: usize) -> Vec<SweptValue> {
+        (0..self.axes.len()).map(|axis| self.axes[axis][self.digit(run, axis)].clone()).collect()
+    }
+
+    /// The distance of two runs that differ by one step of this axis.
+    fn stride(&self, axis: usize) -> usize {
+        self.axes[axis + 1..].iter().map(Vec::len).product()
+    }
+
+    fn digit(&self, run: usize, axis: usize) -> usize {
+        run / self.stride(axis) % self.axes[axis].len()
+    }
+
+    /// Whether membership in these runs depends on this axis.
+    fn decides(&self, axis: usize, is_in: &[bool]) -> bool {
+        let (stride, count) = (self.stride(axis), self.axes[axis].len());
+        let mut runs = is_in.iter().enumerate().filter(|(_, is_in)| **is_in);
+        runs.any(|(run, _)| {
+            let first = run - self.digit(run, axis) * stride;
+            (0..count).any(|digit| !is_in[first + digit * stride])
+        })
+    }
+}
+
+/// A finding of several runs.
+struct SharedFinding {
+    /// As the first of them has it.
+    diagnostic: Diagnostic,
+    /// Whether all of them have it in the same words.
+    same: bool,
+    runs: Vec<usize>,
+}
+
+/// The findings of all runs.
+#[derive(Default)]
+struct RunFindings {
+    all: Vec<SharedFinding>,
+    /// By code, severity and place, and how many of these the run had before.
+    index: FxHashMap<(Code, Severity, Span, usize), usize>,
+}
+
+impl RunFindings {
+    pub fn add(&mut self, run: usize, diagnostics: Vec<Diagnostic>) {
+        let mut counts: FxHashMap<(Code, Severity, Span), usize> = FxHashMap::default();
+        for diagnostic in diagnostics {
+            let Diagnostic { code, severity, .. } = diagnostic;
+            let span = diagnostic.primary.span;
+            let count = counts.entry((code, severity, span)).or_default();
+            let next = self.all.len();
+            match *self.index.entry((code, severity, span, *count)).or_insert(next) {
+                known if known < next => {
+                    let known = &mut self.all[known];
+                    known.same &= known.diagnostic == diagnostic;
+                    known.runs.push(run);
+                }
+                _ => self.all.push(SharedFinding { diagnostic, same: true, runs: vec![run] }),
+            }
+            *count += 1;
+        }
+    }
+
+    /// Each finding once. One that not all runs have names the values that it belongs to.
+    pub fn merged(self, combinations: &Combinations) -> Vec<Diagnostic> {
+        let count = combinations.len();
+        // A comment that silences a warning of one run has nothing to silence in others.
+        let findings = self
+            .all
+            .into_iter()
+            .filter(|finding| finding.diagnostic.code != Code::UnusedAllow || finding.runs.len() == count);
+        let mut merged: Vec<Diagnostic> = findings.map(|finding| named(finding, combinations)).collect();
+        merged.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
+        merged
+    }
+}
+
+fn named(
+    SharedFinding { mut diagnostic, same, runs }: SharedFinding,
+    combinations: &Combinations,
+) -> Diagnostic {
+    let count = combinations.len();
+    let everywhere = runs.len() == count;
+    if everywhere && same {
+        return diagnostic;
+    }
+    let mut is_in = vec![false; count];
+    runs.iter().for_each(|run| is_in[*run] = true);
+    let values = combinations.values(runs[0]);
+    let decisive =
+        values.into_iter().enumerate().filter(|(axis, _)| everywhere || combinations.decides(*axis, &is_in));
+    let decisive: Vec<SweptValue> =
+        decisive.map(|(_, value)| value).filter(|value| value.span != diagnostic.primary.span).collect();
+    let last = decisive.len();
+    for (number, SweptValue { parameter, number: value, span }) in decisive.into_iter().enumerate() {
+        let mut text = format!("with `{parameter}` = {value}");
+        if number + 1 == last && runs.len() > 1 {
+            text += &format!("; it is so in {} of {count} runs", runs.len());
+        }
+        diagnostic = diagnostic.note(span, text);
+    }
+    diagnostic
+}
