@@ -55,7 +55,8 @@ pub fn compile(
     let origins = Origins::new(origins);
     let mut plan = ExecutableExperiment::from_checked(experiment, origins).lower(fused)?.plan(sources);
     for (facts, model) in plan.stages.iter_mut().zip(&experiment.models) {
-        facts.allowed_schedules = steps::allowed_schedules(&model.stage, origins, sources);
+        facts.allowed_schedules =
+            steps::allowed_schedules(&model.stage, &experiment.teachers, origins, sources);
     }
     Ok(plan)
 }

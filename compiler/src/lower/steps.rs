@@ -141,11 +141,12 @@ impl Lowered<'_> {
 /// The schedules that a comment lets be longer than their stage, whose steps only a run knows.
 pub(super) fn allowed_schedules(
     stage: &checked::Stage,
+    teachers: &[checked::Teacher],
     origins: Origins,
     sources: &Sources,
 ) -> Vec<Schedule> {
     let is_allowed = |origin| is_allowed(sources, Code::UnfinishedSchedule, origins.span(origin));
-    let schedules = stage.schedules_in_epochs().into_iter();
+    let schedules = stage.schedules_in_epochs(teachers).into_iter();
     schedules.filter(|(origin, _)| is_allowed(*origin)).map(|(_, schedule)| schedule.clone()).collect()
 }
 

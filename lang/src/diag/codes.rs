@@ -121,7 +121,7 @@ codes! {
     InconsistentTeacher = "inconsistent-teacher",
         "fixed rollouts scored by another teacher than the student was fine-tuned on";
     UnusedName = "unused-name", "a parameter, `let`, import or family variable that nothing reads";
-    UnfinishedSchedule = "unfinished-schedule", "a schedule that is longer than its stage";
+    UnfinishedSchedule = "unfinished-schedule", "a schedule or an interval that is longer than its stage";
     DataLeakage = "data-leakage", "a model is evaluated on prompts that it is trained on";
     MisroutedDomain = "misrouted-domain",
         "a domain routed to a teacher that was not trained on it, while another was";

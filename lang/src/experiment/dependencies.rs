@@ -1,19 +1,29 @@
 //! The models and teachers that a stage depends on, and its numbers that are known only in the run.
 
 use super::{
-    Length, ModelId, Origin, Rollout, Schedule, Stage, Teacher, TeacherId, TeacherWeights, TemplatePiece,
-    Train,
+    Length, ModelId, Origin, Rollout, RolloutSource, Schedule, SelfCopy, Stage, Teacher, TeacherId,
+    TeacherWeights, TemplatePiece, Train,
 };
 use crate::experiment::formula::{Adaptive, Formula, FormulaKind, Role};
 
 impl Stage {
     /// The schedules that may be longer than the stage, whose steps are counted in epochs and therefore known
     /// only when its data is read.
-    pub fn schedules_in_epochs(&self) -> Vec<(Origin, &Schedule)> {
+    pub fn schedules_in_epochs<'a>(&'a self, teachers: &'a [Teacher]) -> Vec<(Origin, &'a Schedule)> {
         let in_epochs = |train: &&Train| matches!(train.length, Length::Epochs(_));
-        let schedules = self.trains().into_iter().filter(in_epochs).flat_map(Train::schedules);
+        let schedules =
+            self.trains().into_iter().filter(in_epochs).flat_map(|train| train.schedules(teachers));
         schedules.filter(|(_, schedule)| schedule.unreached(1).is_some()).collect()
     }
+}
+
+/// Something that a stage repeats.
+#[derive(Clone, Copy, Debug)]
+pub struct StageInterval {
+    pub steps: u32,
+    /// What the stage ends before if it is not longer: `the copy of the student is renewed`.
+    pub acts: &'static str,
+    pub origin: Origin,
 }
 
 impl Train {
@@ -30,18 +40,61 @@ impl Train {
         self.objective.formulas().into_iter().chain(chosen).collect()
     }
 
-    /// The schedules of its numbers, each with its place in the text.
-    pub fn schedules(&self) -> Vec<(Origin, &Schedule)> {
+    /// The schedules of its numbers and of those of its teachers, each with its place in the text.
+    pub fn schedules<'a>(&'a self, teachers: &'a [Teacher]) -> Vec<(Origin, &'a Schedule)> {
+        let used = self.reachable_teachers(teachers).into_iter().map(|id| &teachers[id.0 as usize]);
+        let of_teachers = used.flat_map(Teacher::formulas);
+        let shown = self.sees.iter().flat_map(|template| template.formulas());
+        let watched = self.guards.iter().map(|guard| &guard.condition);
+        let chosen = self.formulas();
         let drawn = self.rollouts().into_iter().flat_map(|rollout| {
             let temperature = rollout.source.facts().sampling.map(|sampling| &sampling.temperature);
             rollout.moving().into_iter().chain(temperature)
         });
-        let formulas = self.objective.formulas().into_iter().chain(drawn).chain([&self.learning_rate]);
+        let formulas = chosen.into_iter().chain(drawn).chain([&self.learning_rate]).chain(&self.shares);
+        let formulas = formulas.chain(watched).chain(shown).chain(of_teachers);
         let schedules = formulas.flat_map(Formula::parts).filter_map(|part| match &part.0.kind {
             FormulaKind::Schedule(schedule) => Some((part.0.origin, schedule)),
             _ => None,
         });
         schedules.collect()
+    }
+
+    /// What it repeats at intervals of more than one step.
+    pub fn intervals(&self, teachers: &[Teacher]) -> Vec<StageInterval> {
+        let mut found = Vec::new();
+        let mut add = |steps, acts, origin| found.push(StageInterval { steps, acts, origin });
+        if let Some(validation) = &self.validation {
+            add(validation.every, "the validation loss is computed a second time", validation.origin);
+        }
+        if let Some(alignment) = &self.alignment {
+            add(alignment.every, "the gradients are compared a second time", alignment.origin);
+        }
+        for id in self.reachable_teachers(teachers) {
+            let Teacher { weights, origin, .. } = &teachers[id.0 as usize];
+            if let TeacherWeights::Student(SelfCopy::Every { steps }) = weights {
+                add(*steps, "the copy of the student is renewed", *origin);
+            }
+        }
+        for rollout in self.rollouts() {
+            if let RolloutSource::SampledBy { every, .. } = &rollout.source {
+                add(*every, "the server gets newer weights", rollout.origin);
+            }
+        }
+        let adaptive = self.ladders().into_iter().chain(self.learned(teachers));
+        for formula in adaptive {
+            match &formula.0.kind {
+                FormulaKind::Adaptive(Adaptive::Ladder { every, .. }) => {
+                    add(*every, "the ladder moves to its second value", formula.0.origin)
+                }
+                FormulaKind::Adaptive(Adaptive::Learned { hold, .. }) => {
+                    add(*hold, "a second value is drawn", formula.0.origin)
+                }
+                _ => {}
+            }
+        }
+        found.retain(|interval| interval.steps > 1);
+        found
     }
 
     /// The rollouts, besides the stage's own, that are measured to choose prompts.

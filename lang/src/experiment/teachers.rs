@@ -26,6 +26,16 @@ impl Template {
         })
     }
 
+    /// The numbers in it: shares of slots, and numbers of the completion.
+    pub fn formulas(&self) -> impl Iterator<Item = &Formula> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            TemplatePiece::First { share: number, .. }
+            | TemplatePiece::Last { share: number, .. }
+            | TemplatePiece::Number(number) => Some(number),
+            TemplatePiece::Text(_) | TemplatePiece::Slot(_) | TemplatePiece::Anything => None,
+        })
+    }
+
     /// The roles that write texts in the template: their own completions, and shortened texts.
     pub fn writers(&self) -> Vec<&Role> {
         let all = self.slots().flat_map(Slot::all);
@@ -145,6 +155,18 @@ pub enum Reveal {
     All,
     /// This share of the positions in later blocks, at random.
     LaterBlocks(f64),
+}
+
+impl Teacher {
+    /// The numbers of its template, and those that its logits are composed with.
+    pub fn formulas(&self) -> Vec<&Formula> {
+        let mut found: Vec<&Formula> = self.sees.iter().flat_map(|template| template.formulas()).collect();
+        if let TeacherWeights::Composed { logits, bindings } = &self.weights {
+            found.extend(logits.iter().map(|part| &part.weight));
+            found.extend(bindings.iter().map(|binding| &binding.formula));
+        }
+        found
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,9 @@
 //! The stage `train`: several models that are trained together, in turns.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Joint, JointMember, JointStep, ModelId, Recipe, Stage, Teacher, TeacherWeights};
+use crate::experiment::{
+    Joint, JointMember, JointStep, Length, ModelId, Recipe, Stage, Teacher, TeacherWeights,
+};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name, Statement};
 
@@ -175,6 +177,20 @@ impl Checker {
         let start = updates.and_then(|index| members[index].member.as_ref()).map(|member| member.start);
         let parts = self.distill(Recipe::Step, &settings, start, mixture, env);
         let mut train = self.finish_training(parts, &settings, env);
+        if let (Some(every), Some(Length::Steps(steps))) = (every, train.as_ref().map(|train| train.length))
+            && every > steps
+        {
+            self.report(
+                Diagnostic::warning(
+                    Code::UnfinishedSchedule,
+                    settings.place(&["every"]),
+                    format!("the stage ends before the step `{}` updates anything", name.text),
+                )
+                .label(format!("every {every} steps"))
+                .note(settings.place(&["steps"]), format!("the stage has {steps}"))
+                .help("give it an interval that is not longer than the stage, or train for longer"),
+            );
+        }
         let member = updates.and_then(|index| members[index].member.as_ref());
         if let (Some(train), Some(member)) = (&mut train, member) {
             // A model sees its `sees` in every role, hence also as the student.

@@ -4,6 +4,7 @@
 pub mod constructors;
 mod domains;
 pub mod guards;
+mod idle;
 pub mod joint;
 pub mod lineage;
 pub mod optimizers;

@@ -17,6 +17,7 @@ use crate::check::values::ranges::RangeCheck;
 impl Checker {
     /// Runs the checks that need the whole stage. Each one that fails reports a diagnostic.
     pub(in crate::check) fn check_stage(&mut self, train: &Train, settings: &BlockSettings) -> bool {
+        self.warn_of_absent_entries(train, settings);
         let checks = [
             self.check_reference(train, settings),
             self.check_settings_are_read(train, settings),
@@ -247,14 +248,8 @@ impl Checker {
         good &= self.check_ranges(&train.objective, train.length);
         if let Length::Steps(steps) = train.length {
             self.warn_of_unfinished_schedules(train, settings, steps);
-            if train.refresh.is_some_and(|refresh| refresh >= steps) {
-                let text = format!("a run of {steps} steps ends before anything is computed again");
-                self.report(
-                    Diagnostic::error(Code::OutOfRange, settings.place(&["refresh"]), text)
-                        .help("lower `refresh`"),
-                );
-                good = false;
-            }
+            self.warn_of_long_intervals(train, settings, steps);
+            self.warn_of_idle_guards(train, settings, steps);
         }
         if let (BatchSize::Sequences(batch), group) = (train.size, train.rollout.group())
             && !batch.is_multiple_of(group)
@@ -288,31 +283,6 @@ impl Checker {
                 .help("each mini-batch needs a prompt, with all its samples: lower it, or enlarge the batch"),
         );
         false
-    }
-
-    /// Warns of a schedule that the stage ends before: a rate then never reaches the last value that the text
-    /// gives.
-    fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &BlockSettings, steps: u32) {
-        let of_train = train.schedules().into_iter();
-        let late = of_train.filter_map(|(origin, schedule)| Some((origin, schedule.unreached(steps)?)));
-        let mut late: Vec<(Origin, u32)> = late.collect();
-        late.dedup();
-        for (origin, step) in late {
-            let span = self.span(origin);
-            let diagnostic = Diagnostic::warning(
-                Code::UnfinishedSchedule,
-                span,
-                "the stage ends before this schedule does",
-            );
-            self.report(
-                diagnostic
-                    .label(format!("goes on to step {step}"))
-                    .note(settings.place(&["steps"]), format!("the last step is {}", steps.saturating_sub(1)))
-                    .help(
-                        "give it the length of the stage, `over: 100%` or fewer steps, or train for longer",
-                    ),
-            );
-        }
     }
 
     fn check_formats(&mut self, train: &Train, settings: &BlockSettings) -> bool {

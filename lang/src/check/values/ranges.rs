@@ -12,8 +12,8 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective, StageStep};
 use crate::formula::{
     Axis, DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode,
-    Function, GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, Summand, Unit,
-    with_number,
+    Function, GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, StepNumber, Summand,
+    Unit, with_number,
 };
 
 /// The values of the names in a number of the run.
@@ -127,11 +127,21 @@ fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueI
 /// value.
 pub fn possible_values(number: &Formula) -> ValueInterval {
     // The longest possible run, which is long enough for every schedule.
-    let steps = u32::MAX;
+    possible_between(number, (0, u32::MAX), u32::MAX)
+}
+
+/// As [`possible_values`], from step `first` to step `last` of a run.
+pub fn possible_between(number: &Formula, (first, last): (u32, u32), steps: u32) -> ValueInterval {
     let leaf = |part: &FormulaNode| {
         let (low, high) = match &part.kind {
             FormulaKind::Number(value) => (*value, *value),
-            FormulaKind::Schedule(schedule) => interval::proper(schedule.bounds(0, steps, steps)),
+            FormulaKind::Schedule(schedule) => interval::proper(schedule.bounds(first, last, steps)),
+            FormulaKind::Signal(Signal::Step) => (f64::from(first), f64::from(last)),
+            FormulaKind::Signal(Signal::Progress) => {
+                let steps = f64::from(steps.max(1));
+                (f64::from(first) / steps, f64::from(last) / steps)
+            }
+            FormulaKind::Signal(Signal::OfSteps { number: StepNumber::Entropy, .. }) => (0.0, f64::INFINITY),
             FormulaKind::Signal(Signal::Of { part: ModelSignal::Entropy, .. }) => (0.0, f64::INFINITY),
             // A state may leave the range of its first value.
             FormulaKind::Signal(Signal::State { .. }) => interval::ANYTHING,
