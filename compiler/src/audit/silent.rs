@@ -122,10 +122,14 @@ impl AuditPass<'_> {
     /// The best place to show for a part that is 0, and whether it is a number given as an argument.
     fn place(&self, part: &Formula) -> (Span, bool) {
         let own = self.span(part.0.origin);
+        // `1 - share` with an argument 1.
+        let numbers = |part: &Formula| {
+            part.operands().iter().all(|operand| matches!(operand.0.kind, FormulaKind::Number(_)))
+        };
         let outside = part.operands().into_iter().find_map(|operand| {
             let span = self.span(operand.0.origin);
             let given = match operand.0.kind {
-                FormulaKind::Number(value) => value == 0.0 || part.operands().len() > 2,
+                FormulaKind::Number(value) => value == 0.0 || part.operands().len() > 2 || numbers(part),
                 _ => false,
             };
             (given && (span.file != own.file || span.start < own.start || span.end > own.end)).then_some(span)

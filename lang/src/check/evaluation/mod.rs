@@ -6,16 +6,26 @@ pub mod compare;
 pub mod sweep;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Experiment, Model};
+use crate::experiment::{Experiment, Model, ModelId, Origin, TeacherWeights};
 use crate::source::{FileId, Span};
 
 /// Warnings about models that the entry file trains and a run would leave out, because no table needs them.
 /// This needs the whole experiment, which is not assembled while a file is edited.
 pub fn left_out(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
-    for model in experiment.left_out() {
-        let Model { name, origin, .. } = experiment.model(model);
+    let left_out = experiment.left_out();
+    // A family of teachers has one for each domain, of which an arm of the route may replace one.
+    let replaced = |id: ModelId, origin: Origin| {
+        let mut siblings = experiment.models.iter().zip(0..).filter(|(model, _)| model.origin == origin);
+        experiment.teachers.iter().any(|teacher| teacher.weights == TeacherWeights::Model(id))
+            && siblings.any(|(_, sibling)| !left_out.contains(&ModelId(sibling)))
+    };
+    for model in &left_out {
+        let Model { name, origin, .. } = experiment.model(*model);
         let span = origins[origin.0 as usize];
+        if name.ends_with(']') && replaced(*model, *origin) {
+            continue;
+        }
         // Members of a family are declared once; models that a stage makes inside are not the author's.
         if span.file == FileId(0) && !found.iter().any(|said| said.primary.span == span) {
             let warning = Diagnostic::warning(Code::UnusedModel, span, format!("no table needs `{name}`"));

@@ -150,6 +150,7 @@ impl Checker {
         }
         if !faulty {
             self.report_unreached(&turns);
+            self.replaced_members(&turns);
         }
         chosen
     }
@@ -214,6 +215,17 @@ impl Checker {
                     .label("every domain it could match is routed before")
                     .help("remove it, or move it up: the first arm that holds decides"),
             );
+        }
+    }
+
+    /// Marks the teachers that an arm for all elements of a list would choose, where arms above it replace
+    /// one: they are not forgotten.
+    fn replaced_members(&mut self, turns: &[ExpandedArm]) {
+        let replaced = turns
+            .iter()
+            .filter(|turn| !turn.used && turns.iter().any(|other| other.span == turn.span && other.used));
+        for turn in replaced {
+            self.routed_teacher(turn.target, &turn.env);
         }
     }
 
