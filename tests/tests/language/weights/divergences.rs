@@ -133,14 +133,9 @@ const ROWS: &[Row] = &[
     ("vpd.follow", None, "follow", "kl(student || guide)", 1.0),
     // Card B5, DAgger: the expert's choice is the label.
     ("dagger.labels", None, "imitate", "nll(teacher)", 1.0),
-    // Card B1.11: KL(T || S) of Gaussians on some dimensions; or the squared distance of means.
-    (
-        "compass.compass",
-        Some(("kept", "[0, 2]")),
-        "follow",
-        "gaussian_kl(teacher || student, dimensions: [0, 2])",
-        1.0,
-    ),
+    // Card B1.11: KL(T || S) of Gaussians, the mean over dimensions 0, 1 and 5; or the squared distance of
+    // means, summed over dimensions.
+    ("compass.compass", None, "follow", "gaussian_kl(teacher || student, dimensions: [0, 1, 5])", 1.0 / 3.0),
     (
         "compass.compass_means",
         Some(("kept", "[0, 2]")),

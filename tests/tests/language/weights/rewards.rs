@@ -141,9 +141,15 @@ fn critics() -> Vec<Case> {
         };
         t.onwards(|later| (discount * trace).powi((later.token - t.token) as i32) * delta(later))
     };
+    // The code standardises advantages, with the deviation of a sample.
+    let standard = move |t: At, discount: f64| {
+        let all = t.peers(Axis::Batch);
+        let all: Vec<f64> = all.into_iter().map(|u| estimated(u, "critic.value", discount, 0.9)).collect();
+        standardised(estimated(t, "critic.value", discount, 0.9), &all)
+    };
     let falling = || 0.5 * (std::f64::consts::PI * f64::from(STEP) / f64::from(STEPS)).cos() + 0.5;
     vec![
-        of("rpd.rpd").clipped("policy", 0.2, 0.2, move |t| estimated(t, "critic.value", 0.99, 0.9)).linear(
+        of("rpd.rpd").clipped("policy", 0.2, 0.2, move |t| standard(t, 0.99)).linear(
             "imitate",
             "mse(student.mean, teacher.mean)",
             move |_| falling(),
@@ -151,7 +157,7 @@ fn critics() -> Vec<Case> {
         // clamp(ratio, min 1 - eps) * KL(N_S || N_T)
         of("rpd.rpd_gaussian")
             .with("discount", "0.8")
-            .clipped("policy", 0.2, 0.2, move |t| estimated(t, "critic.value", 0.8, 0.9))
+            .clipped("policy", 0.2, 0.2, move |t| standard(t, 0.8))
             .linear("imitate", "gaussian_kl(student || teacher)", move |t| {
                 falling() * t.ratio().max(1.0 - 0.2)
             }),

@@ -148,11 +148,15 @@ fn masked() -> Vec<Case> {
         t.s("position") >= 3.0
     }
     vec![
-        of("d_opsd.d_opsd").select(surest).linear(
-            "follow",
-            "kl(student || teacher, support: top_k(teacher, 20), mass: renormalized, clip_each: 0.05)",
-            |_| 1.0,
-        ),
+        // Wrong completions stay in the mean, with a loss of 0.
+        of("d_opsd.d_opsd")
+            .select(surest)
+            .linear(
+                "follow",
+                "kl(student || teacher, support: top_k(teacher, 20), mass: renormalized, clip_each: 0.05)",
+                |_| 1.0,
+            )
+            .weight(|t| gate(t.s("reward") >= 1.0)),
         // (1 - w) * fkl + w * rkl.
         of("opdlm.opdlm_loss_full")
             .with("reverse_share", "0.25")
