@@ -321,9 +321,15 @@ impl DataError {
                     "separate the columns by commas, or by tabs in a file that ends in .tsv".to_owned()
                 }
                 [] => format!("every line needs `{field}`"),
-                [other, ..] => format!(
+                [other] => format!(
                     "every line needs `{field}`; if it has another name, say so in the domain: `fields = \
                      columns({field}: {other})`"
+                ),
+                // Any of them may be meant.
+                others => format!(
+                    "every line needs `{field}`; if one of these columns is meant, name it in the domain, `fields = \
+                     columns({field}: ...)`: {}",
+                    others.iter().take(8).cloned().collect::<Vec<_>>().join(", ")
                 ),
             },
             DataProblem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),

@@ -25,7 +25,7 @@ pub fn signature_help(source: &str, offset: u32, analysis: &Analysis) -> Option<
         Some(builtin) => {
             let listed = builtin.parameters.iter().map(|parameter| {
                 let optional = if parameter.required { "" } else { "?" };
-                (parameter.name.to_owned(), format!("{}{optional}", parameter.name))
+                (parameter.name.to_owned(), format!("{}{optional}", parameter.shown()))
             });
             (listed.collect(), builtin.usage.to_owned())
         }

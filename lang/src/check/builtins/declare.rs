@@ -35,6 +35,13 @@ pub struct BuiltinParameter {
     pub default: Option<&'static str>,
 }
 
+impl BuiltinParameter {
+    /// As it stands in a call: the two sides of a divergence are one argument without a name.
+    pub fn shown(&self) -> &'static str {
+        if self.name == "pair" { "p || q" } else { self.name }
+    }
+}
+
 /// A call of a built-in, as it is written.
 #[derive(Clone, Copy)]
 pub(in crate::check) struct Call<'e> {

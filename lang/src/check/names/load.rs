@@ -122,15 +122,15 @@ impl Files<'_> {
         let standard = item.module != module || self.modules.is_standard(module);
         let called = callable(&tree.items[item.index].kind).is_some();
         if is_taken(&name.text, called, standard) {
-            self.report(
-                Diagnostic::error(
-                    Code::DuplicateName,
-                    name.span,
-                    format!("`{}` has a meaning of its own in mopd", name.text),
-                )
-                .label("can't be declared again")
-                .help("choose another name"),
-            );
+            let foreign = words::FOREIGN_VALUES.contains(&name.text.as_str());
+            let (text, label) = match foreign {
+                true => (format!("`{}` can't be a name", name.text), "a value in other languages"),
+                false => {
+                    (format!("`{}` has a meaning of its own in mopd", name.text), "can't be declared again")
+                }
+            };
+            let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
+            self.report(diagnostic.label(label).help("choose another name"));
             return;
         }
         let names = &mut self.modules.loaded[module.0 as usize].names;
@@ -169,7 +169,12 @@ impl Files<'_> {
                         .help("give one of them another name"),
                 );
             } else if is_taken_for_parameters(&name.text, role) {
-                let text = format!("`{}` is a built-in name already: every objective can read it", name.text);
+                let text = match words::FOREIGN_VALUES.contains(&name.text.as_str()) {
+                    true => format!("`{}` can't be a name: other languages have a value of it", name.text),
+                    false => {
+                        format!("`{}` is a built-in name already: every objective can read it", name.text)
+                    }
+                };
                 let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
                 self.report(diagnostic.label("can't be a parameter").help("choose another name"));
             } else if of_template && is_slot(&name.text) {

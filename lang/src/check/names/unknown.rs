@@ -210,7 +210,11 @@ impl Checker {
         let same = known.iter().find(|key| same_letters(key, &name.text));
         let takes = || match known.is_empty() {
             true => "it takes none".to_owned(),
-            false => format!("it takes: {}", known.join(", ")),
+            false => {
+                // Both sides are one argument without a name.
+                let shown = known.iter().map(|name| if *name == "pair" { "p || q" } else { name });
+                format!("it takes: {}", shown.collect::<Vec<_>>().join(", "))
+            }
         };
         let diagnostic = match (same, foreign::setting(&name.text, known, known)) {
             (Some(same), _) => diagnostic.did_you_mean(&name.text, same),

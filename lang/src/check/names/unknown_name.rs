@@ -99,6 +99,14 @@ impl Checker {
             });
             return;
         }
+        if name == "domain" && self.key_before(span).is_some_and(|key| key == "on") {
+            let names: Vec<String> =
+                self.parts.domains.read().iter().map(|domain| domain.name.clone()).collect();
+            let listed = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+            let help = format!("`on` takes a domain by its name{listed}; all of them are `domains`");
+            self.report(undeclared(name, span).help(help).fix("write `domains`", span, "domains").possibly());
+            return;
+        }
         if vocabulary::signal(name).is_some() {
             self.report(undeclared(name, span).help(match env.context {
                 EvaluationContext::Schedule => {

@@ -458,7 +458,7 @@ impl Checker {
         let missing =
             |(parameter, given): &(&BuiltinParameter, &Option<&Expr>)| parameter.required && given.is_none();
         if let Some((parameter, _)) = builtin.parameters.iter().zip(&given).find(missing) {
-            let text = format!("`{}` needs `{}`", builtin.name, parameter.name);
+            let text = format!("`{}` needs `{}`", builtin.name, parameter.shown());
             self.report(
                 Diagnostic::error(Code::MissingArgument, span, text)
                     .label("not given here")

@@ -264,9 +264,9 @@ fn entry(builtin: &Builtin) -> String {
         let one = |parameter: &&BuiltinParameter| match parameter.default {
             Some(default) => {
                 let default = default.trim_matches('"').trim_end_matches(".0");
-                format!("`{}` ({}, `{default}` by default)", parameter.name, takes(parameter.takes))
+                format!("`{}` ({}, `{default}` by default)", parameter.shown(), takes(parameter.takes))
             }
-            None => format!("`{}` ({})", parameter.name, takes(parameter.takes)),
+            None => format!("`{}` ({})", parameter.shown(), takes(parameter.takes)),
         };
         parameters.iter().map(one).collect::<Vec<_>>().join(", ")
     };

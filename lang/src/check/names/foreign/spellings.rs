@@ -40,7 +40,10 @@ const NAMES: &[(&[&str], Spelling)] = &[
         &["if", "ifelse", "iff", "ternary"],
         Spelling::Otherwise("a choice is written `where(condition, a, b)`"),
     ),
-    (&["epochs", "epoch"], Spelling::Otherwise("`epochs = 2` is a setting, in the place of `steps`")),
+    (
+        &["epochs", "epoch"],
+        Spelling::Otherwise("the length of a stage is set in passes over its data by `steps = 2 epochs`"),
+    ),
     (&["range"], Spelling::Otherwise("a list is written out, `[1, 2, 3]`, or as `1..=3`")),
     (&["pow", "square"], Spelling::Otherwise("a power is written `x^2`")),
     (
