@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod browser;
+pub mod corpus;
+pub mod fixes;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -192,7 +192,7 @@ pub fn number_length(bytes: &[u8]) -> usize {
     end + usize::from(bytes.get(end) == Some(&b'%'))
 }
 
-/// The intended character for a look-alike of another alphabet.
+/// The intended characters for a look-alike of another alphabet; none for an invisible one.
 pub fn lookalike(character: char) -> Option<&'static str> {
     Some(match character {
         '\u{2212}' | '\u{2013}' | '\u{2014}' | '\u{2010}' | '\u{2011}' | '\u{ff0d}' => "-",
@@ -206,7 +206,9 @@ pub fn lookalike(character: char) -> Option<&'static str> {
         '\u{ff1d}' => "=",
         '\u{ff0c}' | '\u{3001}' => ",",
         '\u{ff1a}' => ":",
-        '\u{a0}' | '\u{2002}'..='\u{200b}' | '\u{202f}' | '\u{2060}' | '\u{3000}' | '\u{feff}' => " ",
+        '\u{a0}' | '\u{2002}'..='\u{200a}' | '\u{202f}' | '\u{3000}' => " ",
+        // These have no width: what stands around them is one word.
+        '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2064}' | '\u{feff}' => "",
         _ => return None,
     })
 }

@@ -7,7 +7,7 @@
 //!
 //! - `- line` names a line of the scene (spaces don't matter), `+ line` replaces it; the last `-` takes all
 //!   further `+`, and a `-` without `+` is a deletion. `$ line` is appended to the file, `> line` to a module
-//!   `mine.mopd` beside it.
+//!   `mine.mopd` beside it, `& file line` to a file beside it.
 //! - `~ token ~ cause ~ remedy ~ ...` is the expectation. It belongs to the line above, or to the one that `~
 //!   at line` names. `cause` and `remedy` are words to look for in the message: alternatives between `|`,
 //!   all of `a&b`. Then, in any order: `fix line` is the line after the fix (the fix is certain), `add line`
@@ -28,14 +28,16 @@
 //! block, `top_k` in an unusual program, and a rollout of a model (`from(expert, ...)`), which is valid and
 //! is now among the unusual ones.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::process::Command;
 
 use mopd_lang::Analysis;
-use mopd_lang::diag::{Diagnostic, Severity, apply_once};
-use mopd_lang::source::{FileId, SourceFile};
+use mopd_lang::diag::{Code, Diagnostic, Severity, apply_once};
+use mopd_lang::source::{FileId, SourceFile, Sources, Span};
+use mopd_tests::corpus::{Case, Expected, corpus, plain_program};
+use mopd_tests::fixes::{self, Checks};
+use serde_json::Value;
 
 const ENTRY: FileId = FileId(0);
 
@@ -56,203 +58,107 @@ const TARGETS: [f64; 8] = [97.0, 96.0, 95.0, 90.0, 80.0, 100.0, 97.0, 0.0];
 /// A count, and the total that it is of.
 type Figure = (usize, usize);
 
-struct Case {
-    name: String,
-    text: String,
-    module: Option<String>,
-    expected: Option<Expected>,
+/// The diagnostics of a program.
+struct Checked {
+    sources: Sources,
+    diagnostics: Vec<Diagnostic>,
 }
 
-#[derive(Default)]
-struct Expected {
-    /// From 0.
-    line: usize,
-    /// Lines that may be pointed at as well.
-    also: Vec<usize>,
-    token: String,
-    cause: String,
-    remedy: String,
-    /// Programs that a certain fix results in.
-    fixed: Vec<String>,
-    most: usize,
-}
-
-/// If a program declares an objective and no experiment, this experiment trains on it, so that the objective
-/// is audited.
-const AROUND: &str = "\
-experiment \"around\" { seed = 1 }
-domain sums { prompts = \"sums.jsonl\", reward = numeric }
-model small = llama { layers = 2, width = 64, heads = 4, context = 128, tokenizer = bytes }
-model skilled = grpo(small, on: sums) { prompts = 16, samples = 8, max_tokens = 16, steps = 60, lr = 1e-4 }
-teacher skilled_one = skilled
-route { else -> skilled_one }
-model learner = distill(small) {
-  objective = OBJECTIVE
-  rollout   = sample(n: 4, temperature: 1, max_tokens: 16)
-  prompts   = 16
-  steps     = 40
-  lr        = 1e-4
-}
-";
-
-/// Spaces between the words of a line don't matter.
-fn plain(line: &str) -> String {
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn plain_program(text: &str) -> Vec<String> {
-    text.lines().map(plain).filter(|line| !line.is_empty()).collect()
-}
-
-/// The scene with its edits: the lines of the program.
-fn edited(name: &str, scene: &str, body: &[&str]) -> Vec<String> {
-    let mut lines: Vec<String> = scene.lines().map(str::to_owned).collect();
-    let old: Vec<&str> = body.iter().filter_map(|line| line.strip_prefix('-')).collect();
-    let mut new: Vec<&str> = body.iter().filter_map(|line| line.strip_prefix('+')).collect();
-    let mut places = Vec::new();
-    for line in &old {
-        let after = places.last().map_or(0, |place| place + 1);
-        let found = (after..lines.len()).find(|at| plain(&lines[*at]) == plain(line));
-        let found = found.or_else(|| lines.iter().position(|candidate| plain(candidate) == plain(line)));
-        places.push(found.unwrap_or_else(|| panic!("{name}: the scene has no line `{}`", plain(line))));
+/// Checks a text in the place of a case's. What depends on files, and the runs of a sweep, only the program
+/// checks.
+fn analyse(case: &Case, text: &str) -> Checked {
+    let swept = text.lines().any(|line| line.starts_with("sweep "));
+    if swept || !case.files.is_empty() {
+        return by_the_program(case, text);
     }
-    let mut replaced: Vec<(usize, Vec<String>)> = Vec::new();
-    for (nth, place) in places.iter().enumerate() {
-        let indent: String = lines[*place].chars().take_while(|c| *c == ' ').collect();
-        let taken = if nth + 1 == places.len() { new.len() } else { new.len().min(1) };
-        let written = new.drain(..taken).map(|line| {
-            if line.trim().is_empty() { String::new() } else { format!("{indent}{}", &line[1..]) }
-        });
-        replaced.push((*place, written.collect()));
-    }
-    assert!(new.is_empty(), "{name}: a `+` without a `-`");
-    replaced.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
-    for (place, written) in replaced {
-        lines.splice(place..=place, written);
-    }
-    lines.extend(
-        body.iter()
-            .filter_map(|line| line.strip_prefix('$'))
-            .map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()),
-    );
-    lines
+    let analysis = audited(case, text);
+    Checked { sources: analysis.sources, diagnostics: analysis.diagnostics }
 }
 
-fn read_case(page: &str, block: &str, scenes: &HashMap<String, String>) -> Case {
-    let mut rows = block.lines();
-    let name = format!("{page}: {}", rows.next().unwrap_or_default().trim());
-    let rows: Vec<&str> = rows.filter(|row| !row.trim().is_empty()).collect();
-    let module: Vec<&str> = rows.iter().filter_map(|row| row.strip_prefix("> ")).collect();
-    let module = (!module.is_empty()).then(|| module.join("\n") + "\n");
-    let scene = rows.iter().find_map(|row| row.strip_prefix("@ "));
-    let body: Vec<&str> = rows.iter().filter(|row| !row.starts_with(['~', '@', '>'])).copied().collect();
-    let lines = match scene {
-        Some(scene) => {
-            edited(&name, scenes.get(scene).unwrap_or_else(|| panic!("{name}: no scene `{scene}`")), &body)
-        }
-        None => body.iter().map(|line| (*line).to_owned()).collect(),
-    };
-    let declared = lines.iter().rev().find_map(|line| line.strip_prefix("objective ").map(str::to_owned));
-    let mut lines = lines;
-    if let Some(declared) = declared.filter(|_| !lines.iter().any(|line| line.starts_with("experiment "))) {
-        let objective: String = declared.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-        lines.extend(AROUND.replace("OBJECTIVE", &objective).lines().map(str::to_owned));
-    }
-    let lines = lines;
-    let find = |wanted: &str| {
-        let found = lines.iter().position(|line| plain(line) == plain(wanted));
-        found.unwrap_or_else(|| panic!("{name}: the program has no line `{}`", plain(wanted)))
-    };
-    let mut expected = None;
-    let mut at = None;
-    for (nth, row) in rows.iter().enumerate() {
-        let Some(row) = row.strip_prefix("~ ") else { continue };
-        if let Some(line) = row.strip_prefix("at ") {
-            at = Some(find(line));
-            continue;
-        }
-        if let (Some(most), Some(expected)) = (row.strip_prefix("n "), &mut expected) {
-            let expected: &mut Expected = expected;
-            expected.most = most.parse().expect("a number behind n");
-            continue;
-        }
-        let above = || {
-            let above = rows[..nth]
-                .iter()
-                .rev()
-                .find(|row| !row.starts_with(['~', '-', '>', '@']))
-                .expect("a line above the expectation");
-            find(if scene.is_some() { above[1..].trim() } else { above })
-        };
-        let fields: Vec<&str> = row.split(" ~ ").collect();
-        let [token, cause, remedy, more @ ..] = fields.as_slice() else {
-            panic!("{name}: token, cause and remedy are expected")
-        };
-        let line =
-            more.iter().find_map(|field| field.strip_prefix("at ")).map(find).or(at).unwrap_or_else(above);
-        let mut it = Expected {
-            line,
-            token: (*token).into(),
-            cause: (*cause).into(),
-            remedy: (*remedy).into(),
-            most: 1,
-            ..Expected::default()
-        };
-        for field in more {
-            let (word, rest) = field.split_once(' ').unwrap_or((field, ""));
-            let with = |written: &[&str]| {
-                let mut fixed = lines.clone();
-                fixed.splice(line..=line, written.iter().map(|line| (*line).to_owned()));
-                fixed.join("\n")
-            };
-            match word {
-                "fix" => it.fixed.push(with(&[rest])),
-                "drop" => it.fixed.push(with(&[])),
-                "add" => it.fixed.push(format!("+{rest}\n{}", lines.join("\n"))),
-                "also" => it.also.push(find(rest)),
-                "n" => it.most = rest.trim().parse().expect("a number behind n"),
-                "at" => {}
-                _ => panic!("{name}: unknown field `{field}`"),
-            }
-        }
-        expected = Some(it);
-    }
-    Case { name, text: lines.join("\n") + "\n", module, expected }
+fn entry(text: &str) -> SourceFile {
+    SourceFile { path: "case.mopd".to_owned(), text: text.to_owned() }
 }
 
-fn corpus() -> Vec<Case> {
-    let folder = mopd_tests::root().join("tests/mistakes");
-    let read = |path: &Path| fs::read_to_string(path).expect("a file of the corpus");
-    let stem = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
-    let scenes: HashMap<String, String> = mopd_tests::files(&folder.join("scenes"), ".mopd")
-        .iter()
-        .map(|path| (stem(path), read(path)))
-        .collect();
-    let mut cases: Vec<Case> = scenes
-        .iter()
-        .map(|(name, text)| Case {
-            name: format!("scene {name}"),
-            text: text.clone(),
-            module: None,
-            expected: None,
-        })
-        .collect();
-    for path in mopd_tests::files(&folder, ".txt") {
-        for block in format!("\n{}", read(&path)).split("\n=== ").skip(1) {
-            cases.push(read_case(&stem(&path), block, &scenes));
-        }
-    }
-    cases
-}
-
-fn analyse(text: &str, module: Option<&String>) -> Analysis {
-    let load = |path: &[&str]| match path {
+/// A module that a case imports.
+fn load(case: &Case, path: &[&str]) -> Option<SourceFile> {
+    match path {
         ["std", ..] => mopd_std::source(path).map(|(path, text)| SourceFile { path, text }),
-        ["mine"] => module.map(|text| SourceFile { path: "mine.mopd".to_owned(), text: text.clone() }),
+        ["mine"] => case.module.clone().map(|text| SourceFile { path: "mine.mopd".to_owned(), text }),
         _ => None,
+    }
+}
+
+fn audited(case: &Case, text: &str) -> Analysis {
+    let load = |path: &[&str]| load(case, path);
+    mopd_lang::analyse_audited(entry(text), &load, &[], &mopd_compiler::audit::diagnostics)
+}
+
+/// The diagnostics of `mopd check` in a folder with the case's files. Without files, those that are missing
+/// don't count.
+fn by_the_program(case: &Case, text: &str) -> Checked {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, text) in &case.files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder can be made");
+        fs::write(path, text).expect("a file can be written");
+    }
+    fs::write(folder.path().join("case.mopd"), text).expect("a file can be written");
+    let program = std::path::absolute(mopd_tests::mopd()).expect("the program has a path");
+    let output = Command::new(program)
+        .args(["check", "--format", "json", "case.mopd"])
+        .current_dir(folder.path())
+        .output()
+        .expect("mopd starts");
+    let listed: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{}: {error}: {}", case.name, String::from_utf8_lossy(&output.stderr))
+    });
+    let mut sources = Sources::default();
+    sources.add(SourceFile { path: "case.mopd".to_owned(), text: text.to_owned() });
+    let diagnostics = listed.iter().map(|value| of_json(value, text));
+    let counts = |diagnostic: &Diagnostic| !case.files.is_empty() || diagnostic.code != Code::MissingFile;
+    Checked { diagnostics: diagnostics.filter(counts).collect(), sources }
+}
+
+fn of_json(value: &Value, text: &str) -> Diagnostic {
+    let offset = |position: &Value| {
+        let number = |name: &str| position[name].as_u64().expect("a position") as usize;
+        let line_start: usize = text.split_inclusive('\n').take(number("line")).map(str::len).sum();
+        let units = |c: &char| c.len_utf16();
+        let mut left = number("character");
+        let before = text[line_start..].chars().take_while(|c| {
+            let goes_on = left > 0;
+            left = left.saturating_sub(units(c));
+            goes_on
+        });
+        line_start + before.map(char::len_utf8).sum::<usize>()
     };
-    let entry = SourceFile { path: "case.mopd".to_owned(), text: text.to_owned() };
-    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::diagnostics)
+    let span = |value: &Value| {
+        let file = if value["file"].as_str().is_some_and(|file| file.ends_with("case.mopd")) {
+            ENTRY
+        } else {
+            FileId(1)
+        };
+        match file {
+            ENTRY => Span::new(ENTRY, offset(&value["range"]["start"]), offset(&value["range"]["end"])),
+            _ => Span::new(file, 0, 0),
+        }
+    };
+    let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let code = Code::ALL.iter().find(|code| code.name() == word("code")).copied();
+    let make = if word("severity") == "error" { Diagnostic::error } else { Diagnostic::warning };
+    let mut diagnostic = make(code.unwrap_or(Code::UnknownValue), span(value), word("message"));
+    for (nth, label) in value["labels"].as_array().into_iter().flatten().enumerate() {
+        let text = label["text"].as_str().unwrap_or_default();
+        diagnostic = if nth == 0 { diagnostic.label(text) } else { diagnostic.note(span(label), text) };
+    }
+    if let Some(help) = value["help"].as_str() {
+        diagnostic = diagnostic.help(help);
+    }
+    let fix = &value["fix"];
+    if let (Some(title), Some(replacement)) = (fix["title"].as_str(), fix["replacement"].as_str()) {
+        diagnostic = diagnostic.fix(title, span(fix), replacement);
+    }
+    diagnostic
 }
 
 /// Whether a message contains the words: alternatives between `|`, all of `a&b`. `\\|` and `\\&` are the
@@ -279,17 +185,27 @@ fn remedy(diagnostic: &Diagnostic) -> String {
 }
 
 /// The program after all offered fixes, applied until none is left; None if none is offered.
-fn fixed(case: &Case) -> Option<(String, Analysis)> {
+fn fixed(case: &Case) -> Option<(String, Checked)> {
     let mut text = case.text.clone();
-    let mut analysis = analyse(&text, case.module.as_ref());
+    let mut analysis = analyse(case, &text);
     let mut any = false;
     for _ in 0..8 {
         let Some((fixed, _)) = apply_once(&text, ENTRY, &analysis.diagnostics, |_| true) else { break };
         text = fixed;
         any = true;
-        analysis = analyse(&text, case.module.as_ref());
+        analysis = analyse(case, &text);
     }
     any.then_some((text, analysis))
+}
+
+/// The diagnostics, one a line.
+fn listing(checked: &Checked) -> String {
+    let line = |diagnostic: &Diagnostic| {
+        let span = diagnostic.primary.span;
+        let line = if span.file == ENTRY { checked.sources.position(span.file, span.start).0 + 1 } else { 0 };
+        format!("{line}: [{}] {}\n", diagnostic.code.name(), diagnostic.message)
+    };
+    checked.diagnostics.iter().map(line).collect()
 }
 
 fn same(fixed: &str, expected: &str) -> bool {
@@ -307,10 +223,13 @@ fn same(fixed: &str, expected: &str) -> bool {
 
 /// For each figure, whether the case satisfies it; None if the figure does not apply to the case.
 fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>; 8] {
-    let analysis = analyse(&case.text, case.module.as_ref());
+    let analysis = analyse(case, &case.text);
     let diagnostics = &analysis.diagnostics;
     let lines = |diagnostic: &Diagnostic| -> (usize, usize) {
         let span = diagnostic.primary.span;
+        if span.file != ENTRY {
+            return (usize::MAX, usize::MAX);
+        }
         (analysis.sources.position(span.file, span.start).0, analysis.sources.position(span.file, span.end).0)
     };
     let here = |diagnostic: &&Diagnostic| {
@@ -335,10 +254,10 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
     let wanted =
         offered.as_ref().is_some_and(|(text, _)| expected.fixed.iter().any(|expected| same(text, expected)));
     // Warnings about other lines may remain, where the mistake had made something unused.
-    let left = |diagnostic: &Diagnostic, analysis: &Analysis| {
+    let left = |diagnostic: &Diagnostic, analysis: &Checked| {
         let span = diagnostic.primary.span;
         diagnostic.severity == Severity::Error
-            || analysis.sources.position(span.file, span.start).0 == expected.line
+            || span.file == ENTRY && analysis.sources.position(span.file, span.start).0 == expected.line
     };
     let clean = offered
         .as_ref()
@@ -372,18 +291,36 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
                 "    {}[{}] line {}: {said}",
                 diagnostic.severity.name(),
                 diagnostic.code.name(),
-                lines(diagnostic).0 + 1
+                lines(diagnostic).0.wrapping_add(1)
             );
         }
         if let (Some((text, analysis)), Some(false)) = (&offered, good) {
             let changed = text.lines().filter(|line| !case.text.lines().any(|old| old == *line));
             let _ = writeln!(story, "    fixed: {}", changed.collect::<Vec<_>>().join(" / "));
-            for line in mopd_tests::listing(analysis).lines() {
+            for line in listing(analysis).lines() {
                 let _ = writeln!(story, "      then {line}");
             }
         }
     }
     held
+}
+
+#[test]
+fn every_fix_of_a_common_mistake_makes_it_better() {
+    let (mut faults, mut offered) = (String::new(), 0);
+    for case in corpus().iter().filter(|case| case.expected.is_some()) {
+        let checks = Checks {
+            text: &|text| mopd_lang::analyse(entry(text), &|path| load(case, path)),
+            audited: &|text| audited(case, text),
+        };
+        let wrong = fixes::faults(&case.text, &checks);
+        offered += wrong.offered;
+        if !wrong.text.is_empty() {
+            let _ = writeln!(faults, "{}\n{}", case.name, wrong.text);
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+    assert!(offered > 200, "only {offered} fixes were offered");
 }
 
 #[test]
@@ -396,9 +333,9 @@ fn diagnostics_of_common_mistakes_keep_their_scores() {
     for case in &cases {
         let Some(expected) = &case.expected else {
             odd += 1;
-            let analysis = analyse(&case.text, case.module.as_ref());
+            let analysis = analyse(case, &case.text);
             if !analysis.diagnostics.is_empty() {
-                let _ = writeln!(false_alarms, "{}\n{}", case.name, mopd_tests::listing(&analysis));
+                let _ = writeln!(false_alarms, "{}\n{}", case.name, listing(&analysis));
             }
             continue;
         };

@@ -22,6 +22,7 @@ use mopd_compiler::audit::{self, Audit, ObjectiveUse};
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, Label};
 use mopd_lang::source::{FileId, SourceFile, Span};
+use mopd_tests::fixes::{self, Checks};
 
 const ENTRY: FileId = FileId(0);
 
@@ -193,16 +194,29 @@ fn expectation(line: usize, comment: &str) -> Option<Expected> {
 }
 
 fn analyse(case: &Case) -> Analysis {
-    let load = |module: &[&str]| match module {
+    analyse_text(case, &case.text)
+}
+
+/// Another text in the place of a case's.
+fn analyse_text(case: &Case, text: &str) -> Analysis {
+    let load = |module: &[&str]| load(case, module);
+    mopd_lang::analyse_audited(entry(text), &load, &[], &mopd_compiler::audit::diagnostics)
+}
+
+fn entry(text: &str) -> SourceFile {
+    SourceFile { path: "case.mopd".to_owned(), text: text.to_owned() }
+}
+
+/// A module that a case imports.
+fn load(case: &Case, module: &[&str]) -> Option<SourceFile> {
+    match module {
         ["std", ..] => mopd_std::source(module).map(|(path, text)| SourceFile { path, text }),
         [name] => {
             let text = case.modules.get(*name)?.clone();
             Some(SourceFile { path: format!("{name}.mopd"), text })
         }
         _ => None,
-    };
-    let entry = SourceFile { path: "case.mopd".to_owned(), text: case.text.clone() };
-    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::diagnostics)
+    }
 }
 
 /// The diagnostics that are compared for a case.
@@ -380,6 +394,29 @@ fn check_page(root: &Path, path: &Path) -> (String, usize) {
         fs::write(path, updated).expect("the page can be written");
     }
     (faults, cases.len())
+}
+
+#[test]
+fn every_fix_that_a_program_offers_makes_it_better() {
+    let root = mopd_tests::root();
+    let (mut faults, mut offered) = (String::new(), 0);
+    for path in ["tests/suite", "lang/codes"].iter().flat_map(|folder| pages(&root.join(folder))) {
+        let page = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
+        let text = fs::read_to_string(&path).expect("a page of programs");
+        for case in cases(&page, &text, &mut faults) {
+            let checks = Checks {
+                text: &|text| mopd_lang::analyse(entry(text), &|module| load(&case, module)),
+                audited: &|text| analyse_text(&case, text),
+            };
+            let wrong = fixes::faults(&case.text, &checks);
+            offered += wrong.offered;
+            if !wrong.text.is_empty() {
+                let _ = writeln!(faults, "{}\n{}", case.name, wrong.text);
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+    assert!(offered > 200, "only {offered} fixes were offered");
 }
 
 #[test]

@@ -108,7 +108,13 @@ impl Checker {
             name.span,
             format!("this file has no `param {}` to sweep over", name.text),
         );
-        let diagnostic = match (nearest(&name.text, names.iter().copied()), names.is_empty()) {
+        let swept = tree.items.iter().filter_map(|item| match &item.kind {
+            ItemKind::Sweep { axes, .. } => Some(axes),
+            _ => None,
+        });
+        let swept: Vec<&str> = swept.flatten().map(|axis| axis.name.text.as_str()).collect();
+        let free = names.iter().copied().filter(|name| !swept.contains(name));
+        let diagnostic = match (nearest(&name.text, free), names.is_empty()) {
             (Some(near), _) => diagnostic.did_you_mean(&name.text, near),
             (None, true) => diagnostic.help(format!(
                 "declare one, `param {}: real = 1`, and use it where the value belongs",

@@ -70,7 +70,13 @@ pub(in crate::check) fn silence(
             let unknown = !Code::ALL.iter().any(|code| code.name() == named);
             // After an error, the check that would give the warning may not have run.
             if hits || error.is_some() || unknown || !wrong {
-                faulty.push(unused(sources, &allow, named, hits, error));
+                let near = nearest(named, Code::ALL.iter().map(|code| code.name())).map(|near| {
+                    let meant = |diagnostic: &&Diagnostic| {
+                        diagnostic.code.name() == near && allow.covers(diagnostic.primary.span)
+                    };
+                    (near, diagnostics.iter().any(|diagnostic| meant(&diagnostic)))
+                });
+                faulty.push(unused(sources, &allow, named, hits, error, near));
             }
         }
         diagnostics.extend(faulty);
@@ -105,6 +111,7 @@ fn unused(
     named: &str,
     hits: bool,
     error: Option<&Diagnostic>,
+    near: Option<(&str, bool)>,
 ) -> Diagnostic {
     let warning = |message: String| Diagnostic::warning(Code::UnusedAllow, allow.span, message);
     if hits {
@@ -118,8 +125,11 @@ fn unused(
     if !Code::ALL.iter().any(|code| code.name() == named) {
         let diagnostic =
             Diagnostic::warning(Code::UnusedAllow, allow.code, format!("unknown diagnostic code `{named}`"));
-        return match nearest(named, Code::ALL.iter().map(|code| code.name())) {
-            Some(near) => diagnostic.did_you_mean(named, near),
+        return match near {
+            Some((near, true)) => diagnostic.did_you_mean(named, near),
+            Some((near, false)) => {
+                diagnostic.help(format!("did you mean `{near}`? nothing here gives that warning"))
+            }
             None => diagnostic.help("`mopd explain --all` lists them"),
         };
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Sources};
-use crate::syntax::ast::{ItemKind, Name, Parameter};
+use crate::syntax::ast::{ItemKind, Module, Name, Parameter};
 use crate::syntax::words;
 
 use crate::check::Loader;
@@ -207,8 +207,12 @@ impl Files<'_> {
                 )
                 .label("not declared there");
                 let meant = near.clone();
+                let again = near.as_deref().is_some_and(|near| imports(&self.modules.tree(into), near));
                 let elsewhere = self.modules.of_library(&name.text).map(str::to_owned);
                 self.report(match (near, elsewhere, names) {
+                    (Some(near), None, _) if again => {
+                        diagnostic.help(format!("`{near}` is imported already: remove this name"))
+                    }
                     (Some(near), None, _) => diagnostic.did_you_mean(&name.text, &near),
                     (_, Some(module), [_]) => {
                         let ours = format!("std.{module}.{}", name.text);
@@ -340,4 +344,12 @@ impl Files<'_> {
     fn library_has(&self, module: &str, name: &str) -> bool {
         self.modules.offered(module).any(|offered| offered == name)
     }
+}
+/// Whether a file imports a name.
+fn imports(tree: &Module, name: &str) -> bool {
+    let uses = tree.items.iter().filter_map(|item| match &item.kind {
+        ItemKind::Use(import) => Some(import),
+        _ => None,
+    });
+    uses.flat_map(|import| &import.names).any(|imported| imported.text == name)
 }

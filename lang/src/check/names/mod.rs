@@ -1,6 +1,7 @@
 //! Names: files and their imports, items, the targets of all uses, and undeclared or unused names.
 
 pub mod allow;
+mod expected_kind;
 pub mod foreign;
 pub mod index;
 pub mod items;
@@ -9,6 +10,7 @@ pub mod load;
 mod misplaced;
 pub mod modules;
 pub mod overrides;
+pub mod renamed;
 pub mod unknown;
 pub mod unknown_name;
 pub mod unused;

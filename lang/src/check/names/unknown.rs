@@ -104,16 +104,17 @@ impl Checker {
         Some(Value::Error)
     }
 
-    /// Reports a setting that the block does not have. `set` are the settings that are already written, which
-    /// are not suggested.
+    /// Reports a setting that the block does not have. `others` are all settings of the block, which are not
+    /// suggested.
     pub(in crate::check) fn unknown_setting(
         &mut self,
         entry: &Entry,
         owner: &str,
         keys: &[SettingKey],
-        set: &[&str],
+        others: &[&Entry],
     ) -> Option<SuggestedSetting> {
         let name = entry.key.text.as_str();
+        let set: Vec<&str> = others.iter().map(|other| other.key.text.as_str()).collect();
         let known = vocabulary::names(keys);
         let diagnostic =
             Diagnostic::error(Code::UnknownKey, entry.key.span, format!("{owner} has no setting `{name}`"));
@@ -126,17 +127,14 @@ impl Checker {
             return Some(SuggestedSetting { key: (*same).to_owned(), same_value: true });
         }
         if let Some(setting) = foreign::setting(name, &known, &free) {
-            let value = self.sources.text(entry.value.span);
-            let whole = entry.key.span.to(entry.value.span);
             let diagnostic = diagnostic.help(setting.help());
-            self.report(match (setting, setting.written(value)) {
-                (ForeignSetting::Is(key), _) => diagnostic.replace_with(format!("change to `{key}`"), key),
-                (_, Some(written)) => diagnostic.fix(format!("write `{written}`"), whole, written),
-                _ => diagnostic,
-            });
-            return setting.key().map(|key| SuggestedSetting {
-                key: key.to_owned(),
-                same_value: matches!(setting, ForeignSetting::Is(_)),
+            self.report(self.with_our_setting(diagnostic, entry, setting, keys, others));
+            return setting.key().map(|key| {
+                let takes = keys.iter().find(|known| known.name == key).map(|known| known.takes);
+                let ours = self.value_here(key, takes, &entry.value);
+                let fits = ours.as_deref() == Some(self.sources.text(entry.value.span));
+                let same_value = matches!(setting, ForeignSetting::Is(_)) && fits;
+                SuggestedSetting { key: key.to_owned(), same_value }
             });
         }
         // A setting that another one replaces: `max_grad_norm` beside an `optimizer`.
@@ -226,9 +224,19 @@ impl Checker {
                     _ => diagnostic.help(help),
                 }
             }
-            (None, Some(ForeignSetting::Is(key))) => diagnostic
-                .help(format!("here it is called `{key}`"))
-                .replace_with(format!("change to `{key}`"), key),
+            (None, Some(ForeignSetting::Is(key))) => {
+                let diagnostic = diagnostic.help(format!("here it is called `{key}`"));
+                let value = self.sources.text(argument.value.span);
+                match (key, self.value_here(key, None, &argument.value)) {
+                    ("targets", None) => diagnostic,
+                    ("targets", Some(ours)) if ours != value => {
+                        let written = format!("{key}: {ours}");
+                        let whole = name.span.to(argument.value.span);
+                        diagnostic.fix(format!("write `{written}`"), whole, written)
+                    }
+                    _ => diagnostic.replace_with(format!("change to `{key}`"), key),
+                }
+            }
             // A declared name that is almost the same is preferred to the counterpart of another tool's name.
             (None, Some(setting @ (ForeignSetting::Otherwise(_) | ForeignSetting::Beside { .. })))
                 if declared.is_none() || nearest(&name.text, known.iter().copied()).is_none() =>

@@ -11,9 +11,10 @@ use crate::syntax::ast::ItemKind;
 
 use crate::check::Checker;
 use crate::check::builtins;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::{self, ArgumentKind};
 use crate::check::builtins::{Builtin, BuiltinKind};
 use crate::check::formulas::signals::is_role;
+use crate::check::names::expected_kind;
 use crate::check::names::foreign::{self, Spelling};
 use crate::check::names::items::callable;
 use crate::check::names::modules::{ModuleId, import_edit};
@@ -68,6 +69,8 @@ struct UnknownName<'a> {
     list: Rc<CandidateList>,
     /// Sorted names of the expression itself that are not in the list.
     locals: Vec<&'a str>,
+    /// What the setting takes whose value it is.
+    taken: Vec<ArgumentKind>,
 }
 
 /// The diagnostic with a suggestion, if this kind of suggestion fits.
@@ -120,6 +123,7 @@ impl Checker {
         }
         let wanted = self.wanted(span);
         let list = self.candidates(wanted, env);
+        let taken = expected_kind::taken(&self.sources.file(span.file).text, span);
         let mut locals: Vec<&str> = match wanted {
             ExpectedName::Callable => Vec::new(),
             _ => env.locals.iter().map(|(name, _)| &**name).collect(),
@@ -127,7 +131,7 @@ impl Checker {
         locals.retain(|local| list.names.binary_search_by(|known| known.as_str().cmp(local)).is_err());
         locals.sort_unstable();
         locals.dedup();
-        let unknown = UnknownName { name, span, env, wanted, in_formula, list, locals };
+        let unknown = UnknownName { name, span, env, wanted, in_formula, list, locals, taken };
         // The first that fits is the likeliest.
         const SUGGESTIONS: [Suggest; 11] = [
             same_letters,
@@ -259,16 +263,23 @@ impl UnknownName<'_> {
     }
 
     /// All names that it may have meant, those of the list first.
-    fn candidates(&self) -> impl Iterator<Item = &str> {
-        self.list.names.iter().map(String::as_str).chain(self.locals.iter().copied())
+    fn candidates(&self, checker: &Checker) -> impl Iterator<Item = &str> {
+        let names = self.list.names.iter().map(String::as_str).chain(self.locals.iter().copied());
+        names.filter(|name| self.may_be(checker, name))
+    }
+
+    /// Whether a name is of a kind that may stand here.
+    fn may_be(&self, checker: &Checker, name: &str) -> bool {
+        let id = checker.modules.lookup_silently(self.env.module, name);
+        id.is_none_or(|id| expected_kind::may_be(&checker.modules.item(id).kind, &self.taken))
     }
 }
 
-fn same_letters(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+fn same_letters(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
     let letters = folded(unknown.name);
     let listed = unknown.list.by_letters.get(&letters).map(|index| unknown.list.names[*index].as_str());
     let local = unknown.locals.iter().copied().find(|local| folded(local) == letters);
-    let same = listed.into_iter().chain(local).min()?;
+    let same = listed.into_iter().chain(local).filter(|name| unknown.may_be(checker, name)).min()?;
     Some(unknown.diagnostic().did_you_mean(unknown.name, same))
 }
 
@@ -345,13 +356,14 @@ fn loop_over_domains(checker: &Checker, unknown: &UnknownName) -> Option<Diagnos
     Some(unknown.diagnostic().help(help).fix("range over the domains", head, fix))
 }
 
-fn similar(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
-    let near = nearest(unknown.name, unknown.candidates()).or_else(|| begins_alike(unknown))?;
+fn similar(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let near =
+        nearest(unknown.name, unknown.candidates(checker)).or_else(|| begins_alike(checker, unknown))?;
     Some(unknown.diagnostic().did_you_mean(unknown.name, near))
 }
 
-fn known_keys(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
-    let mut keys: Vec<&str> = unknown.candidates().collect();
+fn known_keys(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let mut keys: Vec<&str> = unknown.candidates(checker).collect();
     if unknown.wanted != ExpectedName::Key || keys.is_empty() {
         return None;
     }
@@ -401,9 +413,9 @@ fn fits(checker: &Checker, known: Spelling, wanted: ExpectedName, in_formula: bo
 }
 
 /// The only domain with the same first three letters. Domains are few, so three letters are enough.
-fn begins_alike<'u>(unknown: &'u UnknownName) -> Option<&'u str> {
+fn begins_alike<'u>(checker: &Checker, unknown: &'u UnknownName) -> Option<&'u str> {
     let head = unknown.name.get(..3).filter(|_| unknown.wanted == ExpectedName::Key)?;
-    let mut alike = unknown.candidates().filter(|candidate| candidate.starts_with(head));
+    let mut alike = unknown.candidates(checker).filter(|candidate| candidate.starts_with(head));
     alike.next().filter(|_| alike.next().is_none())
 }
 

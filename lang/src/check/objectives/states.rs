@@ -6,7 +6,7 @@ use crate::check::Checker;
 use crate::check::stages::settings::undecided;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::State;
 use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use crate::source::{Span, Spanned};
@@ -66,8 +66,11 @@ impl Checker {
             }
             other => {
                 let text = format!("a state is one number, or one for each domain, not for each `{other}`");
-                Diagnostic::error(Code::UnknownValue, by.span, text)
-                    .replace_with("change to `domain`", "domain")
+                let diagnostic = Diagnostic::error(Code::UnknownValue, by.span, text);
+                match nearest(other, ["domain"]) {
+                    Some(near) => diagnostic.did_you_mean(other, near),
+                    None => diagnostic.help("for one number for each domain write `by domain`"),
+                }
             }
         };
         self.report(diagnostic);

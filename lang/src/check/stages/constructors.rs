@@ -119,7 +119,8 @@ impl Checker {
     }
 
     fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<TokenizerSpec> {
-        if matches!(expr.kind, ExprKind::Text(_)) {
+        // `"bytes"` is the word in quotes, not a file of that name.
+        if matches!(&expr.kind, ExprKind::Text(path) if path != "bytes") {
             return self.text(expr, "tokenizer", env).map(TokenizerSpec::File);
         }
         self.word(expr, "a tokenizer", &[("bytes", TokenizerSpec::Bytes)])

@@ -94,14 +94,14 @@ impl Checker {
             broken,
         };
         let statements = block.map_or(&[][..], |block| &block.statements);
-        let set = statements.iter().filter_map(|statement| match statement {
-            Statement::Entry(entry) => Some(entry.key.text.as_str()),
+        let entries = statements.iter().filter_map(|statement| match statement {
+            Statement::Entry(entry) => Some(entry),
             _ => None,
         });
-        let set: Vec<&str> = set.collect();
+        let others: Vec<&Entry> = entries.collect();
         for statement in statements {
             match statement {
-                Statement::Entry(entry) => self.setting(entry, keys, &set, &mut settings),
+                Statement::Entry(entry) => self.setting(entry, keys, &others, &mut settings),
                 Statement::Route(route) if may_route && settings.route.is_none() => {
                     settings.route = Some(route)
                 }
@@ -142,7 +142,7 @@ impl Checker {
         &mut self,
         entry: &'a Entry,
         keys: &[SettingKey],
-        set: &[&str],
+        others: &[&Entry],
         settings: &mut BlockSettings<'a>,
     ) {
         let marks = self.marks(&entry.marks);
@@ -164,7 +164,7 @@ impl Checker {
             settings.entries.push((entry.key.text.clone(), entry));
         } else if !matches!(entry.value.kind, ExprKind::Error) {
             // A misspelt key is read as the one it was taken for, so that one slip gives one diagnostic.
-            match self.unknown_setting(entry, &settings.owner, keys, set) {
+            match self.unknown_setting(entry, &settings.owner, keys, others) {
                 Some(meant) if meant.same_value => settings.entries.push((meant.key, entry)),
                 meant => settings.mistyped.extend(meant.map(|meant| meant.key)),
             }

@@ -14,6 +14,7 @@ use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::weights::{Changed as ChangedArguments, Lora, WeightsCall};
+use crate::check::names::renamed::{ALL_MATRICES, is_all_matrices};
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -95,7 +96,10 @@ impl Checker {
         let dropout = self.read(given.dropout, env);
         if let (Some(1.0), Some(expr)) = (dropout, place) {
             let text = "with `dropout` = 1 nothing would reach the adapter";
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, text));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text)
+                    .help("write a share below 1, such as 0.1"),
+            );
             return None;
         }
         let layers = self.read(given.layers, env);
@@ -154,13 +158,6 @@ impl Checker {
     pub(in crate::check) fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
         const WANTED: &str =
             "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
-        // PEFT has `all-linear` for this.
-        if matches!(&expr.kind, ExprKind::Name(name) if name == "all") {
-            let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, WANTED);
-            self.report(diagnostic.replace_with("name both groups", "[attention, feed_forward]"));
-            return None;
-        }
-        let items = self.list(expr, WANTED, env)?;
         let single = Projection::ATTENTION
             .iter()
             .chain(Projection::FEED_FORWARD)
@@ -170,6 +167,18 @@ impl Checker {
                 .into_iter()
                 .chain(single)
                 .collect();
+        if let ExprKind::Name(name) | ExprKind::Text(name) = &expr.kind {
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, WANTED);
+            if is_all_matrices(name) {
+                self.report(diagnostic.replace_with("name both groups", ALL_MATRICES));
+                return None;
+            }
+            if words.iter().any(|(word, _)| word == name) {
+                self.report(diagnostic.label("not a list").replace_with("write a list", format!("[{name}]")));
+                return None;
+            }
+        }
+        let items = self.list(expr, WANTED, env)?;
         let mut targets: Vec<Projection> = Vec::new();
         for item in items {
             for projection in self.word(item, "a matrix of a decoder layer", &words)? {

@@ -43,8 +43,9 @@ impl Scanner<'_> {
         let within = |diagnostic: &Diagnostic| {
             diagnostic.code == Code::NestingTooDeep && diagnostic.primary.span.start as usize >= at
         };
-        if self.diagnostics.iter().any(within) {
-            return; // Its partner may be in what was passed over.
+        // Its partner may be in what was passed over.
+        if self.diagnostics.iter().any(within) || self.open_comment.is_some_and(|comment| comment >= at) {
+            return;
         }
         let span = self.span(at, at + 1);
         let message = format!("this `{}` is never closed", bracket as char);
@@ -130,6 +131,11 @@ impl Scanner<'_> {
         let top = self.open.last().map_or(0, |open| open.bracket);
         let fits = partner(top) == bracket;
         if !fits && (top == 0 || top == b'{') {
+            // It may close a bracket in a text that is never closed, which is reported.
+            if let Some(nth) = self.swallowed.iter().rposition(|partner| *partner == bracket) {
+                self.swallowed.remove(nth);
+                return self.blank(here, here + 1);
+            }
             let message = format!("`{}` closes nothing", bracket as char);
             let diagnostic = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message);
             self.report(diagnostic.label("no bracket is open here").replace_with("remove it", ""));

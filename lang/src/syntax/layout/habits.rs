@@ -44,7 +44,11 @@ impl Scanner<'_> {
     /// `/* ... */`
     pub(super) fn block_comment(&mut self) {
         let rest = &self.text[self.at..];
-        let end = rest.find("*/").map_or(self.bytes.len(), |end| self.at + end + 2);
+        let closed = rest.find("*/").map(|end| self.at + end + 2);
+        if closed.is_none() {
+            self.open_comment.get_or_insert(self.at);
+        }
+        let end = closed.unwrap_or(self.bytes.len());
         let whole = &self.text[self.at..end];
         let mut diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
@@ -170,6 +174,32 @@ impl Scanner<'_> {
         let text = self.replace(start, until);
         text.fill(b' ');
         text[..ours.len()].copy_from_slice(ours.as_bytes());
+        self.last = LastToken::Value;
+        self.at = until;
+        true
+    }
+
+    /// `1.e-3`: read as `1e-3`.
+    pub(super) fn point_before_exponent(&mut self, start: usize, end: usize) -> bool {
+        let exponent = match &self.text[end..] {
+            rest if rest.starts_with(".e") || rest.starts_with(".E") => &rest[1..],
+            _ => return false,
+        };
+        let sign = usize::from(exponent[1..].starts_with(['-', '+']));
+        let digits = exponent[1 + sign..].bytes().take_while(u8::is_ascii_digit).count();
+        let is_whole = self.bytes[start..end].iter().all(u8::is_ascii_digit);
+        if digits == 0 || !is_whole {
+            return false;
+        }
+        let exponent = exponent[..1 + sign + digits].to_owned();
+        let ours = format!("{}.0{exponent}", &self.text[start..end]);
+        let until = end + 1 + exponent.len();
+        let message = "a digit follows the point of a number";
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(start, until), message);
+        self.report(diagnostic.help(format!("write `{ours}`")).replace_with(format!("write `{ours}`"), ours));
+        let text = self.replace(end, until);
+        text[..exponent.len()].copy_from_slice(exponent.as_bytes());
+        text[exponent.len()..].fill(b' ');
         self.last = LastToken::Value;
         self.at = until;
         true

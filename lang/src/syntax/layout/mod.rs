@@ -166,6 +166,10 @@ struct Scanner<'a> {
     /// Whether items at the start of a line end the blocks around them.
     items_close: bool,
     context: LayoutContext,
+    /// The partners of the brackets in texts that are never closed.
+    swallowed: Vec<u8>,
+    /// Where a comment of another language begins that is never closed.
+    open_comment: Option<usize>,
     diagnostics: Vec<Diagnostic>,
     module_doc: Vec<String>,
     docs: Vec<DocLine>,
@@ -186,6 +190,8 @@ impl<'a> Scanner<'a> {
             next_line: NextLine { start: 0, head: LineHead::Other },
             items_close,
             context: LayoutContext::default(),
+            swallowed: Vec::new(),
+            open_comment: None,
             diagnostics: Vec::new(),
             module_doc: Vec::new(),
             docs: Vec::new(),
@@ -376,6 +382,9 @@ impl<'a> Scanner<'a> {
     fn number(&mut self) {
         let end = self.at + words::number_length(&self.bytes[self.at..]);
         if matches!(self.bytes[end - 1], b'e' | b'E') && self.exponent(self.at, end) {
+            return;
+        }
+        if self.point_before_exponent(self.at, end) {
             return;
         }
         let start = self.at;

@@ -36,15 +36,25 @@ impl Scanner<'_> {
             self.last = LastToken::Value;
             return;
         };
-        let (shown, title) = if meant == " " {
-            (format!("an invisible character (U+{code:04X}) stands here"), "write a space".to_owned())
-        } else {
-            (
+        let invisible = || format!("an invisible character (U+{code:04X}) stands here");
+        let (shown, title) = match meant {
+            " " => (invisible(), "write a space".to_owned()),
+            "" => (invisible(), "remove it".to_owned()),
+            _ => (
                 format!("`{character}` (U+{code:04X}) looks like `{meant}` but is another character"),
                 format!("write `{meant}`"),
-            )
+            ),
         };
         self.report(Diagnostic::error(Code::ForeignSyntax, span, shown).replace_with(title, meant));
+        if meant.is_empty() {
+            // Within a word it stays a part of the word.
+            let around =
+                [at.checked_sub(1).map(|before| self.bytes[before]), self.bytes.get(at + length).copied()];
+            let within = around.iter().all(|byte| byte.is_some_and(words::is_word_byte));
+            self.replace(at, at + length).fill(if within { b'_' } else { b' ' });
+            self.at += length;
+            return;
+        }
         self.replace(at, at + length).fill(b' ');
         self.replace(at, at + meant.len()).copy_from_slice(meant.as_bytes());
         self.at += length;
@@ -85,14 +95,22 @@ impl Scanner<'_> {
             }
             closers = start + before.len() - 1;
         }
-        if self.text[start..end].ends_with('{') && end - start > quote {
+        if let Some(block) = self.block_after_title(start, end) {
+            closers = block;
+        } else if self.text[start..end].ends_with('{') && end - start > quote {
             closers = end - 1;
         }
         end = start + self.text[start..closers.max(start + quote)].trim_end().len().max(quote);
         let diagnostic = Diagnostic::error(Code::Syntax, self.span(start, end), "this text is never closed")
             .label("the closing `\"` is missing on this line")
             .help("a text stands on one line; `\\n` inside it is a line break");
-        self.report(diagnostic);
+        let is_plain = end > start + quote
+            && !self.text[start + quote..end].contains(['"', ',', '=', '{', '(', '[', '/']);
+        self.report(match is_plain && self.bytes[start] == b'"' {
+            true => diagnostic.fix("write `\"`", self.span(end, end), "\"").possibly(),
+            false => diagnostic,
+        });
+        self.swallow(start, end);
         self.blank(start, end);
         self.last = LastToken::Value;
         // The brackets opened on this line may have been meant to close inside the text.
@@ -105,6 +123,26 @@ impl Scanner<'_> {
                 self.open.pop();
             }
         }
+    }
+
+    /// Remembers the brackets that open in a text and don't close in it: what closes them is no mistake.
+    fn swallow(&mut self, start: usize, end: usize) {
+        let before = self.swallowed.len();
+        for byte in self.text[start..end].bytes() {
+            if partner(byte) != 0 {
+                self.swallowed.push(partner(byte));
+            } else if self.swallowed.len() > before && self.swallowed.last() == Some(&byte) {
+                self.swallowed.pop();
+            }
+        }
+    }
+
+    /// The `{` after an open title: `experiment "name { ... }`.
+    fn block_after_title(&self, start: usize, end: usize) -> Option<usize> {
+        let before = self.text[..start].trim_end_matches([' ', '\t']);
+        let titled = ["experiment", "compare"].iter().find_map(|word| before.strip_suffix(word))?;
+        let brace = self.text[start..end].find('{').filter(|_| !titled.ends_with(words::is_word))?;
+        Some(start + brace)
     }
 
     pub(super) fn single_quoted(&mut self) {

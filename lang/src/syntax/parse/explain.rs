@@ -81,7 +81,18 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
         || wanted.contains("`]`")
         || after.starts_with([':', '{', '-'])
         || after.starts_with('=') && !after.starts_with("==");
-    let two_values = begins_value && builder.text()[..at].trim_end().ends_with(value);
+    let before = builder.text()[..at].trim_end();
+    let two_values = begins_value && before.ends_with(value);
+    if two_values
+        && ends_with_number(before)
+        && token.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !after.starts_with([':', '='])
+    {
+        return diagnostic.help(match is_time(token) {
+            true => "a time is a number of seconds, without a unit: `0.5`",
+            false => "after a number stands `steps`, `epochs` or `tokens`, or nothing",
+        });
+    }
     if wanted.contains("`,`") && two_values && separate {
         let end = builder.text()[..at].trim_end().len();
         if is_argument_name(&builder.text()[..end], rest) {
@@ -99,6 +110,31 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
         return diagnostic.help("names are made of letters, digits and `_`");
     }
     diagnostic
+}
+
+/// Whether the last word of a text is a number.
+fn ends_with_number(text: &str) -> bool {
+    let start = text.trim_end_matches(|c: char| words::is_word(c) || c == '.').len();
+    text[start..].starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// Whether a word is a unit of time.
+fn is_time(word: &str) -> bool {
+    matches!(
+        word,
+        "ms" | "s"
+            | "sec"
+            | "secs"
+            | "second"
+            | "seconds"
+            | "min"
+            | "mins"
+            | "minute"
+            | "minutes"
+            | "h"
+            | "hour"
+            | "hours"
+    )
 }
 
 /// What the words of Python between two values are called here: the message, what to do, and the replacement

@@ -23,11 +23,9 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
                     "for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression; a loss \
                      is an `objective`",
                 );
-            // A body of several lines needs more than another keyword.
-            if slice.trim_end().ends_with(':') {
-                diagnostic
-            } else {
-                diagnostic.replace_with("write `fn`", "fn")
+            match function_head(unparsed) {
+                Some((length, ours)) => diagnostic.fix(format!("write `{ours}`"), unparsed.span(0, length), ours),
+                None => diagnostic,
             }
         }
         "import" | "from" if is_of_python(slice) => error("nothing is imported from Python")
@@ -66,8 +64,14 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
             .label("every model is a binding of its own")
             .help("repeat over domains with `for d in domains: ...`"),
         "return" if !rest.starts_with('=') && kind == CatchAllRule::Statement => {
-            error("there is no `return`: the loss of an objective is the sum of its terms")
-                .replace_with("write a term", "term loss =")
+            let diagnostic =
+                error("there is no `return`: the loss of an objective is the sum of its terms");
+            match is_live(slice) && !unparsed.builder.text().contains("term loss") {
+                true => diagnostic.replace_with("write a term", "term loss ="),
+                false => diagnostic.help(
+                    "write `term name = ...`, with `live` before what carries gradient",
+                ),
+            }
         }
         "return" if !rest.starts_with('=') => {
             error("there is no `return`: a function is one expression").help("write `fn name(x) = value`")
@@ -93,6 +97,28 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
         _ => return ternary(unparsed),
     };
     Some(diagnostic)
+}
+
+/// The head of a function as it is written here, `fn name(a, b) =`, and the length that it replaces. `None`
+/// if the body is more than one expression, or a parameter has more than a name.
+fn function_head(unparsed: &Unparsed) -> Option<(usize, String)> {
+    let (slice, first) = (unparsed.slice, unparsed.first().0);
+    let end = slice.find(')')? + 1;
+    let (head, body) = slice.split_at(end);
+    if head.contains([':', '=']) {
+        return None;
+    }
+    let sign = if body.trim_start().starts_with('=') { '=' } else { ':' };
+    let value = body.trim_start().strip_prefix(sign)?;
+    let length = slice.len() - value.len();
+    let is_one =
+        !value.trim().is_empty() && !value.starts_with('=') && !value.trim_start().starts_with("return");
+    is_one.then(|| (length, format!("fn{} =", &head[first.len()..])))
+}
+
+/// Whether a text has the word `live`.
+fn is_live(text: &str) -> bool {
+    text.split(|c: char| !words::is_word(c)).any(|word| word == "live")
 }
 
 const CHOICES: &str = "choose between two numbers with `where(condition, then, else)`, between more with \
@@ -133,7 +159,12 @@ pub(super) fn chosen(unparsed: &Unparsed, diagnostic: Diagnostic, parts: [&str; 
     let slice = unparsed.slice;
     let parts = parts.map(str::trim);
     let plain = |part: &str| {
-        !part.is_empty() && !part.contains(['(', '[', '{', ',', '"', '?', ':']) && !part.contains(" if ")
+        let is_word =
+            |word: &str| words::RESERVED.contains(&word) && !matches!(word, "true" | "false" | "not");
+        !part.is_empty()
+            && !part.contains(['(', '[', '{', ',', '"', '?', ':'])
+            && !part.contains(" if ")
+            && !part.split(|c: char| !words::is_word(c)).any(is_word)
     };
     let value = parts.iter().filter_map(|part| slice.find(part)).min();
     match value.filter(|_| parts.iter().all(|part| plain(part))) {
@@ -309,11 +340,10 @@ fn comment_of_another_language(unparsed: &Unparsed) -> Option<Diagnostic> {
 /// `-live student.logp` alone on a line of an objective
 fn unnamed_term(unparsed: &Unparsed) -> Option<Diagnostic> {
     let ((first, rest), slice) = (unparsed.first(), unparsed.slice);
-    let is_live = || slice.split(|c: char| !words::is_word(c)).any(|word| word == "live");
     if unparsed.kind != CatchAllRule::Statement
         || rest.starts_with('=')
         || matches!(first, "term" | "let")
-        || !is_live()
+        || !is_live(slice)
     {
         return None;
     }
