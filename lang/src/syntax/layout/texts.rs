@@ -105,7 +105,7 @@ impl Scanner<'_> {
             .label("the closing `\"` is missing on this line")
             .help("a text stands on one line; `\\n` inside it is a line break");
         let is_plain = end > start + quote
-            && !self.text[start + quote..end].contains(['"', ',', '=', '{', '(', '[', '/']);
+            && !self.text[start + quote..end].contains(['"', ',', '=', '{', '}', '(', ')', '[', ']', '/']);
         self.report(match is_plain && self.bytes[start] == b'"' {
             true => diagnostic.fix("write `\"`", self.span(end, end), "\"").possibly(),
             false => diagnostic,
