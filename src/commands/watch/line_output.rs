@@ -1,5 +1,6 @@
 //! Output as lines: if standard output is not a terminal, or with `--plain`.
 
+use mopd_lang::Analysis;
 use mopd_lang::diag::{Diagnostic, Severity};
 use mopd_lang::source::Sources;
 use mopd_plan::difference::{PlanDifference, reruns};

@@ -97,7 +97,8 @@ pub fn is_allowed(sources: &Sources, code: Code, place: Span) -> bool {
 
 /// The warnings that a run may give of an experiment, when it has read the data: their places.
 pub(in crate::check) fn of_runs(experiment: &Experiment, origins: &[Span]) -> Vec<LaterWarning> {
-    let schedules = experiment.models.iter().flat_map(|model| model.stage.schedules_in_epochs(&experiment.teachers));
+    let schedules =
+        experiment.models.iter().flat_map(|model| model.stage.schedules_in_epochs(&experiment.teachers));
     let later = |code: Code, origin: Origin| LaterWarning { code, span: origins[origin.0 as usize] };
     let schedules = schedules.map(|(origin, _)| later(Code::UnfinishedSchedule, origin));
     // A stage may take more prompts than its data has rows.
