@@ -110,8 +110,8 @@ impl Checker {
             "the probabilities that these tokens were drawn with are unknown, so nothing can correct for them: \
              draw with `sample(...)`, or use a term that is exact at every prefix, such as `live kl(...)`"
         } else {
-            "weight the term with `exp(student.logp - sampler.logp)` within bounds, such as \
-             `min(exp(student.logp - sampler.logp), 2)`, or write it in place of `ratio`"
+            "weight the term, within bounds: `weight = min(exp(old.logp - sampler.logp), 2)`; or write \
+             `exp(live student.logp - sampler.logp)` in place of `live ratio`"
         };
         self.report(
             Diagnostic::warning(
