@@ -27,6 +27,14 @@ pub fn mopd() -> PathBuf {
     folder.join("mopd")
 }
 
+/// The processes that a process has started, by whichever of its threads; none if it is gone.
+pub fn children(process: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let ids = |list: String| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>();
+    lists.flat_map(ids).collect()
+}
+
 /// Prints a note on standard error directly, since the harness hides what passing tests print.
 pub fn note(text: &str) {
     writeln!(std::io::stderr(), "note: {text}").expect("standard error is open");

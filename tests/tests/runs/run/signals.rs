@@ -30,11 +30,9 @@ fn send(signal: &str, child: &Child) {
 /// The worker of a `mopd`, once it is there.
 fn worker_of(child: &Child) -> u32 {
     let since = Instant::now();
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
     loop {
-        let found = std::fs::read_to_string(&children).unwrap_or_default();
-        if let Some(worker) = found.split_whitespace().next() {
-            return worker.parse().expect("a number");
+        if let Some(worker) = mopd_tests::children(child.id()).first() {
+            return *worker;
         }
         assert!(since.elapsed() < SOON, "no worker came");
         std::thread::sleep(Duration::from_millis(5));

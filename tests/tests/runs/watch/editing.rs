@@ -309,8 +309,7 @@ impl Watching {
 
     /// The id of its worker's process.
     pub fn worker(&self) -> Option<u32> {
-        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+        mopd_tests::children(self.child.id()).first().copied()
     }
 
     pub fn kill(&mut self) {
