@@ -260,8 +260,8 @@ impl Session {
         })
     }
 
-    /// Adds what the gradient audit finds, paths that do not exist, what a plan can't express, and data that a
-    /// run would refuse. `None` if the text has errors, which leave nothing to audit.
+    /// Adds what the gradient audit finds, paths that do not exist, what a plan can't express, and data that
+    /// a run would refuse. `None` if the text has errors, which leave nothing to audit.
     fn audit(
         &self,
         path: &str,

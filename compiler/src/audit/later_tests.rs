@@ -7,7 +7,7 @@ use mopd_lang::formula::Role;
 use mopd_lang::source::SourceFile;
 
 use super::judge::Query;
-use super::later::{OLD, Staleness};
+use super::later::Staleness;
 use super::leaves::reward;
 use super::sampler::Sampler;
 use super::teachers::Teachers;
@@ -179,7 +179,7 @@ fn name(side: Side) -> &'static str {
     match side {
         Side::Student => "student",
         Side::Teacher => "teacher",
-        Side::Old => OLD.name(),
+        Side::Old => Role::Old.name(),
     }
 }
 

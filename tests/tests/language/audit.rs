@@ -667,7 +667,7 @@ fn a_trust_region_is_for_the_later_passes() {
         said,
         [
             "carries no signal: the mean gradient is exactly 0",
-            "in later updates: follows 1.00 * grad KL(sampler || student)"
+            "in later updates: follows 1.00 * grad KL(old || student)"
         ]
     );
 }
@@ -909,7 +909,7 @@ fn later_updates_are_judged() {
         (format!("ratio * {gap} * live student.logp"), kl.to_owned()),
         (
             "(sampler.logp - teacher.logp) * live ratio".to_owned(),
-            format!("mixture: {kl} - 1.00 * grad KL(student || sampler)"),
+            format!("mixture: {kl} - 1.00 * grad KL(student || old)"),
         ),
         (format!("{gap} * clip(live ratio, 0.8, 1.2)"), "its bounds act: ".to_owned()),
         (format!("ratio^2 * {gap} * live student.logp"), "24% away from the gradient of fresh".to_owned()),

@@ -180,7 +180,7 @@ fn point_7_independent_mistakes_are_told_at_once_each_once_in_order() {
     );
     // A mistake in a function that is used twice is reported once.
     let diagnostic = only(&format!(
-        "fn odd(a) = exp(student.top1) + a\nobjective o {{\n  weight = odd(1) + odd(2)\n  {TERM}"
+        "fn odd(a) = student.logp + student.top1 + a\nobjective o {{\n  weight = odd(1) + odd(2)\n  {TERM}"
     ));
     assert_eq!(diagnostic.code, Code::UnitMismatch);
 }

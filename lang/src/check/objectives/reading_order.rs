@@ -3,6 +3,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::check::builtins::vocabulary;
 use crate::source::{Sources, Span};
 use crate::syntax::ast::{Block, Statement};
 use crate::syntax::words::is_word;
@@ -21,7 +22,10 @@ pub(in crate::check) fn in_reading_order<'a>(body: &'a Block, sources: &Sources)
     let statements = &body.statements;
     let mut declared: FxHashMap<&str, usize> = FxHashMap::default();
     for (index, statement) in statements.iter().enumerate() {
-        if let Statement::Let { name, .. } | Statement::State { name, .. } = statement {
+        // A name that is built in is an error of its own, and means what it always does elsewhere.
+        if let Statement::Let { name, .. } | Statement::State { name, .. } = statement
+            && vocabulary::signal(&name.text).is_none()
+        {
             declared.entry(&name.text).or_insert(index);
         }
     }
