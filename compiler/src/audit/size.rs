@@ -145,9 +145,9 @@ impl Size {
                 let mut outcome: Outcome = vec![Vec::new(); self.sequences()];
                 let mut times = 1.0;
                 let mut taken = vec![0; self.prompts];
-                for sequence in 0..self.sequences() {
+                for (sequence, tokens) in outcome.iter_mut().enumerate() {
                     let prompt = self.prompt(sequence);
-                    outcome[sequence] = completions[chosen[which[prompt]][taken[prompt]]].clone();
+                    *tokens = completions[chosen[which[prompt]][taken[prompt]]].clone();
                     taken[prompt] += 1;
                 }
                 for index in which {

@@ -21,6 +21,7 @@ impl Extent {
     /// # Panics
     ///
     /// If one of them is set to anything else than `full` or a number.
+    #[expect(clippy::disallowed_methods, reason = "tests alone call it")]
     pub fn from_environment() -> Extent {
         let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
         Extent::parse(variable("MOPD_TESTS").as_deref(), variable("MOPD_DAY").as_deref())

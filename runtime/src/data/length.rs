@@ -67,7 +67,7 @@ impl Longest {
         if self.with_completion(completion) <= context.tokens {
             Ok(())
         } else {
-            Err(ContextError { sequence: self.clone(), completion, context, scorer: None })
+            Err(ContextError { sequence: Box::new(self.clone()), completion, context, scorer: None })
         }
     }
 
@@ -100,7 +100,7 @@ impl From<u32> for ContextLength {
 /// A sequence that exceeds a model's context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContextError {
-    sequence: Longest,
+    sequence: Box<Longest>,
     completion: u32,
     context: ContextLength,
     /// Who reads it, where that is not the model that is trained.
@@ -118,7 +118,7 @@ impl From<ContextError> for Error {
 impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ContextError { sequence, completion, context, scorer } = self;
-        let Longest { file, place, target, template, tokens, said, shown } = sequence;
+        let Longest { file, place, target, template, tokens, said, shown } = sequence.as_ref();
         write!(f, "{}{place}: ", file.display())?;
         let prompt = match template {
             Some(template) => format!("the template `{template}`"),
@@ -148,7 +148,7 @@ impl fmt::Display for ContextError {
 
 impl ContextError {
     pub fn help(&self) -> String {
-        let Longest { said, shown, .. } = self.sequence;
+        let Longest { said, shown, .. } = *self.sequence;
         let needed = self.sequence.all().saturating_add(self.completion);
         let room = self.context.tokens.saturating_sub(self.sequence.tokens);
         let mut ways = Vec::new();

@@ -44,11 +44,11 @@ pub fn reads_old(node: &FormulaNode) -> bool {
 pub fn corrects_for_sampler(node: &FormulaNode) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &node.kind else { return false };
     let [above, below] = operands.as_slice() else { return false };
-    let of_student = match &above.0.kind {
-        FormulaKind::Live(Live::Part(ModelSignal::Logp)) => true,
-        FormulaKind::Signal(Signal::Of { role: Role::Student | Role::Old, part: ModelSignal::Logp }) => true,
-        _ => false,
-    };
+    let of_student = matches!(
+        &above.0.kind,
+        FormulaKind::Live(Live::Part(ModelSignal::Logp))
+            | FormulaKind::Signal(Signal::Of { role: Role::Student | Role::Old, part: ModelSignal::Logp })
+    );
     let sampler = Signal::Of { role: Role::Sampler, part: ModelSignal::Logp };
     of_student && matches!(&below.0.kind, FormulaKind::Signal(signal) if *signal == sampler)
 }

@@ -1,8 +1,8 @@
 //! A test of a teacher's log-probabilities by the draws of the sampler. Tokens that were drawn from p have
-//! E[q(token) / p(token)] <= 1 for every distribution q, because the sum of q over the vocabulary is at most
-//! 1. So a product of such ratios is a supermartingale, and by Ville's inequality it ever reaches 1 / alpha
-//! with a probability of at most alpha. Numbers that are no log-probabilities of the drawn tokens (all 0, of
-//! base 10) make it grow with every token.
+//! E[q(token) / p(token)] <= 1 for every distribution q, because the sum of q over the vocabulary is one.
+//! So a product of such ratios is a supermartingale, and by Ville's inequality it ever reaches 1 / alpha with
+//! a probability of at most alpha. Numbers that are no log-probabilities of the drawn tokens (all 0, of base
+//! 10) make it grow with every token.
 //!
 //! A product over all tokens would be nearly 0 after some honest steps, and a later fault would not show. So
 //! one bet begins at every sequence, with a weight, and the weights add up to 1. A mixture of

@@ -96,6 +96,11 @@ impl ComparedCompletion {
     }
 }
 
+/// Whether a gap is larger than a limit, or no number.
+pub(super) fn exceeds(gap: f64, limit: f64) -> bool {
+    gap.is_nan() || gap > limit
+}
+
 /// Checks a step's completions. The error says what differs, to be written after the server's name.
 pub fn check(completions: &[ComparedCompletion], tolerance: f64) -> Result<(), String> {
     let same = || completions.iter().filter(|of| of.same_weights);
@@ -105,7 +110,7 @@ pub fn check(completions: &[ComparedCompletion], tolerance: f64) -> Result<(), S
         worst.map(ComparedCompletion::worst).unwrap_or_default()
     };
     if let Some(gap) = SamplerGap::of(same().flat_map(ComparedCompletion::pairs))
-        && !(gap.mean <= tolerance)
+        && exceeds(gap.mean, tolerance)
     {
         return Err(format!(
             "returned log-probabilities that are not those of the student's weights: they differ by {:.4} on \
@@ -117,7 +122,7 @@ pub fn check(completions: &[ComparedCompletion], tolerance: f64) -> Result<(), S
     // One completion among many hardly changes the mean.
     let off = same().find(|of| {
         let sum: f64 = of.pairs().map(|(trainer, sampler)| f64::from((trainer - sampler).abs())).sum();
-        !(sum <= tolerance * (10.0 + 4.0 * of.tokens.len() as f64))
+        exceeds(sum, tolerance * (10.0 + 4.0 * of.tokens.len() as f64))
     });
     if let Some(off) = off {
         return Err(format!(

@@ -196,7 +196,7 @@ impl Server {
             let (sum, count) = both.fold((0.0, 0.0), |(sum, count), (one, other)| {
                 (sum + f64::from((one - other).abs()), count + 1.0)
             });
-            if !(sum <= 2.0 + 0.25 * count) {
+            if super::gap::exceeds(sum, 2.0 + 0.25 * count) {
                 return Err(self.refused(format!(
                     "gives the same tokens other numbers each time: {:.3} apart on average over the {count} \
                     numbers of a sequence that was sent twice, because {}",

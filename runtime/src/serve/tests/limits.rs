@@ -82,7 +82,7 @@ fn half_sent_requests_keep_nobody_out() {
     first.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert!(matches!(first.read(&mut [0; 1]), Ok(0) | Err(_)));
     let mut last = &held[699];
-    last.write_all(&vec![b' '; 99]).unwrap();
+    last.write_all(&[b' '; 99]).unwrap();
     let mut said = [0; 12];
     last.read_exact(&mut said).unwrap();
     assert_eq!(&said, b"HTTP/1.1 400");

@@ -7,6 +7,8 @@ mod world;
 
 use std::collections::BTreeMap;
 
+use mopd_ops::testing::Extent;
+
 use crate::failure::Error;
 
 /// What became of a lie.
@@ -35,14 +37,11 @@ impl Outcome {
 /// One of so many lies is told, another part each day.
 const PART: u64 = 8;
 
-/// The lies of today; all with `MOPD_ALL_LIES=1`.
+/// The lies of today; all with `MOPD_TESTS=full`.
 fn of_today<L>(lies: Vec<L>) -> Vec<L> {
-    if std::env::var_os("MOPD_ALL_LIES").is_some() {
-        return lies;
-    }
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let day = since.as_secs() / (24 * 3600);
-    lies.into_iter().zip(0..).filter(|(_, number)| (number + day) % PART == 0).map(|(lie, _)| lie).collect()
+    let Extent::Day(day) = Extent::from_environment() else { return lies };
+    let numbered = lies.into_iter().zip(0_u64..);
+    numbered.filter(|(_, number)| (number + day).is_multiple_of(PART)).map(|(lie, _)| lie).collect()
 }
 
 /// Runs lies in parallel, since most of their time is spent waiting.

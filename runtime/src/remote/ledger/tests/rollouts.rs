@@ -171,7 +171,8 @@ impl Kind {
             }
             EndInside => tokens[0] = TOKENIZER.ends()[0],
             CutWithoutEnd => {
-                (tokens.truncate(len / 2), numbers.truncate(len / 2));
+                tokens.truncate(len / 2);
+                numbers.truncate(len / 2);
                 *truncated = true;
             }
             SaysStop => *truncated = false,

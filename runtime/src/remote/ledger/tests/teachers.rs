@@ -481,7 +481,7 @@ fn run(lie: &Lie) -> Outcome {
         server.try_out(&TOKENIZER, &control)?;
         for number in 0..STEPS {
             let (readings, sampler) = step(number);
-            let scores = server.score(&[readings.clone()], entries(), cancel)?;
+            let scores = server.score(std::slice::from_ref(&readings), entries(), cancel)?;
             if let ServedScores::Listed(listed) = &scores {
                 for (index, ((reading, listed), sampler)) in
                     readings.iter().zip(listed).zip(&sampler).enumerate()
