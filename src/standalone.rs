@@ -5,7 +5,7 @@ use mopd_expr::jit;
 use mopd_lang::Analysis;
 use mopd_lang::check::{Loader, NamedObjective, analyse_with};
 use mopd_lang::diag::{Code, Diagnostic, Severity};
-use mopd_lang::formula::Role;
+use mopd_lang::formula::{Formula, FormulaKind, ModelSignal, Role, Signal};
 use mopd_lang::source::{FileId, SourceFile};
 
 /// The completions of the stages that an objective is tried in.
@@ -60,6 +60,10 @@ fn is_used(analysis: &Analysis, named: &NamedObjective) -> bool {
 /// The text of a stage that trains on an objective. `None` if a parameter needs a value that is not made up
 /// here.
 fn stage_of(analysis: &Analysis, named: &NamedObjective, rollout: &str) -> Option<String> {
+    // A critic needs a model with a scalar head, which is not made up here.
+    if named.objective.formulas().into_iter().flat_map(Formula::parts).any(reads_value) {
+        return None;
+    }
     let domains = analysis.experiment.as_ref().map(|experiment| experiment.domains.as_slice());
     let (head, domain) = match domains {
         None => (
@@ -101,6 +105,10 @@ fn stage_of(analysis: &Analysis, named: &NamedObjective, rollout: &str) -> Optio
          model alone = distill(alone_start) {{ objective = {name}({arguments}), rollout = {rollout}, {reference}{route}\
          domains = [{domain}], prompts = 8, steps = 10, lr = 1e-3 }}\n"
     ))
+}
+
+fn reads_value(formula: &Formula) -> bool {
+    matches!(&formula.0.kind, FormulaKind::Signal(Signal::Of { part: ModelSignal::Value, .. }))
 }
 
 /// What this version can't run of a file with this stage, except in the text of the stage itself. `None` if the

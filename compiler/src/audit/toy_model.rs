@@ -110,8 +110,6 @@ pub(super) struct ScaledSupport {
 pub struct ToyModel {
     pub(super) size: Size,
     roles: Vec<RoleDistributions>,
-    /// Log-probabilities of the student that drew the tokens, if it is another one.
-    old: Option<Vec<Vec<f64>>>,
     /// Log-probabilities of the sampler.
     sampler: Vec<Vec<f64>>,
     /// The temperature of the trained policy, at which log-probabilities of tokens are, except the sampler's.
@@ -147,7 +145,6 @@ impl ToyModel {
         let toy = ToyModel {
             size,
             roles: Vec::new(),
-            old: None,
             sampler: vec![logs(student)],
             temperature: 1.0,
             on_policy: true,
@@ -186,7 +183,6 @@ impl ToyModel {
         ToyModel {
             size,
             roles,
-            old: None,
             sampler,
             temperature,
             on_policy: false,
@@ -233,18 +229,17 @@ impl ToyModel {
         match role {
             Role::Sampler => Some(&self.sampler[prefix]),
             Role::Old => self.old_logp(prefix),
-            _ => {
-                self.roles.iter().find(|model| model.role == *role).map(|model| model.logp[prefix].as_slice())
-            }
+            _ => self.given(role, prefix),
         }
     }
 
     /// Log-probabilities of the student before the first update from the batch. In the first it is the same.
     pub(super) fn old_logp(&self, prefix: usize) -> Option<&[f64]> {
-        match &self.old {
-            Some(old) => Some(&old[prefix]),
-            None => self.logp(&Role::Student, prefix),
-        }
+        self.given(&Role::Old, prefix).or_else(|| self.given(&Role::Student, prefix))
+    }
+
+    fn given(&self, role: &Role, prefix: usize) -> Option<&[f64]> {
+        self.roles.iter().find(|model| model.role == *role).map(|model| model.logp[prefix].as_slice())
     }
 
     /// Log-probabilities as in the objective's `logp`, at the temperature of the trained policy.
@@ -391,7 +386,6 @@ impl ToyModelSpec {
         let mut toy = ToyModel {
             size: self.size,
             roles: Vec::new(),
-            old: None,
             sampler: Vec::new(),
             temperature: self.temperature.at(step),
             on_policy: self.is_on_policy(step) && variation != Variation::OtherSampler,
@@ -440,8 +434,9 @@ impl ToyModelSpec {
             toy.set(role.clone(), known);
         }
         if self.drift != Drift::None {
-            let old = prefixes.clone().map(|prefix| self.before_updates(&toy, &student[prefix], prefix));
-            toy.old = Some(old.collect());
+            let before = |prefix: usize| self.before_updates(&toy, &student[prefix], prefix);
+            let old = prefixes.clone().map(before).collect();
+            toy.set(Role::Old, old);
         }
         toy.set(Role::Student, student);
         // Composed roles come after their parts, so that each role is computed once.

@@ -86,7 +86,7 @@ fn try_matches_results_computed_by_hand() {
 fn domains_without_spread_have_a_loss_of_zero() {
     let agreed = json!({
         "prompts": [{"domain": "math", "completions": [
-            {"student.logp": [-1, -2], "teacher.logp": [-0.5, -1], "sampler.logp": [-0.5, -1]},
+            {"student.logp": [-1, -2], "teacher.logp": [-0.5, -1], "sampler.logp": [-0.5, -1], "old.logp": [-1, -2]},
         ]}],
     });
     let place = Place::with(&[("n.json", &agreed.to_string())]);
