@@ -21,8 +21,8 @@ use crate::paths;
 use crate::problem::Problem;
 use crate::standalone;
 
-/// Reads a file and all its imports, and checks the run with its own values and `overrides`, those of `--set`.
-/// `std.opd` means a module of the standard library, unless a file has that name.
+/// Reads a file and all its imports, and checks the run with its own values and `overrides`, those of
+/// `--set`. `std.opd` means a module of the standard library, unless a file has that name.
 pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analysis, Problem> {
     analyse_with(path, overrides, AUDIT)
 }

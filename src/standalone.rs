@@ -26,8 +26,8 @@ pub fn refused(entry: &SourceFile, load: Loader, analysis: &Analysis, only: Opti
         if only.is_some_and(|name| named.objective.name != name) {
             continue;
         }
-        // Stages that don't fit the objective, such as one without rewards, say nothing of it. One that can run it
-        // is enough.
+        // Stages that don't fit the objective, such as one without rewards, say nothing of it. One that can run
+        // it is enough.
         let stages = ROLLOUTS.iter().filter_map(|rollout| stage_of(analysis, named, rollout));
         let mut refused: Vec<Vec<Diagnostic>> = Vec::new();
         for stage in stages {
@@ -111,8 +111,8 @@ fn reads_value(formula: &Formula) -> bool {
     matches!(&formula.0.kind, FormulaKind::Signal(Signal::Of { part: ModelSignal::Value, .. }))
 }
 
-/// What this version can't run of a file with this stage, except in the text of the stage itself. `None` if the
-/// checker rejects the stage.
+/// What this version can't run of a file with this stage, except in the text of the stage itself. `None` if
+/// the checker rejects the stage.
 fn refusals(entry: &SourceFile, load: Loader, stage: &str) -> Option<Vec<Diagnostic>> {
     let text = format!("{}{stage}", entry.text);
     let analysis = analyse_with(SourceFile { path: entry.path.clone(), text }, load, &[]);

@@ -160,8 +160,8 @@ impl<'a> Query<'a> {
         (own > self.most_distance()).then_some(Staleness::Weight { distance: far.unwrap_or(own) })
     }
 
-    /// The distance up to which a term is not stale. A ratio of whole completions, such as the geometric mean of
-    /// their tokens' ratios, corrects the change of each token by a share.
+    /// The distance up to which a term is not stale. A ratio of whole completions, such as the geometric mean
+    /// of their tokens' ratios, corrects the change of each token by a share.
     fn most_distance(&self) -> f64 {
         if self.view.any(reads_old) && self.spec.size.length > 1 { OF_COMPLETIONS } else { STALE }
     }

@@ -12,8 +12,8 @@ use crate::source::{SourceFile, Span};
 use crate::stack;
 use crate::syntax::ast::{Expr, ExprKind};
 
-/// Checks `entry` and everything that it imports: with the file's own values, and with the diagnostics of every
-/// run of its `sweep`.
+/// Checks `entry` and everything that it imports: with the file's own values, and with the diagnostics of
+/// every run of its `sweep`.
 pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
     let mut single = None;
     let diagnostics = analyse_runs(entry.clone(), load, &[], None, &mut |swept, analysis| {
@@ -75,8 +75,8 @@ pub fn analyse_runs(
     })
 }
 
-/// [`super::analyse_edited`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set,
-/// and there are trees and names but no diagnostics.
+/// [`super::analyse_edited`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is
+/// set, and there are trees and names but no diagnostics.
 pub fn analyse_while(
     entry: SourceFile,
     load: Loader,

@@ -133,16 +133,6 @@ impl Checker {
         Some(objective)
     }
 
-    fn report_second_term(&mut self, name: &Name, first: &Name) {
-        let text = format!("the term `{}` is declared twice", name.text);
-        self.report(
-            Diagnostic::error(Code::DuplicateName, name.span, text)
-                .label("declared again here")
-                .note(first.span, "first declared here")
-                .help("give one of them another name: losses, weights and curves are told apart by it"),
-        );
-    }
-
     /// The names and environments of the terms that a statement declares, one for each element of its index.
     fn term_turns(&mut self, name: &Name, index: Option<&Index>, env: &Env) -> Option<Vec<(String, Env)>> {
         let Some(index) = index else { return Some(vec![(name.text.clone(), env.clone())]) };

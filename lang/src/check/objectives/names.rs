@@ -61,6 +61,16 @@ impl Checker {
         }
     }
 
+    pub(super) fn report_second_term(&mut self, name: &Name, first: &Name) {
+        let text = format!("the term `{}` is declared twice", name.text);
+        self.report(
+            Diagnostic::error(Code::DuplicateName, name.span, text)
+                .label("declared again here")
+                .note(first.span, "first declared here")
+                .help("give one of them another name: losses, weights and curves are told apart by it"),
+        );
+    }
+
     /// Whether a setting was meant to be a term, because it contains `live`.
     pub(super) fn is_term(&self, entry: &Entry) -> bool {
         let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
