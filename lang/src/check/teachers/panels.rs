@@ -25,6 +25,25 @@ impl Checker {
         }
     }
 
+    /// Reports panels that no objective uses.
+    pub(super) fn check_use_of_panels(&mut self) {
+        for panel in self.parts.panels.read().clone() {
+            let real = |id: &TeacherId| self.teacher(*id).weights != TeacherWeights::Parameter;
+            let asked = |id: &TeacherId| {
+                self.parts.used_teachers.read()[id.0 as usize]
+                    || self.trains().iter().any(|train| train.objective.named_teachers().contains(id))
+            };
+            if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
+                let (span, text) =
+                    (self.span(panel.origin), format!("no objective uses the panel `{}`", panel.name));
+                self.report(
+                    Diagnostic::error(Code::UnusedDeclaration, span, text)
+                        .help("give it to an objective with a `panel` parameter, or remove it"),
+                );
+            }
+        }
+    }
+
     pub(in crate::check) fn debate_call(&mut self, given: Debate, env: &Env) -> Value {
         let Call { block, span, .. } = given.call;
         let settings = self.settings(block, "debate", span, vocabulary::DEBATE, false);

@@ -408,24 +408,6 @@ impl Checker {
         }
     }
 
-    fn check_use_of_panels(&mut self) {
-        for panel in self.parts.panels.read().clone() {
-            let real = |id: &TeacherId| self.teacher(*id).weights != TeacherWeights::Parameter;
-            let asked = |id: &TeacherId| {
-                self.parts.used_teachers.read()[id.0 as usize]
-                    || self.trains().iter().any(|train| train.objective.named_teachers().contains(id))
-            };
-            if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
-                let (span, text) =
-                    (self.span(panel.origin), format!("no objective uses the panel `{}`", panel.name));
-                self.report(
-                    Diagnostic::error(Code::UnusedDeclaration, span, text)
-                        .help("give it to an objective with a `panel` parameter, or remove it"),
-                );
-            }
-        }
-    }
-
     /// Every stage that trains, those inside a `train` included.
     pub(in crate::check) fn trains(&self) -> Vec<&Train> {
         let mut found = Vec::new();
