@@ -26,8 +26,8 @@ pub fn refused(entry: &SourceFile, load: Loader, analysis: &Analysis, only: Opti
         if only.is_some_and(|name| named.objective.name != name) {
             continue;
         }
-        // Stages that don't fit the objective, such as one without rewards, say nothing of it. One that can run
-        // it is enough.
+        // Stages that don't fit the objective, such as one without rewards, say nothing of it. One that can
+        // run it is enough.
         let stages = ROLLOUTS.iter().filter_map(|rollout| stage_of(analysis, named, rollout));
         let mut refused: Vec<Vec<Diagnostic>> = Vec::new();
         for stage in stages {
