@@ -76,8 +76,9 @@ class Batch:
         self.named_logits = [logits(spread) for spread, _ in zip([1.1, 0.9], self.names)]
         self.named = [torch.log_softmax(logits, -1) for logits in self.named_logits]
         self.value = torch.randn(n, generator=draw).round(decimals=6).requires_grad_() if scores else None
-        # Before the updates from the batch. The sampler is apart from it too: its engine rounds, or had older weights.
-        apart = torch.arange(n * ENTRIES).reshape(n, ENTRIES).sin() * torch.tensor([0.1, 0.2, 0.05])[self.of % 3][:, None]
+        # Before the updates from the batch. The sampler is apart from it too: its engine rounds, as in the third completion of
+        # each prompt, or had older weights.
+        apart = torch.arange(n * ENTRIES).reshape(n, ENTRIES).sin() * torch.tensor([0.1, 0.2, 0.0005])[self.of % 3][:, None]
         self.old_logits = (self.sampler_logits + apart).round(decimals=6)
         for name in ["student", "teacher", "old", "sampler", "reference"]:
             setattr(self, name[0] if name != "sampler" else "b", torch.log_softmax(getattr(self, name + "_logits"), -1))

@@ -53,7 +53,14 @@ impl Fixtures {
         let batch = &self.batches[kind];
         let list = batch["sequences"].as_array().unwrap().iter().map(sequence).collect();
         let sequences = Sequences::new(list, batch["group"].as_u64().unwrap() as usize, 2);
-        Rollouts::new(stage, sequences, 0)
+        let rollouts = Rollouts::new(stage, sequences, 0);
+        // What was recorded is that of the student some updates ago.
+        let old = Signal::Logp { role: Role::Old };
+        if stage.train.objective.signals().contains(&old) {
+            let recorded = rollouts.sequences.list.iter().map(|sequence| sequence.logps.clone().unwrap());
+            rollouts.restore_old(vec![(old, recorded.flatten().collect())]);
+        }
+        rollouts
     }
 
     /// A vector of the reference, in the order of the runtime's layout.

@@ -11,6 +11,7 @@ use super::super::objective::objectives::{nll, objective};
 use super::super::{Checkpoints, FinishedTraining, Pace};
 use super::chosen::tiers;
 use super::curriculum::{self, curriculum};
+use super::debate::roomy;
 use super::derived::derived;
 use super::extrapolation::extrapolation;
 use super::guided::{guided, token_mix};
@@ -383,7 +384,7 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
 
 fn stopped_in_rollouts(train: &Train<Objective>) {
     let fixture = Fixture::new();
-    let models = models(true);
+    let models = roomy();
     let through = finished(&fixture.stage(train, ROUTED, &models), None);
     let (_folder, store) = store();
     // The reader of the events stops the stage a moment after its second step, while it draws rollouts of a
