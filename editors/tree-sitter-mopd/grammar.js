@@ -339,8 +339,8 @@ module.exports = grammar({
     quantity: ($) => seq(field("value", $.number), field("unit", $.unit)),
     number: () => /[0-9]+(_[0-9]+)*(\.[0-9]+(_[0-9]+)*)?([eE][+-]?[0-9]+(_[0-9]+)*)?%?/,
     unit: () => choice(...UNITS),
-    // `5steps`, `0x1F`: one token, as for the compiler, and no number. What it needs to be whole stands in no file.
-    malformed_number: () => seq(/[0-9]([0-9_]|\.[0-9])*[A-Za-z]([A-Za-z0-9_]|\.[0-9]|[eE][+-][0-9])*/, "\u0001"),
+    // `5steps`, `0x1F`, `1.e-3`: one token, as for the compiler, and no number. What it needs to be whole stands in no file.
+    malformed_number: () => seq(/[0-9]([0-9_]|\.[0-9])*([A-Za-z]|\.[eE][+-]?[0-9])([A-Za-z0-9_]|\.[0-9]|[eE][+-][0-9])*/, "\u0001"),
 
     boolean: () => choice("true", "false"),
 
