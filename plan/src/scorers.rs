@@ -136,10 +136,15 @@ impl Scorers {
         self.0.iter().flat_map(|scorer| &scorer.choices).filter(move |choice| choice.domain == domain)
     }
 
+    /// The composed teachers, with repetition.
+    pub fn compositions(&self) -> impl Iterator<Item = &Composition> {
+        let choices = self.0.iter().flat_map(|scorer| &scorer.choices);
+        choices.filter_map(|choice| choice.teacher.composition())
+    }
+
     /// The signals that the weights of composed teachers depend on, with repetition.
     pub fn signals(&self) -> Vec<Signal> {
-        let choices = self.0.iter().flat_map(|scorer| &scorer.choices);
-        choices.filter_map(|choice| choice.teacher.composition()).flat_map(Composition::signals).collect()
+        self.compositions().flat_map(Composition::signals).collect()
     }
 
     /// The models that must exist before the stage, with repetition.

@@ -180,6 +180,16 @@ impl Graph {
         self.nodes.iter().enumerate().map(|(index, node)| (NodeId(index as u32), node))
     }
 
+    /// The schedules that its numbers follow, those of the weights in its divergences included.
+    pub fn schedules(&self) -> Vec<Schedule> {
+        let of_node = |(_, node): (NodeId, &Node)| match &node.operation {
+            Operation::Schedule { schedule } => vec![schedule.clone()],
+            Operation::Signal { signal: Signal::Divergence(divergence) } => divergence.schedules(),
+            _ => Vec::new(),
+        };
+        self.nodes().flat_map(of_node).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.nodes.len()
     }

@@ -5,7 +5,7 @@ pub use mopd_lang::formula::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Graph, NodeId};
+use super::{Graph, NodeId, Schedule};
 pub use crate::roles::Role;
 
 /// A number without gradient that the runtime supplies.
@@ -257,6 +257,14 @@ impl DivergenceParameter {
             DivergenceParameter::Formula(formula) => formula.graph.signals(&[formula.value]),
         }
     }
+
+    /// The schedules that it follows.
+    pub fn schedules(&self) -> Vec<Schedule> {
+        match self {
+            DivergenceParameter::Number(_) => Vec::new(),
+            DivergenceParameter::Formula(formula) => formula.graph.schedules(),
+        }
+    }
 }
 
 /// One side of a divergence.
@@ -340,6 +348,11 @@ impl Divergence {
     /// The weights of its sides.
     pub fn parameters(&self) -> impl Iterator<Item = &DivergenceParameter> {
         self.left.parameters().into_iter().chain(self.right.parameters())
+    }
+
+    /// The schedules that the weights of its sides follow.
+    pub fn schedules(&self) -> Vec<Schedule> {
+        self.parameters().flat_map(DivergenceParameter::schedules).collect()
     }
 
     /// The signals that the weights of its sides depend on.

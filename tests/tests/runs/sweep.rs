@@ -93,6 +93,18 @@ fn a_plan_is_of_the_runs() {
     assert!(said.contains("predicted for all runs: about "), "{said}");
 }
 
+/// A plan without the places in its text, where a value of the sweep has one and one of `--set` has none.
+fn without_places(plan: &Value) -> Value {
+    match plan {
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(name, _)| !["origin", "places"].contains(&name.as_str()));
+            fields.map(|(name, value)| (name.clone(), without_places(value))).collect()
+        }
+        Value::Array(items) => items.iter().map(without_places).collect(),
+        single => single.clone(),
+    }
+}
+
 /// Every run is there with its values, also one that can't run; each plan is that of its values alone.
 #[test]
 fn a_plan_as_json_has_every_run() {
@@ -109,7 +121,8 @@ fn a_plan_as_json_has_every_run() {
     assert!(values.into_iter().eq(&expected.map(|(bound, rate)| json!({ "bound": bound, "rate": rate }))));
     for (run, (bound, rate)) in runs.iter().zip(expected) {
         let set = [format!("bound={bound}"), format!("rate={rate}")];
-        assert_eq!(run["plan"], planned(&["--set", &set[0], "--set", &set[1]]), "a run by itself is a plan");
+        let single = planned(&["--set", &set[0], "--set", &set[1]]);
+        assert_eq!(without_places(&run["plan"]), without_places(&single), "a run by itself is a plan");
     }
     assert_eq!(planned(&["--set", "bound=1"])["runs"].as_array().map(Vec::len), Some(2));
     let source = SOURCE.replace("rate in [1e-3, 3e-3]", "rate in [1e-3, -1]");

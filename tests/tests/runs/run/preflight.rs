@@ -189,6 +189,25 @@ fn a_schedule_that_outlasts_its_epochs_is_said() {
     assert!(output.status.success() && !text(&output).contains("the stage ends"), "{}", text(&output));
 }
 
+/// The same for numbers beside the learning rate: the weight of a composed teacher, and that of a divergence.
+#[test]
+fn schedules_of_teachers_and_divergences_that_outlast_their_epochs_are_said() {
+    let bench = Bench::new();
+    bench.write("tiny.mopd", &super::source("use std.gkd.gkd", "gkd(beta: linear(0.1 -> 0.5, over: 50 steps))"));
+    bench.edit("tiny.mopd", "  steps     = 6", "  steps     = 2 epochs");
+    bench.edit(
+        "tiny.mopd",
+        "route { for d in domains: domain == d -> specialist[d] }",
+        "teacher both = logits(specialist[copy]) + w * logits(specialist[last]) where w = linear(0 -> 1, over: 40 \
+         steps)\nroute { else -> both }",
+    );
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    for number in ["a number of the objective goes on to step 49", "a teacher's weight goes on to step 39"] {
+        assert_says(&text(&output), &[&format!("the stage ends before this schedule does: {number}")]);
+    }
+}
+
 /// Started from another folder, a run does not find what it has.
 #[test]
 fn a_store_of_another_folder_is_named() {

@@ -203,7 +203,7 @@ fn tests_judge_what_is_written() {
     bench.write("tiny.mopd", &source("unit_tests(tests, time_limit: 20)", "reward"));
     assert_says(
         &bench.fails(&[]),
-        &["copy.test.jsonl:1", "the field `tests` is missing", "every line needs `tests`"],
+        &["copy.jsonl:1", "the field `tests` is missing", "every line needs `tests`"],
     );
     for file in ["copy.jsonl", "copy.test.jsonl"] {
         // The student seldom writes a valid program, but an empty one is valid.

@@ -134,7 +134,7 @@ fn a_worker_that_dies_takes_one_run_with_it() {
 fn values_that_the_file_can_not_take_are_named_and_the_others_run() {
     let desk = lengths("[0, 4]");
     let mut watch = desk.watch();
-    watch.wait_for("many=0 can't run:", SOON);
+    watch.wait_for("can't run: many=0", SOON);
     assert!(watch.said("out-of-range"), "{}", watch.text());
     assert_eq!(watch.until_finished(SOON).steps("student"), 4);
     watch.wait_for("failed: many=0", SOON);

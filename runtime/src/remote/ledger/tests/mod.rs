@@ -65,16 +65,13 @@ fn outcomes<L: Send + Sync>(lies: &[L], run: impl Fn(&L) -> Outcome + Sync) -> V
 
 /// Checks that every lie was caught or is named as undetectable.
 fn judge(outcomes: &[Outcome]) {
-    let caught = outcomes.iter().filter(|of| of.error.is_some()).count();
-    let mut by_reason: BTreeMap<&str, usize> = BTreeMap::new();
-    for of in outcomes.iter().filter(|of| of.error.is_none()) {
-        *by_reason.entry(of.undetectable.unwrap_or("not named")).or_default() += 1;
+    let trained_on: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.error.is_none()).collect();
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for outcome in &trained_on {
+        by_reason.entry(outcome.undetectable.unwrap_or("not named")).or_default().push(&outcome.lie);
     }
-    eprintln!("note: {caught} of {} lies caught; trained on: {by_reason:#?}", outcomes.len());
-    let missed: Vec<&str> = outcomes
-        .iter()
-        .filter(|of| of.error.is_none() && of.undetectable.is_none())
-        .map(|of| of.lie.as_str())
-        .collect();
+    let (caught, count) = (outcomes.len() - trained_on.len(), outcomes.len());
+    eprintln!("note: {caught} of {count} lies caught; trained on: {by_reason:#?}");
+    let missed = by_reason.remove("not named").unwrap_or_default();
     assert!(missed.is_empty(), "{} lies were trained on: {missed:#?}", missed.len());
 }

@@ -502,6 +502,7 @@ fn run(lie: &Lie) -> Outcome {
 /// The lies that the book names as impossible to tell from the truth.
 fn undetectable(lie: &Lie) -> Option<&'static str> {
     let whole = lie.form.answers == Answers::Distribution;
+    let listed = lie.form.answers != Answers::Sampled;
     match lie.kind? {
         OtherModel(_) | OtherPrompt if lie.when == When::Always => Some("another model from the start"),
         Constant(-5.0 | -20.0) | Factor(_) | Offset(-0.5 | -2.0) if lie.when == When::Always => {
@@ -512,7 +513,8 @@ fn undetectable(lie: &Lie) -> Option<&'static str> {
         {
             Some("another model from the start")
         }
-        Shifted(-1) if lie.when == When::Always && !lie.form.ranks => {
+        // Its rank is as possible as that of its own token, and there is no list that contradicts it.
+        Shifted(-1) if lie.when == When::Always && (!lie.form.ranks || !listed) => {
             Some("the number of the token before, from the start, with short completions")
         }
         Stuck if lie.when == When::Always => Some("too low from the start"),
