@@ -15,6 +15,12 @@ pub fn compiled(analysis: &Analysis) -> Option<Result<Plan, Vec<Diagnostic>>> {
     Some(mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()))
 }
 
+/// The plan of the run with a file's own values, whatever its other runs report. `None` if it can't run.
+pub fn plan_of_own_values(analysis: &Analysis) -> Option<Plan> {
+    let experiment = analysis.experiment.as_ref()?;
+    mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()).ok()
+}
+
 /// The plan of [`compiled`]. What prevents it is added to the diagnostics.
 pub fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     match compiled(analysis)? {

@@ -15,6 +15,6 @@ pub mod syntax;
 pub use experiment::formula;
 
 pub use check::{
-    Analysis, AnalysisCache, Auditor, analyse, analyse_audited, analyse_edited, analyse_run, analyse_runs,
-    analyse_while, analyse_with,
+    Analysis, Auditor, ParseCache, analyse, analyse_audited, analyse_edited, analyse_run, analyse_runs,
+    analyse_with,
 };

@@ -69,7 +69,7 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 mod tests {
     use std::rc::Rc;
 
-    use mopd_lang::check::{AnalysisCache, CancellationCheck, analyse_while};
+    use mopd_lang::check::{CancellationCheck, ParseCache, analyse_edited};
     use mopd_lang::source::FileId;
 
     use super::*;
@@ -106,7 +106,7 @@ mod tests {
     fn a_check_that_is_given_up_has_names_and_no_diagnostics() {
         let text = long() + "let wrong = nowhere\n";
         let stop: CancellationCheck = Rc::new(|| false);
-        let check = || analyse_while(source(&text), &|_| None, &mut AnalysisCache::default(), Some(stop));
+        let check = || analyse_edited(source(&text), &|_| None, &mut ParseCache::default(), Some(stop));
         let found = checked(source(&text), &|_| None, check);
         assert_eq!(found.failure, Some(CheckFailure::Slow));
         assert!(found.analysis.diagnostics.is_empty());

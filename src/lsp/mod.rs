@@ -17,7 +17,6 @@ mod publish;
 mod requests;
 mod session;
 mod uri;
-mod whole;
 
 use std::io::{self, BufReader, Write};
 use std::sync::Arc;

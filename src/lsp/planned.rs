@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mopd_plan::difference::{ChangeKind, DifferenceKind, PlanDifference, difference};
 use mopd_plan::{Plan, Stage, StageFacts};
 
-use super::session::{Document, RefreshInterruption, Session};
+use super::session::{Document, Session};
 use super::uri;
 use crate::figures::{count, flops};
 use crate::host;
@@ -25,12 +25,9 @@ struct LastRun {
 impl<'a> DocumentPlan<'a> {
     /// `None` if the text can't run, or is not in a folder. The last run is read each time: it may be going
     /// on.
-    pub fn compile(
-        session: &Session,
-        document: &'a Document,
-    ) -> Result<Option<DocumentPlan<'a>>, RefreshInterruption> {
-        let Some(path) = uri::to_path(&document.uri) else { return Ok(None) };
-        let Some(plan) = document.whole.plan(session, document)? else { return Ok(None) };
+    pub fn compile(session: &Session, document: &'a Document) -> Option<DocumentPlan<'a>> {
+        let path = uri::to_path(&document.uri)?;
+        let plan = document.plan()?;
         let out = out_folder(None, plan);
         // Runs are started in the project's folder, or in that of the file.
         let roots = session.client.roots.iter().filter_map(uri::to_path);
@@ -42,7 +39,7 @@ impl<'a> DocumentPlan<'a> {
                 folder: out.clone(),
             })
         });
-        Ok(Some(DocumentPlan { plan, last }))
+        Some(DocumentPlan { plan, last })
     }
 
     /// `1 of 9 stages reruns, 8 kept, against runs/quickstart`

@@ -1,7 +1,7 @@
 //! All state of the server: the open documents and their analyses. Requests read it; only this module
 //! changes it.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{
-    Analysis, AnalysisCache, Auditor, CancellationCheck, analyse_cancellable, analyse_while,
-};
+use mopd_lang::check::{Analysis, Auditor, CancellationCheck, ParseCache, analyse_edited};
 use mopd_lang::ide::{AuditDiagnostics, LibraryModule};
 use mopd_lang::source::{FileId, SourceFile, Span};
+use mopd_plan::Plan;
 use serde_json::json;
 
 use super::capabilities::EditorClient;
@@ -22,8 +21,8 @@ use super::check::{CheckFailure, CheckOutcome, MOST_TIME, checked, guarded};
 use super::convert::LineIndex;
 use super::message_queue::MessageQueue;
 use super::publish::{Converter, Published};
-use super::whole::WholeDocument;
 use super::{library, uri};
+use crate::compile::plan_of_own_values;
 use crate::{data, host, paths};
 
 /// A file that is open in the editor, with the analysis of exactly this text.
@@ -36,12 +35,20 @@ pub struct Document {
     pub failure: Option<CheckFailure>,
     /// What the last audit reported.
     audited: AuditDiagnostics,
-    /// The cache for the next analysis.
-    memory: AnalysisCache,
+    /// Its trees, for the next analysis.
+    trees: ParseCache,
     /// The paths that the analysis asked for, whether they exist or not.
     imports: BTreeSet<String>,
-    /// Its experiment and plan, once a request has needed them.
-    pub whole: WholeDocument,
+    /// Its plan, once a request has needed it; `None` if the text can't run.
+    plan: OnceCell<Option<Plan>>,
+}
+
+impl Document {
+    /// The plan of the text with its own values, whatever it sweeps over; `None` if it can't run. It is too
+    /// slow to make at each keystroke.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.get_or_init(|| plan_of_own_values(&self.analysis)).as_ref()
+    }
 }
 
 /// Whether all documents are up to date.
@@ -130,9 +137,9 @@ impl Session {
             analysis: Analysis::unread(&path),
             failure: None,
             audited: AuditDiagnostics::default(),
-            memory: AnalysisCache::default(),
+            trees: ParseCache::default(),
             imports: BTreeSet::new(),
-            whole: WholeDocument::default(),
+            plan: OnceCell::new(),
         };
         self.documents.insert(path.clone(), document);
         self.mark_importers(&path);
@@ -211,11 +218,11 @@ impl Session {
             let Some(document) = self.documents.get_mut(&path) else { continue };
             // The old analysis is dropped first: shared data can't be changed in place.
             document.analysis = Analysis::unread(&path);
-            document.whole = WholeDocument::default();
+            document.plan = OnceCell::new();
             self.unpublished = true;
-            let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
+            let (text, mut trees) = (document.text.clone(), std::mem::take(&mut document.trees));
             let keep_going = self.patience();
-            let (mut checked, imports) = self.check(&path, text.clone(), &mut memory, &keep_going);
+            let (mut checked, imports) = self.check(&path, text.clone(), &mut trees, &keep_going);
             let is_due = checked.failure.is_none() && self.to_audit.contains(&path);
             let audited = if is_due { self.audit(&path, text, &mut checked, &keep_going) } else { None };
             // A cancelled audit is incomplete.
@@ -227,7 +234,7 @@ impl Session {
                     Some(audited) => document.audited = audited,
                     None => document.audited.add_to(&mut checked.analysis),
                 }
-                (document.analysis, document.memory, document.imports) = (checked.analysis, memory, imports);
+                (document.analysis, document.trees, document.imports) = (checked.analysis, trees, imports);
                 document.failure = checked.failure;
             }
             if interrupted {
@@ -314,10 +321,10 @@ impl Session {
         &mut self,
         path: &str,
         text: String,
-        memory: &mut AnalysisCache,
+        trees: &mut ParseCache,
         keep_going: &CancellationCheck,
     ) -> (CheckOutcome, BTreeSet<String>) {
-        let (checked, imports, unreadable) = self.analyse(path, text, memory, keep_going);
+        let (checked, imports, unreadable) = self.analyse(path, text, trees, keep_going);
         let log = |text| {
             Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into()
         };
@@ -330,7 +337,7 @@ impl Session {
         &self,
         path: &str,
         text: String,
-        memory: &mut AnalysisCache,
+        trees: &mut ParseCache,
         keep_going: &CancellationCheck,
     ) -> (CheckOutcome, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
@@ -339,7 +346,7 @@ impl Session {
         let entry = SourceFile { path: path.to_owned(), text };
         let whole = entry.clone();
         let checked =
-            checked(whole, &load, || analyse_while(entry, &load, memory, Some(Rc::clone(keep_going))));
+            checked(whole, &load, || analyse_edited(entry, &load, trees, Some(Rc::clone(keep_going))));
         (checked, imports.into_inner(), unreadable.into_inner())
     }
 
@@ -387,8 +394,7 @@ impl Session {
         let mut analyses = Vec::new();
         for file in naming {
             let path = file.path.clone();
-            analyses
-                .push(self.analyse(&path, file.text, &mut AnalysisCache::default(), &keep_going).0.analysis);
+            analyses.push(self.analyse(&path, file.text, &mut ParseCache::default(), &keep_going).0.analysis);
             if !keep_going() {
                 return Err(self.interruption());
             }
@@ -406,15 +412,6 @@ impl Session {
 
     pub fn document(&self, uri: &Uri) -> Option<&Document> {
         self.documents.get(&path_of(uri))
-    }
-
-    /// The analysis of a document with its experiment and objectives.
-    pub(super) fn analyse_whole(&self, document: &Document) -> Analysis {
-        let path = path_of(&document.uri);
-        let (imports, unreadable) = (RefCell::default(), RefCell::default());
-        let load = |name: &[&str]| self.load(&path, name, &imports, &unreadable);
-        let entry = SourceFile { path: path.clone(), text: document.text.clone() };
-        analyse_cancellable(entry, &load, self.patience())
     }
 
     pub fn lines<'a>(&self, document: &'a Document) -> LineIndex<'a> {

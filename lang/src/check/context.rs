@@ -1,9 +1,10 @@
 //! The state of the checker: the parts of the experiment so far, the stack of calls, and cancellation.
 
+use rustc_hash::FxHashSet;
+
 use crate::experiment::{Benchmark, Domain, MarkedSetting, Model, Panel, SweepAxis, Teacher};
 use crate::source::Span;
 
-use crate::check::incremental::tracked::{ModelNames, Tracked};
 use crate::check::names::modules::ItemId;
 use crate::check::teachers::SaidOrigins;
 use crate::check::values::calls::ItemEffort;
@@ -16,19 +17,38 @@ const BETWEEN_LOOKS: u32 = 512;
 /// The parts of the experiment that are known so far.
 #[derive(Default)]
 pub(in crate::check) struct ExperimentParts {
-    pub domains: Tracked<Vec<Domain>>,
-    pub models: Tracked<Vec<Model>>,
+    pub domains: Vec<Domain>,
+    pub models: Vec<Model>,
     pub model_names: ModelNames,
-    pub teachers: Tracked<Vec<Teacher>>,
+    pub teachers: Vec<Teacher>,
     /// For each teacher, whether some route, objective or rollout uses it.
-    pub used_teachers: Tracked<Vec<bool>>,
+    pub used_teachers: Vec<bool>,
     /// The origins of teachers as the author declared them.
-    pub said_origins: Tracked<SaidOrigins>,
-    pub panels: Tracked<Vec<Panel>>,
-    pub benchmarks: Tracked<Vec<Benchmark>>,
-    pub sweep: Tracked<Vec<SweepAxis>>,
+    pub said_origins: SaidOrigins,
+    pub panels: Vec<Panel>,
+    pub benchmarks: Vec<Benchmark>,
+    pub sweep: Vec<SweepAxis>,
     pub objectives: Vec<NamedObjective>,
     pub marks: Vec<MarkedSetting>,
+}
+
+/// The names of models, which differ from each other.
+#[derive(Default)]
+pub(in crate::check) struct ModelNames {
+    taken: FxHashSet<String>,
+}
+
+impl ModelNames {
+    /// `wanted`, or a variant of it if that is taken.
+    pub fn give(&mut self, wanted: &str) -> String {
+        let mut name = wanted.to_owned();
+        let mut number = 2;
+        while !self.taken.insert(name.clone()) {
+            name = format!("{wanted}.{number}");
+            number += 1;
+        }
+        name
+    }
 }
 
 /// The calls under evaluation, and the work spent on them.
@@ -45,8 +65,6 @@ pub(in crate::check) struct CallStack {
     pub work: ItemEffort,
     /// Whether it has been reported that an item takes too much work.
     pub overworked: bool,
-    /// How often a definition was found to depend on itself.
-    pub cycles: usize,
     /// How many definitions are being evaluated, each needed by the one before.
     pub chain: usize,
 }

@@ -9,7 +9,7 @@
 //!
 //! 1. **[`Parsed`]**: files ([`names::load`]). The entry file and its imports are parsed into
 //!    [`crate::syntax::ast`], and the declarations of names are collected in [`names::modules`]. In an
-//!    editor, trees of unchanged items come from [`incremental::cache`].
+//!    editor, trees of unchanged items come from [`names::parse_cache`]; everything else is done again.
 //! 2. **[`Checked`]**: the [`Checker`] takes what was parsed and goes through it in this order
 //!    ([`Checker::check`]). Its context is in [`context`]: the experiment's [`ExperimentParts`]
 //!    so far, the [`CallStack`], the [`Cancellation`] of an editor.
@@ -37,7 +37,6 @@ mod context;
 mod data;
 mod evaluation;
 mod formulas;
-mod incremental;
 mod names;
 mod objectives;
 mod reported;
@@ -53,7 +52,7 @@ use rustc_hash::FxHashMap;
 
 use crate::diag::{Diagnostic, Severity, bounded};
 use crate::experiment::{
-    Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, SweepAxis, Teacher, TeacherId,
+    Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, Stage, SweepAxis, Teacher, TeacherId,
 };
 use crate::source::{SourceFile, Sources, Span};
 use crate::stack;
@@ -62,19 +61,19 @@ pub use builtins::{bounds, vocabulary};
 use context::{CallStack, Cancellation, ExperimentParts};
 pub use formulas::divergences::COMMON as DIVERGENCE_SETTINGS;
 pub(crate) use formulas::signals::{is_role, named_number};
-pub use incremental::cache::AnalysisCache;
-use incremental::recording;
+use names::index::ValueInfo;
 use names::items::callable;
 use names::load::{Parsed, parse_all};
 pub(crate) use names::load::{is_slot, is_taken};
 pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
 pub(crate) use names::modules::{declared_name, import_edit};
+pub use names::parse_cache::ParseCache;
 use names::unknown_name::NameCandidates;
 pub use names::{allow, index};
 pub use objectives::capability::{nearest_form, needed_of};
 use reported::ReportedDiagnostics;
-pub use runs::{SweptValue, analyse, analyse_audited, analyse_runs, analyse_while};
+pub use runs::{SweptValue, analyse, analyse_audited, analyse_edited, analyse_runs};
 use teachers::route;
 use values::calls;
 use values::value::Value;
@@ -112,7 +111,7 @@ impl Analysis {
     pub fn unread(path: &str) -> Analysis {
         let mut sources = Sources::default();
         let file = sources.add(SourceFile { path: path.to_owned(), text: String::new() });
-        let modules = Modules::of_empty_file(path, file);
+        let modules = Modules::of_empty_file(file);
         Checked::unchecked(sources, modules, index::RecordedValues::default()).audited(None)
     }
 
@@ -127,26 +126,18 @@ pub type Loader<'a> = &'a dyn Fn(&[&str]) -> Option<SourceFile>;
 /// Checks one run: with the file's own values, and with those set from outside, as `--set name=value` does:
 /// `seed`, or any `param` of the entry file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    analyse_cold(entry, load, overrides, None, Cancellation::default())
+    analyse_once(entry, load, overrides, None)
 }
 
-/// [`analyse_with`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set.
-pub fn analyse_cancellable(entry: SourceFile, load: Loader, keep_going: CancellationCheck) -> Analysis {
-    let cancellation = Cancellation { keep_going: Some(keep_going), ..Cancellation::default() };
-    analyse_cold(entry, load, &[], None, cancellation)
-}
-
-fn analyse_cold(
+fn analyse_once(
     entry: SourceFile,
     load: Loader,
     overrides: &[(String, String)],
     audit: Option<Auditor>,
-    cancellation: Cancellation,
 ) -> Analysis {
     stack::with_room(|| {
-        let mut cache = AnalysisCache::default();
-        let parsed = parse_all(entry, load, &mut cache);
-        Checker::new(parsed, cache, cancellation).check(overrides, &[]).0.audited(audit)
+        let parsed = parse_all(entry, load, &mut ParseCache::default());
+        Checker::new(parsed, Cancellation::default()).check(overrides, &[]).audited(audit)
     })
 }
 
@@ -160,14 +151,7 @@ pub fn analyse_run(
     overrides: &[(String, String)],
     audit: Auditor,
 ) -> Analysis {
-    analyse_cold(entry, load, overrides, Some(audit), Cancellation::default())
-}
-
-/// [`analyse`] for a file that is being edited: items that have not changed since the last call are not
-/// checked again. Diagnostics and index are the same; experiment and objectives are not assembled. It is
-/// fastest if the last result has been dropped.
-pub fn analyse_edited(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
-    analyse_while(entry, load, cache, None)
+    analyse_once(entry, load, overrides, Some(audit))
 }
 
 /// Whether to go on. Called repeatedly during an analysis.
@@ -175,8 +159,7 @@ pub type CancellationCheck = Rc<dyn Fn() -> bool>;
 
 /// Trees and names only, without a check.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
-    let mut cache = AnalysisCache::default();
-    let parsed = stack::with_room(|| parse_all(entry, load, &mut cache));
+    let parsed = stack::with_room(|| parse_all(entry, load, &mut ParseCache::default()));
     Checked::unchecked(parsed.sources, parsed.modules, index::RecordedValues::default()).audited(None)
 }
 
@@ -186,7 +169,6 @@ pub const DEEPEST_CHAIN: usize = 10_000;
 
 /// The checker, which takes the parsed files.
 struct Checker {
-    cache: AnalysisCache,
     sources: Sources,
     modules: Modules,
     diagnostics: ReportedDiagnostics,
@@ -197,10 +179,6 @@ struct Checker {
     parts: ExperimentParts,
     stack: CallStack,
     cancellation: Cancellation,
-    /// The recording of the current item's check, where it may be stored.
-    recording: Option<recording::Recording>,
-    /// The domains and teachers used by items whose checks were repeated.
-    uses: recording::UsedDeclarations,
     /// The entry file's route, evaluated when a stage first needs it.
     route: route::RouteState,
     facts: index::RecordedValues,
@@ -229,12 +207,11 @@ struct Checked {
 }
 
 impl Checker {
-    fn new(parsed: Parsed, cache: AnalysisCache, cancellation: Cancellation) -> Checker {
+    fn new(parsed: Parsed, cancellation: Cancellation) -> Checker {
         let Parsed { sources, modules, entry, diagnostics } = parsed;
         let items = &modules.tree(entry).items;
         let has_experiment = items.iter().any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         Checker {
-            cache,
             sources,
             modules,
             diagnostics,
@@ -244,8 +221,6 @@ impl Checker {
             parts: ExperimentParts::default(),
             stack: CallStack::default(),
             cancellation,
-            recording: None,
-            uses: recording::UsedDeclarations::default(),
             route: route::RouteState::default(),
             facts: index::RecordedValues::default(),
             seed: None,
@@ -256,7 +231,6 @@ impl Checker {
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
-        self.mark_uncacheable();
         let diagnostic = self.at_the_call(diagnostic);
         self.forget_at_calls(&diagnostic);
         self.diagnostics.add(diagnostic);
@@ -275,26 +249,40 @@ impl Checker {
     }
 
     fn domain(&self, id: DomainId) -> &Domain {
-        &self.parts.domains.read()[id.0 as usize]
+        &self.parts.domains[id.0 as usize]
     }
 
     fn model(&self, id: ModelId) -> &Model {
-        &self.parts.models.known()[id.0 as usize]
+        &self.parts.models[id.0 as usize]
     }
 
     fn teacher(&self, id: TeacherId) -> &Teacher {
-        &self.parts.teachers.known()[id.0 as usize]
+        &self.parts.teachers[id.0 as usize]
     }
 
     fn declare_teacher(&mut self, teacher: Teacher) -> Value {
-        self.parts.teachers.write().push(teacher);
-        self.parts.used_teachers.write().push(false);
-        Value::Teacher(TeacherId(self.parts.teachers.read().len() as u32 - 1))
+        self.parts.teachers.push(teacher);
+        self.parts.used_teachers.push(false);
+        Value::Teacher(TeacherId(self.parts.teachers.len() as u32 - 1))
+    }
+
+    /// Declares a model. Its name is `wanted`, or a variant of it if that is taken.
+    fn declare_model(&mut self, wanted: &str, stage: Stage, span: Span) -> ModelId {
+        let origin = self.origin(span);
+        let name = self.parts.model_names.give(wanted);
+        self.parts.models.push(Model { name, stage, origin });
+        ModelId(self.parts.models.len() as u32 - 1)
+    }
+
+    /// Records the value of a name inside a body, for editors.
+    fn record(&mut self, declared: Span, value: &Value) {
+        if let Some(info) = ValueInfo::from_value(value) {
+            self.facts.record(declared, info);
+        }
     }
 
     /// Checks the entry file.
-    fn check(mut self, overrides: &[(String, String)], swept: &[SweptValue]) -> (Checked, AnalysisCache) {
-        self.cache.begin();
+    fn check(mut self, overrides: &[(String, String)], swept: &[SweptValue]) -> Checked {
         self.apply_overrides(self.entry, overrides);
         for value in swept {
             let entry = &mut self.modules.loaded[self.entry.0 as usize];
@@ -302,68 +290,61 @@ impl Checker {
         }
         let experiment = self.experiment(self.entry);
         if self.cancellation.stopped {
-            return (Checked::unchecked(self.sources, self.modules, self.facts), self.cache);
+            return Checked::unchecked(self.sources, self.modules, self.facts);
         }
         // After an error, a name may be unread because of the error. A file without an experiment has only
         // been begun.
         if self.has_experiment && !self.diagnostics.has_errors() {
             self.warn_of_unused_names();
         }
-        let checked = Checked {
+        Checked {
             sources: self.sources,
             modules: self.modules,
             facts: self.facts,
             diagnostics: self.diagnostics.into_vec(),
             experiment,
-            sweep: self.parts.sweep.take(),
+            sweep: self.parts.sweep,
             objectives: self.parts.objectives,
             origins: self.origins,
             stopped: false,
-        };
-        (checked, self.cache)
+        }
     }
 
     /// Checks every item of the entry file and assembles the experiment.
     fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
         self.declare_domains(entry);
-        self.cache.invalidate(self.parts.domains.read());
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         self.check_names_of_tables(&module);
         let mut comparisons = Vec::new();
         for (index, item) in module.items.iter().enumerate() {
-            let id = ItemId { module: entry, index };
             if let ItemKind::Compare { name, block } = &item.kind {
                 self.stack.work = calls::ItemEffort::new(item);
-                let comparison =
-                    self.check_once(id, item, |checker| checker.comparison(entry, item, name, block));
-                comparisons.extend(comparison.flatten());
+                comparisons.extend(self.comparison(entry, item, name, block));
             } else if callable(&item.kind).is_none() {
-                self.check_item_once(id, item);
+                self.check_item(ItemId { module: entry, index }, item);
             }
         }
         self.file_route(entry);
         // Bodies are checked with any arguments, after all parts of the experiment. The models and teachers
         // that they declare are not part of it.
         let real = (
-            self.parts.models.read().len(),
-            self.parts.teachers.read().len(),
-            self.parts.panels.read().len(),
+            self.parts.models.len(),
+            self.parts.teachers.len(),
+            self.parts.panels.len(),
             self.parts.marks.len(),
         );
-        let uses = self.uses.clone();
         for (index, item) in
             module.items.iter().enumerate().filter(|(_, item)| callable(&item.kind).is_some())
         {
-            self.check_item_once(ItemId { module: entry, index }, item);
+            self.check_item(ItemId { module: entry, index }, item);
         }
-        self.parts.models.write().truncate(real.0);
-        self.parts.teachers.write().truncate(real.1);
-        self.parts.used_teachers.write().truncate(real.1);
-        self.parts.said_origins.write().retain(|teacher, _| (teacher.0 as usize) < real.1);
-        self.parts.panels.write().truncate(real.2);
+        self.parts.models.truncate(real.0);
+        self.parts.teachers.truncate(real.1);
+        self.parts.used_teachers.truncate(real.1);
+        self.parts.said_origins.retain(|teacher, _| (teacher.0 as usize) < real.1);
+        self.parts.panels.truncate(real.2);
         self.parts.marks.truncate(real.3);
-        self.uses = uses;
         self.check_routes(entry);
         let judged = module.items.iter().any(|item| matches!(item.kind, ItemKind::Compare { .. }));
         self.check_use_of_domains(judged);
@@ -379,13 +360,13 @@ impl Checker {
             device: header.device,
             dtype: header.dtype,
             gpu: header.gpu,
-            domains: self.parts.domains.take(),
-            teachers: self.parts.teachers.take(),
-            panels: self.parts.panels.take(),
-            models: self.parts.models.take(),
-            benchmarks: self.parts.benchmarks.take(),
+            domains: std::mem::take(&mut self.parts.domains),
+            teachers: std::mem::take(&mut self.parts.teachers),
+            panels: std::mem::take(&mut self.parts.panels),
+            models: std::mem::take(&mut self.parts.models),
+            benchmarks: std::mem::take(&mut self.parts.benchmarks),
             comparisons,
-            sweep: self.parts.sweep.read().clone(),
+            sweep: self.parts.sweep.clone(),
             marks: std::mem::take(&mut self.parts.marks),
         })
     }

@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 use super::context::Cancellation;
 use super::names::load::parse_all;
-use super::{Analysis, AnalysisCache, Auditor, CancellationCheck, Checker, Loader, analyse_with};
+use super::{Analysis, Auditor, CancellationCheck, Checker, Loader, ParseCache};
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::experiment::SweepAxis;
 use crate::source::{SourceFile, Span};
@@ -15,14 +15,47 @@ use crate::syntax::ast::{Expr, ExprKind};
 /// Checks `entry` and everything that it imports: with the file's own values, and with the diagnostics of
 /// every run of its `sweep`.
 pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
-    let mut single = None;
-    let diagnostics = analyse_runs(entry.clone(), load, &[], None, &mut |swept, analysis| {
-        let diagnostics = analysis.diagnostics.clone();
-        single = if swept.is_empty() { Some(analysis) } else { None };
-        diagnostics
+    analyse_edited(entry, load, &mut ParseCache::default(), None)
+}
+
+/// [`analyse`] for an editor, which checks a file again after each change: items that have not changed since
+/// the last call are not parsed again. It is fastest if the last result has been dropped. Cancelled as soon
+/// as `keep_going` returns false: then [`Analysis::stopped`] is set, and there are trees and names but no
+/// diagnostics.
+pub fn analyse_edited(
+    entry: SourceFile,
+    load: Loader,
+    cache: &mut ParseCache,
+    keep_going: Option<CancellationCheck>,
+) -> Analysis {
+    // The cache stays empty if the parser panics: a half-changed cache can't be trusted.
+    let mut trees = std::mem::take(cache);
+    let analysis = stack::with_room(|| {
+        let mut run = |swept: &[SweptValue]| {
+            let parsed = parse_all(entry.clone(), load, &mut trees);
+            let cancellation = Cancellation { keep_going: keep_going.clone(), ..Cancellation::default() };
+            Checker::new(parsed, cancellation).check(&[], swept)
+        };
+        let first = run(&[]);
+        let combinations = Combinations::new(&first.sweep, &first.origins, &[]);
+        let mut analysis = first.audited(None);
+        if analysis.stopped || combinations.is_single() {
+            return analysis;
+        }
+        let mut findings = RunFindings::default();
+        for number in 0..combinations.len() {
+            let checked = run(&combinations.values(number));
+            // A short run may end before it looks.
+            if checked.stopped || keep_going.as_ref().is_some_and(|keep_going| !keep_going()) {
+                return Analysis { diagnostics: Vec::new(), stopped: true, ..analysis };
+            }
+            findings.add(number, checked.audited(None).diagnostics);
+        }
+        analysis.diagnostics = findings.merged(&combinations);
+        analysis
     });
-    let analysis = single.unwrap_or_else(|| analyse_with(entry, load, &[]));
-    Analysis { diagnostics, ..analysis }
+    *cache = trees;
+    analysis
 }
 
 /// The analysis of every run with values set from outside, each followed by `audit` if it has no errors: that
@@ -56,10 +89,10 @@ pub fn analyse_runs(
 ) -> Vec<Diagnostic> {
     stack::with_room(|| {
         // Files are parsed once.
-        let mut trees = AnalysisCache::default();
+        let mut trees = ParseCache::default();
         let mut run = |swept: &[SweptValue]| {
             let parsed = parse_all(entry.clone(), load, &mut trees);
-            Checker::new(parsed, AnalysisCache::default(), Cancellation::default()).check(overrides, swept).0
+            Checker::new(parsed, Cancellation::default()).check(overrides, swept)
         };
         let first = run(&[]);
         let combinations = Combinations::new(&first.sweep, &first.origins, overrides);
@@ -73,55 +106,6 @@ pub fn analyse_runs(
         }
         findings.merged(&combinations)
     })
-}
-
-/// [`super::analyse_edited`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is
-/// set, and there are trees and names but no diagnostics.
-pub fn analyse_while(
-    entry: SourceFile,
-    load: Loader,
-    cache: &mut AnalysisCache,
-    keep_going: Option<CancellationCheck>,
-) -> Analysis {
-    // The cache stays empty if the checker panics: a half-changed cache can't be trusted.
-    let mut known = std::mem::take(cache);
-    let analysis = stack::with_room(|| {
-        let mut run = |swept: &[SweptValue]| {
-            // What reads these had another value in the run before, and has another one in the next.
-            let change = |cache: &mut AnalysisCache| {
-                swept.iter().for_each(|value| cache.value_changes(&value.parameter));
-            };
-            change(&mut known);
-            let parsed = parse_all(entry.clone(), load, &mut known);
-            let cancellation = Cancellation { keep_going: keep_going.clone(), ..Cancellation::default() };
-            let (checked, cache) =
-                Checker::new(parsed, std::mem::take(&mut known), cancellation).check(&[], swept);
-            known = cache;
-            change(&mut known);
-            checked
-        };
-        let first = run(&[]);
-        let combinations = Combinations::new(&first.sweep, &first.origins, &[]);
-        let mut analysis = first.audited(None);
-        if analysis.stopped || combinations.is_single() {
-            return analysis;
-        }
-        let mut findings = RunFindings::default();
-        for number in 0..combinations.len() {
-            let checked = run(&combinations.values(number));
-            if checked.stopped {
-                return Analysis { diagnostics: Vec::new(), stopped: true, ..analysis };
-            }
-            findings.add(number, checked.audited(None).diagnostics);
-        }
-        analysis.diagnostics = findings.merged(&combinations);
-        analysis
-    });
-    if !analysis.stopped {
-        *cache = known;
-    }
-    // Items that were not checked again are missing from it.
-    Analysis { experiment: None, objectives: Vec::new(), ..analysis }
 }
 
 /// The value of a swept `param` in one run.
@@ -269,4 +253,38 @@ fn named(
         diagnostic = diagnostic.note(span, text);
     }
     diagnostic
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    fn sweep_of(values: usize) -> SourceFile {
+        let values: Vec<String> = (1..=values).map(|value| value.to_string()).collect();
+        let text =
+            format!("param beta = 1\nsweep {{ beta in [{}] }}\nlet wrong = nowhere\n", values.join(", "));
+        SourceFile { path: "a.mopd".to_owned(), text }
+    }
+
+    #[test]
+    fn a_sweep_is_cancelled_between_its_runs() {
+        let looks = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&looks);
+        let keep_going: CancellationCheck = Rc::new(move || {
+            counted.set(counted.get() + 1);
+            counted.get() < 3
+        });
+        let mut cache = ParseCache::default();
+        let cancelled = analyse_edited(sweep_of(50), &|_| None, &mut cache, Some(keep_going));
+        assert!(cancelled.stopped && cancelled.diagnostics.is_empty());
+        assert_eq!(looks.get(), 3);
+        // What was parsed serves the next analysis.
+        let complete = analyse_edited(sweep_of(50), &|_| None, &mut cache, None);
+        assert!(!complete.stopped);
+        assert_eq!(complete.diagnostics, analyse(sweep_of(50), &|_| None).diagnostics);
+        assert_eq!(complete.diagnostics.len(), 1);
+    }
 }

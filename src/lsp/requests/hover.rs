@@ -19,8 +19,7 @@ pub fn handle(session: &Session, params: HoverParams) -> Result<Option<Hover>, R
             super::in_time(gradients(session, document, symbol))?.flatten()
         }
         Some(symbol) if symbol.kind == SymbolKind::Model => {
-            let planned = super::in_time(DocumentPlan::compile(session, document))?.flatten();
-            planned.and_then(|planned| planned.of_model(&symbol.name))
+            DocumentPlan::compile(session, document).and_then(|planned| planned.of_model(&symbol.name))
         }
         _ => None,
     };
@@ -36,24 +35,19 @@ fn symbol_at(document: &Document, offset: u32) -> Option<&Symbol> {
     Some(index.symbol(id))
 }
 
-/// The audit of an objective's terms, or of one term, as text. It is computed on request: the
-/// analysis after a keystroke has no objectives.
+/// The audit of an objective's terms, or of one term, as text. It is computed on request: it takes longer
+/// than a keystroke may.
 fn gradients(
     session: &Session,
     document: &Document,
     symbol: &Symbol,
 ) -> Result<Option<String>, RefreshInterruption> {
-    let place = |analysis: &Analysis, span: mopd_lang::source::Span| {
-        (analysis.sources.file(span.file).path.clone(), span)
-    };
-    let (path, extent) = place(&document.analysis, symbol.extent);
-    let whole = document.whole.analysis(session, document)?;
+    let (analysis, extent) = (&document.analysis, symbol.extent);
     let is_within = |origin: mopd_lang::experiment::Origin| {
-        let Some(span) = whole.origins.get(origin.0 as usize) else { return false };
-        let (file, span) = place(whole, *span);
-        file == path && extent.start <= span.start && span.end <= extent.end
+        let Some(span) = analysis.origins.get(origin.0 as usize) else { return false };
+        span.file == extent.file && extent.start <= span.start && span.end <= extent.end
     };
-    let found = objectives(whole).into_iter().find(|(objective, _)| match symbol.kind {
+    let found = objectives(analysis).into_iter().find(|(objective, _)| match symbol.kind {
         SymbolKind::Objective => is_within(objective.origin),
         _ => objective.terms.iter().any(|term| is_within(term.origin)),
     });

@@ -43,47 +43,29 @@ fn refresh_publishes_only_after_a_change() {
 }
 
 #[test]
-fn whole_is_analysed_once_until_the_text_or_an_import_changes() {
+fn plan_is_made_once_until_the_text_or_an_import_changes() {
     let folder = tempfile::tempdir().unwrap();
     let uri = |name: &str| uri::of_path(&folder.path().join(name)).unwrap();
     let mut session = Session::new(EditorClient::from_initialize(&json!({})), Arc::default());
-    let text = "use parts.half\n\npub let quarter = half / 2\n";
+    let text = "use parts.count\n\nexperiment \"e\" { seed = 1 }\n\ndomain d { prompts = \"p.jsonl\", \
+                reward = exact_match }\nmodel base = llama { layers = 1, width = 32, heads = 2, \
+                context = 64, tokenizer = bytes }\nmodel tuned = sft(base, on: d) { target = answer, steps = count, batch = 1, lr = 1e-3 }\n";
     session.open(uri("a.mopd"), 1, text.to_owned());
-    session.open(uri("parts.mopd"), 1, "pub let half = 0.5\n".to_owned());
+    session.open(uri("parts.mopd"), 1, "pub let count = 2\n".to_owned());
     refreshed(&mut session);
-    let whole = |session: &Session| {
-        let document = session.document(&uri("a.mopd")).unwrap();
-        let analysis = document.whole.analysis(session, document).unwrap();
-        (std::ptr::from_ref(analysis), analysis.has_errors())
-    };
-    let first = whole(&session);
-    assert!(!first.1);
-    assert_eq!(whole(&session), first);
+    let plan = |session: &Session| session.document(&uri("a.mopd")).unwrap().plan().map(std::ptr::from_ref);
+    let first = plan(&session);
+    assert!(first.is_some());
+    assert_eq!(plan(&session), first);
     let change = |text: &str| -> Vec<TextDocumentContentChangeEvent> {
         serde_json::from_value(json!([{ "text": text }])).unwrap()
     };
     session.change(&uri("parts.mopd"), 2, change("pub let third = 0.3\n"));
     refreshed(&mut session);
-    assert!(whole(&session).1, "it imports what is gone");
-    session.change(&uri("a.mopd"), 2, change("pub let half = 0.5\n"));
+    assert!(plan(&session).is_none(), "it imports what is gone");
+    session.change(&uri("a.mopd"), 2, change(&text.replace("use parts.count", "let count = 2")));
     refreshed(&mut session);
-    assert!(!whole(&session).1);
-}
-
-#[test]
-fn whole_ends_when_the_text_has_changed_or_its_time_is_up() {
-    let intake = Arc::new(MessageQueue::default());
-    let mut session = Session::new(EditorClient::from_initialize(&json!({})), Arc::clone(&intake));
-    let uri: Uri = "untitled:a".parse().unwrap();
-    let text: String = (0..3_000).map(|number| format!("let a{number} = {number} + 1\n")).collect();
-    session.open(uri.clone(), 1, text);
-    refreshed(&mut session);
-    (session.patience, session.most_time) = (Duration::ZERO, Duration::ZERO);
-    let document = session.document(&uri).unwrap();
-    intake.put(Notification::new("textDocument/didChange".to_owned(), json!({})).into());
-    assert_eq!(document.whole.analysis(&session, document).err(), Some(RefreshInterruption::Changed));
-    intake.next();
-    assert_eq!(document.whole.analysis(&session, document).err(), Some(RefreshInterruption::OutOfTime));
+    assert!(plan(&session).is_some());
 }
 
 #[test]

@@ -201,28 +201,3 @@ fn too_deep_chain_is_reported_once() {
         );
     }
 }
-
-/// An editor checks again after every keystroke, and reuses earlier results.
-#[test]
-fn incremental_check_accepts_the_same_depth() {
-    let mut memory = mopd_lang::AnalysisCache::default();
-    let text = format!(
-        "{SETUP}{}model m800 = base\n",
-        lines(0..800, |n| format!(
-            "model m{n} = sft(m{}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}",
-            n + 1
-        ))
-    );
-    for text in
-        [text.clone(), text.clone() + "\n", text.replace("model m800 = base", "model m800 = nothing"), text]
-    {
-        let source = SourceFile { path: "chain.mopd".to_owned(), text };
-        let load = |name: &[&str]| match name {
-            ["std", module] => {
-                mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() })
-            }
-            _ => None,
-        };
-        mopd_lang::analyse_edited(source, &load, &mut memory);
-    }
-}

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mopd_lang::check::AnalysisCache;
+use mopd_lang::check::ParseCache;
 use mopd_lang::formula::text;
 use mopd_lang::source::SourceFile;
 use mopd_tests::{fences, files, root};
@@ -193,9 +193,9 @@ fn load(name: &[&str]) -> Option<SourceFile> {
 }
 
 /// Does everything with a program, up to its plan. Returns whether it is valid.
-fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
+fn digest(program: &str, trees: &mut ParseCache, audited: bool) -> bool {
     let source = || SourceFile { path: "a.mopd".to_owned(), text: program.to_owned() };
-    let analysis = mopd_lang::analyse_edited(source(), &load, memory);
+    let analysis = mopd_lang::analyse_edited(source(), &load, trees, None);
     if analysis.has_errors() {
         return false;
     }
@@ -244,13 +244,13 @@ fn run(corpus: &Arc<Corpus>, first: u64, last: u64, audited: u64, report: bool) 
         }
     });
     let mut faults = Vec::new();
-    let mut memory = AnalysisCache::default();
+    let mut trees = ParseCache::default();
     let (began, mut sound) = (Instant::now(), 0u64);
     for number in first..last {
         current.0.store(number, Ordering::Relaxed);
         *current.1.lock().expect("nobody panics with it") = Instant::now();
         let program = mutant(corpus, number);
-        match catch_unwind(AssertUnwindSafe(|| digest(&program, &mut memory, number % audited == 0))) {
+        match catch_unwind(AssertUnwindSafe(|| digest(&program, &mut trees, number % audited == 0))) {
             Ok(good) => sound += u64::from(good),
             Err(_) => {
                 eprintln!("program {number} panics");
@@ -301,7 +301,7 @@ fn many_mutated_programs_do_not_crash_the_checker() {
 /// Multi-byte characters right beside a name or a number, as in lines copied from a web page.
 #[test]
 fn letters_of_several_bytes_may_stand_anywhere() {
-    let mut memory = AnalysisCache::default();
+    let mut trees = ParseCache::default();
     let path = root().join("examples/quickstart.mopd");
     let tokens = tokens(&fs::read_to_string(path).expect("an example"));
     for foreign in ["\u{a0}", "\u{e9}", "\u{2003}", "\u{1f600}"] {
@@ -312,7 +312,7 @@ fn letters_of_several_bytes_may_stand_anywhere() {
             let mut mutated = tokens.clone();
             mutated.insert(at, foreign.to_owned());
             let program = mutated.concat();
-            let outcome = catch_unwind(AssertUnwindSafe(|| digest(&program, &mut memory, false)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| digest(&program, &mut trees, false)));
             assert!(outcome.is_ok(), "{foreign:?} before {}:\n{program}", tokens[at]);
         }
     }
@@ -321,7 +321,7 @@ fn letters_of_several_bytes_may_stand_anywhere() {
 /// Replaces every number of every example by each of the numbers that once overflowed.
 #[test]
 fn every_number_of_the_examples_may_be_any_number() {
-    let mut memory = AnalysisCache::default();
+    let mut trees = ParseCache::default();
     let mut tried = 0;
     for path in files(&root().join("examples"), ".mopd") {
         let tokens = tokens(&fs::read_to_string(&path).expect("an example"));
@@ -330,7 +330,7 @@ fn every_number_of_the_examples_may_be_any_number() {
                 let mut mutated = tokens.clone();
                 mutated[at] = number.to_owned();
                 let program = mutated.concat();
-                let outcome = catch_unwind(AssertUnwindSafe(|| digest(&program, &mut memory, false)));
+                let outcome = catch_unwind(AssertUnwindSafe(|| digest(&program, &mut trees, false)));
                 assert!(outcome.is_ok(), "{} with {number} for {}:\n{program}", path.display(), tokens[at]);
                 tried += 1;
             }

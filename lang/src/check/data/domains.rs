@@ -116,7 +116,9 @@ impl Checker {
                 let tree = self.modules.tree(id.module);
                 let ItemKind::Domain { name, block } = &tree.items[id.index].kind else { continue };
                 // A second domain of a name has been reported and takes no part.
-                if id.module == entry && self.modules.lookup_silently(entry, &name.text) != Some(id) {
+                if id.module == entry
+                    && self.modules.lookup(entry, &name.text).map(|declared| declared.item) != Some(id)
+                {
                     continue;
                 }
                 if self.modules.progress.contains_key(&id) {
@@ -170,7 +172,7 @@ impl Checker {
         let origin = self.origin(name.span);
         let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
         // A faulty domain is declared all the same, so that no reference to it is reported too.
-        self.parts.domains.write().push(Domain {
+        self.parts.domains.push(Domain {
             name: name.text.clone(),
             prompts: prompts.unwrap_or_else(nowhere),
             tests: tests.map(|tests| tests.unwrap_or_else(nowhere)).or_else(|| settings.broken.then(nowhere)),
@@ -184,7 +186,7 @@ impl Checker {
             limit,
             origin,
         });
-        Some(DomainId(self.parts.domains.read().len() as u32 - 1))
+        Some(DomainId(self.parts.domains.len() as u32 - 1))
     }
 
     fn check_shares(&mut self, shares: &[Spanned<Option<f64>>]) {

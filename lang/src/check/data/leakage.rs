@@ -11,14 +11,14 @@ impl Checker {
     /// Warns of held-out prompts, of domains and of `eval`s, that are also prompts of a trained domain, or of
     /// an `eval` that decides about weights in training.
     pub(in crate::check) fn warn_of_leakage(&mut self, comparisons: &[Comparison]) {
-        let trained: Vec<DomainId> = (0..self.parts.domains.read().len() as u32)
+        let trained: Vec<DomainId> = (0..self.parts.domains.len() as u32)
             .map(DomainId)
             .filter(|domain| self.is_trained_on(*domain))
             .collect();
-        let tests = self.parts.domains.read().iter().filter_map(|domain| domain.tests.clone());
+        let tests = self.parts.domains.iter().filter_map(|domain| domain.tests.clone());
         let benchmarks =
-            self.parts.benchmarks.read().iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
-        let validation = self.parts.domains.read().iter().filter_map(|domain| domain.validation.clone());
+            self.parts.benchmarks.iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
+        let validation = self.parts.domains.iter().filter_map(|domain| domain.validation.clone());
         let validation: Vec<DataSource> = validation.collect();
         let of_training = tests.chain(benchmarks).chain(validation).filter_map(|tests| {
             let domain = trained
@@ -44,7 +44,7 @@ impl Checker {
 
     /// Held-out prompts that also decide about weights in training.
     fn judged_twice(&self, comparisons: &[Comparison]) -> Vec<Diagnostic> {
-        let (domains, benchmarks) = (self.parts.domains.read(), self.parts.benchmarks.read());
+        let (domains, benchmarks) = (&self.parts.domains, &self.parts.benchmarks);
         let choosing =
             self.trains().into_iter().filter_map(|train| Some(train.extrapolation.as_ref()?.judged_by));
         let mut choosing: Vec<BenchmarkId> = choosing.collect();

@@ -35,7 +35,7 @@ impl Checker {
             self.check_metrics_of_reward(&metrics, &name.text, &reward, place);
         }
         let origin = self.origin(name.span);
-        self.parts.benchmarks.write().push(Benchmark {
+        self.parts.benchmarks.push(Benchmark {
             name: name.text.clone(),
             prompts,
             columns,
@@ -45,11 +45,11 @@ impl Checker {
             metrics,
             origin,
         });
-        Value::Benchmark(BenchmarkId(self.parts.benchmarks.read().len() as u32 - 1))
+        Value::Benchmark(BenchmarkId(self.parts.benchmarks.len() as u32 - 1))
     }
 
     pub(in crate::check) fn benchmark(&self, id: BenchmarkId) -> Benchmark {
-        self.parts.benchmarks.read()[id.0 as usize].clone()
+        self.parts.benchmarks[id.0 as usize].clone()
     }
 
     /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
@@ -228,7 +228,7 @@ impl Checker {
         if !self.has_experiment || self.diagnostics.has_errors() {
             return; // A table may be missing because of another mistake.
         }
-        for index in 0..self.parts.benchmarks.read().len() {
+        for index in 0..self.parts.benchmarks.len() {
             let id = BenchmarkId(index as u32);
             let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));
             let guides = |train: &&crate::experiment::Train| {
@@ -237,10 +237,8 @@ impl Checker {
             if compared || self.trains().iter().any(guides) {
                 continue;
             }
-            let (span, name) = (
-                self.span(self.parts.benchmarks.read()[index].origin),
-                self.parts.benchmarks.read()[index].name.clone(),
-            );
+            let (span, name) =
+                (self.span(self.parts.benchmarks[index].origin), self.parts.benchmarks[index].name.clone());
             self.report(
                 Diagnostic::error(Code::UnusedDeclaration, span, format!("no table evaluates on `{name}`"))
                     .help(format!("add `on = [{name}]` to a `compare`, or remove it")),

@@ -76,7 +76,7 @@ impl Checker {
         found.push(model);
         let stage = &self.model(model).stage;
         if teachers {
-            for input in stage.inputs(self.parts.teachers.known()) {
+            for input in stage.inputs(&self.parts.teachers) {
                 self.ancestry(input, teachers, found);
             }
             return;

@@ -77,9 +77,6 @@ impl Checker {
         let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
         let columns = self.columns_of_table(&settings, &env)?;
-        if !columns.benchmarks.is_empty() {
-            self.mark_uncacheable(); // They count as used by the table that is made.
-        }
         let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &columns, &env));
         let normalized = match settings.get("score") {
             None => Some(None),
@@ -158,7 +155,7 @@ impl Checker {
                 );
             }
         }
-        Some(self.parts.benchmarks.read()[first.0 as usize].evaluation.clone())
+        Some(self.parts.benchmarks[first.0 as usize].evaluation.clone())
     }
 
     /// Whether all of these domains, judged at that place, have prompts that no model is trained on.
@@ -181,7 +178,7 @@ impl Checker {
     /// `on = [math, math500]`; every domain by default.
     fn columns_of_table(&mut self, settings: &BlockSettings, env: &Env) -> Option<Columns> {
         let Some(expr) = settings.get("on") else {
-            let domains = (0..self.parts.domains.read().len() as u32).map(DomainId).collect();
+            let domains = (0..self.parts.domains.len() as u32).map(DomainId).collect();
             return Some(Columns { domains, benchmarks: Vec::new() });
         };
         let values = match self.evaluate(expr, env) {
@@ -303,7 +300,7 @@ impl Checker {
             if !rows[..at].iter().any(|earlier| earlier.label == *label) {
                 continue;
             }
-            let models = self.parts.models.read();
+            let models = &self.parts.models;
             let names = rows[at].models.iter().map(|id| models[id.0 as usize].name.as_str());
             // The members of a family share a name: `expert[sort]`.
             let mut names: Vec<&str> = names.map(|name| name.split('[').next().unwrap_or_default()).collect();
@@ -333,7 +330,7 @@ impl Checker {
             Value::Model(model) => Some(vec![model; columns.count()]),
             Value::Family(family) => {
                 if let Some(benchmark) = columns.benchmarks.first() {
-                    let name = self.parts.benchmarks.read()[benchmark.0 as usize].name.clone();
+                    let name = self.parts.benchmarks[benchmark.0 as usize].name.clone();
                     let text =
                         format!("`{}` has one member per domain, and `{name}` is not a domain", family.name);
                     self.report(

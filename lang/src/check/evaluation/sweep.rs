@@ -18,7 +18,7 @@ impl Checker {
     pub(in crate::check) fn sweep_item(&mut self, module: ModuleId, span: Span, axes: &[Index]) {
         if !self.sweep_axes(module, span, axes) {
             // Runs of a faulty sweep would repeat its mistakes.
-            self.parts.sweep.write().clear();
+            self.parts.sweep.clear();
         }
     }
 
@@ -36,7 +36,6 @@ impl Checker {
             let known = self
                 .parts
                 .sweep
-                .read()
                 .iter()
                 .find(|known| known.parameter == axis.name.text)
                 .map(|known| known.origin);
@@ -56,11 +55,7 @@ impl Checker {
                     .into_iter()
                     .map(|Spanned { value, span }| WithOrigin { value, origin: self.origin(span) });
                 let values = values.collect();
-                self.parts.sweep.write().push(SweepAxis {
-                    parameter: axis.name.text.clone(),
-                    values,
-                    origin,
-                });
+                self.parts.sweep.push(SweepAxis { parameter: axis.name.text.clone(), values, origin });
             }
         }
         good & self.check_number_of_runs(module, span)
@@ -68,7 +63,7 @@ impl Checker {
 
     /// Reports a sweep of too many runs. A `param` that is set from outside has only that value.
     fn check_number_of_runs(&mut self, module: ModuleId, span: Span) -> bool {
-        let axes = self.parts.sweep.read();
+        let axes = &self.parts.sweep;
         let varied = axes.iter().filter(|axis| self.modules.set_value(module, &axis.parameter).is_none());
         let counts: Vec<usize> = varied.map(|axis| axis.values.len()).collect();
         let runs = counts.iter().fold(1, |runs: usize, values| runs.saturating_mul(*values));

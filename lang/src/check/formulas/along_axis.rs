@@ -312,7 +312,7 @@ impl Checker {
             return None;
         };
         self.read(missing, env)?;
-        let members = self.parts.panels.read()[panel.0 as usize].members.clone();
+        let members = self.parts.panels[panel.0 as usize].members.clone();
         let current = env
             .locals
             .iter()

@@ -420,7 +420,7 @@ impl Checker {
                 let name = self.model(model).name.clone();
                 match self.teacher_of_model(&name, model, of.span) {
                     Value::Teacher(teacher) => {
-                        self.parts.used_teachers.write()[teacher.0 as usize] = true;
+                        self.parts.used_teachers[teacher.0 as usize] = true;
                         Role::Named { teacher, name: name.as_str().into() }
                     }
                     _ => return Value::Error,

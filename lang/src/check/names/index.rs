@@ -174,15 +174,15 @@ pub struct RecordedValues {
 
 impl RecordedValues {
     /// Records a value. A body is evaluated once per call; a value that differs between calls is no constant.
-    pub fn record(&mut self, declared: Span, info: &ValueInfo) {
+    pub fn record(&mut self, declared: Span, info: ValueInfo) {
         match self.values.entry(declared) {
             Entry::Vacant(place) => {
-                place.insert(info.clone());
+                place.insert(info);
             }
-            Entry::Occupied(before) if before.get() == info => {}
+            Entry::Occupied(before) if *before.get() == info => {}
             Entry::Occupied(mut before) => {
                 let constant = info.constant.filter(|_| before.get().constant == info.constant);
-                before.insert(ValueInfo { constant, ..info.clone() });
+                before.insert(ValueInfo { constant, ..info });
             }
         }
     }

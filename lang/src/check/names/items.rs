@@ -24,17 +24,14 @@ use crate::check::values::value::{Callable, FamilyMembers, Value};
 impl Checker {
     /// The value of an item, evaluated when first needed.
     pub(in crate::check) fn item_value(&mut self, id: ItemId, asked_at: Span) -> Value {
-        self.record_request(id);
-        let names = match self.modules.progress.get_mut(&id) {
+        match self.modules.progress.get(&id) {
             Some(ItemProgress::Done(value)) => return value.clone(),
             Some(ItemProgress::Started) => {
-                self.stack.cycles += 1;
                 self.report_cycle(id, asked_at);
                 return Value::Error;
             }
-            Some(ItemProgress::Repeated { names, .. }) => Some(std::mem::take(names)),
-            None => None,
-        };
+            None => {}
+        }
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index];
         if self.stack.chain >= DEEPEST_CHAIN {
@@ -47,7 +44,8 @@ impl Checker {
         self.modules.progress.insert(id, ItemProgress::Started);
         self.stack.chain += 1;
         self.stack.evaluating.push(id);
-        let value = self.evaluate_once(id, item, names);
+        let value =
+            self.evaluate_independently(ItemEffort::new(item), |checker| checker.evaluate_item(id, item));
         self.stack.chain -= 1;
         self.stack.evaluating.pop();
         self.modules.progress.insert(id, ItemProgress::Done(value.clone()));
@@ -94,7 +92,7 @@ impl Checker {
         ));
     }
 
-    pub(in crate::check) fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {
+    fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {
         let env = Env::constant(id.module);
         if let Some(kind) = callable(&item.kind) {
             return Value::Item { item: id, kind };
@@ -242,7 +240,7 @@ impl Checker {
         match annotation.text.as_str() {
             "teacher" => self.any_teacher(&name.text, name.span),
             "panel" => {
-                let id = PanelId(self.parts.panels.read().len() as u32);
+                let id = PanelId(self.parts.panels.len() as u32);
                 let members = ["first", "second"]
                     .map(|which| self.any_teacher(&format!("{} {which}", name.text), name.span));
                 let members = members.into_iter().filter_map(|member| match member {
@@ -251,7 +249,7 @@ impl Checker {
                 });
                 let members = members.collect();
                 let (rounds, confidence) = (1, Some((0, 100)));
-                self.parts.panels.write().push(Panel {
+                self.parts.panels.push(Panel {
                     name: name.text.clone(),
                     members,
                     rounds,
@@ -296,7 +294,7 @@ impl Checker {
         let teacher = self.plain_teacher(name, TeacherWeights::Parameter, span);
         let value = self.declare_teacher(teacher);
         if let Value::Teacher(teacher) = value {
-            self.parts.used_teachers.write()[teacher.0 as usize] = true;
+            self.parts.used_teachers[teacher.0 as usize] = true;
         }
         value
     }
@@ -327,7 +325,7 @@ impl Checker {
             ItemKind::Teacher { binding, .. } => {
                 let value = self.teacher_binding(&name.text, &binding.value, name.span, &env);
                 if let Value::Teacher(teacher) = value {
-                    self.parts.used_teachers.write()[teacher.0 as usize] = true;
+                    self.parts.used_teachers[teacher.0 as usize] = true;
                 }
             }
             _ => {}

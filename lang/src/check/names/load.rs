@@ -1,7 +1,5 @@
 //! Loads files, collects their declarations and resolves their imports.
 
-use std::rc::Rc;
-
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Sources};
 use crate::syntax::ast::{ItemKind, Module, Name, Parameter};
@@ -11,12 +9,12 @@ use crate::check::Loader;
 use crate::check::builtins;
 use crate::check::builtins::vocabulary;
 use crate::check::formulas::signals;
-use crate::check::incremental::cache::AnalysisCache;
 use crate::check::names::items::{callable, signature};
 use crate::check::names::modules::{
     DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, LoadedModules, ModuleId, Modules,
     SFT_OBJECTIVE, declared_name, is_standard_divergence,
 };
+use crate::check::names::parse_cache::ParseCache;
 use crate::check::reported::ReportedDiagnostics;
 use crate::check::teachers::templates::SLOTS;
 
@@ -53,8 +51,8 @@ pub(in crate::check) struct Parsed {
     pub diagnostics: ReportedDiagnostics,
 }
 
-/// Reads the entry file and, transitively, its imports.
-pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Parsed {
+/// Reads the entry file and, transitively, its imports. The cache then has these files.
+pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut ParseCache) -> Parsed {
     let mut files = Files {
         load,
         cache,
@@ -70,13 +68,14 @@ pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut A
         files.find_file(&["std", module]);
     }
     let Files { sources, modules, diagnostics, .. } = files;
+    cache.forget_unread();
     Parsed { sources, modules, entry, diagnostics }
 }
 
 /// The files read so far.
 struct Files<'a> {
     load: Loader<'a>,
-    cache: &'a mut AnalysisCache,
+    cache: &'a mut ParseCache,
     sources: Sources,
     modules: Modules,
     diagnostics: ReportedDiagnostics,
@@ -91,15 +90,13 @@ impl Files<'_> {
     fn read(&mut self, source: SourceFile) -> ModuleId {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
-        let path: Rc<str> = Rc::from(source.path.as_str());
-        let standard = path.starts_with("std:") || source.text == DIVERGENCES_TEXT;
-        let (tree, diagnostics) = self.cache.parse(&path, file, &source.text);
+        let standard = source.path.starts_with("std:") || source.text == DIVERGENCES_TEXT;
+        let (tree, diagnostics) = self.cache.parse(&source.path, file, &source.text);
         for diagnostic in diagnostics {
             self.report(diagnostic);
         }
         let id = ModuleId(self.modules.loaded.len() as u32);
-        self.modules.by_file.entry(Rc::clone(&path)).or_insert(id);
-        self.modules.loaded.push(LoadedModules::new(file, path, standard, tree.clone()));
+        self.modules.loaded.push(LoadedModules::new(file, standard, tree.clone()));
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });

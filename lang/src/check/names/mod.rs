@@ -10,6 +10,7 @@ pub mod load;
 mod misplaced;
 pub mod modules;
 pub mod overrides;
+pub mod parse_cache;
 pub mod renamed;
 pub mod unknown;
 pub mod unknown_name;

@@ -1,7 +1,5 @@
 //! Modules: the files of an analysis, their imports, and the names visible in each.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -10,8 +8,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{Expr, Item, ItemKind, Module, Name};
 
-use crate::check::incremental::cache;
-use crate::check::names::index::ValueInfo;
 use crate::check::values::value::Value;
 
 /// A name of a module of the standard library.
@@ -46,20 +42,12 @@ pub enum ItemProgress {
     /// Under evaluation: another request for it is a cycle.
     Started,
     Done(Value),
-    /// A model whose check was repeated and whose value has not been needed yet: the names of its models, and
-    /// its value as editors show it.
-    Repeated {
-        names: VecDeque<String>,
-        info: Option<ValueInfo>,
-    },
 }
 
 #[derive(Default)]
 pub struct Modules {
     pub(in crate::check) loaded: Vec<LoadedModules>,
     pub(in crate::check) by_path: FxHashMap<Vec<String>, ModuleId>,
-    /// The first module of each file. A module that imports itself is loaded twice.
-    pub(in crate::check) by_file: FxHashMap<Rc<str>, ModuleId>,
     pub progress: FxHashMap<ItemId, ItemProgress>,
     /// Names whose imports have been reported, and whose uses are not.
     pub(in crate::check) lost: FxHashSet<(ModuleId, String)>,
@@ -67,13 +55,10 @@ pub struct Modules {
     pub(in crate::check) lacking: FxHashSet<ModuleId>,
     /// The public items of the standard library, one line `module name` each.
     pub(in crate::check) library: String,
-    /// Hashes of the names looked up while the check of an item is recorded.
-    pub consulted: RefCell<Option<Vec<u32>>>,
 }
 
 pub(in crate::check) struct LoadedModules {
     pub(in crate::check) file: FileId,
-    pub(in crate::check) path: Rc<str>,
     /// Whether it is a module of the standard library, whatever the host calls its file.
     pub(in crate::check) standard: bool,
     pub(in crate::check) tree: Rc<Module>,
@@ -90,20 +75,15 @@ pub struct Declared {
 }
 
 impl LoadedModules {
-    pub(in crate::check) fn new(
-        file: FileId,
-        path: Rc<str>,
-        standard: bool,
-        tree: Rc<Module>,
-    ) -> LoadedModules {
-        LoadedModules { file, path, standard, tree, names: FxHashMap::default(), set: FxHashMap::default() }
+    pub(in crate::check) fn new(file: FileId, standard: bool, tree: Rc<Module>) -> LoadedModules {
+        LoadedModules { file, standard, tree, names: FxHashMap::default(), set: FxHashMap::default() }
     }
 }
 
 impl Modules {
     /// A single module without items.
-    pub(in crate::check) fn of_empty_file(path: &str, file: FileId) -> Modules {
-        let module = LoadedModules::new(file, path.into(), false, Rc::default());
+    pub(in crate::check) fn of_empty_file(file: FileId) -> Modules {
+        let module = LoadedModules::new(file, false, Rc::default());
         Modules { loaded: vec![module], ..Modules::default() }
     }
 
@@ -112,13 +92,7 @@ impl Modules {
     }
 
     pub fn lookup(&self, id: ModuleId, name: &str) -> Option<Declared> {
-        self.consult(name);
         self.loaded[id.0 as usize].names.get(name).copied()
-    }
-
-    /// The item that a name refers to in a file. Records no dependency.
-    pub fn lookup_silently(&self, id: ModuleId, name: &str) -> Option<ItemId> {
-        self.loaded[id.0 as usize].names.get(name).map(|declared| declared.item)
     }
 
     /// Whether the import that should have declared a name has been reported.
@@ -149,12 +123,6 @@ impl Modules {
         self.library.lines().filter_map(|line| line.split_once(' ')).map(|(module, _)| module)
     }
 
-    fn consult(&self, name: &str) {
-        if let Some(consulted) = self.consulted.borrow_mut().as_mut() {
-            consulted.push(cache::hash(name));
-        }
-    }
-
     pub fn names(&self, id: ModuleId) -> impl Iterator<Item = &str> {
         self.loaded[id.0 as usize].names.keys().map(String::as_str)
     }
@@ -167,24 +135,8 @@ impl Modules {
         self.loaded.iter().enumerate().map(|(index, loaded)| (ModuleId(index as u32), loaded.file))
     }
 
-    /// The path of a module's file, and the first module that was loaded from it.
-    pub fn path(&self, id: ModuleId) -> (Rc<str>, ModuleId) {
-        let path = self.loaded[id.0 as usize].path.clone();
-        let first = self.by_file.get(&path).copied().unwrap_or(id);
-        (path, first)
-    }
-
-    /// The first module that was loaded from a file.
-    pub fn at_file(&self, path: &str) -> Option<ModuleId> {
-        self.by_file.get(path).copied()
-    }
-
     pub fn item(&self, id: ItemId) -> &Item {
         &self.loaded[id.module.0 as usize].tree.items[id.index]
-    }
-
-    pub fn item_span(&self, id: ItemId) -> Span {
-        self.item(id).span
     }
 
     /// The module that a `use` names.
@@ -196,7 +148,6 @@ impl Modules {
 
     /// An item of `std.<module>`, whether the file imports it or not.
     pub fn standard_item(&self, module: &str, name: &str) -> Option<ItemId> {
-        self.consult(name); // Should there be no such module: one may come.
         let &module = self.by_path.get(&vec!["std".to_owned(), module.to_owned()])?;
         Some(self.lookup(module, name)?.item)
     }

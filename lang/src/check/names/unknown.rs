@@ -260,9 +260,7 @@ impl Checker {
 
     /// Whether a file declares or imports a name.
     pub(in crate::check) fn is_declared(&self, file: crate::source::FileId, name: &str) -> bool {
-        self.modules
-            .files()
-            .any(|(module, of)| of == file && self.modules.lookup_silently(module, name).is_some())
+        self.modules.files().any(|(module, of)| of == file && self.modules.lookup(module, name).is_some())
     }
 
     /// The replacement of a quoted text by the bare one, if that is one of `words` or a number. Probably the

@@ -80,9 +80,7 @@ impl Checker {
     pub(in crate::check) fn unknown_name(&mut self, name: &str, span: Span, env: &Env) {
         // A body is evaluated at every use.
         if self.diagnostics.is_reported(Code::UnknownName, span) || self.modules.is_lost(env.module, name) {
-            // The name, or its import, has been reported.
-            self.mark_uncacheable();
-            return;
+            return; // The name, or its import, has been reported.
         }
         if env.context == EvaluationContext::Guard && self.wanted(span) != ExpectedName::Callable {
             self.no_step_number(name, span);
@@ -103,8 +101,7 @@ impl Checker {
             return;
         }
         if name == "domain" && self.key_before(span).is_some_and(|key| key == "on") {
-            let names: Vec<String> =
-                self.parts.domains.read().iter().map(|domain| domain.name.clone()).collect();
+            let names: Vec<String> = self.parts.domains.iter().map(|domain| domain.name.clone()).collect();
             let listed = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
             let help = format!("`on` takes a domain by its name{listed}; all of them are `domains`");
             self.report(undeclared(name, span).help(help).fix("write `domains`", span, "domains").possibly());
@@ -178,8 +175,8 @@ impl Checker {
             return Rc::clone(known);
         }
         let declared = self.modules.names(env.module).filter(|name| {
-            let id = self.modules.lookup_silently(env.module, name);
-            match (id.map(|id| &self.modules.item(id).kind), wanted) {
+            let declared = self.modules.lookup(env.module, name);
+            match (declared.map(|declared| &self.modules.item(declared.item).kind), wanted) {
                 (Some(kind), ExpectedName::Callable) => callable(kind).is_some(),
                 (Some(kind), ExpectedName::Key) => matches!(kind, ItemKind::Domain { .. }),
                 _ => true,
@@ -226,8 +223,8 @@ impl Checker {
     /// Reports `domain == "math"`.
     pub(in crate::check) fn domain_in_quotes(&mut self, text: &str, place: Span) {
         let names: Vec<String> =
-            self.parts.domains.read().iter().map(|domain| format!("`{}`", domain.name)).collect();
-        let known = self.parts.domains.read().iter().any(|domain| domain.name == text);
+            self.parts.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
+        let known = self.parts.domains.iter().any(|domain| domain.name == text);
         let diagnostic = Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text")
             .label("a domain is named without quotes");
         self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
@@ -270,8 +267,10 @@ impl UnknownName<'_> {
 
     /// Whether a name is of a kind that may stand here.
     fn may_be(&self, checker: &Checker, name: &str) -> bool {
-        let id = checker.modules.lookup_silently(self.env.module, name);
-        id.is_none_or(|id| expected_kind::may_be(&checker.modules.item(id).kind, &self.taken))
+        let declared = checker.modules.lookup(self.env.module, name);
+        declared.is_none_or(|declared| {
+            expected_kind::may_be(&checker.modules.item(declared.item).kind, &self.taken)
+        })
     }
 }
 

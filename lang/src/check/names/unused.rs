@@ -19,7 +19,7 @@ use crate::check::Checker;
 use crate::check::names::allow::with_blanks;
 use crate::check::names::items::signature;
 use crate::check::names::labels::labels;
-use crate::check::names::modules::ModuleId;
+use crate::check::names::modules::{Declared, ModuleId};
 
 const ENTRY: ModuleId = ModuleId(0);
 
@@ -127,8 +127,10 @@ impl Checker {
         for (item, import) in imports {
             let is_read = |name: &Name| {
                 // Imported domains take part like the file's own.
-                let domain = |id| matches!(self.modules.item(id).kind, ItemKind::Domain { .. });
-                self.modules.lookup_silently(ENTRY, &name.text).is_none_or(domain)
+                let domain = |declared: Declared| {
+                    matches!(self.modules.item(declared.item).kind, ItemKind::Domain { .. })
+                };
+                self.modules.lookup(ENTRY, &name.text).is_none_or(domain)
                     || mentions(&Declaration::new("import", name, everywhere), &passed_over)
             };
             found.extend(unused_import(text, item, import, is_read));

@@ -90,7 +90,7 @@ impl Checker {
         let half = header.and_then(|header| header.dtype.as_ref()).filter(|of| of.value == Dtype::Bfloat16);
         let half = half.map(|dtype| self.span(dtype.origin));
         let mut found: Vec<(Span, Diagnostic)> = Vec::new();
-        for model in self.parts.models.read() {
+        for model in &self.parts.models {
             let Stage::Train(train) = &model.stage else { continue };
             let Some((span, diagnostic)) = self.narrow_bound(train, half) else { continue };
             if found.iter().all(|(known, _)| *known != span) {

@@ -19,7 +19,7 @@ impl Checker {
         settings: &BlockSettings,
         steps: u32,
     ) {
-        let of_train = train.schedules(self.parts.teachers.known()).into_iter();
+        let of_train = train.schedules(&self.parts.teachers).into_iter();
         let late = of_train.filter_map(|(origin, schedule)| Some((origin, schedule.unreached(steps)?)));
         let mut late: Vec<(Origin, u32)> = late.collect();
         late.sort_unstable();
@@ -45,7 +45,7 @@ impl Checker {
     /// Warns of what a stage repeats at intervals that it is not longer than.
     pub(super) fn warn_of_long_intervals(&mut self, train: &Train, settings: &BlockSettings, steps: u32) {
         let mut late: Vec<(Span, u32, &str)> = train
-            .intervals(self.parts.teachers.known())
+            .intervals(&self.parts.teachers)
             .into_iter()
             .map(|interval| (self.span(interval.origin), interval.steps, interval.acts))
             .collect();

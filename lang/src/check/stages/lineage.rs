@@ -46,13 +46,8 @@ impl Checker {
                         Stage::Load(known) => known == pretrained,
                         _ => false,
                     };
-                    let first = self
-                        .parts
-                        .models
-                        .known()
-                        .iter()
-                        .position(same)
-                        .map_or(model, |index| ModelId(index as u32));
+                    let first =
+                        self.parts.models.iter().position(same).map_or(model, |index| ModelId(index as u32));
                     add(found, first);
                 }
                 Stage::Train(train) => waiting.push(train.start),
@@ -86,7 +81,7 @@ impl Checker {
     fn descent(&self, teacher: TeacherId, start: ModelId) -> Descent {
         let mut descent = Descent::Shared;
         for part in self.made_of(teacher, |part| {
-            matches!(self.parts.said_origins.known().get(&part), Some((SaidOrigin::Same, _)))
+            matches!(self.parts.said_origins.get(&part), Some((SaidOrigin::Same, _)))
         }) {
             descent = descent.max(match &self.teacher(part).weights {
                 TeacherWeights::Model(model) => self.descent_of_model(*model, start),
@@ -143,7 +138,7 @@ impl Checker {
 
     /// Whether a teacher whose distribution is learnt from has the student's origin, or declares another one.
     pub(in crate::check) fn check_lineage(&mut self, teacher: TeacherId, train: &Train, stage: Span) -> bool {
-        let said = self.parts.said_origins.known().get(&teacher).copied();
+        let said = self.parts.said_origins.get(&teacher).copied();
         let descent = self.descent(teacher, train.start);
         let (name, declared) = (self.teacher(teacher).name.clone(), self.span(self.teacher(teacher).origin));
         let ours = self.root_name(train.start);

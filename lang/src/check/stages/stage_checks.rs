@@ -136,7 +136,7 @@ impl Checker {
     /// The formulas evaluated after steps: adaptive numbers of the rollouts, and of the teachers' prompts.
     fn read_after_steps(&self, train: &Train) -> Vec<Formula> {
         let mut found = train.ladders();
-        found.extend(train.learned(self.parts.teachers.known()));
+        found.extend(train.learned(&self.parts.teachers));
         found
     }
 

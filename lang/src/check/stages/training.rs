@@ -298,7 +298,7 @@ impl Checker {
     /// The domains that a stage trains on, with their shares of the prompts, which sum to 1.
     pub(in crate::check) fn mixture(&mut self, on: Option<&Expr>, env: &Env) -> Option<Vec<Share>> {
         let domains: Vec<DomainId> = match on {
-            None => (0..self.parts.domains.read().len() as u32).map(DomainId).collect(),
+            None => (0..self.parts.domains.len() as u32).map(DomainId).collect(),
             Some(expr) => match self.evaluate(expr, env) {
                 Value::Domain(domain) => vec![domain],
                 Value::List(values) => {
@@ -369,7 +369,6 @@ impl Checker {
                     ));
                     return None;
                 };
-                self.record_request(item);
                 match self.call_item(item, span, &[], env) {
                     Value::Objective(objective) => Some(objective),
                     _ => None,

@@ -111,11 +111,9 @@ impl Checker {
         let values = match self.evaluate(place, env) {
             Value::List(values) => values,
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
-            Value::Panel(panel) => self.parts.panels.read()[panel.0 as usize]
-                .members
-                .iter()
-                .map(|id| Value::Teacher(*id))
-                .collect(),
+            Value::Panel(panel) => {
+                self.parts.panels[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
+            }
             other => {
                 return self.wrong_kind(place.span, "expected several teachers: a list or a family", &other);
             }

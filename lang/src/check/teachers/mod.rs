@@ -101,14 +101,14 @@ impl Checker {
         teacher.foreign = matches!(said, Some((SaidOrigin::Foreign, _)));
         let declared = self.declare_once(teacher);
         if let (Value::Teacher(id), Some(said)) = (&declared, said) {
-            self.parts.said_origins.write().insert(*id, said);
+            self.parts.said_origins.insert(*id, said);
         }
         declared
     }
 
     /// The teacher that the value of a `teacher` declares, before its settings.
     fn teacher_of_expression(&mut self, inner: &Expr, name: &str, span: Span, env: &Env) -> Option<Teacher> {
-        let before = self.parts.teachers.read().len();
+        let before = self.parts.teachers.len();
         if let ExprKind::Where { value, bindings } = &inner.kind {
             let weights = self.composed(value, bindings, env)?;
             return Some(self.plain_teacher(name, weights, span));
@@ -149,12 +149,12 @@ impl Checker {
     fn renamed(&mut self, value: Value, before: Option<usize>, name: &str, span: Span) -> Option<Teacher> {
         let Value::Teacher(id) = value else { return None };
         let mut teacher = self.teacher(id).clone();
-        if id.0 as usize + 1 == self.parts.teachers.read().len()
+        if id.0 as usize + 1 == self.parts.teachers.len()
             && before.is_some_and(|before| id.0 as usize >= before)
         {
-            self.parts.teachers.write().pop();
-            self.parts.used_teachers.write().pop();
-            self.parts.said_origins.write().remove(&id);
+            self.parts.teachers.pop();
+            self.parts.used_teachers.pop();
+            self.parts.said_origins.remove(&id);
         }
         teacher.name = name.to_owned();
         teacher.origin = self.origin(span);
@@ -184,7 +184,7 @@ impl Checker {
 
     /// Declares a teacher unless an equal one exists: every use evaluates a parameterised teacher.
     fn declare_once(&mut self, teacher: Teacher) -> Value {
-        match self.parts.teachers.read().iter().position(|known| *known == teacher) {
+        match self.parts.teachers.iter().position(|known| *known == teacher) {
             Some(known) => Value::Teacher(TeacherId(known as u32)),
             None => self.declare_teacher(teacher),
         }
@@ -374,7 +374,7 @@ impl Checker {
         let unnamed = |known: &Teacher| {
             known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none()
         };
-        match self.parts.teachers.read().iter().position(unnamed) {
+        match self.parts.teachers.iter().position(unnamed) {
             Some(known) => Value::Teacher(TeacherId(known as u32)),
             None => {
                 let teacher = self.plain_teacher(name, TeacherWeights::Model(model), span);
@@ -434,7 +434,7 @@ impl Checker {
             Value::Model(model) => Some(model),
             Value::Teacher(id) => match self.teacher(id).weights {
                 TeacherWeights::Model(model) => {
-                    self.parts.used_teachers.write()[id.0 as usize] = true;
+                    self.parts.used_teachers[id.0 as usize] = true;
                     Some(model)
                 }
                 // The parameter has no value yet.

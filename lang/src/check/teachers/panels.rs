@@ -27,10 +27,10 @@ impl Checker {
 
     /// Reports panels that no objective uses.
     pub(super) fn check_use_of_panels(&mut self) {
-        for panel in self.parts.panels.read().clone() {
+        for panel in self.parts.panels.clone() {
             let real = |id: &TeacherId| self.teacher(*id).weights != TeacherWeights::Parameter;
             let asked = |id: &TeacherId| {
-                self.parts.used_teachers.read()[id.0 as usize]
+                self.parts.used_teachers[id.0 as usize]
                     || self.trains().iter().any(|train| train.objective.named_teachers().contains(id))
             };
             if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
@@ -96,12 +96,12 @@ impl Checker {
             self.report(diagnostic.label(format!("{} in here", speakers.len())));
             return Value::Error;
         }
-        let (id, origin) = (PanelId(self.parts.panels.read().len() as u32), self.origin(span));
+        let (id, origin) = (PanelId(self.parts.panels.len() as u32), self.origin(span));
         let mut members: Vec<TeacherId> = Vec::new();
         for speaker in speakers {
             let Role::Named { teacher, .. } = &speaker else { continue };
             let Teacher { answers, foreign, align, reveals, .. } = *self.teacher(*teacher);
-            let said = self.parts.said_origins.read().get(teacher).copied();
+            let said = self.parts.said_origins.get(teacher).copied();
             let declared = self.declare_teacher(Teacher {
                 name: format!("{name}[{}]", speaker.name()),
                 weights: TeacherWeights::Panelist { panel: id, speaker },
@@ -116,13 +116,13 @@ impl Checker {
             });
             if let Value::Teacher(member) = declared {
                 if let Some(said) = said {
-                    self.parts.said_origins.write().insert(member, said);
+                    self.parts.said_origins.insert(member, said);
                 }
                 members.push(member);
             }
         }
         let panel = Panel { name, members, rounds, sees, confidence, max_tokens, temperature, origin };
-        self.parts.panels.write().push(panel);
+        self.parts.panels.push(panel);
         Value::Panel(id)
     }
 

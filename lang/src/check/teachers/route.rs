@@ -87,7 +87,7 @@ impl Checker {
 
     /// The file's own route, evaluated when first needed.
     pub(in crate::check) fn file_route(&mut self, entry: ModuleId) -> RouteState {
-        if matches!(self.route_of_file(), RouteState::Unevaluated) {
+        if matches!(self.route, RouteState::Unevaluated) {
             let tree = self.modules.tree(entry);
             let route = tree.items.iter().find_map(|item| match &item.kind {
                 ItemKind::Route(route) => Some(route),
@@ -95,9 +95,9 @@ impl Checker {
             });
             self.route = match route {
                 None => RouteState::Absent,
-                Some(route) => self.outside_recording(ItemEffort::default(), |checker| {
+                Some(route) => self.evaluate_independently(ItemEffort::default(), |checker| {
                     let domains: Vec<DomainId> =
-                        (0..checker.parts.domains.read().len() as u32).map(DomainId).collect();
+                        (0..checker.parts.domains.len() as u32).map(DomainId).collect();
                     let chosen = checker.evaluate_route(route, &Env::constant(entry), &domains);
                     RouteState::Evaluated(Rc::new(chosen))
                 }),
@@ -160,7 +160,7 @@ impl Checker {
     fn left_over(&self, route: &Route, missing: usize) -> Option<String> {
         let routed =
             |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
-        let teachers = self.parts.teachers.read();
+        let teachers = &self.parts.teachers;
         let mut unrouted =
             teachers.iter().filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
         match (unrouted.next(), unrouted.next(), missing, &teachers[..]) {
@@ -194,7 +194,7 @@ impl Checker {
             .note(route.span, "this route has no arm for it")
             .help(format!("add `domain == {name} -> ...` to the route"));
         // A family with a member for the domain shows which arm is missing.
-        let teachers = self.parts.teachers.read();
+        let teachers = &self.parts.teachers;
         let member = teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
         let teacher = member.map(|member| member.name.as_str()).or(left_over);
         if let (Some(teacher), Some(last)) = (teacher, route.arms.last()) {
@@ -377,16 +377,11 @@ impl Checker {
     }
 
     fn check_use_of_teachers(&mut self) {
-        let mut used = self.parts.used_teachers.read().clone();
+        let mut used = self.parts.used_teachers.clone();
         for train in self.trains() {
             let routed = train.teachers.iter().map(|choice| choice.teacher);
             for teacher in routed.chain(train.named_teachers()) {
                 used[teacher.0 as usize] = true;
-            }
-        }
-        if let RouteState::Evaluated(choices) = &self.route {
-            for choice in choices.iter().filter(|choice| self.uses.routed.contains(&choice.domain)) {
-                used[choice.teacher.0 as usize] = true;
             }
         }
         let asked_for_themselves = |weights: &TeacherWeights| {
@@ -411,7 +406,7 @@ impl Checker {
     /// Every stage that trains, those inside a `train` included.
     pub(in crate::check) fn trains(&self) -> Vec<&Train> {
         let mut found = Vec::new();
-        for model in self.parts.models.read().iter() {
+        for model in &self.parts.models {
             match &model.stage {
                 Stage::Train(train) => found.push(train.as_ref()),
                 Stage::Joint(joint) => found.extend(joint.steps.iter().map(|step| &step.train)),
@@ -424,20 +419,19 @@ impl Checker {
     /// Whether any model is trained on a domain.
     pub(in crate::check) fn is_trained_on(&self, id: DomainId) -> bool {
         let trained = |train: &&Train| train.mixture.iter().any(|share| share.domain == id);
-        self.uses.trained.contains(&id) || self.trains().iter().any(trained)
+        self.trains().iter().any(trained)
     }
 
     /// Warns of domains that nothing uses. `judged`: whether the file has a table.
     pub(in crate::check) fn check_use_of_domains(&mut self, judged: bool) {
-        if self.diagnostics.has_errors() || (self.parts.models.read().is_empty() && !self.uses.models) {
+        if self.diagnostics.has_errors() || self.parts.models.is_empty() {
             return;
         }
         // An experiment may only judge models, without training: then the tables use the domains.
-        let trains = !self.uses.trained.is_empty() || !self.trains().is_empty();
-        if !trains && judged {
+        if judged && self.trains().is_empty() {
             return;
         }
-        for index in 0..self.parts.domains.read().len() as u32 {
+        for index in 0..self.parts.domains.len() as u32 {
             let id = DomainId(index);
             if !self.is_trained_on(id) {
                 let (name, span) = (self.domain(id).name.clone(), self.span(self.domain(id).origin));

@@ -294,6 +294,21 @@ impl Checker {
         value
     }
 
+    /// Runs an evaluation whose result does not depend on the caller: with its own work, outside of the
+    /// caller's calls.
+    pub(in crate::check) fn evaluate_independently<T>(
+        &mut self,
+        work: ItemEffort,
+        evaluate: impl FnOnce(&mut Checker) -> T,
+    ) -> T {
+        let work = std::mem::replace(&mut self.stack.work, work);
+        let calling = std::mem::take(&mut self.stack.calling);
+        let any_numbers = std::mem::take(&mut self.any_numbers);
+        let value = evaluate(self);
+        (self.stack.work, self.stack.calling, self.any_numbers) = (work, calling, any_numbers);
+        value
+    }
+
     /// Whether an item may take `work` more calls or iterations. The first item that exceeds its limit is
     /// reported.
     pub(in crate::check) fn spend(&mut self, work: usize, span: Span) -> bool {
@@ -302,7 +317,6 @@ impl Checker {
         if self.stack.work.spent <= most {
             return true;
         }
-        self.mark_uncacheable();
         // Everything that uses a too large item is too large as well: one report is enough.
         if !std::mem::replace(&mut self.stack.overworked, true) {
             let text = format!("evaluating this takes more than {MOST_WORK} calls and iterations");

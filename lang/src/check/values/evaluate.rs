@@ -209,9 +209,7 @@ impl Checker {
         match name {
             "domains" => {
                 return Value::List(
-                    (0..self.parts.domains.read().len() as u32)
-                        .map(|id| Value::Domain(DomainId(id)))
-                        .collect(),
+                    (0..self.parts.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect(),
                 );
             }
             "self" => return Value::Student(SelfCopy::Current),
@@ -305,7 +303,7 @@ impl Checker {
         let items = match self.evaluate(&index.over, env) {
             Value::List(items) => items,
             Value::Panel(panel) => {
-                let members = self.parts.panels.read()[panel.0 as usize].members.clone();
+                let members = self.parts.panels[panel.0 as usize].members.clone();
                 members.into_iter().map(Value::Teacher).collect()
             }
             Value::Range { low, high } => {

@@ -47,12 +47,12 @@ impl Checker {
         match value {
             Value::Role(role) => {
                 if let Role::Named { teacher, .. } = &role {
-                    self.parts.used_teachers.write()[teacher.0 as usize] = true;
+                    self.parts.used_teachers[teacher.0 as usize] = true;
                 }
                 Some(role)
             }
             Value::Teacher(teacher) => {
-                self.parts.used_teachers.write()[teacher.0 as usize] = true;
+                self.parts.used_teachers[teacher.0 as usize] = true;
                 Some(Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() })
             }
             other => {
@@ -99,7 +99,7 @@ impl Checker {
             return Value::Error;
         };
         let wanted = Stage::Member { joint: model, member };
-        let found = self.parts.models.known().iter().position(|model| model.stage == wanted);
+        let found = self.parts.models.iter().position(|model| model.stage == wanted);
         // The first member is the value of the stage itself.
         Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
     }

@@ -25,8 +25,6 @@ pub struct KnownFile {
     text: String,
     chunks: Vec<Chunk>,
     tree: Rc<Module>,
-    /// For each item of the current tree, its index in the previous tree, or `None` if it is new.
-    before: Vec<Option<usize>>,
 }
 
 /// A piece that has been parsed.
@@ -53,12 +51,6 @@ impl KnownFile {
         self.tree = Rc::default();
         let (pieces, items_close) = layout::pieces(file, text, self.same_pieces(text));
         let mut old: Vec<Option<Chunk>> = std::mem::take(&mut self.chunks).into_iter().map(Some).collect();
-        let counts = old
-            .iter()
-            .flatten()
-            .scan(0, |count, chunk| Some(std::mem::replace(count, *count + chunk.items.len())));
-        let first_items: Vec<usize> = counts.collect();
-        self.before.clear();
         let mut carry = ParserState::default();
         let mut at = 0;
         for piece in pieces {
@@ -70,9 +62,6 @@ impl KnownFile {
             };
             let chunk = match kept {
                 Some(mut chunk) => {
-                    if let LayoutPiece::KnownPiece(number) = piece {
-                        self.before.extend((first_items[number]..).take(chunk.items.len()).map(Some));
-                    }
                     chunk.move_to(file, at, self.file != Some(file));
                     chunk
                 }
@@ -81,9 +70,7 @@ impl KnownFile {
                         LayoutPiece::New(layout) => layout,
                         LayoutPiece::KnownPiece(_) => layout::lay_out_piece(file, &text[at..], items_close),
                     };
-                    let chunk = Chunk::parse(file, text, at, layout, carry);
-                    self.before.extend(chunk.items.iter().map(|_| None));
-                    chunk
+                    Chunk::parse(file, text, at, layout, carry)
                 }
             };
             at = chunk.end;
@@ -102,11 +89,6 @@ impl KnownFile {
     /// The last result, if it was for this text of this file.
     pub fn unchanged(&self, file: FileId, text: &str) -> Option<(Rc<Module>, Vec<Diagnostic>)> {
         (self.file == Some(file) && self.text == text).then(|| self.result())
-    }
-
-    /// For each item of the current tree, its index in the previous tree, or `None` if it is new.
-    pub fn before(&self) -> &[Option<usize>] {
-        &self.before
     }
 
     /// Returns the unchanged pieces. The texts may differ in one range, as when someone types: a text that is

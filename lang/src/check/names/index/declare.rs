@@ -26,7 +26,6 @@ impl Walk<'_> {
             let id = ItemId { module, index };
             let info = match self.modules.progress.get(&id) {
                 Some(ItemProgress::Done(value)) if !kind.is_callable() => ValueInfo::from_value(value),
-                Some(ItemProgress::Repeated { info, .. }) => info.clone(),
                 _ => None,
             };
             self.owner = None;
