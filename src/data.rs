@@ -59,10 +59,14 @@ pub fn check(analysis: &mut Analysis, plan: &Plan, folder: &Path) -> Vec<String>
             let place = places.span(model.origin);
             let message = all.and_then(|rows| more_than_rows(&model.name, train, rows));
             let message = message.filter(|_| !is_allowed(sources, Code::DataMismatch, place));
-            diagnostics.extend(message.map(|message| {
-                Diagnostic::warning(Code::DataMismatch, place, message)
-                    .help("lower it to the number of rows, or add rows")
-            }));
+            let Some(message) = message else { continue };
+            let mut diagnostic = Diagnostic::warning(Code::DataMismatch, place, message)
+                .help("lower it to the number of rows, or add rows");
+            let asked = ["prompts", "batch"].into_iter().find_map(|name| places.setting(name, place));
+            if let Some(asked) = asked {
+                diagnostic = diagnostic.note(asked, "asked for here");
+            }
+            diagnostics.push(diagnostic);
         }
     }
     beginnings.dedup();
@@ -150,6 +154,14 @@ impl Places<'_> {
         sources.find(same).map(|(_, checked)| checked.origin).or_else(|| {
             benchmarks.find(|benchmark| benchmark.prompts == source.path).map(|benchmark| benchmark.origin)
         })
+    }
+
+    /// The name of a setting that stands once in the item whose name is at `item`.
+    fn setting(&self, name: &str, item: Span) -> Option<Span> {
+        let word = self.word(name, item)?;
+        let text = &self.sources.file(word.file).text;
+        let is_set = text[word.end as usize..].trim_start().starts_with('=');
+        (word.start > item.start && is_set).then_some(word)
     }
 
     /// The only place where a field is named: in the item whose name is at `item`, or as `data.x` or `{x}`

@@ -40,14 +40,12 @@ pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError
     let paths = if path.is_dir() {
         of_folder(path, split).map_err(failed)?
     } else {
-        if let Some(split) = split {
+        let is_pattern = !path.exists() && is_file_pattern(&path.to_string_lossy());
+        // What does not exist is missing, whatever it was to be.
+        if let Some(split) = split.filter(|_| is_pattern || path.exists()) {
             return Err(failed(DataProblem::NoSplits { split: split.to_owned() }));
         }
-        if path.exists() || !is_file_pattern(&path.to_string_lossy()) {
-            vec![path.to_owned()]
-        } else {
-            matching(path).map_err(failed)?
-        }
+        if is_pattern { matching(path).map_err(failed)? } else { vec![path.to_owned()] }
     };
     paths.into_iter().map(|path| Ok(DataFile { layout: layout(&path)?, path })).collect()
 }
@@ -332,6 +330,8 @@ mod tests {
             "a file has no splits, but the split `train` is requested"
         );
         assert_eq!(found(&folder, "*.arrow", None).unwrap_err().0, "no file matches the pattern");
+        // What is not there has neither splits nor none.
+        assert_eq!(found(&folder, "gsm8k", Some("train")).unwrap_err().0, "there is no such file");
     }
 
     #[test]

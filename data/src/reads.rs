@@ -220,9 +220,10 @@ pub fn more_than_rows<O>(stage: &str, train: &Train<O>, rows: u64) -> Option<Str
     let groups = train.rollout.groups;
     (u64::from(groups) > rows).then(|| {
         let asked = train.rollout.producer.kind().groups_setting(groups);
+        let rows = if rows == 1 { "one row".to_owned() } else { format!("{rows} rows") };
         format!(
-            "`{stage}`: {asked} in a step, but its data has {rows} rows: some rows are used several \
-            times in one step"
+            "`{stage}`: {asked} in a step, but its data has {rows}: some rows are used several times in one \
+             step"
         )
     })
 }

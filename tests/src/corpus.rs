@@ -97,11 +97,16 @@ fn read_case(page: &str, block: &str, scenes: &HashMap<String, String>) -> Case 
     let module = (!module.is_empty()).then(|| module.join("\n") + "\n");
     let scene = rows.iter().find_map(|row| row.strip_prefix("@ "));
     let mut files: Vec<(String, String)> = Vec::new();
-    for row in rows.iter().filter_map(|row| row.strip_prefix("& ")) {
-        let (file, line) = row.split_once(' ').unwrap_or_else(|| panic!("{name}: `& file row`"));
+    for row in rows.iter().filter_map(|row| row.strip_prefix('&')) {
+        let mut parts = row.splitn(3, ' ');
+        let (Some(times), Some(file), Some(line)) = (parts.next(), parts.next(), parts.next()) else {
+            panic!("{name}: `& file row`")
+        };
+        let times = if times.is_empty() { 1 } else { times.parse().expect("a number behind `&`") };
+        let written = format!("{line}\n").repeat(times);
         match files.iter_mut().find(|(name, _)| name == file) {
-            Some((_, text)) => *text += &format!("{line}\n"),
-            None => files.push((file.to_owned(), format!("{line}\n"))),
+            Some((_, text)) => *text += &written,
+            None => files.push((file.to_owned(), written)),
         }
     }
     let body: Vec<&str> = rows.iter().filter(|row| !row.starts_with(['~', '@', '>', '&'])).copied().collect();

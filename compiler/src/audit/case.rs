@@ -1,6 +1,6 @@
 //! A term on the tokens of one sampler, and whether it has a gradient there.
 
-use mopd_lang::experiment::{ModelId, Objective, Origin, StageStep, Temperature, Term};
+use mopd_lang::experiment::{ModelId, Objective, Origin, StageStep, TeacherId, Temperature, Term};
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role, Signal};
 
 use super::judge::Query;
@@ -27,6 +27,8 @@ pub(super) struct AuditCase<'a, 'b> {
     /// The temperature of the policy that is trained on the rollout.
     pub policy_temperature: &'b Temperature,
     pub teachers: &'b Teachers,
+    /// The teacher that the route chooses, if it chooses the same one everywhere.
+    pub routed: Option<TeacherId>,
     /// The text `prompts of math`, if the objective compares domains.
     pub prompts: Option<&'b str>,
     pub steps: u32,
@@ -93,7 +95,7 @@ impl<'a, 'b> AuditCase<'a, 'b> {
 
     /// The mask of a term whose mean gradient is 0 without its masks, although a divergence from a teacher
     /// is a factor of it: the divergence is the same for all tokens. A mask that judges completions is a
-    /// choice of what to imitate.
+    /// choice of what to imitate. A weight that reads no model and no verdict is as good as a mask.
     pub fn masks_a_term_of_zero(&self) -> Option<&'static str> {
         let view = self.view();
         let judging = |formula: &&Formula| {
@@ -101,7 +103,22 @@ impl<'a, 'b> AuditCase<'a, 'b> {
                 matches!(&node.kind, FormulaKind::Signal(signal) if is_verdict(signal) || judges(signal))
             })
         };
-        let masks = [("select", view.select), ("when", view.when), ("filter", self.samples.filter)];
+        let of_models = |formula: &Formula| {
+            formula.any(|node| match &node.kind {
+                FormulaKind::Signal(signal) => !signal.roles().is_empty(),
+                FormulaKind::Live(_) => true,
+                _ => false,
+            })
+        };
+        let weighs =
+            |weight: Option<&'a Formula>| weight.filter(|weight| !judging(weight) && !of_models(weight));
+        let masks = [
+            ("select", view.select),
+            ("when", view.when),
+            ("filter", self.samples.filter),
+            ("weight", weighs(view.weight)),
+            ("weight", weighs(view.own_weight)),
+        ];
         let mask = masks.into_iter().find_map(|(name, mask)| mask.map(|_| name))?;
         let chosen = view.select.into_iter().chain(view.when).any(|mask| judging(&mask)) || self.samples.kept;
         let factor = |node: &FormulaNode| {
@@ -111,7 +128,8 @@ impl<'a, 'b> AuditCase<'a, 'b> {
         if chosen || !view.value.any(factor) {
             return None;
         }
-        let plain = self.query_of(view.without_masks(), self.steps / 2, RunNumbers::AtStep)?;
+        let bare = if mask == "weight" { view.without_gates() } else { view.without_masks() };
+        let plain = self.query_of(bare, self.steps / 2, RunNumbers::AtStep)?;
         (plain.vanishes() == Ok((true, true)) && !plain.acts_far_apart()).then_some(mask)
     }
 

@@ -76,6 +76,8 @@ fn cases_of<'a, 'b>(
     (samplers, policy_temperature): (&'b [Sampler], &'b Temperature),
 ) -> Vec<AuditCase<'a, 'b>> {
     let called = if train.mini_batches > 1 { "updates from a batch" } else { "passes" };
+    let first = train.teachers.first().map(|choice| choice.teacher);
+    let routed = first.filter(|first| train.teachers.iter().all(|choice| choice.teacher == *first));
     let mut cases: Vec<AuditCase> = Vec::new();
     for of in prompts {
         let (objective, usage) = (of.objective, of.usage);
@@ -101,6 +103,7 @@ fn cases_of<'a, 'b>(
                     drift: Drift::None,
                     policy_temperature,
                     teachers,
+                    routed,
                     prompts: of.text,
                     steps: usage.steps.unwrap_or(USUAL_STEPS),
                     longest: usage.longest,
@@ -224,7 +227,7 @@ impl<'a> AuditPass<'a> {
         if let Some(cause) = queries.iter().find_map(Query::non_finite) {
             self.not_finite(case, &cause);
         } else if !queries.is_empty() && queries.iter().all(|query| query.ignores_teacher() == Ok(true)) {
-            self.ignores_teacher(case);
+            self.ignores_teacher(case, queries[0].reads_teacher());
         } else if let Some(mask) = case.masks_a_term_of_zero() {
             self.masked_zero(case, mask);
         } else {
@@ -362,15 +365,20 @@ impl<'a> AuditPass<'a> {
         )));
     }
 
-    fn ignores_teacher(&mut self, case: &AuditCase) {
-        let text = "this term reads a teacher, and its gradient is the same for every teacher";
+    /// `of_teacher`: it is a teacher that is ignored, not the reference.
+    fn ignores_teacher(&mut self, case: &AuditCase, of_teacher: bool) {
+        let (a_role, role) =
+            if of_teacher { ("a teacher", "teacher") } else { ("the reference", "reference") };
+        let text = format!("this term reads {a_role}, and its gradient is the same for every {role}");
+        let label =
+            format!("the {role}'s number is only added; it does not multiply anything that carries gradient");
         let diagnostic = Diagnostic::warning(Code::NoTeacherSignal, self.span(case.term.origin), text)
-            .label("the teacher's number is only added; it does not multiply anything that carries gradient")
+            .label(label)
             .note(self.span(case.rollout), format!("on {}", case.sampler.text()))
-            .help(
-                "make it a factor, `(student.logp - teacher.logp) * live student.logp`, or differentiate a \
-                 divergence",
-            );
+            .help(format!(
+                "make it a factor, `(student.logp - {role}.logp) * live student.logp`, or differentiate a \
+                 divergence, `live kl(student || {role})`"
+            ));
         self.add(diagnostic);
     }
 
@@ -378,8 +386,9 @@ impl<'a> AuditPass<'a> {
     /// teacher.
     fn masked_zero(&mut self, case: &AuditCase, mask: &str) {
         let text = format!("without `{mask}` the mean gradient of this term is exactly 0");
+        let what = if mask == "weight" { "the weight" } else { "what is left out" };
         let diagnostic = Diagnostic::warning(Code::ZeroGradient, self.span(case.term.origin), text)
-            .label("the factor is the same whichever token was drawn: only what is left out trains")
+            .label(format!("the factor is the same whichever token was drawn: only {what} trains"))
             .note(self.span(case.rollout), format!("these are {}", case.on()))
             .help(
                 "differentiate the divergence, `live kl(student || teacher)`, or multiply by a number of the \

@@ -58,7 +58,9 @@ impl AuditPass<'_> {
                         TeacherWeights::Model(model) => *model != case.start,
                         _ => true,
                     },
-                    Role::Teacher => true,
+                    // The routed teacher may be the very one.
+                    Role::Teacher => !matches!(repelling, Role::Named { teacher, .. }
+                        if case.routed == Some(*teacher)),
                     _ => false,
                 }
         })

@@ -111,11 +111,12 @@ impl Query<'_> {
         self.view.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if test(signal)))
     }
 
-    /// Whether a teacher is only added to what carries gradient: every single outcome has the same derivative
-    /// for all teachers. Weights and masks, which may read a teacher, are left out.
+    /// Whether a teacher or the reference is only added to what carries gradient: every single outcome has the
+    /// same derivative for all of them. Weights and masks, which may read one, are left out.
     pub fn only_adds_teacher(&self) -> Result<bool, AuditRefusal> {
         let alone = Query { view: self.view.without_gates(), spec: self.spec.clone() };
-        if !alone.reads_teacher() || alone.may_be_silent() {
+        let reads = alone.reads_teacher() || alone.compared().contains(&Role::Reference);
+        if !reads || alone.may_be_silent() {
             return Ok(false);
         }
         let term = CompiledTerm::new(&alone.view, ALL)?;
@@ -136,8 +137,8 @@ impl Query<'_> {
         Ok(moves)
     }
 
-    /// Whether the term reads a teacher, but has the same gradient for every teacher. Conditions are assumed
-    /// to hold elsewhere.
+    /// Whether the term reads a teacher, but has the same gradient for every teacher; or the reference, which
+    /// it only adds. Conditions are assumed to hold elsewhere.
     pub fn ignores_teacher(&self) -> Result<bool, AuditRefusal> {
         let is_own = |role: &Role| *role != Role::Student && self.is_made_of_student(role);
         let own = |formula: &Formula| {
@@ -147,13 +148,13 @@ impl Query<'_> {
                 _ => false,
             })
         };
-        if !self.reads_teacher() || own(self.view.value) {
+        if own(self.view.value) {
             return Ok(false);
         }
         if self.only_adds_teacher()? {
             return Ok(true);
         }
-        if self.may_be_silent() {
+        if !self.reads_teacher() || self.may_be_silent() {
             return Ok(false);
         }
         for (toy, other) in self.toys().iter().zip(self.other_toys(Variation::OtherTeachers)) {

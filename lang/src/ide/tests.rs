@@ -215,10 +215,13 @@ fn the_outline_holds_what_has_a_name() {
 fn hints_tell_unit_and_axis() {
     let hints = inlays(&check(GOOD));
     let texts: Vec<&str> = hints.iter().map(|hint| hint.text.as_str()).collect();
-    assert_eq!(texts.len(), 2, "{texts:?}");
-    assert_eq!(texts[0], "nats[token]");
-    let value = "teacher.logp - student.logp";
-    assert_eq!(hints[0].offset as usize, GOOD.find(value).expect("it is there") + value.len());
+    assert_eq!(texts, [": nats", "per token", "number[token]"]);
+    let behind = |text: &str| GOOD.find(text).expect("it is there") + text.len();
+    assert_eq!(hints[0].offset as usize, behind("let gap"));
+    assert_eq!(hints[1].offset as usize, behind("teacher.logp - student.logp"));
+    assert_eq!(hints.iter().map(|hint| hint.typed).collect::<Vec<_>>(), [true, false, false]);
+    let written = within("let gap =", "let gap: nats =");
+    assert_eq!(inlays(&check(&written)).len(), 2, "a type that is written needs no hint");
 }
 
 #[test]

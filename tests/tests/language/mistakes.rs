@@ -7,7 +7,7 @@
 //!
 //! - `- line` names a line of the scene (spaces don't matter), `+ line` replaces it; the last `-` takes all
 //!   further `+`, and a `-` without `+` is a deletion. `$ line` is appended to the file, `> line` to a module
-//!   `mine.mopd` beside it, `& file line` to a file beside it.
+//!   `mine.mopd` beside it, `& file line` to a file beside it (`&64 file line` 64 times).
 //! - `~ token ~ cause ~ remedy ~ ...` is the expectation. It belongs to the line above, or to the one that `~
 //!   at line` names. `cause` and `remedy` are words to look for in the message: alternatives between `|`,
 //!   all of `a&b`. Then, in any order: `fix line` is the line after the fix (the fix is certain), `add line`

@@ -147,15 +147,18 @@ impl Checker {
                 None => value,
             };
             match value.constant() {
-                Some(number) if values.iter().any(|known| known.value == number) => {
-                    self.report(Diagnostic::error(
-                        Code::DuplicateKey,
-                        span,
-                        format!("the value {number} stands here twice"),
-                    ));
-                    good = false;
-                }
-                Some(number) => values.push(Spanned::new(number, span)),
+                Some(number) => match values.iter().find(|other| other.value == number) {
+                    Some(first) => {
+                        let text = format!("the value {number} stands here twice");
+                        self.report(
+                            Diagnostic::error(Code::DuplicateKey, span, text)
+                                .note(first.span, "first here")
+                                .help("a sweep has one run for each value: remove one of the two"),
+                        );
+                        good = false;
+                    }
+                    None => values.push(Spanned::new(number, span)),
+                },
                 None => {
                     self.wrong_kind(span, "a sweep needs numbers known before the run", &value);
                     good = false;

@@ -151,7 +151,14 @@ impl Checker {
                     "`prompts` or `batch` sets the size of a step already: remove one of them".to_owned()
                 }
             };
-            self.report(diagnostic.help(help));
+            let value = |entry: &Entry| self.sources.text(entry.value.span);
+            let first = others.iter().find(|other| other.key.text == key);
+            let again = first.filter(|first| value(first) == value(entry)).and_then(|_| self.removal(entry));
+            let diagnostic = diagnostic.help(help);
+            self.report(match again {
+                Some(span) => diagnostic.fix(format!("remove it: `{key}` has this value"), span, ""),
+                None => diagnostic,
+            });
             return None;
         }
         match foreign::key(name, &free) {
@@ -183,6 +190,21 @@ impl Checker {
                 None
             }
         }
+    }
+
+    /// What to delete so that a setting is gone: its line, or the setting with the comma before it. `None`
+    /// where another setting follows on its line and none comes before it there.
+    fn removal(&self, entry: &Entry) -> Option<Span> {
+        let whole = entry.key.span.to(entry.value.span);
+        let text = self.sources.file(whole.file).text.as_str();
+        let (before, after) = text.split_at_checked(whole.start as usize)?;
+        let after = &after[(whole.end - whole.start) as usize..];
+        let line_end = after.find('\n').map_or(after.len(), |end| end + 1);
+        let bare = before.trim_end_matches([' ', '\t']);
+        if bare.ends_with('\n') && matches!(after[..line_end].trim(), "" | ",") {
+            return Some(Span::new(whole.file, bare.len(), whole.end as usize + line_end));
+        }
+        bare.ends_with(',').then(|| Span::new(whole.file, bare.len() - 1, whole.end as usize))
     }
 
     pub(in crate::check) fn unknown_argument(

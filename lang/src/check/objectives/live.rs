@@ -191,10 +191,14 @@ impl Checker {
         if are_exchanged(&chosen, &rejected) {
             let (preferred, other) = (self.span(chosen.origin), self.span(rejected.origin));
             self.report(
-                Diagnostic::warning(Code::WrongSign, place, "the better completions are rejected")
-                    .note(preferred, "these are preferred")
-                    .note(other, "these are rejected")
-                    .help("exchange the two; if it is meant, say so: `// allow(wrong-sign): why`"),
+                Diagnostic::warning(
+                    Code::WrongSign,
+                    place,
+                    "the better completions are rejected, the worse ones chosen",
+                )
+                .note(preferred, "these are preferred")
+                .note(other, "these are rejected")
+                .help("exchange the two; if it is meant, say so: `// allow(wrong-sign): why`"),
             );
         }
         Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))

@@ -34,7 +34,10 @@ impl Checker {
             self.report(
                 diagnostic
                     .label(format!("goes on to step {step}"))
-                    .note(settings.place(&["steps"]), format!("the last step is {}", steps.saturating_sub(1)))
+                    .note(
+                        settings.place(&["steps"]),
+                        format!("the stage has {steps} steps, the last is {}", steps.saturating_sub(1)),
+                    )
                     .help(
                         "give it the length of the stage, `over: 100%` or fewer steps, or train for longer",
                     ),
@@ -113,10 +116,17 @@ impl Checker {
         beyond.dedup();
         for (span, k) in beyond {
             let text = format!("a vocabulary of {size} tokens has no {k} most probable ones");
+            // The number of an objective in another file comes from what this stage gives it.
+            let (blamed, note) = match settings.get("objective") {
+                Some(objective) if span.file != objective.span.file => {
+                    (objective.span, (span, "these entries are read here"))
+                }
+                _ => (span, (settings.span, "trained here")),
+            };
             self.report(
-                Diagnostic::warning(Code::OutOfRange, span, text)
+                Diagnostic::warning(Code::OutOfRange, blamed, text)
                     .label(format!("all {size} are used"))
-                    .note(settings.span, "trained here")
+                    .note(note.0, note.1)
                     .help("lower the number, or leave it out for the whole distribution"),
             );
         }
