@@ -101,6 +101,26 @@ impl StageTrial<'_> {
             + EACH_SEQUENCE * sequences
     }
 
+    /// About how many bytes a step of `batch` sequences takes beside weights, gradients and moments: what the
+    /// layers keep of the sequences that go through them together, and what is kept of all.
+    pub fn activations(&self, batch: u32) -> f64 {
+        let config = &self.context.shapes.configs[self.model.0 as usize];
+        let together = self.train.execution.micro_batch.map_or(batch, |size| size.clamp(1, batch.max(1)));
+        let layers = (10 * config.width + 4 * config.hidden) * config.layers;
+        self.kept(batch) + 4.0 * self.tokens(together) * layers as f64
+    }
+
+    /// About how many bytes are kept of each sequence until the update, whatever the micro-batch: the last
+    /// hidden state of each token, its copy in the order of the batch, and its gradient.
+    pub fn kept(&self, sequences: u32) -> f64 {
+        let width = self.context.shapes.configs[self.model.0 as usize].width;
+        self.tokens(sequences) * (3 * width * self.kind.elt_size_in_bytes()) as f64
+    }
+
+    fn tokens(&self, sequences: u32) -> f64 {
+        f64::from(sequences) * self.rows_of_draw() * self.length()
+    }
+
     /// The least bytes that a whole step needs: weights, gradients and moments of the student, and the other
     /// models that are in memory at once.
     pub fn needed(&self) -> f64 {

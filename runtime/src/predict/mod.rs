@@ -56,6 +56,11 @@ const TOGETHER: u32 = 256;
 const ELEMENT_BYTES: u64 = 8;
 /// The fraction of the free memory that a trial may need.
 const FREE: f64 = 0.7;
+/// Sequences from which the time and memory of any number follow. With more of them, the time and memory of a
+/// trial itself would grow with `batch`.
+const ENOUGH: u32 = 1024;
+/// The largest step that is tried whole.
+const WHOLE: u32 = 4 * ENOUGH;
 
 /// The shape and the start weights of every model of a plan before it is trained, by [`ModelId`].
 pub struct Shapes {
@@ -237,17 +242,16 @@ impl TrialContext<'_> {
 /// Tries steps of a stage with settings `train`, whole ones or smaller ones, which are extrapolated.
 fn measured_step(trial: &StageTrial, train: &Train<Objective>, most: f64) -> Result<TrialMeasurement> {
     let batch = sequences(train);
-    let fits = trial.context.machine.free.is_none_or(|free| trial.needed() <= FREE * free);
     Ok(match most_sequences(trial, most) {
-        Some(part) if fits && part >= batch => whole(trial, trial.estimated(batch))?,
-        Some(part) if fits => {
+        Some(part) if part >= batch => whole(trial, trial.estimated(batch))?,
+        Some(part) => {
             let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 2, None)?);
             let at = |sequences: u32| {
                 less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0))
             };
             // Completions that teachers write once are written before the first step.
             let around = train.rollout.producer.once().map_or(less.around, |once| at(once.sequences).around);
-            TrialMeasurement { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
+            TrialMeasurement { around, memory: memory(trial, (part, less), (2 * part, more)), ..at(batch) }
         }
         _ => extrapolated(trial)?,
     })
@@ -295,19 +299,23 @@ fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) ->
     train.mixture.iter().map(new).sum::<f64>() / drawn.max(1.0)
 }
 
-/// How many sequences a trial with models of full depth can have within `seconds`: all of a step, or a number
-/// for which trials of it and of twice as many fit; none if even one part takes longer.
+/// How many sequences a trial with models of full depth can have within `seconds` and the free memory: all of
+/// a step, or a number for which trials of it and of twice as many fit; none if even one part is too much.
 fn most_sequences(trial: &StageTrial, seconds: f64) -> Option<u32> {
     let batch = sequences(trial.train);
-    if trial.estimated(batch) <= seconds {
+    let fits = |sequences: u32| {
+        let needed = trial.needed() + trial.activations(sequences);
+        trial.context.machine.free.is_none_or(|free| needed <= FREE * free)
+    };
+    if batch <= WHOLE && trial.estimated(batch) <= seconds && fits(batch) {
         return Some(batch);
     }
     let fixed = trial.estimated(0);
     let each = trial.estimated(1) - fixed;
     let part = part(trial.train);
     let parts = ((seconds - 2.0 * fixed) / (3.0 * each * f64::from(part))).floor();
-    let parts = (parts as u32).min(batch / 2 / part);
-    (parts > 0).then_some(parts * part)
+    let parts = (parts as u32).min(batch / 2 / part).min(ENOUGH.div_ceil(part));
+    (parts > 0 && fits(2 * parts * part)).then_some(parts * part)
 }
 
 /// Tries whole steps of the stage with its own models.
@@ -373,21 +381,23 @@ fn extrapolated(trial: &StageTrial) -> Result<TrialMeasurement> {
         Some(second) => {
             let (less, more) = (at(first)?, at(second)?);
             let all = less.extrapolated(more, f64::from(batch - first) / f64::from(second - first));
-            TrialMeasurement { memory: memory(train, less, more, all), ..all }
+            TrialMeasurement { memory: memory(trial, (first, less), (second, more)), ..all }
         }
     };
     Ok(measured.times_written(train))
 }
 
-/// The memory of a step, from two trials with fewer sequences and their extrapolation. With micro-batches,
-/// more sequences are only more parts, one after the other, and need no more memory.
+/// The memory of a step, from two trials with fewer sequences. Micro-batches come one after the other, so
+/// activations grow up to one of them; what is kept of every sequence is too little to show in small trials.
 fn memory(
-    train: &Train<Objective>,
-    less: TrialMeasurement,
-    more: TrialMeasurement,
-    extrapolated: TrialMeasurement,
+    trial: &StageTrial,
+    (fewer, less): (u32, TrialMeasurement),
+    (further, more): (u32, TrialMeasurement),
 ) -> f64 {
-    if train.execution.micro_batch.is_some() { less.memory.max(more.memory) } else { extrapolated.memory }
+    let batch = sequences(trial.train);
+    let at_once = trial.train.execution.micro_batch.map_or(batch, |size| size.min(batch)).max(further);
+    let units = f64::from(at_once - fewer) / f64::from(further - fewer);
+    less.extrapolated(more, units).memory + trial.kept(batch.saturating_sub(at_once))
 }
 
 impl TrialMeasurement {
@@ -409,7 +419,8 @@ fn sequences(train: &Train<Objective>) -> u32 {
 /// Sequences of the smallest trial: a part of a step for each mini-batch. Trials have whole parts: a step of
 /// fewer parts needs no less memory.
 fn part(train: &Train<Objective>) -> u32 {
-    let part = train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(train.rollout.group());
+    let part = train.execution.micro_batch.unwrap_or(1).clamp(1, ENOUGH);
+    let part = part.next_multiple_of(train.rollout.group());
     part.saturating_mul(train.mini_batches.max(1)).min(sequences(train).max(part))
 }
 
@@ -417,8 +428,10 @@ fn part(train: &Train<Objective>) -> u32 {
 fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
     let part = part(train);
     let factor = (work / MOST_WORK).max(1.0);
-    let first = ((f64::from(batch) / factor / f64::from(part)) as u32).max(1) * part;
-    if factor > 1.5 && first.saturating_mul(2) < batch { (first, Some(first * 2)) } else { (batch, None) }
+    let parts = ((f64::from(batch) / factor / f64::from(part)) as u32).max(1);
+    let first = parts.min(ENOUGH.div_ceil(part)).saturating_mul(part);
+    let smaller = factor > 1.5 || batch > WHOLE;
+    if smaller && first.saturating_mul(2) < batch { (first, Some(first * 2)) } else { (batch, None) }
 }
 
 /// Answers whose length is measured: enough for a mean.

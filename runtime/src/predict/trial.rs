@@ -24,6 +24,8 @@ use crate::train::{self, LearnerTurn, NoiseSecret, Source, SourceTeachers};
 
 /// Steps of a trial; the first is for warming up.
 const STEPS: u32 = 4;
+/// Most passes over the rollout of a trial.
+const PASSES: u32 = 4;
 /// Steps of a trial that takes long.
 const FEW_STEPS: u32 = 3;
 
@@ -121,6 +123,9 @@ impl StageTrial<'_> {
         let verifier = Verifier::new(&self.reward(), ".".as_ref())?;
         // A rollout serves several steps.
         let updates = train.updates_per_batch();
+        // A trial may have fewer passes over a rollout than the stage.
+        let shared = f64::from(self.train.updates_per_batch());
+        let drawn_share = f64::from(updates) / shared;
         let steps = steps.saturating_mul(updates);
         let resting = memory::reset_peak_of(self.context.place).unwrap_or(0);
         let models = self.models(size);
@@ -154,13 +159,14 @@ impl StageTrial<'_> {
         let scoring = scoring.reduce(f64::min);
         // Mean over the steps that share a rollout, whichever of them drew it.
         let steps_of = |rows: &[&StepMetrics]| {
-            rows.iter().map(|row| row.rollout_seconds + row.scoring_seconds + row.update_seconds).sum::<f64>()
-                / f64::from(updates)
+            let step =
+                |row: &&StepMetrics| drawn_share * row.rollout_seconds + row.scoring_seconds + row.update_seconds;
+            rows.iter().map(step).sum::<f64>() / f64::from(updates)
         };
         let each_step: Vec<f64> = warm.chunks_exact(updates as usize).map(steps_of).collect();
         Ok(TrialMeasurement {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
-            rollout: drawn / f64::from(updates),
+            rollout: drawn / shared,
             scoring: scoring.unwrap_or(0.0),
             update: least(|row| row.update_seconds).unwrap_or(0.0),
             step: TimeRange {
@@ -199,6 +205,8 @@ impl StageTrial<'_> {
         }
         // Completions of a trial are meaningless, so a filter might leave out all of them.
         train.filter = None;
+        // Every pass takes as long as the last of a few.
+        train.passes = train.passes.min(PASSES);
         // The cost of these is predicted separately.
         (train.extrapolation, train.curriculum, train.alignment) = (None, None, None);
         if let Some(validation) = &mut train.validation {

@@ -15,6 +15,7 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::prepare::ModelSpec;
+use crate::rollout::Sequence;
 
 /// Warns of a stage that is predicted to take more than this part of the memory, since predictions are off by
 /// some per cent.
@@ -54,7 +55,7 @@ pub(super) fn weights(
             Work::Stage(id) => (id, least_of_stage(job, sizes, id)),
             Work::Evaluate { model, .. } => (model, weights_alone(job, sizes, model)),
         };
-        let Some(Held { bytes: needed, what }) = held else { continue };
+        let Some(Held { bytes: needed, what, way }) = held else { continue };
         if needed > bytes {
             let model = job.plan.experiment.model(id);
             let (needed, bytes) = (gib(needed), gib(bytes));
@@ -62,24 +63,32 @@ pub(super) fn weights(
                 "`{}` cannot fit in memory: {what} {needed}, but only {bytes} are available",
                 model.name
             );
-            let way = "take a smaller model or a machine with more memory; training a large model with an \
-                `adapter`, `freeze` or `sgd` needs less memory than training all weights with AdamW";
             return Err(Error::new(FailureKind::Memory, message).help(way).at(model.origin));
         }
     }
     Ok(())
 }
 
-/// Bytes that are held at one time, and what they are.
+/// Bytes that are held at one time, what they are, and what takes fewer.
 struct Held {
     bytes: u64,
     what: String,
+    way: String,
+}
+
+const SMALLER: &str = "take a smaller model or a machine with more memory; training a large model with an \
+    `adapter`, `freeze` or `sgd` needs less memory than training all weights with AdamW";
+
+impl Held {
+    fn weights(bytes: u64, what: impl Into<String>) -> Held {
+        Held { bytes, what: what.into(), way: SMALLER.to_owned() }
+    }
 }
 
 /// The weights of a model in the dtype that it computes in.
 fn weights_alone(job: &RunJob, sizes: &ModelSizes, id: ModelId) -> Option<Held> {
     let bytes = computed(job.plan.experiment.dtype) * sizes.parameters(id)?;
-    Some(Held { bytes, what: "its weights alone are".to_owned() })
+    Some(Held::weights(bytes, "its weights alone are"))
 }
 
 /// Bytes that a stage holds for any batch size; those of models of unknown size are left out.
@@ -94,7 +103,7 @@ fn least_of_stage(job: &RunJob, sizes: &ModelSizes, id: ModelId) -> Option<Held>
         // Their weights stay in files.
         Stage::Load(_) | Stage::Learner { .. } => None,
         Stage::Initialise(_) | Stage::Merge(_) => {
-            Some(Held { bytes: 4 * sizes.parameters(id)?, what: "its weights alone are".to_owned() })
+            Some(Held::weights(4 * sizes.parameters(id)?, "its weights alone are"))
         }
         Stage::Train(_) | Stage::Joint(_) => {
             let trains = stage.trains();
@@ -104,17 +113,31 @@ fn least_of_stage(job: &RunJob, sizes: &ModelSizes, id: ModelId) -> Option<Held>
                         * sizes.parameters(train.start)?,
                 )
             });
-            let what = "its trained weights with gradients and moments alone are".to_owned();
-            let trained = Held { bytes: trained.sum(), what };
+            let trained =
+                Held::weights(trained.sum(), "its trained weights with gradients and moments alone are");
+            let steps = trains.iter().map(|train| sequences(train));
             // Scorers pass through memory layer by layer, but a model that writes is there as a whole.
             let writes = trains.iter().flat_map(|train| writers(train)).filter_map(|writer| {
                 let name = &experiment.model(writer).name;
                 let Held { bytes, .. } = weights_alone(job, sizes, writer)?;
-                Some(Held { bytes, what: format!("the weights of `{name}`, which writes for it, alone are") })
+                Some(Held::weights(bytes, format!("the weights of `{name}`, which writes for it, alone are")))
             });
-            writes.chain([trained]).max_by_key(|held| held.bytes)
+            writes.chain(steps).chain([trained]).max_by_key(|held| held.bytes)
         }
     }
+}
+
+/// The sequences that are in memory at one time, without their tokens: those of a step, or those that are
+/// written before the first one.
+fn sequences(train: &Train<Objective>) -> Held {
+    let (rollout, written) = (&train.rollout, train.rollout.producer.once());
+    let (count, when, setting) = match written.map_or(0, |once| once.sequences) {
+        once if once > rollout.sequences() => (once, "before its first step", format!("`sequences: {once}`")),
+        _ => (rollout.sequences(), "of a step", rollout.producer.kind().groups_setting(rollout.groups)),
+    };
+    let bytes = u64::from(count) * size_of::<Sequence>() as u64;
+    let what = format!("its {count} sequences {when}, without their tokens, alone are");
+    Held { bytes, what, way: format!("lower {setting}") }
 }
 
 /// The frozen models that write completions of a stage.

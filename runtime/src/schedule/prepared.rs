@@ -5,12 +5,13 @@ use std::path::Path;
 use mopd_plan::events::{Event, RunJob, Versions};
 use mopd_plan::results::PrivateStage;
 
+use super::fits::{self, ModelSizes};
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::{Predicted, TasksToDo};
 use super::private::private_stages;
 use super::{KeyInputs, Keys, Task, preflight, unsupported};
 use crate::control::Control;
-use crate::failure::Result;
+use crate::failure::{Error, Result};
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
@@ -106,7 +107,24 @@ pub fn predict(job: &RunJob, versions: &Versions, place: Place, control: &Contro
         DeviceMemoryBudget::detect(workers(job, &prepared.tasks), place).per_process(job.processes);
     let keys = keys_of(job, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
     let to_do = TasksToDo { keys: &keys, waiting: &|_| true, done: &|_| 0 };
-    Predicted::new(job, &prepared, folder, place, &device_memory, control, to_do).map(|_| ())
+    let sizes = ModelSizes::of_specs(&prepared.specs);
+    // The rest of the plan holds for larger machines, too.
+    let refused = match fits::weights(job, &prepared.tasks, &sizes, &device_memory, |_| true) {
+        Ok(()) => {
+            let predicted =
+                Predicted::new(job, &prepared, folder, place, &device_memory, control, to_do)?;
+            fits::predicted(&job.plan, &prepared.tasks, &predicted, &device_memory, control)
+        }
+        refused => refused,
+    };
+    match refused {
+        Err(Error::Failed(failure)) => {
+            let help = failure.help.as_deref().map_or_else(String::new, |help| format!("\n  help: {help}"));
+            control.warn(format!("a run on this machine would be refused: {}{help}", failure.message));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Number of tasks that may run in parallel; 1 where several processes train together.

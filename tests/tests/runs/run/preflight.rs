@@ -378,6 +378,40 @@ fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
     assert!(!said.contains("stage_started") && began.elapsed().as_secs() < 60, "{said}");
 }
 
+/// A step of millions of sequences is tried with a thousand, in bounded time and memory. One of a billion is
+/// refused without a trial, and so by a dry run.
+#[test]
+fn a_step_of_too_many_sequences_is_refused_before_it_begins() {
+    let bench = Bench::new();
+    let experiment = |setting: &str| {
+        let student =
+            format!("model student = sft(base, on: copy) {{ target = answer, steps = 2, lr = 1e-3, {setting} }}");
+        let head = "experiment \"tiny\" { seed = 1 }\n\
+            domain copy { prompts = \"copy.jsonl\", reward = exact_match }\n\
+            model base = llama { layers = 1, width = 512, heads = 8, context = 24, tokenizer = bytes }\n";
+        bench.write("tiny.mopd", &format!("{head}{student}\n"));
+    };
+    let refused = "`student` cannot fit in memory: ";
+    let plan = || {
+        let mut plan = Command::new(mopd_tests::mopd());
+        plan.current_dir(bench.folder.path()).args(["plan", "--predict", "tiny.mopd"]);
+        let planned = text(&plan.output().expect("mopd starts"));
+        assert_says(&planned, &["a run on this machine would be refused", refused, "lower `batch = "]);
+    };
+    experiment("batch = 20_000_000, micro_batch = 8");
+    let said = bench.fails(&["--format", "json", "--predict=full"]);
+    assert_says(&said, &["\"kind\":\"memory\"", refused, "lower `batch = 20000000`"]);
+    assert!(!said.contains("stage_started"), "{said}");
+    experiment("batch = 20_000_000");
+    plan();
+    experiment("batch = 1_000_000_000");
+    plan();
+    let alone = "its 1000000000 sequences of a step, without their tokens, alone are";
+    for arguments in [&[][..], &["--dry-run"]] {
+        assert_says(&bench.fails(arguments), &[refused, alone, "lower `batch = 1000000000`"]);
+    }
+}
+
 /// The memory that loaded models need follows from their configurations, without a read of their weights:
 /// where one is trained, where it writes, and where a table asks it.
 #[test]
