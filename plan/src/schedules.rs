@@ -22,7 +22,9 @@ impl Train<Objective> {
             ("a number that chooses prompts", of_formulas(chosen)),
             ("a guard's number", of_formulas(guarded)),
         ];
-        all.into_iter().flat_map(|(what, schedules)| schedules.into_iter().map(move |one| (what, one))).collect()
+        all.into_iter()
+            .flat_map(|(what, schedules)| schedules.into_iter().map(move |one| (what, one)))
+            .collect()
     }
 }
 

@@ -350,9 +350,13 @@ impl Divergence {
         self.left.parameters().into_iter().chain(self.right.parameters())
     }
 
-    /// The schedules that the weights of its sides follow.
+    /// The schedules that its own numbers and the weights of its sides follow.
     pub fn schedules(&self) -> Vec<Schedule> {
-        self.parameters().flat_map(DivergenceParameter::schedules).collect()
+        let of_kind = match &self.kind {
+            DivergenceKind::Entrywise(summand) => summand.graph.schedules(),
+            DivergenceKind::Kl | DivergenceKind::SortedL1 => Vec::new(),
+        };
+        of_kind.into_iter().chain(self.parameters().flat_map(DivergenceParameter::schedules)).collect()
     }
 
     /// The signals that the weights of its sides depend on.

@@ -193,7 +193,10 @@ fn a_schedule_that_outlasts_its_epochs_is_said() {
 #[test]
 fn schedules_of_teachers_and_divergences_that_outlast_their_epochs_are_said() {
     let bench = Bench::new();
-    bench.write("tiny.mopd", &super::source("use std.gkd.gkd", "gkd(beta: linear(0.1 -> 0.5, over: 50 steps))"));
+    bench.write(
+        "tiny.mopd",
+        &super::source("use std.gkd.gkd", "gkd(beta: linear(0.1 -> 0.5, over: 50 steps))"),
+    );
     bench.edit("tiny.mopd", "  steps     = 6", "  steps     = 2 epochs");
     bench.edit(
         "tiny.mopd",
@@ -203,7 +206,7 @@ fn schedules_of_teachers_and_divergences_that_outlast_their_epochs_are_said() {
     );
     let output = bench.run(&[]);
     assert!(output.status.success(), "{}", text(&output));
-    for number in ["a number of the objective goes on to step 49", "a teacher's weight goes on to step 39"] {
+    for number in ["a number of the objective goes on to step 50", "a teacher's weight goes on to step 40"] {
         assert_says(&text(&output), &[&format!("the stage ends before this schedule does: {number}")]);
     }
 }
@@ -384,8 +387,9 @@ fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
 fn a_step_of_too_many_sequences_is_refused_before_it_begins() {
     let bench = Bench::new();
     let experiment = |setting: &str| {
-        let student =
-            format!("model student = sft(base, on: copy) {{ target = answer, steps = 2, lr = 1e-3, {setting} }}");
+        let student = format!(
+            "model student = sft(base, on: copy) {{ target = answer, steps = 2, lr = 1e-3, {setting} }}"
+        );
         let head = "experiment \"tiny\" { seed = 1 }\n\
             domain copy { prompts = \"copy.jsonl\", reward = exact_match }\n\
             model base = llama { layers = 1, width = 512, heads = 8, context = 24, tokenizer = bytes }\n";

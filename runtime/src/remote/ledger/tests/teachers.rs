@@ -518,8 +518,27 @@ fn undetectable(lie: &Lie) -> Option<&'static str> {
             Some("the number of the token before, from the start, with short completions")
         }
         Stuck if lie.when == When::Always => Some("too low from the start"),
-        _ if lie.when == When::Sometimes => Some("single answers without a sequence that begins alike"),
+        kind if lie.when == When::Sometimes && is_missed_in_single_answers(lie.form.engine, kind) => {
+            Some("single answers without a sequence that begins alike")
+        }
         _ => None,
+    }
+}
+
+/// Of lies in some answers, those that only a sequence with the same beginning shows: numbers that are too low
+/// or another model's, values of other entries, and rows of hidden states, which have no order or sum.
+fn is_missed_in_single_answers(engine: Engine, kind: Kind) -> bool {
+    match engine {
+        Engine::Mopd => {
+            matches!(kind, Noise(_) | Shifted(_) | Reversed | Permuted | PreviousAnswer | OtherModel(_))
+        }
+        Engine::Vllm | Engine::Sglang => match kind {
+            Constant(value) => value <= -5.0,
+            Factor(factor) => factor > 1.0,
+            Offset(by) => by < 0.0,
+            Stuck | ListPermuted | ListReversed | OtherModel(_) | OtherPrompt => true,
+            _ => false,
+        },
     }
 }
 
