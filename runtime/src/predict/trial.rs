@@ -159,8 +159,9 @@ impl StageTrial<'_> {
         let scoring = scoring.reduce(f64::min);
         // Mean over the steps that share a rollout, whichever of them drew it.
         let steps_of = |rows: &[&StepMetrics]| {
-            let step =
-                |row: &&StepMetrics| drawn_share * row.rollout_seconds + row.scoring_seconds + row.update_seconds;
+            let step = |row: &&StepMetrics| {
+                drawn_share * row.rollout_seconds + row.scoring_seconds + row.update_seconds
+            };
             rows.iter().map(step).sum::<f64>() / f64::from(updates)
         };
         let each_step: Vec<f64> = warm.chunks_exact(updates as usize).map(steps_of).collect();

@@ -111,8 +111,7 @@ pub fn predict(job: &RunJob, versions: &Versions, place: Place, control: &Contro
     // The rest of the plan holds for larger machines, too.
     let refused = match fits::weights(job, &prepared.tasks, &sizes, &device_memory, |_| true) {
         Ok(()) => {
-            let predicted =
-                Predicted::new(job, &prepared, folder, place, &device_memory, control, to_do)?;
+            let predicted = Predicted::new(job, &prepared, folder, place, &device_memory, control, to_do)?;
             fits::predicted(&job.plan, &prepared.tasks, &predicted, &device_memory, control)
         }
         refused => refused,

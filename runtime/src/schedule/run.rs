@@ -21,7 +21,9 @@ use super::predicted::{Predicted, TasksToDo};
 use super::prepared::{PreparedPlan, keys_of, prepared, workers};
 use super::processes::Processes;
 use super::results::results_key;
-use super::{Keys, Task, Work, disk_space, elsewhere, fits, fork_of, preflight, rerun_reasons, unsupported};
+use super::{
+    Keys, Task, Work, disk_space, elsewhere, fits, fork_of, preflight, rerun_reasons, unseen, unsupported,
+};
 use crate::control::Control;
 use crate::evaluate::score;
 use crate::failure::{Error, Result, caught};
@@ -160,6 +162,7 @@ pub fn run(
         control.warn(elsewhere);
     }
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
+    unseen::warn_of_reuse(job, &prepared, waiting, control);
     locking::register(plan, tasks, &keys, &out, &store, control)?;
     let results_key = results_key(plan, tasks, &keys);
     ResultsFolder::at(&out).supersede(&results_key)?;

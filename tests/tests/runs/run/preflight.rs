@@ -365,8 +365,9 @@ fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
 fn a_step_of_too_many_sequences_is_refused_before_it_begins() {
     let bench = Bench::new();
     let experiment = |setting: &str| {
-        let student =
-            format!("model student = sft(base, on: copy) {{ target = answer, steps = 2, lr = 1e-3, {setting} }}");
+        let student = format!(
+            "model student = sft(base, on: copy) {{ target = answer, steps = 2, lr = 1e-3, {setting} }}"
+        );
         let head = "experiment \"tiny\" { seed = 1 }\n\
             domain copy { prompts = \"copy.jsonl\", reward = exact_match }\n\
             model base = llama { layers = 1, width = 512, heads = 8, context = 24, tokenizer = bytes }\n";
