@@ -1,6 +1,6 @@
-//! Files that the Python functions of a reward open while they judge, such as a list of words. They are known only
-//! after a first run, so they can't be in its key. They are recorded with their content; a later run whose files
-//! differ from the record has another key.
+//! Files that the Python functions of a reward open while they judge, such as a list of words. They are known
+//! only after a first run, so they can't be in its key. They are recorded with their content; a later run
+//! whose files differ from the record has another key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ const MOST: usize = 1000;
 /// Hash of a file that is gone.
 const GONE: &str = "gone";
 
-/// The recorded files of a domain's reward, by names that do not depend on where the experiment lies: the hash of
-/// each when it was first opened; none if the program writes it, so that it is no input.
+/// The recorded files of a domain's reward, by names that do not depend on where the experiment lies: the
+/// hash of each when it was first opened; none if the program writes it, so that it is no input.
 type OpenedRecord = BTreeMap<String, Option<String>>;
 
 /// What the functions of a domain's reward open.
@@ -94,8 +94,8 @@ impl OpenedFiles {
         Some(ProgramFiles { hash, files, unchanged, unseen: Vec::new() })
     }
 
-    /// Records what was opened since the last call, and checks that recorded files are as this run's key has them.
-    /// To be called before a result is kept.
+    /// Records what was opened since the last call, and checks that recorded files are as this run's key has
+    /// them. To be called before a result is kept.
     ///
     /// # Errors
     /// If one of the files was changed since, or another run recorded other content for it.

@@ -21,9 +21,7 @@ use super::predicted::{Predicted, TasksToDo};
 use super::prepared::{PreparedPlan, keys_of, prepared, workers};
 use super::processes::Processes;
 use super::results::results_key;
-use super::{
-    Keys, Task, Work, disk_space, elsewhere, fits, fork_of, preflight, rerun_reasons, unseen, unsupported,
-};
+use super::{Keys, Task, Work, disk_space, elsewhere, fits, fork_of, preflight, rerun_reasons, unsupported};
 use crate::control::Control;
 use crate::evaluate::score;
 use crate::failure::{Error, Result, caught};
@@ -156,13 +154,11 @@ pub fn run(
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();
-    if !job.fresh
-        && let Some(elsewhere) = elsewhere::hint(job, tasks, &keys)
-    {
+    if let Some(elsewhere) = elsewhere::hint(job, tasks, &keys) {
         control.warn(elsewhere);
     }
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
-    unseen::warn_of_reuse(job, &prepared, waiting, control);
+    super::unseen::warn_of_reuse(job, &prepared, waiting, control);
     locking::register(plan, tasks, &keys, &out, &store, control)?;
     let results_key = results_key(plan, tasks, &keys);
     ResultsFolder::at(&out).supersede(&results_key)?;

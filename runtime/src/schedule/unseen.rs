@@ -13,8 +13,8 @@ use crate::control::Control;
 use crate::prepare::ProgramFiles;
 use crate::store::Store;
 
-/// Warns when results of a program are reused for the first time from this store: what can't be hashed may have
-/// changed since.
+/// Warns when results of a program are reused for the first time from this store: what can't be hashed may
+/// have changed since.
 pub(super) fn warn_of_reuse(
     job: &RunJob,
     prepared: &PreparedPlan,

@@ -244,8 +244,8 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     );
 }
 
-/// If the last checkpoint is damaged or incomplete, a warning reports it and the one before is used; without any,
-/// the stage starts again.
+/// If the last checkpoint is damaged or incomplete, a warning reports it and the one before is used; without
+/// any, the stage starts again.
 #[test]
 fn a_damaged_checkpoint_is_said_and_passed_over() {
     let plan = chain().plan;

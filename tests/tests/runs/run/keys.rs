@@ -190,8 +190,8 @@ fn judge_dependencies_must_be_declared() {
     assert_says(&text(&plan(&bench)), &["domain `copy`", "rule.json"]);
 }
 
-/// What a Python function opens is seen while it runs. A list of words that is edited is another list, for the
-/// stages that it judged and those that begin from them; and the old one is found again.
+/// What a Python function opens is seen while it runs. A file that is edited is another input, for the stages
+/// that it judged and those that begin from them; and the results of the old one are found again.
 #[test]
 fn an_edited_file_that_a_function_opens_is_another_judge() {
     let bench = Bench::new();
