@@ -14,9 +14,11 @@ import importlib.util
 import json
 import math
 import os
+import site
 import sys
+import sysconfig
 import traceback
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Set
 
 #: Number of lines of a traceback that are passed on.
 LINES = 8
@@ -37,7 +39,50 @@ class Completion(NamedTuple):
     record: Dict[str, Any]
 
 
+class Opened:
+    """The files that this process opens, other than those of Python, its packages and devices."""
+
+    #: Most files that one reply names.
+    MOST = 1000
+    WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+    def __init__(self) -> None:
+        paths = sysconfig.get_paths()
+        installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+        installed += [*site.getsitepackages(), site.getusersitepackages(), "/dev", "/proc", "/sys"]
+        self.outside = tuple(os.path.realpath(folder) + os.sep for folder in installed if folder)
+        self.seen: Dict[str, Set[str]] = {"opened": set(), "written": set()}
+        self.new: Dict[str, List[str]] = {"opened": [], "written": []}
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, args: Any) -> None:
+        if event != "open":
+            return
+        # An exception here would be one of the function's `open`.
+        try:
+            path, _, flags = args
+            if isinstance(path, int) or path is None:
+                return
+            path = os.path.abspath(os.fsdecode(path))
+            if path.endswith(".pyc") or os.path.realpath(path).startswith(self.outside):
+                return
+            kind = "written" if flags & self.WRITES else "opened"
+            if path not in self.seen[kind]:
+                self.seen[kind].add(path)
+                self.new[kind].append(path)
+        except Exception:
+            pass
+
+    def take(self) -> Dict[str, List[str]]:
+        """The next files, for a reply."""
+        taken = {kind: paths[: self.MOST] for kind, paths in self.new.items() if paths}
+        for kind, paths in taken.items():
+            del self.new[kind][: len(paths)]
+        return taken
+
+
 def serve(file: str, function: str) -> None:
+    files = Opened()
     # The function may print and start programs: their output goes to standard error, and they can't read the
     # requests.
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -53,6 +98,7 @@ def serve(file: str, function: str) -> None:
         if batch[-1]["left"]:
             continue
         answers = judged(judge, batch, file) if judge else [{"id": batch[0]["id"], "error": broken}]
+        answers[-1].update(files.take())
         for answer in answers:
             replies.write(json.dumps(answer) + "\n")
         replies.flush()

@@ -234,6 +234,7 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     for (kind, name, reward) in domains.chain(evals) {
         for (command, depends) in reward.commands() {
             let program = of(command, depends, format!("{kind} `{name}`"))?;
+            let program = if reward.is_function(command) { program.of_function() } else { program };
             programs.rewards.entry(name.clone()).or_default().push(program);
         }
     }

@@ -210,7 +210,9 @@ impl Folder {
             StoreItemKind::Checkpoint | StoreItemKind::Scores => self.parts(&item.name).collect(),
             StoreItemKind::LastGood | StoreItemKind::Leftover => return None,
         };
-        let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else {
+        let Some(reason) =
+            entries.iter().find_map(|entry| self.verify(entry).err().map(|damage| damage.reason))
+        else {
             return Some(PruneVerdict::Whole);
         };
         // A running run may have deleted it meanwhile.
@@ -278,7 +280,7 @@ impl Folder {
                     }
                 }
                 None => {
-                    let ours = ["notes", "runs", "arithmetic", PRIVATE]
+                    let ours = ["notes", "opened", "runs", "arithmetic", PRIVATE]
                         .iter()
                         .any(|name| folder.file_name() == *name);
                     if ours {

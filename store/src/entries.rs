@@ -2,6 +2,7 @@
 //! count.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,27 @@ pub struct Folder {
 pub enum Lookup<T> {
     Found(T),
     Absent,
-    /// Some file of the entry differs from what was written; the reason, for a warning.
-    Damaged(String),
+    Damaged(Damage),
+}
+
+/// Why an entry can't be used, for a warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// "incomplete" if files of it were deleted, "damaged" if they differ from what was written.
+    pub kind: &'static str,
+    pub reason: String,
+}
+
+impl Damage {
+    fn changed(reason: String) -> Damage {
+        Damage { kind: "damaged", reason }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
 }
 
 /// The files of an entry.
@@ -74,12 +94,14 @@ impl Folder {
         if !self.has(name) {
             return Lookup::Absent;
         }
-        match self.verify(name).and_then(|()| read(&folder)) {
+        match self.verify(name).and_then(|()| read(&folder).map_err(Damage::changed)) {
             Ok(found) => {
                 self.touch(name);
                 Lookup::Found(found)
             }
-            Err(reason) => Lookup::Damaged(format!("{}: {reason}", folder.display())),
+            Err(Damage { kind, reason }) => {
+                Lookup::Damaged(Damage { kind, reason: format!("{}: {reason}", folder.display()) })
+            }
         }
     }
 
@@ -89,15 +111,26 @@ impl Folder {
     }
 
     /// Checks that every file of an entry has its checksum.
-    pub fn verify(&self, name: &str) -> Result<(), String> {
-        for (file, expected) in &self.checksums(name)?.files {
+    pub fn verify(&self, name: &str) -> Result<(), Damage> {
+        let files = self.checksums(name).map_err(Damage::changed)?.files;
+        let exists = |file: &str| !matches!(self.path(name).join(file).try_exists(), Ok(false));
+        let gone: Vec<&str> = files.keys().map(String::as_str).filter(|file| !exists(file)).collect();
+        if let [first, others @ ..] = gone.as_slice() {
+            let reason = match others.len() {
+                0 => format!("{first} was deleted"),
+                1 => format!("{first} and {} were deleted", others[0]),
+                count => format!("{first} and {count} other files were deleted"),
+            };
+            return Err(Damage { kind: "incomplete", reason });
+        }
+        for (file, expected) in &files {
             let found = content::hash_anew(&self.path(name).join(file))
-                .map_err(|error| format!("{file}: {}", files::reason(&error)))?;
+                .map_err(|error| Damage::changed(format!("{file}: {}", files::reason(&error))))?;
             if found != *expected {
-                return Err(format!(
+                return Err(Damage::changed(format!(
                     "the checksum of {file} is wrong: the file has changed since it \
                     was written"
-                ));
+                )));
             }
         }
         Ok(())

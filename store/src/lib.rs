@@ -11,6 +11,7 @@
 //! locks/<key>             held by the run that computes that key
 //! runs/<run>.json         the keys that a run needs
 //! notes/                  hashes of files elsewhere
+//! opened/                 files that functions of Python opened, for the keys of later runs
 //! arithmetic/             the arithmetics by which results were made
 //! private/secret          the secret from which private stages draw their noise
 //! ```
@@ -37,7 +38,7 @@ mod secret;
 pub mod signals;
 
 pub use cache::{PrunePolicy, PruneVerdict, Pruned, StoreItem, StoreItemKind, age};
-pub use entries::{Checksums, Folder, Lookup, read_json, write_whole};
+pub use entries::{Checksums, Damage, Folder, Lookup, read_json, write_whole};
 pub use files::{WriteError, write_atomically};
 pub use lock::Lock;
 pub use runs::{StoredRun, StoredRuns};

@@ -12,6 +12,8 @@ use crate::files::reason;
 use crate::places::Checkout;
 use crate::regular;
 
+/// What a program reads and nobody has named.
+const OPENED: &str = "other files that it opens";
 /// Endings of source files. Data is not included: files that a program reads besides its sources are declared
 /// by `depends`.
 pub const ENDINGS: [&str; 26] = [
@@ -112,10 +114,18 @@ impl CommandSources {
         for path in depends {
             program.depends(path, base, &checkout)?;
         }
-        program
-            .unseen
-            .extend(["environment variables", "installed packages", "the network"].map(str::to_owned));
+        program.unseen.extend(
+            ["environment variables", "installed packages", "the network", OPENED].map(str::to_owned),
+        );
         Ok(program)
+    }
+
+    /// The same for a function of Python: what Python itself opens is recorded as it runs.
+    #[must_use]
+    pub fn of_function(mut self) -> CommandSources {
+        self.unseen.pop_if(|last| last == OPENED);
+        self.unseen.push("files that it opens otherwise than with Python's `open`".to_owned());
+        self
     }
 
     /// The hash of the command and of all files, in hexadecimal. It does not depend on where the experiment

@@ -49,7 +49,9 @@ fn an_entry_is_whole_or_does_not_count() {
     let mut bytes = fs::read(&file).unwrap();
     bytes[50] ^= 1;
     fs::write(&file, bytes).unwrap();
-    let Lookup::Damaged(reason) = folder.read("a", |_| Ok(())) else { panic!("not noticed") };
+    let Lookup::Damaged(Damage { kind: "damaged", reason }) = folder.read("a", |_| Ok(())) else {
+        panic!("not noticed")
+    };
     assert!(
         reason.ends_with(
             "the checksum of file is wrong: the file has changed since it was \
@@ -57,6 +59,13 @@ fn an_entry_is_whole_or_does_not_count() {
         ),
         "{reason}"
     );
+    // A file that is gone was deleted, which is no damage of a disk.
+    fs::rename(&file, folder.path("elsewhere")).unwrap();
+    let Lookup::Damaged(Damage { kind: "incomplete", reason }) = folder.read("a", |_| Ok(())) else {
+        panic!("not noticed")
+    };
+    assert!(reason.ends_with("file was deleted"), "{reason}");
+    fs::rename(folder.path("elsewhere"), &file).unwrap();
     // The replacement fails half-way: then neither the damaged entry nor the new one counts, and the damaged
     // one takes no space.
     let failed = |folder: &Path| {

@@ -49,8 +49,8 @@ pub enum Reach<'a> {
 }
 
 impl Reach<'_> {
-    fn hasher(self) -> Option<blake3::Hasher> {
-        matches!(self, Reach::End { .. }).then(blake3::Hasher::new)
+    fn hasher(self) -> Option<TextHash> {
+        matches!(self, Reach::End { .. }).then(TextHash::default)
     }
 
     /// The most bytes of text that are read.
@@ -74,8 +74,39 @@ pub struct ReadFile {
 impl ReadFile {
     const BEGINNING: ReadFile = ReadFile { hash: None, whole: false };
 
-    fn whole(hasher: Option<blake3::Hasher>) -> ReadFile {
-        ReadFile { hash: hasher.map(|hasher| hasher.finalize().to_hex().to_string()), whole: true }
+    fn whole(hasher: Option<TextHash>) -> ReadFile {
+        ReadFile { hash: hasher.map(TextHash::finish), whole: true }
+    }
+}
+
+/// The hash of a text file with one line end behind its last line, however many the file has there.
+#[derive(Default)]
+struct TextHash {
+    hasher: blake3::Hasher,
+    /// As it was before the empty lines that were read last.
+    before_empty: Option<blake3::Hasher>,
+    /// Whether the last line that is not empty has a line end.
+    ended: bool,
+}
+
+impl TextHash {
+    /// Adds the next line.
+    fn update(&mut self, line: &[u8]) {
+        if line.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+            self.before_empty.get_or_insert_with(|| self.hasher.clone());
+        } else {
+            self.before_empty = None;
+            self.ended = line.ends_with(b"\n");
+        }
+        self.hasher.update(line);
+    }
+
+    fn finish(self) -> String {
+        let mut hasher = self.before_empty.unwrap_or(self.hasher);
+        if !self.ended {
+            hasher.update(b"\n");
+        }
+        hasher.finalize().to_hex().to_string()
     }
 }
 

@@ -182,6 +182,15 @@ impl Reward {
         }
     }
 
+    /// Whether one of [`Reward::commands`] is the file of a function of Python.
+    pub fn is_function(&self, command: &str) -> bool {
+        match self {
+            Reward::Python { file, .. } => file == command,
+            Reward::Parts { parts } => parts.iter().any(|part| part.reward.is_function(command)),
+            _ => false,
+        }
+    }
+
     /// The files that the reward itself reads.
     pub fn files(&self) -> Vec<&str> {
         match self {

@@ -124,10 +124,20 @@ fn a_very_long_line_is_a_line() {
 }
 
 #[test]
-fn the_hash_is_that_of_the_bytes() {
+fn the_hash_is_that_of_the_bytes_with_one_line_end_behind_the_last_row() {
     let content = "{\"prompt\": \"a\", \"answer\": \"b\"}\n";
-    assert_eq!(load(content).hash, blake3::hash(content.as_bytes()).to_hex().to_string());
-    assert_ne!(load(content).hash, load(format!("{content}\n")).hash);
+    let hash = |text: &str| load(text).hash;
+    assert_eq!(hash(content), blake3::hash(content.as_bytes()).to_hex().to_string());
+    for same in [content.trim_end(), &format!("{content}\n"), &format!("{content}\r\n\n")] {
+        assert_eq!(hash(same), hash(content), "{same:?}");
+    }
+    // Line ends as Windows writes them keep the hash that such a file has as a whole.
+    let windows = content.replace('\n', "\r\n");
+    assert_eq!(hash(&windows), blake3::hash(windows.as_bytes()).to_hex().to_string());
+    assert_eq!(hash(&format!("{windows}\r\n")), hash(&windows));
+    for other in [format!("{content}{content}"), content.replacen('{', "{ ", 1), format!("\n{content}")] {
+        assert_ne!(hash(&other), hash(content), "{other:?}");
+    }
 }
 
 #[test]

@@ -107,12 +107,12 @@ impl StageTrial<'_> {
         let config = &self.context.shapes.configs[self.model.0 as usize];
         let together = self.train.execution.micro_batch.map_or(batch, |size| size.clamp(1, batch.max(1)));
         let layers = (10 * config.width + 4 * config.hidden) * config.layers;
-        self.kept(batch) + 4.0 * self.tokens(together) * layers as f64
+        self.held_until_update(batch) + 4.0 * self.tokens(together) * layers as f64
     }
 
     /// About how many bytes are kept of each sequence until the update, whatever the micro-batch: the last
     /// hidden state of each token, its copy in the order of the batch, and its gradient.
-    pub fn kept(&self, sequences: u32) -> f64 {
+    pub fn held_until_update(&self, sequences: u32) -> f64 {
         let width = self.context.shapes.configs[self.model.0 as usize].width;
         self.tokens(sequences) * (3 * width * self.kind.elt_size_in_bytes()) as f64
     }

@@ -397,7 +397,7 @@ fn memory(
     let batch = sequences(trial.train);
     let at_once = trial.train.execution.micro_batch.map_or(batch, |size| size.min(batch)).max(further);
     let units = f64::from(at_once - fewer) / f64::from(further - fewer);
-    less.extrapolated(more, units).memory + trial.kept(batch.saturating_sub(at_once))
+    less.extrapolated(more, units).memory + trial.held_until_update(batch.saturating_sub(at_once))
 }
 
 impl TrialMeasurement {

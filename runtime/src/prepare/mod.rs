@@ -6,6 +6,7 @@ pub mod check;
 mod configs;
 pub mod load;
 mod merges;
+mod opened;
 pub mod probe;
 pub mod prompts;
 mod template_tokens;
@@ -33,6 +34,7 @@ use self::check::{
 pub use self::configs::configs;
 use self::load::{LoadedModel, load_with_ends};
 use self::merges::check_merge;
+use self::opened::OpenedFiles;
 use self::prompts::Prompts;
 use self::training::check_training;
 pub use self::training::longest_on_servers;
@@ -68,6 +70,8 @@ pub struct DomainData {
     pub verifier: Verifier,
     /// What the verifier is made of, as far as files tell.
     pub programs: Vec<ProgramFiles>,
+    /// What its functions of Python open, if it has any.
+    pub opened: Option<OpenedFiles>,
     /// Longest completion, in tokens.
     pub limit: Option<u32>,
     pub train: Option<Arc<Prompts>>,
@@ -85,6 +89,8 @@ pub struct ProgramFiles {
     pub files: Vec<FileHash>,
     /// Those that are read again after they were hashed.
     pub unchanged: HashedFiles,
+    /// Descriptions of what may change its answers and has no hash.
+    pub unseen: Vec<String>,
 }
 
 /// What is known of a model before its weights are.
@@ -226,18 +232,27 @@ fn load(
 ) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
     let commands = domain.reward.commands().into_iter();
-    let of = |(command, depends)| program(command, depends, places.base, FailureKind::Reward);
+    let of = |(command, depends): (&str, &[String])| {
+        let sources = sources(command, depends, places.base, FailureKind::Reward)?;
+        let sources = if domain.reward.is_function(command) { sources.of_function() } else { sources };
+        Ok(program(sources, FailureKind::Reward))
+    };
     let mut programs: Vec<ProgramFiles> = commands.map(of).collect::<Result<_>>()?;
     for file in domain.reward.files() {
-        let hash = regular::hash(&places.base.join(file), u64::MAX).map_err(|error| {
+        let of_bytes = || regular::hash(&places.base.join(file), u64::MAX);
+        let hash = verifier.schema_hash(file).map(str::to_owned).map_or_else(of_bytes, Ok);
+        let hash = hash.map_err(|error| {
             let error = Error::new(FailureKind::Reward, format!("cannot read {file}: {}", reason(&error)));
             let beside = names_beside(&places.base.join(file)).unwrap_or_default();
             error.help(missing_file_help(file, &beside))
         })?;
         let files = vec![FileHash { name: Checkout::new(places.base).name(file), hash: hash.clone() }];
         // The verifier has read it already.
-        programs.push(ProgramFiles { hash, files, unchanged: HashedFiles::program(FailureKind::Reward, []) });
+        let unchanged = HashedFiles::program(FailureKind::Reward, []);
+        programs.push(ProgramFiles { hash, files, unchanged, unseen: Vec::new() });
     }
+    let opened = verifier.calls_functions().then(|| OpenedFiles::read(&programs, places.base, places.notes));
+    programs.extend(opened.as_ref().and_then(OpenedFiles::changed));
     let reads = DomainReads::of(plan, id, stages);
     let read = |read: &Option<RowsRead>| read.as_ref().map(|read| rows(places, domain, read)).transpose();
     let (train, tests, validation) = (read(&reads.prompts)?, read(&reads.tests)?, read(&reads.validation)?);
@@ -246,23 +261,29 @@ fn load(
     let turns = turns.collect::<Result<_>>()?;
     let (name, limit) = (domain.name.clone(), domain.limit);
     let origin = domain.origin;
-    Ok(DomainData { id, name, origin, verifier, programs, limit, train, turns, tests, validation })
+    Ok(DomainData { id, name, origin, verifier, programs, opened, limit, train, turns, tests, validation })
 }
 
 /// The programs that a stage's rollouts start.
 pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<ProgramFiles>> {
-    let of =
-        |started: producers::ProducerProgram| program(started.command, started.depends, base, started.kind);
+    let of = |started: producers::ProducerProgram| {
+        let sources = sources(started.command, started.depends, base, started.kind)?;
+        Ok(program(sources, started.kind))
+    };
     train.producers().flat_map(Producer::programs).map(of).collect()
 }
 
-fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<ProgramFiles> {
-    let program = CommandSources::find(command, depends, base).map_err(|error| {
+fn sources(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<CommandSources> {
+    CommandSources::find(command, depends, base).map_err(|error| {
         Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
-    })?;
+    })
+}
+
+fn program(program: CommandSources, kind: FailureKind) -> ProgramFiles {
     let file = |(name, hash): (&str, &str)| FileHash { name: name.to_owned(), hash: hash.to_owned() };
     let (hash, files) = (program.hash(), program.files().map(file).collect());
-    Ok(ProgramFiles { hash, files, unchanged: HashedFiles::program(kind, program.hashed) })
+    let unseen = program.unseen;
+    ProgramFiles { hash, files, unchanged: HashedFiles::program(kind, program.hashed), unseen }
 }
 
 /// The rows of a domain that a run reads.

@@ -275,8 +275,8 @@ impl Prompts {
         // What looked damaged may have been about to be replaced; nobody does that now.
         match store.tokens(key) {
             Lookup::Found(lists) => return Ok(lists),
-            Lookup::Damaged(reason) => {
-                self.warn(format!("stored tokens are damaged and will be computed again: {reason}"))
+            Lookup::Damaged(damage) => {
+                self.warn(format!("stored tokens are {} and will be computed again: {damage}", damage.kind))
             }
             Lookup::Absent => {}
         }

@@ -1,10 +1,12 @@
 //! Rewards from a program of the author: batches of JSON lines go to worker processes, which reply. A
 //! function of the author is called in the same way, by a program of mopd.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use mopd_plan::RewardRange;
 use mopd_store::programs::python;
+use serde_json::Value;
 
 use super::{Judgement, RewardError, RewardInput, verdict};
 use crate::control::Control;
@@ -27,8 +29,17 @@ pub(super) struct CommandReward {
     pool: ProcessPool,
     batch: usize,
     range: RewardRange,
-    /// Whether a failure concerns a whole batch.
+    /// Whether it is a function of Python: a failure concerns a whole batch, and replies say what it opened.
     whole: bool,
+    opened: Mutex<Vec<OpenedFile>>,
+}
+
+/// A file that a function of Python opened.
+#[derive(Debug, PartialEq)]
+pub struct OpenedFile {
+    pub path: PathBuf,
+    /// Opened for writing.
+    pub written: bool,
 }
 
 impl CommandReward {
@@ -59,7 +70,13 @@ impl CommandReward {
             let setting = "a name with a NUL character".to_owned();
             RewardError::Setting { program: format!("reward function `{name}`"), setting }
         })?;
-        Ok(CommandReward { pool: pool.started_by(format!("exec {words}")), batch, range, whole: true })
+        Ok(CommandReward {
+            pool: pool.started_by(format!("exec {words}")),
+            batch,
+            range,
+            whole: true,
+            opened: Mutex::default(),
+        })
     }
 
     fn of(
@@ -76,7 +93,7 @@ impl CommandReward {
         if batch == 0 {
             return Err(setting("batches of 0".to_owned()));
         }
-        Ok(CommandReward { pool, batch: batch as usize, range, whole: false })
+        Ok(CommandReward { pool, batch: batch as usize, range, whole: false, opened: Mutex::default() })
     }
 
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
@@ -90,6 +107,25 @@ impl CommandReward {
         Ok(rewards)
     }
 
+    pub fn is_function(&self) -> bool {
+        self.whole
+    }
+
+    /// The files that were opened since the last call.
+    pub fn take_opened(&self) -> Vec<OpenedFile> {
+        std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes the files that a function's reply names.
+    fn note_opened(&self, reply: &Value) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        for (field, written) in [("opened", false), ("written", true)] {
+            let paths = reply.get(field).and_then(Value::as_array).into_iter().flatten();
+            let paths = paths.filter_map(Value::as_str);
+            opened.extend(paths.map(|path| OpenedFile { path: path.into(), written }));
+        }
+    }
+
     pub fn take_warnings(&self) -> Vec<String> {
         self.pool.take_warnings()
     }
@@ -100,7 +136,13 @@ impl CommandReward {
         batch: &[RewardInput],
         control: &Control,
     ) -> Result<Vec<Judgement>, RewardError> {
-        let outcome = self.pool.batch(worker, batch, "reward", |reply| verdict(reply, self.range), control);
+        let read = |reply: &Value| {
+            if self.whole {
+                self.note_opened(reply);
+            }
+            verdict(reply, self.range)
+        };
+        let outcome = self.pool.batch(worker, batch, "reward", read, control);
         let unanswered = match outcome {
             Ok(rewards) => return Ok(rewards),
             Err(unanswered) => unanswered,

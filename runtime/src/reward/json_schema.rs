@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::Path;
 
 use jsonschema::{PatternOptions, Retrieve, Uri, Validator};
+use mopd_plan::keys;
 use mopd_store::files::reason;
 use mopd_store::regular;
 use serde_json::Value;
@@ -13,6 +14,8 @@ use crate::tokenizer::json::long_integer;
 
 /// Largest file of a schema, in bytes.
 const LARGEST: u64 = 16 << 20;
+/// Increased whenever the same value has another hash.
+const VERSION: u32 = 1;
 /// Default URI of the schema.
 const ADDRESS: &str = "schema:///";
 /// Most characters of feedback.
@@ -20,6 +23,10 @@ const MAX_EXCERPT: usize = 300;
 
 pub(super) struct JsonSchema {
     validator: Validator,
+    /// As the author wrote it.
+    pub(super) path: String,
+    /// Of the schema's value: neither white space nor the order of keys changes what it accepts.
+    pub(super) hash: String,
 }
 
 /// A retriever that fails: a schema must be one file, because only its content is part of keys.
@@ -69,7 +76,8 @@ impl JsonSchema {
                 place => wrong(format!("{cause}, at `{place}`")),
             }
         })?;
-        Ok(JsonSchema { validator })
+        let hash = keys::hash("mopd schema", VERSION, &schema).to_hex().to_string();
+        Ok(JsonSchema { validator, path: path.to_owned(), hash })
     }
 
     pub fn judge(&self, completion: &str) -> Judgement {

@@ -7,6 +7,7 @@ mod http;
 mod json_schema;
 mod unit_tests;
 
+pub use command::OpenedFile;
 pub use error::RewardError;
 
 use std::path::Path;
@@ -128,6 +129,33 @@ impl Verifier {
         match &self.judge {
             Judge::Parts(parts) => parts.iter().map(|part| part.name.as_str()).collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// Whether it calls functions of Python.
+    pub fn calls_functions(&self) -> bool {
+        match &self.judge {
+            Judge::Command(command) => command.is_function(),
+            Judge::Parts(parts) => parts.iter().any(|part| part.verifier.calls_functions()),
+            Judge::Rule(_) | Judge::JsonSchema(_) | Judge::UnitTests(_) | Judge::Http(_) => false,
+        }
+    }
+
+    /// The files that its functions of Python opened since the last call.
+    pub fn take_opened(&self) -> Vec<OpenedFile> {
+        match &self.judge {
+            Judge::Command(command) => command.take_opened(),
+            Judge::Parts(parts) => parts.iter().flat_map(|part| part.verifier.take_opened()).collect(),
+            Judge::Rule(_) | Judge::JsonSchema(_) | Judge::UnitTests(_) | Judge::Http(_) => Vec::new(),
+        }
+    }
+
+    /// The hash of the schema in this file, if it judges by one.
+    pub fn schema_hash(&self, path: &str) -> Option<&str> {
+        match &self.judge {
+            Judge::JsonSchema(schema) => (schema.path == path).then_some(&*schema.hash),
+            Judge::Parts(parts) => parts.iter().find_map(|part| part.verifier.schema_hash(path)),
+            Judge::Rule(_) | Judge::Command(_) | Judge::UnitTests(_) | Judge::Http(_) => None,
         }
     }
 

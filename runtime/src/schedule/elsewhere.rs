@@ -11,8 +11,12 @@ use mopd_store::Folder;
 use super::{Keys, Task, Work};
 
 /// If the store of a run has none of its stages, looks for stores beside the experiment and in parent folders
-/// of it and of the working folder. Returns a sentence that names the one with most of the stages.
+/// of it and of the working folder. Returns a sentence that names the one with most of the stages; none for a
+/// run that computes all of them anyway.
 pub(super) fn hint(job: &RunJob, tasks: &[Task], keys: &Keys) -> Option<String> {
+    if job.fresh {
+        return None;
+    }
     let here = env::current_dir().ok()?;
     let base = fs::canonicalize(&job.base).ok()?;
     let stages = || (0..tasks.len()).filter(|index| matches!(tasks[*index].work, Work::Stage(_)));

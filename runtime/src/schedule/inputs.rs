@@ -24,6 +24,9 @@ impl Scheduler<'_> {
             for program in &data.programs {
                 program.unchanged.check(&self.base).map_err(|error| error.at(data.origin))?;
             }
+            if let Some(opened) = &data.opened {
+                opened.check(data.verifier.take_opened()).map_err(|error| error.at(data.origin))?;
+            }
         }
         if let Work::Stage(id) = task.work {
             for program in &self.environments[id.0 as usize] {

@@ -99,8 +99,9 @@ impl Scheduler<'_> {
         Ok(match find() {
             Lookup::Found(value) => Some(value),
             Lookup::Absent => None,
-            Lookup::Damaged(reason) => {
-                self.control.warn(format!("a stored result is damaged and will be computed again: {reason}"));
+            Lookup::Damaged(damage) => {
+                let kind = damage.kind;
+                self.control.warn(format!("a stored result is {kind} and will be computed again: {damage}"));
                 None
             }
         })

@@ -25,6 +25,7 @@ pub mod sample;
 mod scores;
 mod servers;
 mod stage;
+mod unseen;
 mod unsupported;
 
 use std::collections::{BTreeSet, HashMap};

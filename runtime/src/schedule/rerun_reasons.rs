@@ -107,7 +107,11 @@ pub fn explain_reruns(job: &RunJob, versions: &Versions, place: Place, control: 
         let Some(parts) = keys.parts(index) else { continue };
         let (stage, seed, key) = (plan.experiment.model(id).name.clone(), task.seed, keys.of(index));
         let present = keys.all_of(index).all(|key| store.has(key));
-        let damaged = if present { keys.all_of(index).find_map(|key| store.damage(key)) } else { None };
+        let damaged = if present {
+            keys.all_of(index).find_map(|key| store.damage(key)).map(|damage| damage.to_string())
+        } else {
+            None
+        };
         let kept = present && damaged.is_none();
         let checkpoint = store.steps(key).into_iter().max().filter(|_| !kept);
         let known = noted.iter().flat_map(|run| run.stages.iter().map(move |noted| (run, noted)));

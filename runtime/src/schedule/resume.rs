@@ -20,8 +20,12 @@ impl Scheduler<'_> {
             self.store.drop_states(key)?;
         }
         let (own, damaged) = self.store.resume_from(key)?;
-        for reason in damaged {
-            self.control.warn(format!("a checkpoint of `{name}` is damaged and is not used: {reason}"));
+        let then =
+            if own.is_some() { "the one before is used" } else { "the stage begins at its first step" };
+        for (place, damage) in damaged.iter().enumerate() {
+            let then = if place + 1 < damaged.len() { "it is not used" } else { then };
+            let kind = damage.kind;
+            self.control.warn(format!("a checkpoint of `{name}` is {kind}, so {then}: {damage}"));
         }
         let found = match own {
             Some(own) => Some((own, RestoreMode::Resume)),
@@ -43,7 +47,7 @@ impl Scheduler<'_> {
         let why = match self.store.state(&fork.key, fork.step) {
             Lookup::Found(state) => return Ok(Some(state)),
             Lookup::Absent => "it is not in the store".to_owned(),
-            Lookup::Damaged(reason) => format!("it is damaged: {reason}"),
+            Lookup::Damaged(damage) => format!("it is {}: {damage}", damage.kind),
         };
         let message = format!(
             "cannot fork `{}` from the checkpoint of step {} of {}: {why}",
@@ -69,9 +73,11 @@ impl Scheduler<'_> {
                     guard.take();
                     return Ok(Some(written));
                 }
-                Lookup::Damaged(reason) if guard.is_some() => {
-                    self.control
-                        .warn(format!("stored rollouts are damaged and will be sampled again: {reason}"));
+                Lookup::Damaged(damage) if guard.is_some() => {
+                    self.control.warn(format!(
+                        "stored rollouts are {} and will be sampled again: {damage}",
+                        damage.kind
+                    ));
                 }
                 _ => {}
             }

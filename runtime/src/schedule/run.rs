@@ -154,12 +154,11 @@ pub fn run(
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();
-    if !job.fresh
-        && let Some(elsewhere) = elsewhere::hint(job, tasks, &keys)
-    {
+    if let Some(elsewhere) = elsewhere::hint(job, tasks, &keys) {
         control.warn(elsewhere);
     }
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
+    super::unseen::warn_of_reuse(job, &prepared, waiting, control);
     locking::register(plan, tasks, &keys, &out, &store, control)?;
     let results_key = results_key(plan, tasks, &keys);
     ResultsFolder::at(&out).supersede(&results_key)?;

@@ -50,9 +50,11 @@ impl Scheduler<'_> {
                     known.trusted.borrow_mut().insert(name);
                     return Some(found);
                 }
-                Lookup::Damaged(reason) if known.guard.borrow().is_some() => {
-                    self.control
-                        .warn(format!("stored scores are damaged and will be computed again: {reason}"));
+                Lookup::Damaged(damage) if known.guard.borrow().is_some() => {
+                    self.control.warn(format!(
+                        "stored scores are {} and will be computed again: {damage}",
+                        damage.kind
+                    ));
                 }
                 _ => {}
             }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use mopd_store::{Lookup, read_json};
+use mopd_store::{Damage, Lookup, read_json};
 
 use super::hashed::{write_hashed, write_json};
 use super::state::{StateTensors, TrainPosition, TrainState};
@@ -85,7 +85,7 @@ impl Store {
 
     /// The last intact state of a stage, to resume from, and the reasons why later ones are damaged; these
     /// are deleted.
-    pub fn resume_from(&self, key: &str) -> Result<(Option<TrainState>, Vec<String>)> {
+    pub fn resume_from(&self, key: &str) -> Result<(Option<TrainState>, Vec<Damage>)> {
         let (state, damaged) = self.last_state(key);
         // Where none can be read, the reason may pass. The next state that is stored replaces them.
         if let Some(last) = state.as_ref().map(|state| state.position.step) {
@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// The last intact state of a stage, and the reasons why later ones are damaged.
-    pub fn last_state(&self, key: &str) -> (Option<TrainState>, Vec<String>) {
+    pub fn last_state(&self, key: &str) -> (Option<TrainState>, Vec<Damage>) {
         let mut damaged = Vec::new();
         for step in self.steps(key) {
             match self.state(key, step) {

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mopd_plan::events::FailureKind;
-use mopd_store::{Folder, Lock, StoredRun, read_json, write_whole};
+use mopd_store::{Damage, Folder, Lock, StoredRun, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -65,7 +65,7 @@ impl Store {
     }
 
     /// Why an entry can't be used, if a file of it was changed since it was written.
-    pub fn damage(&self, key: &str) -> Option<String> {
+    pub fn damage(&self, key: &str) -> Option<Damage> {
         self.folder.verify(key).err()
     }
 
@@ -305,8 +305,8 @@ mod tests {
             assert!(matches!(store.find("key"), Lookup::Found(_)));
         }
         fs::remove_file(store.path("key").join("model.safetensors")).unwrap();
-        let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
-        assert!(reason.contains("model.safetensors"), "{reason}");
+        let Lookup::Damaged(damage) = store.find("key") else { panic!("not noticed") };
+        assert!(damage.reason.contains("model.safetensors"), "{damage}");
         // An entry that is written again counts.
         store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Found(_)));

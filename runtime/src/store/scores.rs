@@ -85,6 +85,8 @@ fn read(path: &Path, bytes: u64, ranges: &[Range<u64>]) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use mopd_store::Damage;
+
     use super::*;
 
     fn one(range: Range<u64>) -> [Range<u64>; 1] {
@@ -111,12 +113,12 @@ mod tests {
         }
         let longer = ScoreEntry { bytes: 104, ..place };
         let found = store.scores(longer, &one(100..104), true);
-        assert!(matches!(found, Lookup::Damaged(reason) if reason.contains("104")));
+        assert!(matches!(found, Lookup::Damaged(damage) if damage.reason.contains("104")));
         let path = folder.path().join(place.name()).join(HIDDEN);
         let mut bad = whole.clone();
         bad[50] ^= 1;
         std::fs::write(&path, &bad).unwrap();
-        let Lookup::Damaged(reason) = store.scores(place, &one(0..4), false) else {
+        let Lookup::Damaged(Damage { reason, .. }) = store.scores(place, &one(0..4), false) else {
             panic!("a range beside the damage")
         };
         assert!(reason.contains("checksum of hidden.bin is wrong"), "{reason}");

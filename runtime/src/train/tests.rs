@@ -140,6 +140,7 @@ impl Fixture {
             origin: Origin(0),
             verifier: keep::matches(keep::SOME),
             programs: Vec::new(),
+            opened: None,
             limit: None,
             train: None,
             turns: Vec::new(),

@@ -244,15 +244,15 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     );
 }
 
-/// If the last checkpoint is damaged, a warning reports it and the one before is used; without any, the stage
-/// starts again.
+/// If the last checkpoint is damaged or incomplete, a warning reports it and the one before is used; without
+/// any, the stage starts again.
 #[test]
 fn a_damaged_checkpoint_is_said_and_passed_over() {
     let plan = chain().plan;
     let whole = folder();
     run(&job(&plan, whole.path(), "out"));
     let expected = outcome(whole.path(), "out");
-    for damaged in [1, 2] {
+    for (damaged, deleted) in [(1, false), (2, false), (1, true), (2, true)] {
         let folder = folder();
         let job = often(&plan, folder.path(), "out");
         let at =
@@ -263,16 +263,23 @@ fn a_damaged_checkpoint_is_said_and_passed_over() {
         for step in (last - 1..=last).rev().take(damaged) {
             let path = states.join(format!("{step:010}")).join("state.safetensors");
             let bytes = fs::read(&path).unwrap();
-            fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+            match deleted {
+                false => fs::write(&path, &bytes[..bytes.len() - 100]).unwrap(),
+                true => fs::remove_file(&path).unwrap(),
+            }
         }
         let (events, code) = run(&job);
         assert_eq!(code, 0, "{:?}", events.last());
         let said = warnings(&events);
-        assert!(
-            said.len() == damaged
-                && said.iter().all(|said| said.contains("checkpoint of `student` is damaged")),
-            "{said:?}"
-        );
+        let (kind, reason) = match deleted {
+            false => ("damaged", "the checksum of state.safetensors is wrong"),
+            true => ("incomplete", "state.safetensors was deleted"),
+        };
+        let then = if damaged == 1 { "the one before is used" } else { "the stage begins at its first step" };
+        let begins = format!("a checkpoint of `student` is {kind}, so ");
+        let all = said.iter().all(|said| said.starts_with(&begins) && said.contains(reason));
+        assert!(said.len() == damaged && all, "{said:?}");
+        assert!(said.last().is_some_and(|said| said.contains(then)), "{said:?}");
         let expected_step = if damaged == 1 { vec![("student".to_owned(), last - 1)] } else { vec![] };
         assert_eq!(resumed(&events), expected_step);
         assert!(outcome(folder.path(), "out") == expected);

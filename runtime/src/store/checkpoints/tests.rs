@@ -108,7 +108,7 @@ fn the_last_two_are_kept_and_a_damaged_one_is_passed_over() {
     damage(11, TENSORS, &|bytes| bytes.truncate(bytes.len() / 2));
     let (Some(state), damaged) = store.last_state("key") else { panic!("the one before is whole") };
     assert_eq!((state.position.step, damaged.len()), (4, 1));
-    assert!(damaged[0].contains("0000000011") && damaged[0].contains(TENSORS), "{damaged:?}");
+    assert!(damaged[0].reason.contains("0000000011") && damaged[0].reason.contains(TENSORS), "{damaged:?}");
     damage(4, POSITION, &|bytes| bytes[2] ^= 1);
     let (none, damaged) = store.last_state("key");
     assert!(none.is_none() && damaged.len() == 2, "{damaged:?}");

@@ -190,6 +190,52 @@ fn judge_dependencies_must_be_declared() {
     assert_says(&text(&plan(&bench)), &["domain `copy`", "rule.json"]);
 }
 
+/// What a Python function opens is seen while it runs. A file that is edited is another input, for the stages
+/// that it judged and those that begin from them; and the results of the old one are found again.
+#[test]
+fn an_edited_file_that_a_function_opens_is_another_judge() {
+    let bench = Bench::new();
+    judged(&bench, "python(\"judge/score.py:score\", time_limit: 20)");
+    let function = "from rules import verdict
+seen = open('seen.txt').read() if __import__('os').path.exists('seen.txt') else ''
+def score(batch):
+    with open('seen.txt', 'a') as log:
+        log.write('x')
+    with open('made.txt', 'w') as made:
+        made.write(seen)
+    open('made.txt').read()
+    return [verdict(each) for each in batch]
+";
+    bench.write("judge/score.py", function);
+    bench.write("rules.json", "0.5");
+    assert!(computed(&json(&bench)) > 0);
+    assert_eq!(score(&bench), 0.5);
+    // It is in no key yet, but is known to be as it was; what the function writes is no input.
+    let again = json(&bench);
+    assert_eq!(computed(&again), 0);
+    assert_says(
+        &text(&again),
+        &["reused: results that depend on the reward of `copy`", "environment variables"],
+    );
+    assert!(!text(&json(&bench)).contains("reused: results"), "it is said once");
+    bench.write("rules.json", "1");
+    let mut why = Command::new(mopd_tests::mopd());
+    why.current_dir(bench.folder.path()).args(["plan", "--why", "tiny.mopd"]).stdin(Stdio::null());
+    let why = text(&why.output().expect("mopd starts"));
+    assert_says(&why, &["`rules.json` of the reward of `copy` changed"]);
+    let edited = json(&bench);
+    assert!(computed(&edited) > 0);
+    assert_says(&text(&edited), &["{\"event\":\"stage_kept\",\"stage\":\"start\""]);
+    assert_eq!(score(&bench), 1.0);
+    assert_eq!(computed(&json(&bench)), 0);
+    bench.write("rules.json", "0.5");
+    assert_eq!(computed(&json(&bench)), 0);
+    assert_eq!(score(&bench), 0.5);
+    fs::remove_file(bench.path("rules.json")).expect("it was there");
+    assert!(computed(&json(&bench)) > 0);
+    assert_eq!(score(&bench), 0.25);
+}
+
 /// The same plan on the same data with other arithmetic gives other bits, and so has another key.
 #[test]
 fn other_arithmetic_finds_nothing_and_says_so() {

@@ -193,6 +193,17 @@ fn a_schema_judges_and_its_content_is_known() {
     std::fs::rename(bench.path("answer.json"), bench.path("moved.json")).expect("renamed");
     bench.edit("tiny.mopd", "answer.json", "moved.json");
     assert_eq!(computed(&bench), 0);
+    // White space between its parts and the order of keys change nothing that it accepts.
+    bench.write("moved.json", "{\n  \"type\": \"object\"\n}\n\n");
+    assert_eq!(computed(&bench), 0);
+    // Nor do line ends behind the last row of data.
+    for name in ["copy.jsonl", "copy.test.jsonl"] {
+        let rows = std::fs::read_to_string(bench.path(name)).expect("rows");
+        bench.write(name, rows.trim_end());
+        assert_eq!(computed(&bench), 0);
+        bench.write(name, &format!("{}\n\n\n", rows.trim_end()));
+        assert_eq!(computed(&bench), 0);
+    }
     bench.write("moved.json", "{\"type\": \"number\"}");
     assert!(computed(&bench) > 0);
 }
