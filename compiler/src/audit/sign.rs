@@ -111,8 +111,8 @@ impl Query<'_> {
         self.view.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if test(signal)))
     }
 
-    /// Whether a teacher or the reference is only added to what carries gradient: every single outcome has the
-    /// same derivative for all of them. Weights and masks, which may read one, are left out.
+    /// Whether a teacher or the reference is only added to what carries gradient: every single outcome has
+    /// the same derivative for all of them. Weights and masks, which may read one, are left out.
     pub fn only_adds_teacher(&self) -> Result<bool, AuditRefusal> {
         let alone = Query { view: self.view.without_gates(), spec: self.spec.clone() };
         let reads = alone.reads_teacher() || alone.compared().contains(&Role::Reference);

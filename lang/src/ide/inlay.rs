@@ -1,6 +1,6 @@
-//! Inlay hints: unit and axis of the `let`s, states and terms of objectives, which the text does not show. The
-//! unit of a `let` stands behind its name, as the type that one can write there; a hint that is accepted is in
-//! the text. What can't be written stands behind the value: an axis, and all of a state and a term.
+//! Inlay hints: unit and axis of the `let`s, states and terms of objectives, which the text does not show.
+//! The unit of a `let` stands behind its name, as the type that one can write there; a hint that is accepted
+//! is in the text. What can't be written stands behind the value: an axis, and all of a state and a term.
 
 use super::{ENTRY, describe};
 use crate::check::Analysis;

@@ -36,14 +36,18 @@ impl Checker {
         // The fix is offered only if the parentheses hold nothing else and nothing else follows the name.
         let whole = self.sources.text(call.span);
         let open = whole.find('(').filter(|_| call.block.is_none() && whole.ends_with(')'));
-        self.report(match block.zip(open) {
-            Some((settings, open)) => diagnostic.fix(
-                "write them in braces",
-                Span { start: call.span.start + open as u32, ..call.span },
-                format!(" {{ {} }}", settings.join(", ")),
-            ),
-            None => diagnostic,
-        });
+        let Some((settings, open)) = block.zip(open) else {
+            self.report(diagnostic);
+            return true;
+        };
+        let diagnostic = diagnostic.fix(
+            "write them in braces",
+            Span { start: call.span.start + open as u32, ..call.span },
+            format!(" {{ {} }}", settings.join(", ")),
+        );
+        // These are arguments of the loss of this name, which may lack its `live`.
+        let of_loss = matches!(name.text.as_str(), "chosen" | "rejected");
+        self.report(if of_loss { diagnostic.possibly() } else { diagnostic });
         true
     }
 }

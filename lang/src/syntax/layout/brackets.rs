@@ -23,9 +23,38 @@ fn block_of_call(text: &str, open: usize) -> Option<usize> {
     is_name.then_some(open + arguments.len())
 }
 
+/// Where the arguments end in `mix(0.5, a, b, prompts = 8`: before a setting, which is no argument.
+fn setting_inside(text: &str, open: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    for (offset, character) in text[open + 1..].char_indices() {
+        match character {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            '"' | '\n' => return None,
+            ',' if depth == 0 => {
+                let rest = text[open + 1 + offset + 1..].trim_start();
+                let after = rest.trim_start_matches(words::is_word);
+                let is_set =
+                    after.trim_start().strip_prefix('=').is_some_and(|value| !value.starts_with('='));
+                if after.len() < rest.len() && is_set {
+                    return Some(open + 1 + offset);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 impl Scanner<'_> {
     /// Drops the open parentheses and square brackets inside the innermost block, and reports the outermost.
     pub(super) fn pop_parens(&mut self, next: Option<usize>) {
+        // A `}` in the middle of a line that the block does not begin on is no end of the block, most likely.
+        let block = self.open.iter().rfind(|open| open.bracket == b'{').map(|open| open.at);
+        let odd_end = next.zip(block).is_some_and(|(next, block)| {
+            let line = self.text[..next].rfind('\n').map_or(0, |newline| newline + 1);
+            self.bytes[next] == b'}' && block < line && !self.text[line..next].trim().is_empty()
+        });
         let mut outermost = None;
         while let Some(open) = self.open.last()
             && matches!(open.bracket, b'(' | b'[')
@@ -36,6 +65,9 @@ impl Scanner<'_> {
         }
         if let Some((bracket, at)) = outermost {
             self.report_unclosed(bracket, at, next);
+            if odd_end && let Some(last) = self.diagnostics.pop() {
+                self.diagnostics.push(last.possibly());
+            }
         }
     }
 
@@ -82,14 +114,19 @@ impl Scanner<'_> {
             return diagnostic;
         }
         let partner = partner(bracket) as char;
+        // Where other brackets or quotes are amiss too, this one may be no more than their consequence.
+        let alone = !self.diagnostics.iter().any(|other| other.code == Code::Syntax);
+        let title = format!("write `{partner}`");
         if bracket == b'('
             && let Some(block) = block_of_call(before, at)
         {
-            return diagnostic.fix(
-                format!("write `{partner}`"),
-                self.span(block, block),
-                partner.to_string(),
-            );
+            let diagnostic = diagnostic.fix(title, self.span(block, block), partner.to_string());
+            return if alone { diagnostic } else { diagnostic.possibly() };
+        }
+        if bracket != b'{'
+            && let Some(setting) = setting_inside(before, at)
+        {
+            return diagnostic.fix(title, self.span(setting, setting), partner.to_string()).possibly();
         }
         let one_line = !before[at..].contains('\n');
         if before[before.rfind('\n').map_or(0, |newline| newline + 1)..].contains("//") {
@@ -100,8 +137,17 @@ impl Scanner<'_> {
             (b'{', false) => format!("\n{partner}"),
             _ => partner.to_string(),
         };
-        let sure = bracket == b'{' || one_line;
-        let diagnostic = diagnostic.fix(format!("write `{partner}`"), self.span(end, end), text);
+        let inside = &before[at + 1..];
+        let doubled = inside.starts_with(bracket as char) || before[..at].ends_with(bracket as char);
+        // A `}` as far to the left as the line of the `{` was to close it: one inside is missing.
+        let line = &before[before[..at].rfind('\n').map_or(0, |newline| newline + 1)..];
+        let indent = &line[..line.len() - line.trim_start_matches([' ', '\t']).len()];
+        let end_of_it = format!("{indent}}}");
+        let missing_inside =
+            bracket == b'{' && inside.lines().skip(1).any(|line| line.starts_with(&end_of_it));
+        let guessed = inside.trim().is_empty() || doubled || missing_inside;
+        let sure = alone && !guessed && (bracket == b'{' || one_line);
+        let diagnostic = diagnostic.fix(title, self.span(end, end), text);
         if sure { diagnostic } else { diagnostic.possibly() }
     }
 
@@ -138,7 +184,10 @@ impl Scanner<'_> {
             }
             let message = format!("`{}` closes nothing", bracket as char);
             let diagnostic = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message);
-            self.report(diagnostic.label("no bracket is open here").replace_with("remove it", ""));
+            let diagnostic = diagnostic.label("no bracket is open here").replace_with("remove it", "");
+            // Within an open `{`, it may close what is open around that.
+            let around = self.open.iter().any(|open| partner(open.bracket) == bracket);
+            self.report(if around { diagnostic.possibly() } else { diagnostic });
             self.blank(here, here + 1);
             return;
         }
@@ -152,7 +201,10 @@ impl Scanner<'_> {
                     format!("write `{}`", partner(top) as char),
                     (partner(top) as char).to_string(),
                 );
-            self.report(diagnostic);
+            // Where no value ends, a bracket may be one too many.
+            let ends_value = |c: char| words::is_word(c) || matches!(c, '"' | ')' | ']' | '}' | '%');
+            let sure = self.text[open_at + 1..here].trim_end().ends_with(ends_value);
+            self.report(if sure { diagnostic } else { diagnostic.possibly() });
             self.replace(here, here + 1).fill(partner(top));
         }
         if let Some(open) = self.open.pop() {

@@ -428,7 +428,9 @@ impl<'a> Scanner<'a> {
         self.report(if ends_line {
             diagnostic.replace_with("remove it", "")
         } else {
-            diagnostic.replace_with("write a comma", ",")
+            let diagnostic = diagnostic.replace_with("write a comma", ",");
+            // A block belongs to the word before it.
+            if next.starts_with('{') { diagnostic.possibly() } else { diagnostic }
         });
         let in_block = self.open.last().is_some_and(|open| open.bracket == b'{');
         if ends_line {

@@ -99,7 +99,17 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
             let help = "`:` is missing between the argument's name and its value";
             return diagnostic.help(help).fix("write a colon", builder.span_at(end, end), ":");
         }
-        return diagnostic.help("a comma is missing").fix("write a comma", builder.span_at(end, end), ",");
+        let diagnostic =
+            diagnostic.help("a comma is missing").fix("write a comma", builder.span_at(end, end), ",");
+        // Between two values another sign may be missing, or one word too many may stand there.
+        let line = before[before.rfind('\n').map_or(0, |newline| newline + 1)..].trim_start();
+        let in_term = ["term ", "let ", "state "].iter().any(|word| line.starts_with(word));
+        let sure = match (wanted.contains("`]`"), wanted.contains("`)`")) {
+            (true, _) => true,
+            (false, true) => after.starts_with(':'),
+            (false, false) => !in_term && (after.starts_with('=') || after.starts_with("->")),
+        };
+        return if sure { diagnostic } else { diagnostic.possibly() };
     }
     if words::RESERVED.contains(&token)
         && ["name", "setting", "parameter"].iter().any(|needed| wanted.contains(needed))

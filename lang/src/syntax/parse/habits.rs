@@ -85,8 +85,10 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
         "const" | "var" | "val" | "set"
             if named && matches!(kind, CatchAllRule::Item | CatchAllRule::Statement) =>
         {
-            error(&format!("a constant is declared with `let`, not `{first}`"))
-                .replace_with("write `let`", "let")
+            let diagnostic = error(&format!("a constant is declared with `let`, not `{first}`"))
+                .replace_with("write `let`", "let");
+            // Not every block may have a `let`.
+            if kind == CatchAllRule::Item { diagnostic } else { diagnostic.possibly() }
         }
         "for" if kind == CatchAllRule::Statement && named => error("there are no loops")
             .label("a formula holds for every token")
@@ -334,7 +336,13 @@ fn comment_of_another_language(unparsed: &Unparsed) -> Option<Diagnostic> {
     let slice = unparsed.slice;
     let sign = ["---", "--", "%"].into_iter().find(|sign| slice.starts_with(sign))?;
     let message = format!("a comment begins with `//`, not with `{sign}`");
-    Some(unparsed.foreign(0, sign.len(), message).replace_with("write `//`", "//"))
+    let diagnostic = unparsed.foreign(0, sign.len(), message).replace_with("write `//`", "//");
+    // A line that opens a bracket is a declaration with a sign too many.
+    Some(if slice.lines().next().unwrap_or_default().trim_end().ends_with(['{', '(', '[']) {
+        diagnostic.possibly()
+    } else {
+        diagnostic
+    })
 }
 
 /// `-live student.logp` alone on a line of an objective

@@ -85,11 +85,13 @@ fn setting_outside_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
                 .fix("write `model`", unparsed.span(0, 0), "model "),
         );
     }
-    Some(
+    let diagnostic =
         Diagnostic::error(Code::Syntax, unparsed.first_span(), "a setting belongs inside a block")
             .label("outside blocks there are only items, such as `model` or `let`")
-            .fix("declare a constant", unparsed.span(0, 0), "let "),
-    )
+            .fix("declare a constant", unparsed.span(0, 0), "let ");
+    // What is indented belonged to a block, the beginning of which is amiss.
+    let indented = unparsed.builder.text()[..unparsed.start].ends_with([' ', '\t']);
+    Some(if indented { diagnostic.possibly() } else { diagnostic })
 }
 
 fn unknown_kind_of_item(unparsed: &Unparsed) -> Option<Diagnostic> {
@@ -151,11 +153,12 @@ fn arm_without_an_arrow(unparsed: &Unparsed) -> Option<Diagnostic> {
         && stuck.starts_with(words::is_word)
         && !stuck.starts_with(|c: char| c.is_ascii_digit())
         && unparsed.before().ends_with(ends_value);
-    Some(if between && unparsed.kind == CatchAllRule::Arm {
-        diagnostic.fix("write `->`", unparsed.span(at, 0), "-> ")
-    } else {
-        diagnostic
-    })
+    if !between || unparsed.kind != CatchAllRule::Arm {
+        return Some(diagnostic);
+    }
+    let diagnostic = diagnostic.fix("write `->`", unparsed.span(at, 0), "-> ");
+    // `else const> guide`: another sign may stand for the arrow.
+    Some(if stuck.contains('>') { diagnostic.possibly() } else { diagnostic })
 }
 
 fn setting_without_equals(unparsed: &Unparsed) -> Option<Diagnostic> {

@@ -252,7 +252,10 @@ fn hints_show_unit_and_axis() {
         .client
         .request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": all }));
     let labels: Vec<&Value> = hints.as_array().expect("hints").iter().map(|hint| &hint["label"]).collect();
-    assert_eq!(labels, [&json!("nats[token]"), &json!("number[token]")], "{hints}");
+    assert_eq!(labels, [&json!(": nats"), &json!("per token"), &json!("number[token]")], "{hints}");
+    let position = &hints[0]["position"];
+    let edit = json!([{ "range": { "start": position, "end": position }, "newText": ": nats" }]);
+    assert_eq!([&hints[0]["textEdits"], &hints[1]["textEdits"]], [&edit, &Value::Null], "{hints}");
     let first = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 1, "character": 0 } });
     let none = workspace
         .client
