@@ -525,8 +525,8 @@ fn undetectable(lie: &Lie) -> Option<&'static str> {
     }
 }
 
-/// Of lies in some answers, those that only a sequence with the same beginning shows: numbers that are too low
-/// or another model's, values of other entries, and rows of hidden states, which have no order or sum.
+/// Of lies in some answers, those that only a sequence with the same beginning shows: numbers that are too
+/// low or another model's, values of other entries, and rows of hidden states, which have no order or sum.
 fn is_missed_in_single_answers(engine: Engine, kind: Kind) -> bool {
     match engine {
         Engine::Mopd => {
