@@ -349,7 +349,7 @@ fn fields_that_the_data_lacks_are_found_where_they_are_named() {
     place.write("sort.jsonl", &ROWS.lines().take(1).map(|line| format!("{line}\n")).collect::<String>());
     place.write("a.mopd", GOOD);
     let said = place.mopd(&["check", "a.mopd"]).is(0, &["3 warnings"]);
-    assert!(said.out.contains("`student`: `prompts = 2` in a step, but its data has 1 rows"), "{said:?}");
+    assert!(said.out.contains("`student`: `prompts = 2` in a step, but its data has one row"), "{said:?}");
     // Of a long file, the first rows are read, and that is said.
     place.write("sort.jsonl", &ROWS.repeat(15_000));
     place
