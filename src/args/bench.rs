@@ -36,7 +36,7 @@ pub struct BenchCheckArgs {
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     pub keystrokes: u32,
     /// Keystrokes between the two measurements of the server's memory
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 1_000)]
     pub edits: u32,
     /// Write JSON: times in milliseconds, memory in bytes
     #[arg(long)]

@@ -121,17 +121,27 @@ fn snippet(marks: &[&MarkedSpan], severity: Severity, style: Style) -> String {
             Severity::Warning => miette::Severity::Warning,
         },
     };
+    // The lines beside the marked ones are drawn too, unless they are too wide.
+    let is_wide = |mark: &MarkedSpan| lines_beside(mark.text, visible(mark)).any(|line| line.len() > WIDEST);
+    let context = usize::from(!marks.iter().any(|mark| is_wide(mark)));
     let theme = if style.terminal { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let handler = GraphicalReportHandler::new_themed(theme)
         .with_links(false)
         .with_wrap_lines(false)
-        .with_context_lines(1);
+        .with_context_lines(context);
     let mut out = String::new();
     if handler.render_report(&mut out, &drawing).is_err() {
         return format!("  in {}\n", first.path);
     }
     // The first line has miette's icon and an empty message; our message is printed already.
     out.split_once('\n').map(|(_, drawn)| drawn.to_owned()).unwrap_or_default()
+}
+
+/// The lines before and after the marked ones.
+fn lines_beside(text: &str, (start, end): (usize, usize)) -> impl Iterator<Item = &str> {
+    let before = text[..start].rfind('\n').map(|newline| line_around(text, newline));
+    let after = text[end..].find('\n').map(|newline| line_around(text, end + newline + 1));
+    before.into_iter().chain(after)
 }
 
 /// The whole line of a place.
@@ -299,6 +309,17 @@ error[unit-mismatch]: nats minus real
                 drawn(diagnostic, &sources),
                 "error[missing-experiment]: no experiment\n  a.mopd is empty: nothing says what to run\n"
             );
+        }
+    }
+
+    #[test]
+    fn a_wide_line_beside_the_marked_one_is_not_drawn() {
+        let text = format!("let a = 1\nlet b = {}\nlet c = 2\n", "1 + ".repeat(WIDEST));
+        let sources = sources(&[("a.mopd", &text)]);
+        let first = Diagnostic::error(Code::Syntax, span(&sources, 0, "a ="), "here").label("x");
+        let last = Diagnostic::error(Code::Syntax, span(&sources, 0, "c ="), "here").label("x");
+        for shown in [drawn(first, &sources), drawn(last, &sources)] {
+            assert!(shown.len() < 200 && shown.contains("╰── x"), "{shown}");
         }
     }
 

@@ -70,18 +70,19 @@ impl Scanner<'_> {
     /// `std::opd::mopd`
     pub(super) fn double_colon(&mut self) {
         let at = self.at;
-        let rest = &self.text[at..];
-        let path = rest.find(|c: char| !words::is_word(c) && c != ':').unwrap_or(rest.len());
-        let path = &rest[..path];
-        let ours = path.replace("::", ".");
-        let diagnostic = Diagnostic::error(
-            Code::ForeignSyntax,
-            self.span(at, at + 2),
-            "the parts of a path are joined by `.`, not `::`",
-        )
-        .help("for example `std.opd.mopd`")
-        .fix("write `.`", self.span(at, at + path.len()), ours);
-        self.report(diagnostic);
+        if at >= self.path_end {
+            let rest = &self.text[at..];
+            let path = rest.find(|c: char| !words::is_word(c) && c != ':').unwrap_or(rest.len());
+            self.path_end = at + path;
+            let diagnostic = Diagnostic::error(
+                Code::ForeignSyntax,
+                self.span(at, at + 2),
+                "the parts of a path are joined by `.`, not `::`",
+            )
+            .help("for example `std.opd.mopd`")
+            .fix("write `.`", self.span(at, self.path_end), rest[..path].replace("::", "."));
+            self.report(diagnostic);
+        }
         self.replace(at, at + 2).copy_from_slice(b". ");
         self.last = LastToken::Operator;
         self.at += 2;

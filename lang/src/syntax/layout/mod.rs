@@ -170,6 +170,8 @@ struct Scanner<'a> {
     swallowed: Vec<u8>,
     /// Where a comment of another language begins that is never closed.
     open_comment: Option<usize>,
+    /// Where the last path whose parts are joined by `::` ends. It is reported once.
+    path_end: usize,
     diagnostics: Vec<Diagnostic>,
     module_doc: Vec<String>,
     docs: Vec<DocLine>,
@@ -192,6 +194,7 @@ impl<'a> Scanner<'a> {
             context: LayoutContext::default(),
             swallowed: Vec::new(),
             open_comment: None,
+            path_end: 0,
             diagnostics: Vec::new(),
             module_doc: Vec::new(),
             docs: Vec::new(),
@@ -461,11 +464,13 @@ impl<'a> Scanner<'a> {
 
     /// Adds a diagnostic, at most one per line and code: a second look-alike on a line adds nothing.
     fn report(&mut self, diagnostic: Diagnostic) {
+        // A line of any length may have a mistake at every byte, so not all of it is searched for its end.
+        const SEARCHED: usize = 4096;
         let start = diagnostic.primary.span.start as usize;
         let repeated = self.diagnostics.iter().rev().take(8).any(|other| {
             let other_start = other.primary.span.start as usize;
-            other.code == diagnostic.code
-                && !self.text[other_start.min(start)..other_start.max(start)].contains('\n')
+            let (from, to) = (other_start.min(start), other_start.max(start));
+            other.code == diagnostic.code && !self.bytes[from..to.min(from + SEARCHED)].contains(&b'\n')
         });
         if !repeated {
             self.diagnostics.push(diagnostic);

@@ -29,6 +29,8 @@ pub struct AstBuilder<'a> {
     layout: &'a LaidOutItem,
     /// The start, in the piece, of the text that is being parsed.
     base: usize,
+    /// The place whose column was asked for last, and where its line begins.
+    line: (usize, usize),
     diagnostics: Vec<Diagnostic>,
     /// Documentation lines not yet given to an item.
     docs: std::iter::Peekable<std::slice::Iter<'a, DocLine>>,
@@ -49,7 +51,8 @@ impl<'a> AstBuilder<'a> {
     pub fn new(file: FileId, source: &'a str, layout: &'a LaidOutItem, carry: ParserState) -> Self {
         let ParserState { docs: earlier_docs, last_broken } = carry;
         let docs = layout.docs.iter().peekable();
-        AstBuilder { file, source, layout, base: 0, diagnostics: Vec::new(), docs, earlier_docs, last_broken }
+        let (base, line, diagnostics) = (0, (0, 0), Vec::new());
+        AstBuilder { file, source, layout, base, line, diagnostics, docs, earlier_docs, last_broken }
     }
 
     /// The diagnostics, and the state for the next piece.
@@ -331,8 +334,13 @@ impl<'a> AstBuilder<'a> {
         self.report(diagnostic);
     }
 
-    fn column(&self, at: usize) -> usize {
-        at - self.text()[..at].rfind(['\n', '\u{1}']).map_or(0, |newline| newline + 1)
+    /// The column of a place. Places come in order, so a line of any length is searched once.
+    fn column(&mut self, at: usize) -> usize {
+        let (searched, start) = if at < self.line.0 { (0, 0) } else { self.line };
+        let newline = self.text()[searched..at].rfind(['\n', '\u{1}']);
+        let start = newline.map_or(start, |newline| searched + newline + 1);
+        self.line = (at, start);
+        at - start
     }
 
     /// Parses a part of the piece again, to recover what is valid in it.

@@ -55,6 +55,19 @@ fn deep_nesting_is_reported_once_and_skipped() {
     sound(&format!("let x = [{}]", "1 + 2, ".repeat(5_000)));
 }
 
+/// A path of any length is one mistake, whose fix is of the whole path. What is reported of each part makes the time
+/// grow with its square.
+#[test]
+fn a_path_of_another_language_is_reported_once() {
+    let (_, diagnostics) = read(&format!("let x = a{}\nlet y = b::c\n", "::a".repeat(5_000)));
+    let fixes: Vec<usize> = diagnostics
+        .iter()
+        .filter_map(|diagnostic| diagnostic.fix.as_ref())
+        .map(|fix| fix.replacement.len())
+        .collect();
+    assert_eq!(fixes, [10_000, 2], "{}", diagnostics.len());
+}
+
 /// Every new line is one form of the notation.
 const NOTATION: &str = r#"
 template hinted = "{prompt}\n\nHint: {hint}"
