@@ -55,8 +55,8 @@ fn deep_nesting_is_reported_once_and_skipped() {
     sound(&format!("let x = [{}]", "1 + 2, ".repeat(5_000)));
 }
 
-/// A path of any length is one mistake, whose fix is of the whole path. What is reported of each part makes the time
-/// grow with its square.
+/// A path of any length is one mistake, whose fix is of the whole path. If each part were reported, the time
+/// would grow with the square of its length.
 #[test]
 fn a_path_of_another_language_is_reported_once() {
     let (_, diagnostics) = read(&format!("let x = a{}\nlet y = b::c\n", "::a".repeat(5_000)));
