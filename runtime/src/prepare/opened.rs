@@ -103,8 +103,8 @@ impl OpenedFiles {
         let mut state = self.locked();
         let OpenedState { record, inputs } = &mut *state;
         let before = record.clone();
+        let checkout = Checkout::new(&self.base);
         for OpenedFile { path, written } in opened {
-            let checkout = Checkout::new(&self.base);
             let name = checkout.name(&path.to_string_lossy());
             if written {
                 inputs.remove(&name);

@@ -39,9 +39,13 @@ pub(super) fn warn_of_reuse(
         (name, &prepared.environments[id.0 as usize])
     });
     for (name, programs) in rewards.chain(rollouts) {
-        let mut unseen: Vec<&str> =
-            programs.iter().flat_map(|program| &program.unseen).map(|what| &**what).collect();
-        unseen.dedup();
+        let mut unseen: Vec<&str> = Vec::new();
+        for what in programs.iter().flat_map(|program| &program.unseen) {
+            // Several programs of a reward have most of these in common.
+            if !unseen.contains(&what.as_str()) {
+                unseen.push(what);
+            }
+        }
         if !unseen.is_empty() && is_first(Path::new(&job.store), programs) {
             control.warn(format!(
                 "reused: results that depend on {name}. Their keys do not include {}\n  help: if one of these has \

@@ -38,8 +38,13 @@ pub struct BuiltinParameter {
 impl BuiltinParameter {
     /// As it stands in a call: the two sides of a divergence are one argument without a name.
     pub fn shown(&self) -> &'static str {
-        if self.name == "pair" { "p || q" } else { self.name }
+        shown(self.name)
     }
+}
+
+/// The name of a built-in's parameter as it stands in a call.
+pub fn shown(parameter: &str) -> &str {
+    if parameter == "pair" { "p || q" } else { parameter }
 }
 
 /// A call of a built-in, as it is written.

@@ -231,9 +231,8 @@ impl Checker {
         let takes = || match known.is_empty() {
             true => "it takes none".to_owned(),
             false => {
-                // Both sides are one argument without a name.
-                let shown = known.iter().map(|name| if *name == "pair" { "p || q" } else { name });
-                format!("it takes: {}", shown.collect::<Vec<_>>().join(", "))
+                let shown: Vec<&str> = known.iter().map(|name| builtins::declare::shown(name)).collect();
+                format!("it takes: {}", shown.join(", "))
             }
         };
         let diagnostic = match (same, foreign::setting(&name.text, known, known)) {

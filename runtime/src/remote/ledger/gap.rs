@@ -254,12 +254,12 @@ mod tests {
         }
     }
 
-    /// A million steps whose gaps are those of bfloat16 (measured: at most 0.018 nats).
+    /// A million steps whose gaps are those of bfloat16 (measured: 0.022 nats on average, at most 0.12).
     #[test]
     fn a_million_honest_steps_pass() {
         let mut random = Key::new(67, 3, Purpose::Sample, 0).row(0, 0);
         let gaps: Vec<f32> =
-            (0..4096).map(|_| (0.009 * random.normals()[0]).clamp(-0.018, 0.018) as f32).collect();
+            (0..4096).map(|_| (0.028 * random.normals()[0]).clamp(-0.12, 0.12) as f32).collect();
         for step in 0..1_000_000 {
             let first = random.below(4096 - 8);
             let pairs: Vec<_> = gaps[first..first + 8].iter().map(|gap| (-2.0 + gap, -2.0f32)).collect();

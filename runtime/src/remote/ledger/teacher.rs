@@ -14,6 +14,7 @@ use super::prefixes::{PrefixDifference, PrefixNumbers, SequenceNumbers};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::{Token, Tokenizer};
+use crate::zip::zip_equal;
 
 /// Scored tokens for each token of the canary: it costs a thousandth.
 const CANARY_SHARE: u64 = 1000;
@@ -177,7 +178,7 @@ impl Server {
         let (mut again, mut alarm) = (Vec::new(), None);
         {
             let mut ledger = self.ledger.entries();
-            for (index, (reading, numbers)) in readings.iter().zip(numbers).enumerate() {
+            for (index, (reading, numbers)) in zip_equal(readings, numbers).enumerate() {
                 let difference = ledger.prefixes.compare(&numbers.sequence(reading));
                 if let Some(suspect) = difference.filter(|suspect| suspect.is_suspect()) {
                     let other = usize::try_from(suspect.back).ok().and_then(|back| index.checked_sub(back));
@@ -192,7 +193,9 @@ impl Server {
             let reading = readings[index].clone();
             let scores = self.request_scores(&[vec![reading.clone()]], entries, cancel)?;
             let second = self.numbers(&[&reading], &scores)?.swap_remove(0);
-            let both = numbers[index].all().zip(second.all());
+            let (first, second): (Vec<f32>, Vec<f32>) =
+                (numbers[index].all().collect(), second.all().collect());
+            let both = zip_equal(first, second);
             let (sum, count) = both.fold((0.0, 0.0), |(sum, count), (one, other)| {
                 (sum + f64::from((one - other).abs()), count + 1.0)
             });
