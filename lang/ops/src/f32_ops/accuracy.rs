@@ -1,6 +1,6 @@
 //! Tests that the f32 programs are as accurate as the table states.
 
-use super::ScalarOps;
+use super::{Operand, ScalarOps, apply};
 use crate::Function;
 use crate::testing::Extent;
 
@@ -129,4 +129,26 @@ fn beyond_their_bounds(fused: bool) -> Vec<String> {
         }
     }
     broken
+}
+
+/// A bound that is a constant is compared in fewer instructions, which must not lose NaN or the sign of 0.
+#[test]
+fn a_constant_bound_gives_what_a_number_gives() {
+    const NUMBERS: [f32; 9] =
+        [f32::NAN, f32::NEG_INFINITY, -1.0, -f32::MIN_POSITIVE, -0.0, 0.0, 0.5, 1.0, f32::INFINITY];
+    let ops = &mut ScalarOps { fused: false };
+    for function in [Function::Minimum, Function::Maximum] {
+        for (a, b) in NUMBERS.into_iter().flat_map(|a| NUMBERS.map(|b| (a, b))) {
+            let expected = function.value(&[f64::from(a), f64::from(b)]) as f32;
+            for operands in [
+                [Operand::Constant(a), Operand::Number(b)],
+                [Operand::Number(a), Operand::Constant(b)],
+                [Operand::Constant(a), Operand::Constant(b)],
+            ] {
+                let computed = apply(ops, function, &operands).number(ops);
+                let same = computed.to_bits() == expected.to_bits() || computed.is_nan() && expected.is_nan();
+                assert!(same, "{function:?} of {a} and {b} is {computed}, not {expected}");
+            }
+        }
+    }
 }

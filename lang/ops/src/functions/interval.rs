@@ -283,6 +283,24 @@ mod tests {
         }
     }
 
+    /// The ends of an interval miss the lowest and the highest cosine where these are inside.
+    #[test]
+    fn a_cosine_turns_inside_of_an_interval() {
+        for start in -40..40 {
+            for length in 0..40 {
+                let low = 0.31 * f64::from(start);
+                let high = low + 0.17 * f64::from(length);
+                let values = (0..=1000).map(|part| (low + (high - low) * f64::from(part) / 1000.0).cos());
+                let (least, most) = values.fold((1.0, -1.0), |(least, most): (f64, f64), value| {
+                    (least.min(value), most.max(value))
+                });
+                let (bottom, top) = cosine(&[(low, high)]);
+                assert!((least - bottom).abs() < 1e-4, "{low} to {high}: {least}, not {bottom}");
+                assert!((most - top).abs() < 1e-4, "{low} to {high}: {most}, not {top}");
+            }
+        }
+    }
+
     /// A function whose range is not known makes an audit blind, so none is left out.
     #[test]
     fn every_function_has_a_range() {
