@@ -1,5 +1,6 @@
 """An exported folder read by verl's own loader, dataclasses and validation: `check_verl.py FOLDER`."""
 
+import json
 import os
 import pathlib
 import sys
@@ -20,6 +21,9 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config  # noqa: 
 
 with initialize_config_dir(config_dir=folder, version_base=None):
     config = compose(config_name="config")
+# `run_ppo` of verl passes this table to Ray as it is written.
+unresolved = OmegaConf.to_container(config.ray_kwargs.ray_init.runtime_env, resolve=False)
+assert "${" not in json.dumps(unresolved), unresolved
 OmegaConf.resolve(config)
 validate_config(config, use_reference_policy=config.actor_rollout_ref.actor.use_kl_loss, use_critic=False)
 distillation = omega_conf_to_dataclass(config.distillation)
@@ -61,11 +65,8 @@ for part in ("actor", "ref"):
 
 print("teachers", sorted(distillation.teacher_models), "loss", distillation.distillation_loss.loss_mode)
 
-# The plugin on given numbers, two micro-batches at a time, averaged by verl: the loss of the whole batch.
-import json  # noqa: E402
-
+# The plugin on given numbers: the loss and the adjoints of a batch whose rows come from several processes.
 import mopd_verl  # noqa: E402
-from verl.trainer.ppo.core_algos import agg_loss  # noqa: E402
 
 cases = json.loads(pathlib.Path(sys.argv[2]).read_text()) if len(sys.argv) > 2 else []
 worst = 0.0
@@ -73,68 +74,38 @@ for case in cases:
     module = types.ModuleType("objective")
     exec(case["code"], module.__dict__)
     mopd_verl.objective = module
+    module.STEPS = 10
     lengths = case["lengths"]
-    rows, width = len(lengths), max(lengths)
-    mask = torch.tensor([[column < length for column in range(width)] for length in lengths])
 
-    def padded(values):
-        values = torch.tensor(values)
-        if len(values) != sum(lengths):
-            return values
-        return torch.zeros(mask.shape).masked_scatter(mask, values)
+    def rows_of(values):
+        return torch.tensor(values, dtype=torch.float64).split(lengths)
 
-    found = {name: padded(values) for name, values in case["numbers"].items()}
-    loss = 0.0
-    for part in (slice(0, rows // 2), slice(rows // 2, rows)):
-        if len(mask[part]) == 0:
-            continue
-        losses = mopd_verl.per_token({name: values[part] for name, values in found.items()}, mask[part])
-        loss += agg_loss(
-            losses,
-            mask[part],
-            case["aggregation"],
-            dp_size=1,
-            batch_num_tokens=sum(lengths),
-            global_batch_size=rows,
-        ).item()
-    apart = abs(loss - case["loss"]) / max(1.0, abs(case["loss"]))
-    worst = max(worst, apart)
-    assert apart < 1e-5, (case["name"], loss, case["loss"])
-if cases:
-    print(f"{len(cases)} losses by verl's own averages, within {worst:.3g}")
-
-# Learning rates over a run, by verl's own schedules as `_build_lr_scheduler` of its FSDP engine calls them.
-from verl.utils.torch_functional import (  # noqa: E402
-    get_constant_schedule_with_warmup,
-    get_cosine_schedule_with_warmup,
-)
-
-
-def schedule(optim, optimizer, total):
-    warmup = optim.lr_warmup_steps
-    if warmup <= 0:
-        warmup = int(optim.lr_warmup_steps_ratio * total)
-    if optim.lr_scheduler_type == "constant":
-        return get_constant_schedule_with_warmup(optimizer=optimizer, num_warmup_steps=warmup)
-    assert optim.lr_scheduler_type == "cosine", optim.lr_scheduler_type
-    return get_cosine_schedule_with_warmup(
-        optimizer=optimizer,
-        num_warmup_steps=warmup,
-        num_training_steps=total,
-        min_lr_ratio=optim.min_lr_ratio,
-        num_cycles=optim.num_cycles,
-        zero_indexed_step=optim.zero_indexed_step,
-    )
-
-
-for case in cases:
-    optim = OmegaConf.create(case["configuration"]).actor_rollout_ref.actor.optim
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)
-    scheduler = schedule(optim, optimizer, len(case["rates"]))
+    tokens = {f"live {number}": rows_of(values) for number, values in enumerate(case["live"])}
+    given = {json.dumps(json.loads(name), sort_keys=True): values for name, values in case["tokens"].items()}
+    for name, spec in module.DISTRIBUTIONS.items():
+        tokens[name] = rows_of(given[json.dumps(spec, sort_keys=True)])
+    for name in module.COLUMNS:
+        role = name.removesuffix(".logp")
+        tokens[name] = rows_of(given[json.dumps({"role": role, "signal": "logp"}, sort_keys=True)])
+    rows = [
+        {
+            "order": (row // 2, row % 2),
+            "domain": 0,
+            "length": length,
+            "tokens": {name: values[row] for name, values in tokens.items()},
+            "sequence": {name: values[row] for name, values in case["sequences"].items()},
+        }
+        for row, length in enumerate(lengths)
+    ]
+    loss, found = mopd_verl.adjoints(rows, step=3)
+    pairs = [(loss, torch.tensor(case["loss"]))]
+    pairs += [(torch.cat(of_live), torch.tensor(wanted)) for of_live, wanted in zip(found, case["adjoints"], strict=True)]
+    for value, wanted in pairs:
+        apart = float(((value - wanted).abs() / wanted.abs().clamp_min(1.0)).max())
+        worst = max(worst, apart)
+        assert apart < 1e-5, (case["name"], value, wanted)
     for step, rate in enumerate(case["rates"]):
-        found = optimizer.param_groups[0]["lr"]
-        assert abs(found - rate) <= 1e-9 * rate, (case["name"], step, found, rate)
-        optimizer.step()
-        scheduler.step()
+        value = module.learning_rate(step, len(case["rates"]))
+        assert abs(value - rate) <= 1e-9 * rate, (case["name"], step, value, rate)
 if cases:
-    print(f"{len(cases)} learning rates by verl's own schedules")
+    print(f"{len(cases)} losses with their adjoints, within {worst:.3g}; learning rates")

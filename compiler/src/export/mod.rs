@@ -7,7 +7,6 @@
 mod adapters;
 pub mod coverage;
 pub mod patterns;
-mod per_token;
 pub mod rewards;
 pub mod schema;
 pub mod stage;

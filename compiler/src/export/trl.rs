@@ -15,7 +15,7 @@ use super::updates::{adamw, checkpointed, micro_batch};
 use super::{Export, ExportFile, adapters, live_text, objective_header, torch};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
-const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
+pub(super) const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
 const TRAIN: &str = include_str!("python/train_trl.py");
 const LAUNCH: &str = include_str!("python/launch_trl.sh");
 
@@ -43,11 +43,11 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
 
 /// The code of the entrywise divergences, one function each.
 #[derive(Default)]
-struct Summands(RefCell<Vec<String>>);
+pub(super) struct Summands(pub(super) RefCell<Vec<String>>);
 
 impl Summands {
     /// A divergence in the JSON format that `mopd_distributions.py` reads.
-    fn spec(&self, divergence: &Divergence) -> Result<Map<String, Value>, String> {
+    pub(super) fn spec(&self, divergence: &Divergence) -> Result<Map<String, Value>, String> {
         let Divergence { kind, left, right, support, mass, temperature, clip_each } = divergence;
         let mut spec = Map::new();
         match kind {
@@ -189,7 +189,7 @@ enum TrlInput {
 }
 
 /// A live primitive in the JSON format that `mopd_distributions.py` reads.
-fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
+pub(super) fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
     match live {
         Live::Logp => Ok(json!({"live": "logp"})),
         Live::EndLogp => Ok(json!({"live": "end_logp"})),
@@ -362,7 +362,7 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
 }
 
 /// The learning rate as Python code, a function of the step.
-fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
+pub(super) fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
     let at = settings.origins.model;
     match &settings.train.learning_rate {
         StepFunction::Schedule(schedule) => {

@@ -1,10 +1,24 @@
 #!/bin/sh
-# Trains with verl 0.9.1. One GPU trains, and each teacher runs on one. To use more, change trainer.n_gpus_per_node,
-# distillation.n_gpus_per_node and num_replicas of the teachers in config.yaml.
+# Trains with verl 0.9.1. Settings of verl can follow, such as trainer.n_gpus_per_node=8.
 set -eu
 MOPD_EXPORT=$(cd "$(dirname "$0")" && pwd)
 export MOPD_EXPORT
 export PYTHONPATH="$MOPD_EXPORT${PYTHONPATH:+:$PYTHONPATH}"
 # Every process of verl imports this module before it reads the configuration.
 export VERL_USE_EXTERNAL_MODULES=mopd_verl
+case $PYTHONPATH in
+*[\'\"\\\$]*)
+    echo "launch.sh: move this folder to a path without quotes, \\ and \$: PYTHONPATH is $PYTHONPATH" >&2
+    exit 1
+    ;;
+esac
+# verl passes these to Ray as they are written, so that the configuration can't name them by \${oc.env:...}.
+env_vars=ray_kwargs.ray_init.runtime_env.env_vars
+set -- "+$env_vars.MOPD_EXPORT='$MOPD_EXPORT'" "+$env_vars.PYTHONPATH='$PYTHONPATH'" "$@"
+# verl's actors reserve CPUs, ten for each GPU and some more, and it waits without a word for those that do not exist. A
+# cluster that runs already has its own number.
+if [ -z "${RAY_ADDRESS:-}" ]; then
+    cpus=$(getconf _NPROCESSORS_ONLN)
+    set -- "ray_kwargs.ray_init.num_cpus=$((cpus > 256 ? cpus : 256))" "$@"
+fi
 exec python3 -m verl.trainer.main_ppo --config-path "$MOPD_EXPORT" --config-name config "$@"

@@ -1,7 +1,5 @@
 //! Several mini-batches. verl's steps are batches, here they are updates.
 
-use mopd_plan::{Schedule, StepFunction};
-
 use crate::export::coverage::Coverage;
 use crate::export::stage::ExportSettings;
 
@@ -20,9 +18,5 @@ pub fn report(settings: &ExportSettings, coverage: &mut Coverage) {
     } else {
         let how = "verl divides a batch in the order of its rows, mopd at random";
         coverage.approximate(construct, at, how);
-    }
-    if !matches!(&settings.train.learning_rate, StepFunction::Schedule(Schedule::Constant { .. })) {
-        let why = "verl's learning rate changes after a batch, not after each update from it";
-        coverage.refuse("a schedule of `lr` with several `mini_batches`", at, why);
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use mopd_tests::{mopd, root};
 use serde_json::Value;
 
-use super::{python, run};
+use super::{python_of, run};
 
 const STAGES: [&str; 4] = ["full", "skewed", "rewarded", "cooled"];
 
@@ -33,7 +33,7 @@ fn rows(folder: &Path) {
 
 #[test]
 fn trl_trains_as_mopd_does() {
-    let Some(python) = python() else { return };
+    let Some(python) = python_of("trl") else { return };
     let place = tempfile::tempdir().expect("a folder");
     rows(place.path());
     fs::copy(root().join("tests/engines/pair.mopd"), place.path().join("pair.mopd")).expect("a copy");

@@ -1,7 +1,7 @@
-//! verl reads an exported stage; its averages of the plugin's numbers are the objective's loss, and its
-//! learning rates are those of a run.
+//! verl reads an exported stage, starts from its folder, and trains with its plugin as a run of mopd does.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use mopd_compiler::export::stage::{ExportRequest, trained};
@@ -9,28 +9,20 @@ use mopd_compiler::export::{Export, ExportEngine, export};
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
-use mopd_plan::{Live, Objective, Role, Signal, Stage, Train};
-use mopd_tests::{check_text, files, root};
+use mopd_plan::{Objective, Signal, Stage, Train};
+use mopd_tests::{check_text, files, mopd, root};
 use serde_json::{Value, json};
 
-use super::{located, python, run};
-
-/// A signal's name in the plugin.
-fn name(signal: &Signal) -> Option<String> {
-    match signal {
-        Signal::Logp { role } => Some(format!("{}.logp", role.name())),
-        Signal::Entropy { role: Role::Student } => Some("student.entropy".to_owned()),
-        Signal::Reward => Some("reward".to_owned()),
-        _ => None,
-    }
-}
+use super::{located, metrics, python_of, run, two_jobs};
 
 fn file<'a>(export: &'a Export, name: &str) -> &'a str {
     &export.files.iter().find(|file| file.name == name).expect("a file").text
 }
 
-/// Groups of two, since an engine samples groups of equal size.
-fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Random) -> Value {
+/// A batch with numbers for each signal, the loss, and its derivatives. `None` if the objective reads a
+/// number whose form in the plugin is not that of the plan. Groups have two completions, since an engine
+/// samples groups of equal size.
+fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Random) -> Option<Value> {
     let objective = &train.objective;
     let lengths: Vec<usize> = (0..6).map(|_| 1 + random.below(5)).collect();
     let sequence_of_token =
@@ -42,46 +34,59 @@ fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Ran
         ..Layout::default()
     };
     let mut batch = Batch { layout, step: 3, steps: 10, ..Batch::default() };
-    let mut numbers = serde_json::Map::new();
-    for signal in objective.graph.signals(&objective.outputs()).into_iter().chain([Signal::Reward]) {
-        let Some(name) = name(&signal) else { continue };
-        let of = |random: &mut Random| match signal {
-            Signal::Reward => f32::from(random.below(2) as u8),
-            Signal::Entropy { .. } => random.number().abs(),
+    let (mut tokens, mut sequences) = (serde_json::Map::new(), serde_json::Map::new());
+    let mut signals = objective.graph.signals(&[objective.loss]);
+    // `correct` is computed from it.
+    if !signals.contains(&Signal::Reward) {
+        signals.push(Signal::Reward);
+    }
+    for signal in signals {
+        let positive = matches!(
+            signal,
+            Signal::Entropy { .. } | Signal::Top1 { .. } | Signal::Mass { .. } | Signal::Rank { .. }
+        );
+        let number = |random: &mut Random| match signal {
+            Signal::Reward | Signal::Truncated | Signal::InNucleus { .. } => f32::from(random.below(2) as u8),
+            _ if positive => random.number().abs() + 0.25,
             _ => random.number(),
         };
-        let values: Vec<f32> = (0..batch.layout.len(signal.axis())).map(|_| of(random)).collect();
-        if !numbers.contains_key(&name) {
-            numbers.insert(name, json!(values));
-            batch.signals.push((signal, values));
-        }
+        let name = match &signal {
+            Signal::Reward => "reward".to_owned(),
+            Signal::Truncated => "truncated".to_owned(),
+            Signal::Position | Signal::Length | Signal::Correct | Signal::Step | Signal::Progress => continue,
+            Signal::Divergence(_) => return None,
+            other => serde_json::to_string(&serde_json::to_value(other).expect("data")).expect("data"),
+        };
+        let count = batch.layout.len(signal.axis());
+        let values: Vec<f32> = (0..count).map(|_| number(random)).collect();
+        let table = if count == batch.layout.tokens() { &mut tokens } else { &mut sequences };
+        table.insert(name, json!(values));
+        batch.signals.push((signal, values));
     }
-    for primitive in &objective.live {
-        let name = if primitive.primitive == Live::Logp { "live logp" } else { "live divergence" };
-        let values: Vec<f32> = (0..batch.layout.tokens()).map(|_| random.number()).collect();
-        numbers.insert(name.to_owned(), json!(values));
-        batch.live.push(values);
+    for _ in &objective.live {
+        batch.live.push((0..batch.layout.tokens()).map(|_| random.number()).collect());
     }
-    let loss = interpret(&objective.graph, &[objective.loss], &batch).expect("everything is there");
-    let configuration = file(export, "config.yaml");
-    let mode =
-        configuration.lines().find_map(|line| line.strip_prefix("    loss_agg_mode: ")).expect("a mode");
-    let steps = 12;
-    let rates: Vec<f64> = (0..steps).map(|step| train.learning_rate.at(step, steps)).collect();
-    json!({
+    let adjoints: Vec<_> = objective.live.iter().map(|live| live.adjoint).collect();
+    let wanted: Vec<_> = std::iter::once(objective.loss).chain(adjoints.iter().copied()).collect();
+    let values = interpret(&objective.graph, &wanted, &batch).expect("everything is there");
+    if wanted.iter().any(|node| values.get(*node).iter().any(|value| !value.is_finite())) {
+        return None;
+    }
+    Some(json!({
         "name": title,
         "code": file(export, "objective.py"),
-        "aggregation": mode.trim_matches('"'),
         "lengths": lengths,
-        "numbers": numbers,
-        "loss": loss.get(objective.loss)[0],
-        "configuration": configuration,
-        "rates": rates,
-    })
+        "tokens": tokens,
+        "sequences": sequences,
+        "live": batch.live,
+        "loss": values.get(objective.loss)[0],
+        "adjoints": adjoints.iter().map(|node| values.get(*node)).collect::<Vec<_>>(),
+        "rates": (0..12).map(|step| train.learning_rate.at(step, 12)).collect::<Vec<f64>>(),
+    }))
 }
 
 #[test]
-fn verl_reads_its_folder_and_averages_to_the_loss() {
+fn verl_reads_its_folder_and_its_adjoints_are_those_of_the_interpreter() {
     let mut random = Random(11);
     let mut cases = Vec::new();
     let mut folder: Option<Export> = None;
@@ -95,22 +100,20 @@ fn verl_reads_its_folder_and_averages_to_the_loss() {
         let at = |name: &str| format!("runs/{name}");
         for (model, named) in trained(&plan) {
             let Stage::Train(train) = &named.stage else { continue };
+            // One domain, since the batches have one.
+            if train.mixture.len() > 1 && train.objective.domain_weight.is_some() {
+                continue;
+            }
             let request =
                 ExportRequest { plan: &plan, checked, model, folder: &at, located: &located, rows: None };
             let (_, Some((export, _))) = export(ExportEngine::Verl, request) else { continue };
-            for _ in 0..3 {
-                let title = format!("{}: {}", path.display(), named.name);
-                cases.push(case(&title, &export, train, &mut random));
-            }
+            let title = format!("{}: {}", path.display(), named.name);
+            cases.extend((0..3).filter_map(|_| case(&title, &export, train, &mut random)));
             folder = Some(export);
         }
     }
-    assert!(cases.len() > 50, "{} cases", cases.len());
-    let modes: Vec<&Value> = cases.iter().map(|case| &case["aggregation"]).collect();
-    for mode in ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum"] {
-        assert!(modes.iter().any(|found| *found == mode), "no loss is a {mode}");
-    }
-    let Some(python) = python() else { return };
+    assert!(cases.len() > 150, "{} cases", cases.len());
+    let Some(python) = python_of("verl") else { return };
     let out = tempfile::tempdir().expect("a folder");
     for file in &folder.expect("some stage is exported").files {
         let path = out.path().join(&file.name);
@@ -121,4 +124,72 @@ fn verl_reads_its_folder_and_averages_to_the_loss() {
     fs::write(&path, json!(cases).to_string()).expect("a file");
     let script = root().join("tests/engines/check_verl.py");
     print!("{}", run(Command::new(python).arg(script).arg(out.path()).arg(&path)));
+}
+
+const STAGES: [&str; 7] = ["sampled", "top", "balanced", "grouped", "whole", "united", "alone"];
+
+/// The experiment of `workers.mopd` in a folder, after a run.
+fn workers(place: &Path) {
+    two_jobs(place, |row| 3 + row % 4);
+    fs::copy(root().join("tests/engines/workers.mopd"), place.join("workers.mopd")).expect("a copy");
+    run(Command::new(mopd()).current_dir(place).args(["run", "workers.mopd"]));
+}
+
+fn exported(place: &Path, stage: &str) {
+    let words = ["export", "--engine", "verl", "--stage", stage, "workers.mopd"];
+    run(Command::new(mopd()).current_dir(place).args(words));
+}
+
+/// Three steps of verl's FSDP2 engine in two workers have the losses and norms of the run.
+#[test]
+fn verls_workers_train_as_mopd_does() {
+    let Some(python) = python_of("verl") else { return };
+    let place = tempfile::tempdir().expect("a folder");
+    workers(place.path());
+    let all = metrics(&python, &place.path().join("runs/workers"));
+    for stage in STAGES {
+        exported(place.path(), stage);
+        let folder = place.path().join(format!("{stage}-verl"));
+        let out = place.path().join(format!("{stage}.json"));
+        let script = root().join("tests/engines/workers_verl.py");
+        run(Command::new(&python).current_dir(place.path()).arg(script).arg(&folder).arg(&out));
+        let theirs: Vec<Value> =
+            serde_json::from_str(&fs::read_to_string(&out).expect("results")).expect("rows");
+        let ours: Vec<&Value> =
+            all.iter().filter(|row| row["stage"] == stage && row["domain"] == "sort").collect();
+        assert_eq!((ours.len(), theirs.len()), (3, 3), "{stage}");
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
+            let pairs = [("loss", "loss"), ("gradient_norm", "grad_norm"), ("learning_rate", "lr")];
+            for (our, their) in pairs {
+                let (a, b) = (number(ours, our), number(theirs, their));
+                println!("{stage} step {}: {our} {a} and {b}", ours["step"]);
+                assert!((a - b).abs() < 1e-5 * a.abs().max(0.1), "{stage}: {our}: {a} and {b}");
+            }
+        }
+    }
+}
+
+/// The command that the book gives starts verl, which reads plugin, data and teachers in its own workers, and
+/// stops where it counts GPUs.
+#[test]
+fn the_written_folder_starts_verl() {
+    let Some(python) = python_of("verl") else { return };
+    let place = tempfile::tempdir().expect("a folder");
+    workers(place.path());
+    exported(place.path(), "top");
+    let programs = python.parent().expect("a folder").display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("sh")
+        .arg(place.path().join("top-verl/launch.sh"))
+        .current_dir("/")
+        .env("PATH", path)
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .env("WANDB_API_KEY", "not-to-be-printed")
+        .output()
+        .expect("sh starts");
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("Total available GPUs 0 is less than total desired GPUs 3"), "{text}");
+    assert!(!text.contains("not-to-be-printed"), "verl prints a secret:\n{text}");
 }

@@ -1,0 +1,129 @@
+"""The distributions that a pass of `mopd_verl.py` needs: the student's, and those of the other models.
+
+A teacher is served by verl, which passes on its most probable entries, or it is `held`: each training process has a part
+of it, as of the student, and it runs for the same micro-batches.
+"""
+
+import copy
+
+import objective
+import torch
+import torch.distributed as dist
+from verl.utils import tensordict_utils as tu
+
+# Of a probability of 0. Finite, since differences of log-probabilities are multiplied by it.
+NO_LOGIT = -1e30
+
+
+def predicting_places(data):
+    """The places in the packed sequences that predict the completions' tokens."""
+    ends = data["input_ids"].offsets()[1:].tolist()
+    lengths = data["response_mask"].offsets().diff().tolist()
+    places = [torch.arange(end - length - 1, end - 1) for end, length in zip(ends, lengths, strict=True)]
+    return torch.cat(places).to(data["input_ids"].device)
+
+
+def end_tokens(engine):
+    """The tokens that end a completion."""
+    config = engine.model_config
+    ends = config.generation_config.eos_token_id if config.generation_config is not None else None
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({token for token in [*ends, config.tokenizer.eos_token_id] if token is not None})
+
+
+def tokenizer_ids(engine, size):
+    """The number of ids, and those of them without a token. Entries of the logits from there on are padding."""
+    known = engine.__dict__.get("mopd_ids")
+    if known is None:
+        ids = {number for number in engine.model_config.tokenizer.get_vocab().values() if number < size}
+        entries = max(ids) + 1
+        known = engine.mopd_ids = (entries, sorted(set(range(entries)) - ids))
+    return known
+
+
+def whole_logits(logits, places, engine):
+    """The logits at some places. verl divided them by the temperature of sampling."""
+    entries, absent = tokenizer_ids(engine, logits.shape[-1])
+    taken = logits[0, places, :entries]
+    if objective.SAMPLING_TEMPERATURE != 1.0:
+        taken = taken * objective.SAMPLING_TEMPERATURE
+    return taken.index_fill(-1, torch.tensor(absent, device=taken.device), NO_LOGIT) if absent else taken
+
+
+def listed(data, places, size):
+    """A served teacher's distribution: its most probable entries, with the rest of the mass spread evenly over the
+    others. Numbers that depend on the entries and on the mass of the rest are exact."""
+    ids = data["teacher_ids"].values()[places].long()
+    logs = data["teacher_logprobs"].values()[places].double()
+    rest = (1 - logs.exp().sum(-1, keepdim=True)).clamp_min(1e-30) / max(size - ids.shape[-1], 1)
+    return rest.log().expand(-1, size).scatter(-1, ids, logs)
+
+
+def held(engine, path):
+    """The model in this path, with its weights shared between the processes as those of the trained model are."""
+    models = engine.__dict__.setdefault("mopd_held", {})
+    if path not in models:
+        from verl.workers.config import HFModelConfig
+        from verl.workers.engine import EngineRegistry
+
+        trained, layout = engine.model_config, copy.deepcopy(engine.engine_config)
+        object.__setattr__(layout, "forward_only", True)
+        object.__setattr__(layout, "model_dtype", objective.DTYPE)
+        model = HFModelConfig(
+            path=path,
+            load_tokenizer=False,
+            trust_remote_code=trained.trust_remote_code,
+            override_config=trained.override_config,
+            use_remove_padding=trained.use_remove_padding,
+            enable_gradient_checkpointing=False,
+        )
+        made = EngineRegistry.new(
+            model_type="language_model",
+            backend=layout.strategy,
+            model_config=model,
+            engine_config=layout,
+            optimizer_config=None,
+            checkpoint_config=engine.checkpoint_config,
+        )
+        made.initialize()
+        models[path] = made
+    return models[path]
+
+
+def logits_of(model, data, places, engine):
+    """The logits of a held model at some places of a micro-batch."""
+    found = []
+
+    def collect(model_output=None, data=None, dp_group=None, student_logits=None):
+        if student_logits is None:
+            return torch.zeros((), device=data["input_ids"].device), {}
+        found.append(whole_logits(student_logits, places, engine))
+        return {}
+
+    with torch.no_grad(), model.eval_mode():
+        model.forward_step(data, collect, forward_only=True)
+    return found[0]
+
+
+def others(engine, data, places, size, first):
+    """The distributions of the other models by their role, as far as the numbers of this pass need them."""
+    roles = objective.ROLES if first else objective.LIVE_ROLES
+    found = {}
+    for role in roles:
+        paths = objective.MODELS.get(role)
+        if paths is None:
+            found[role] = listed(data, places, size)
+            continue
+        # Of the models of a role, each row has one. All processes run a model together.
+        keys = list(paths)
+        names = list(tu.get(data, "teacher")) if len(keys) > 1 else keys * len(data)
+        lengths = torch.tensor(data["response_mask"].offsets().diff().tolist())
+        of_place = torch.repeat_interleave(torch.tensor([keys.index(name) for name in names]), lengths).to(places.device)
+        needed = torch.tensor([int(key in names) for key in keys], device=places.device)
+        dist.all_reduce(needed, op=dist.ReduceOp.MAX, group=engine.get_data_parallel_group())
+        for number, key in enumerate(keys):
+            if needed[number]:
+                logits = logits_of(held(engine, paths[key]), data, places, engine)
+                own = (of_place == number)[:, None]
+                found[role] = torch.where(own, logits, found[role]) if role in found else logits
+    return found

@@ -1,0 +1,421 @@
+//! The objective as code of the plugin, and which numbers of verl it reads.
+//!
+//! The plugin calls the objective once per update, on the numbers of the whole batch (`mopd_verl.py`), so
+//! every operation of a graph can be exported. What can't are numbers that verl's processes do not have.
+
+use std::cell::RefCell;
+
+use mopd_expr::graph::{Graph, NodeId, Operation};
+use mopd_expr::roles::Role;
+use mopd_expr::signals::{Axis, Distribution, Live, Signal, Support};
+use mopd_plan::{Dtype, Objective};
+use serde_json::{Map, Value, json};
+
+use super::super::coverage::Coverage;
+use super::super::stage::ExportSettings;
+use super::super::trl::{Summands, live_spec, rate};
+use super::super::{live_text, objective_header, torch};
+
+/// Where the teacher's numbers come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TeacherSource {
+    /// The objective reads no teacher.
+    None,
+    /// verl's teacher servers score the sampled tokens.
+    Sampled,
+    /// verl's teacher servers return this many of the most probable entries.
+    Entries(u32),
+    /// The training processes hold the teachers.
+    Held,
+}
+
+impl TeacherSource {
+    pub fn is_served(self) -> bool {
+        matches!(self, TeacherSource::Sampled | TeacherSource::Entries(_))
+    }
+}
+
+/// The objective as code of the plugin, and the settings that follow from it.
+pub struct PluginObjective {
+    pub code: String,
+    pub teacher: TeacherSource,
+}
+
+pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<PluginObjective> {
+    let objective = &settings.train.objective;
+    let at = settings.origins.objective;
+    let before = coverage.refused().count();
+    let sampling = settings.sampling?;
+    carried(objective, settings, coverage);
+    let teacher = teacher_source(objective);
+    let names = Names {
+        settings,
+        teacher,
+        rollout: sampling.temperature.constant()?,
+        policy: objective.temperature.constant()?,
+        summands: Summands::default(),
+        distributions: RefCell::default(),
+        columns: RefCell::default(),
+        fields: RefCell::default(),
+        reads: RefCell::default(),
+    };
+    let mut live: Vec<Value> = Vec::new();
+    for primitive in &objective.live {
+        let construct = format!("`{}`", live_text(&primitive.primitive));
+        match live_of_verl(&primitive.primitive, settings, &names.summands) {
+            Ok(spec) => {
+                coverage.exact(construct, primitive.origin);
+                live.push(spec);
+            }
+            Err(why) => coverage.refuse(construct, primitive.origin, why),
+        }
+    }
+    let body = torch::function("loss", &objective.graph, &[objective.loss], &|signal| names.of(signal));
+    match &body {
+        Ok(_) => {
+            let how = "of the whole batch in each process";
+            coverage.exact(format!("objective `{}`, {how}", objective.name), at);
+        }
+        Err(found) => {
+            found.iter().for_each(|line| coverage.refuse(line.construct.clone(), at, line.why.clone()));
+        }
+    }
+    if settings.train.mini_batches > 1 && joins_groups(&objective.graph, objective.loss) {
+        let why = "verl divides a batch into mini-batches by length, without regard to groups \
+                   (`_balance_batch` in verl/trainer/ppo/v1/trainer_base.py)";
+        coverage.refuse("numbers of a group with several `mini_batches`", at, why);
+    }
+    sources(teacher, objective, settings, coverage);
+    let rate = rate(settings, coverage);
+    let (body, rate) = (body.ok()?, rate?);
+    if coverage.refused().count() > before {
+        return None;
+    }
+    let code = names.code(&live, &body, &rate);
+    Some(PluginObjective { code, teacher })
+}
+
+/// Reports where the other models' numbers come from.
+fn sources(
+    teacher: TeacherSource,
+    objective: &Objective,
+    settings: &ExportSettings,
+    coverage: &mut Coverage,
+) {
+    let at = settings.origins.objective;
+    if objective.reads(Role::TEACHER) && settings.teachers.is_empty() {
+        coverage.refuse("`teacher`", at, "no teacher of the stage can be exported");
+        return;
+    }
+    match teacher {
+        TeacherSource::None => {}
+        TeacherSource::Sampled => coverage.exact("`teacher.logp`, by verl's teacher servers", at),
+        TeacherSource::Entries(k) => {
+            coverage.exact(format!("the teacher's {k} most probable entries, by verl's teacher servers"), at);
+        }
+        TeacherSource::Held => coverage.exact(
+            "the teacher's whole distribution, by teachers that the training processes hold together",
+            at,
+        ),
+    }
+    if objective.reads(Role::Sampler) && distribution_of_sampler(objective) {
+        let how = "the student's distribution before the step; verl records the sampler's log-probability of \
+                   the sampled token only";
+        coverage.approximate("`sampler`", at, how);
+    }
+}
+
+/// Refuses the values of an objective that are carried from step to step.
+fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Coverage) {
+    for state in &objective.states {
+        let why = "the engine's checkpoints do not contain it (`FSDPCheckpointManager` in \
+                   verl/utils/checkpoint/fsdp_checkpoint_manager.py)";
+        coverage.refuse(format!("`state {}`", state.name), state.origin, why);
+    }
+    if objective.learned.is_some() || !objective.ladders.is_empty() {
+        let why = "verl's rollout has constant settings (`generate_sequences` in \
+                   verl/trainer/ppo/v1/agent_loop_tq.py)";
+        coverage.refuse("settings that adapt during the run", settings.origins.objective, why);
+    }
+    if objective.chosen.is_some() {
+        let why = "in verl, a completion is one block";
+        coverage.refuse("numbers per block", settings.origins.objective, why);
+    }
+}
+
+/// The numbers of one objective, by their names in the plugin.
+struct Names<'a> {
+    settings: &'a ExportSettings<'a>,
+    teacher: TeacherSource,
+    /// The temperatures of sampling, and of the log-probabilities that the objective reads.
+    rollout: f64,
+    policy: f64,
+    summands: Summands,
+    /// What is computed from whole distributions.
+    distributions: RefCell<Vec<(String, Value)>>,
+    /// What verl has, by the name of its column.
+    columns: RefCell<Map<String, Value>>,
+    /// Fields of a prompt's row.
+    fields: RefCell<Map<String, Value>>,
+    reads: RefCell<Vec<String>>,
+}
+
+impl Names<'_> {
+    fn of(&self, signal: &Signal) -> Result<String, String> {
+        let name = match self.column(signal)? {
+            Some((name, column)) => {
+                self.columns.borrow_mut().insert(name.clone(), json!(column));
+                name
+            }
+            None => self.computed(signal)?,
+        };
+        let mut reads = self.reads.borrow_mut();
+        if !reads.contains(&name) {
+            reads.push(name.clone());
+        }
+        Ok(name)
+    }
+
+    /// The column of verl that has a signal, if one has.
+    fn column(&self, signal: &Signal) -> Result<Option<(String, &'static str)>, String> {
+        let Signal::Logp { role } = signal else { return Ok(None) };
+        let column = match *role {
+            Role::TEACHER if self.teacher == TeacherSource::Sampled => "teacher_logprobs",
+            Role::Sampler => {
+                let plain = self.settings.sampling.is_some_and(mopd_plan::Sampling::is_plain);
+                if !plain {
+                    let why = "with `top_p` or `top_k`, tokens are sampled from a truncated distribution, not the \
+                               scored one";
+                    return Err(why.to_owned());
+                }
+                "rollout_log_probs"
+            }
+            // With one update per batch, the student before the update is the old one.
+            Role::Old if self.settings.train.mini_batches > 1 => {
+                if (self.policy - self.rollout).abs() > 1e-12 {
+                    let why = "verl computes `old_log_probs` at the rollout's temperature (`_compute_old_log_prob` in \
+                               verl/trainer/ppo/v1/trainer_base.py)";
+                    return Err(why.to_owned());
+                }
+                "old_log_probs"
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some((format!("{}.logp", role.name()), column)))
+    }
+
+    fn computed(&self, signal: &Signal) -> Result<String, String> {
+        let spec = match signal {
+            Signal::Position => return Ok("position".to_owned()),
+            Signal::Length => return Ok("length".to_owned()),
+            Signal::Truncated => return Ok("truncated".to_owned()),
+            Signal::Reward => return Ok("reward".to_owned()),
+            Signal::Correct => return Ok("correct".to_owned()),
+            Signal::Step => return Ok("step".to_owned()),
+            Signal::Progress => return Ok("progress".to_owned()),
+            Signal::DomainPlace => return Ok("domain".to_owned()),
+            Signal::Data { field } => {
+                let name = format!("data.{field}");
+                self.fields.borrow_mut().insert(name.clone(), json!({"field": field, "text": null}));
+                return Ok(name);
+            }
+            Signal::DataIs { field, text } => {
+                let name = format!("data.{field} == {text}");
+                self.fields.borrow_mut().insert(name.clone(), json!({"field": field, "text": text}));
+                return Ok(name);
+            }
+            Signal::Logp { .. }
+            | Signal::Entropy { .. }
+            | Signal::Top1 { .. }
+            | Signal::Rank { .. }
+            | Signal::EndLogp { .. }
+            | Signal::Overlap { .. }
+            | Signal::Mass { .. }
+            | Signal::InNucleus { .. }
+            | Signal::SupportSize { .. } => {
+                serde_json::to_value(signal).map_err(|error| error.to_string())?
+            }
+            Signal::Divergence(divergence) => {
+                let mut spec = self.summands.spec(divergence)?;
+                spec.insert("signal".into(), json!("divergence"));
+                Value::Object(spec)
+            }
+            Signal::Uniform { .. } => return Err("mopd generates its random numbers".to_owned()),
+            Signal::RewardPart { .. } => {
+                return Err("verl's reward is one number (`_compute_score` in \
+                            verl/experimental/agent_loop/agent_loop.py)"
+                    .to_owned());
+            }
+            _ => return Err("verl's processes do not have it".to_owned()),
+        };
+        of_this_update(&signal.roles(), self.settings)?;
+        let mut known = self.distributions.borrow_mut();
+        if let Some((name, _)) = known.iter().find(|(_, other)| *other == spec) {
+            return Ok(name.clone());
+        }
+        let name = format!("{} #{}", torch::signal_name(signal), known.len());
+        known.push((name.clone(), spec));
+        Ok(name)
+    }
+
+    fn code(&self, live: &[Value], body: &str, rate: &str) -> String {
+        let settings = self.settings;
+        let objective = &settings.train.objective;
+        let models = models(settings, self.teacher);
+        let graph_roles = objective.graph.signals(&[objective.loss]).into_iter().flat_map(|signal| {
+            if matches!(self.column(&signal), Ok(None)) { signal.roles() } else { Vec::new() }
+        });
+        let live_roles = objective.live.iter().flat_map(|live| live.primitive.roles());
+        let of_others = |roles: Vec<Role>| {
+            let mut names: Vec<String> = Vec::new();
+            for role in roles.into_iter().filter(|role| matches!(role, Role::Scorer(_))) {
+                if !names.contains(&role.name()) {
+                    names.push(role.name());
+                }
+            }
+            names
+        };
+        let in_both: Vec<Role> = live_roles.clone().chain(graph_roles).collect();
+        let summands = self.summands.0.borrow();
+        let functions: String = summands.iter().map(|code| format!("{code}\n\n")).collect();
+        let table: Vec<String> = (0..summands.len()).map(|number| format!("summand{number}")).collect();
+        let distributions: Map<String, Value> = self.distributions.borrow().iter().cloned().collect();
+        let entries = match self.teacher {
+            TeacherSource::Entries(k) => json!(k),
+            _ => Value::Null,
+        };
+        let dtype = match settings.dtype {
+            Dtype::Float32 => "fp32",
+            Dtype::Bfloat16 => "bf16",
+        };
+        let domains: Vec<&str> = settings.domains.iter().map(|part| part.domain.name.as_str()).collect();
+        let constants = [
+            ("ROLES", json!(of_others(in_both))),
+            ("LIVE_ROLES", json!(of_others(live_roles.collect()))),
+            ("MODELS", models),
+            ("ENTRIES", entries),
+            ("DTYPE", json!(dtype)),
+            ("DOMAINS", json!(domains)),
+            ("STEPS", json!(settings.steps)),
+            ("UPDATES", json!(settings.train.updates_per_batch())),
+            ("LIVE", json!(live)),
+            ("DISTRIBUTIONS", Value::Object(distributions)),
+            ("COLUMNS", Value::Object(self.columns.borrow().clone())),
+            ("FIELDS", Value::Object(self.fields.borrow().clone())),
+            ("READS", json!(*self.reads.borrow())),
+        ];
+        let mut text = objective_header("verl 0.9.1", objective);
+        for (name, number) in [("TEMPERATURE", self.policy), ("SAMPLING_TEMPERATURE", self.rollout)] {
+            text += &format!("\n{name} = {}", torch::number(number));
+        }
+        for (name, value) in constants {
+            text += &format!("\n{name} = {}", torch::literal(&value));
+        }
+        format!("{text}\n\n\n{functions}SUMMANDS = [{}]\n\n\n{body}\n\n{rate}", table.join(", "))
+    }
+}
+
+/// The models that the training processes hold: for each role the paths, by the key of the row's teacher.
+fn models(settings: &ExportSettings, teacher: TeacherSource) -> Value {
+    let mut models = Map::new();
+    if teacher == TeacherSource::Held {
+        let paths = settings.teachers.iter().map(|each| (each.key.clone(), json!(each.weights.path)));
+        models.insert(Role::TEACHER.name(), Value::Object(paths.collect()));
+    }
+    if let Some(reference) = &settings.reference {
+        models.insert(Role::REFERENCE.name(), json!({"reference": reference.path}));
+    }
+    Value::Object(models)
+}
+
+/// A live primitive in the JSON format that `mopd_distributions.py` reads.
+fn live_of_verl(live: &Live, settings: &ExportSettings, summands: &Summands) -> Result<Value, String> {
+    of_this_update(&live.roles(), settings)?;
+    match live {
+        Live::Value | Live::ConfidenceLogit => {
+            Err("verl's actors have no such head (`_build_module` in verl/workers/engine/fsdp/transformer_impl.py)"
+                .to_owned())
+        }
+        other => live_spec(other, summands),
+    }
+}
+
+/// With one update per batch, `old` and the sampler have the student's weights before the update.
+fn of_this_update(roles: &[Role], settings: &ExportSettings) -> Result<(), String> {
+    if settings.train.mini_batches > 1 && roles.iter().any(|role| matches!(role, Role::Old | Role::Sampler)) {
+        let why = "of the student before the first update from a batch, verl has the sampled tokens' \
+                   log-probabilities (`_compute_old_log_prob` in verl/trainer/ppo/v1/trainer_base.py)";
+        return Err(why.to_owned());
+    }
+    Ok(())
+}
+
+/// Where a teacher's numbers can come from, from the numbers that the objective reads.
+fn teacher_source(objective: &Objective) -> TeacherSource {
+    let signals = objective.graph.signals(&[objective.loss]);
+    let lives = objective.live.iter().map(|live| &live.primitive);
+    let of_teacher = |roles: &[Role]| roles.contains(&Role::TEACHER);
+    if !objective.reads(Role::TEACHER) {
+        return TeacherSource::None;
+    }
+    let read: Vec<&Signal> = signals.iter().filter(|signal| of_teacher(&signal.roles())).collect();
+    let live: Vec<&Live> = lives.filter(|live| of_teacher(&live.roles())).collect();
+    let at_one = objective.temperature.constant() == Some(1.0);
+    let sampled = |signal: &&Signal| matches!(signal, Signal::Logp { .. }) && at_one;
+    if live.is_empty() && read.iter().all(sampled) {
+        return TeacherSource::Sampled;
+    }
+    let of_signals = read.iter().map(|signal| match signal {
+        Signal::Top1 { role: Role::TEACHER } => Some(1),
+        Signal::Mass { support, .. } => listed(support),
+        Signal::Divergence(divergence) => listed_divergence(divergence),
+        _ => None,
+    });
+    let of_live = live.iter().map(|live| match live {
+        Live::Divergence(divergence) => listed_divergence(divergence),
+        Live::Likelihood { of: Role::TEACHER } => Some(1),
+        _ => None,
+    });
+    let entries: Option<Vec<u32>> = of_signals.chain(of_live).collect();
+    entries.and_then(|entries| entries.into_iter().max()).map_or(TeacherSource::Held, TeacherSource::Entries)
+}
+
+/// The number of the teacher's entries that a divergence needs, if these are enough.
+fn listed_divergence(divergence: &mopd_plan::Divergence) -> Option<u32> {
+    let sampler = divergence.roles().contains(&Role::Sampler);
+    let plain = |side: &Distribution| !matches!(side, Distribution::Blend(_));
+    // The list is at temperature 1.
+    let same = divergence.temperature == 1.0 && !sampler;
+    if same && plain(&divergence.left) && plain(&divergence.right) {
+        listed(&divergence.support)
+    } else {
+        None
+    }
+}
+
+fn listed(support: &Support) -> Option<u32> {
+    match support {
+        Support::TopK { role: Role::TEACHER, k } => Some(*k),
+        _ => None,
+    }
+}
+
+/// Whether the objective reads more of the sampler than the sampled token's log-probability.
+fn distribution_of_sampler(objective: &Objective) -> bool {
+    let signals = objective.graph.signals(&[objective.loss]);
+    let read = |signal: &Signal| {
+        signal.roles().contains(&Role::Sampler) && !matches!(signal, Signal::Logp { role: Role::Sampler })
+    };
+    signals.iter().any(read)
+        || objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler))
+}
+
+/// Whether some number depends on several completions of a group.
+fn joins_groups(graph: &Graph, loss: NodeId) -> bool {
+    let needed = graph.reachable(&[loss]);
+    graph.nodes().filter(|(id, _)| needed[id.0 as usize]).any(|(_, node)| match &node.operation {
+        Operation::Reduce { .. } => node.axis == Axis::Group,
+        Operation::Statistic { over, .. } | Operation::Scan { over, .. } => *over == Axis::Group,
+        _ => false,
+    })
+}
