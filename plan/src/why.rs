@@ -11,7 +11,7 @@ pub struct StageFate {
     pub seed: u64,
     /// Whether its result is in the store.
     pub kept: bool,
-    /// Why the stored result can't be used, if it was changed since it was written.
+    /// Why the stored result can't be used, if it was changed since it was written: "incomplete: ...".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged: Option<String>,
     /// The number of steps of the last checkpoint under the stage's key.

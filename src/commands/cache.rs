@@ -1,10 +1,11 @@
 //! `mopd cache`: lists, verifies and prunes the store.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_store::{Folder, PrunePolicy, PruneVerdict, Pruned, StoreItem, StoreItemKind, age};
+use mopd_store::{Damage, Folder, PrunePolicy, PruneVerdict, Pruned, StoreItem, StoreItemKind, age};
 use serde_json::json;
 
 use super::run::STORE;
@@ -125,24 +126,26 @@ fn short(path: &Path) -> String {
 
 fn verify(folder: &Folder) -> Result<CommandStatus, Problem> {
     let items = folder.items().map_err(unreadable)?;
-    let (mut whole, mut damaged) = (0, 0);
+    let mut whole = 0;
+    let mut damaged = BTreeMap::from([("damaged", 0)]);
     for item in &items {
         match folder.verdict(item) {
             None => {}
             Some(PruneVerdict::Whole) => whole += 1,
             Some(PruneVerdict::InUse) => output::error(&format!("{} is being written\n", item.name)),
-            Some(PruneVerdict::Damaged(reason)) => {
-                damaged += 1;
+            Some(PruneVerdict::Damaged(Damage { kind, reason })) => {
+                *damaged.entry(kind).or_default() += 1;
                 output::result(&format!("{}  {}: {}\n", item.name, described(item), printable(&reason)));
             }
         }
     }
-    output::error(&format!("{whole} whole, {damaged} damaged\n"));
+    let counts: String = damaged.iter().map(|(kind, count)| format!(", {count} {kind}")).collect();
+    output::error(&format!("{whole} whole{counts}\n"));
     let runs = warn_of(&folder.runs().map_err(unreadable)?.unreadable);
-    if damaged == 0 {
+    if damaged.values().all(|&count| count == 0) {
         return Ok(if runs { CommandStatus::Failure } else { CommandStatus::Success });
     }
-    output::error("the next run that needs a damaged result computes it again\n");
+    output::error("the next run that needs such a result computes it again\n");
     Ok(CommandStatus::Failure)
 }
 

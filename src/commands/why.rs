@@ -70,8 +70,8 @@ impl RerunReasons<'_> {
             Some(step) => format!(", from the checkpoint at step {step} on"),
             None => String::new(),
         };
-        if fate.damaged.is_some() {
-            return format!("{resumes}: its result in the store is damaged");
+        if let Some(damaged) = &fate.damaged {
+            return format!("{resumes}: its result in the store is {}", printable(damaged));
         }
         let Some(before) = &fate.before else {
             return format!("{resumes}: no earlier run has a stage of this name and seed");

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::entries::{CHECKSUMS, Folder, NEW, OLD};
+use crate::entries::{CHECKSUMS, Damage, Folder, NEW, OLD};
 use crate::files::{WriteError, reason, remove_partial};
 use crate::lock::Lock;
 use crate::runs::StoredRuns;
@@ -76,7 +76,7 @@ pub struct Pruned {
 #[serde(rename_all = "snake_case")]
 pub enum PruneVerdict {
     Whole,
-    Damaged(String),
+    Damaged(Damage),
     /// A run uses it now.
     InUse,
 }
@@ -210,15 +210,13 @@ impl Folder {
             StoreItemKind::Checkpoint | StoreItemKind::Scores => self.parts(&item.name).collect(),
             StoreItemKind::LastGood | StoreItemKind::Leftover => return None,
         };
-        let Some(reason) =
-            entries.iter().find_map(|entry| self.verify(entry).err().map(|damage| damage.reason))
-        else {
+        let Some(damage) = entries.iter().find_map(|entry| self.verify(entry).err()) else {
             return Some(PruneVerdict::Whole);
         };
         // A running run may have deleted it meanwhile.
         match self.try_lock(&item.key) {
             Ok(None) => Some(PruneVerdict::InUse),
-            _ => Some(PruneVerdict::Damaged(reason)),
+            _ => Some(PruneVerdict::Damaged(damage)),
         }
     }
 

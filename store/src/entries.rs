@@ -35,7 +35,7 @@ pub enum Lookup<T> {
 }
 
 /// Why an entry can't be used, for a warning.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// "incomplete" if files of it were deleted, "damaged" if they differ from what was written.
     pub kind: &'static str,

@@ -254,7 +254,7 @@ fn check_finds_damaged_entries() {
     let verdicts: Vec<Option<PruneVerdict>> = items.iter().map(|item| folder.verdict(item)).collect();
     assert_eq!(names(&items), ['a', 'b', 'c']);
     assert_eq!(verdicts[0], Some(PruneVerdict::Whole));
-    assert!(matches!(&verdicts[1], Some(PruneVerdict::Damaged(reason)) if reason.contains("file")));
+    assert!(matches!(&verdicts[1], Some(PruneVerdict::Damaged(damage)) if damage.reason.contains("file")));
     assert!(matches!(&verdicts[2], Some(PruneVerdict::Damaged(_))));
     let _computing = folder.try_lock(&key('b')).unwrap();
     assert_eq!(folder.verdict(&items[1]), Some(PruneVerdict::InUse));

@@ -108,7 +108,8 @@ pub fn explain_reruns(job: &RunJob, versions: &Versions, place: Place, control: 
         let (stage, seed, key) = (plan.experiment.model(id).name.clone(), task.seed, keys.of(index));
         let present = keys.all_of(index).all(|key| store.has(key));
         let damaged = if present {
-            keys.all_of(index).find_map(|key| store.damage(key)).map(|damage| damage.to_string())
+            let damage = keys.all_of(index).find_map(|key| store.damage(key));
+            damage.map(|damage| format!("{}: {damage}", damage.kind))
         } else {
             None
         };

@@ -305,13 +305,10 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
     use checked::Signal as Checked;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
     Ok(ExecutableKind::Signal(match signal {
-        Checked::Of { role: checked::Role::Old, part } => match of_old(part) {
-            Some(signal) => signal,
-            None => return unknown(),
-        },
         Checked::Of { role: of, part } => {
-            let role = role(of, at)?;
-            match part {
+            // Of `old`, numbers of each token are kept and no distribution, which `role` refuses.
+            let role = if *of == checked::Role::Old { Role::Old } else { role(of, at)? };
+            let signal = match part {
                 checked::ModelSignal::Logp => Signal::Logp { role },
                 checked::ModelSignal::Entropy => Signal::Entropy { role },
                 checked::ModelSignal::Top1 => Signal::Top1 { role },
@@ -337,7 +334,11 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
                 }
                 checked::ModelSignal::Correct => Signal::CorrectOf { role },
                 checked::ModelSignal::StatedConfidence => Signal::StatedConfidence { role },
+            };
+            if role == Role::Old && signal.of_student_now().is_none() {
+                return unknown();
             }
+            signal
         }
         Checked::Divergence(of) => Signal::Divergence(divergence(of, at)?),
         Checked::Overlap { left, right, k } => {
@@ -399,25 +400,6 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
         Checked::Head => Signal::Head,
         Checked::Agreement { .. } | Checked::Block | Checked::Masked => return unknown(),
     }))
-}
-
-/// The numbers of a token that are kept from the first update of a batch.
-fn of_old(part: &checked::ModelSignal) -> Option<Signal> {
-    let role = Role::Old;
-    Some(match part {
-        checked::ModelSignal::Logp => Signal::Logp { role },
-        checked::ModelSignal::Entropy => Signal::Entropy { role },
-        checked::ModelSignal::Top1 => Signal::Top1 { role },
-        checked::ModelSignal::Rank => Signal::Rank { role },
-        checked::ModelSignal::EndLogp => Signal::EndLogp { role },
-        checked::ModelSignal::Mean
-        | checked::ModelSignal::Deviation
-        | checked::ModelSignal::Score
-        | checked::ModelSignal::Value
-        | checked::ModelSignal::Correct
-        | checked::ModelSignal::Confidence
-        | checked::ModelSignal::StatedConfidence => return None,
-    })
 }
 
 fn live(live: &checked::Live, at: FormulaContext) -> Converted<ExecutableKind> {

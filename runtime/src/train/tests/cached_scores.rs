@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 
+use mopd_ops::testing::Extent;
 use mopd_plan::producers::Model;
 use mopd_plan::results::ScoresFound;
 use mopd_plan::{Keep, Producer};
@@ -95,8 +96,9 @@ fn trained(stage: &Stage) -> Vec<f32> {
     trained_to_the_end(stage).0
 }
 
-/// Stages on data that is the same in each epoch: 16 records, 7 per step, more than two epochs.
-fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
+/// Stages on data that is the same in each epoch: 16 records, 7 per step, more than two epochs. For each list of
+/// teachers, today's kind of data; the days begin with another one for each `test`.
+fn stages(test: usize, fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
     let data = |field: &str| Producer::data(field);
     let pairs = Rollout::new(7, Producer::pairs(data("answer"), data("answer")));
     let rollouts = Rollout::new(7, Producer::teacher_once(13, Keep::All, Sampling::new(1, 1.0, 6)));
@@ -112,9 +114,11 @@ fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut 
         ("pairs", None, 1, pairs),
         ("rollouts of the teachers", Some(2), 1, rollouts),
     ];
-    for (name, micro_batch, passes, rollout) in cases {
-        let mini_batches = if name.contains("mini-batches") { 3 } else { 1 };
-        for teachers in [ROUTED, [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))]] {
+    let one_teacher = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))];
+    for (offset, teachers) in [(0, ROUTED), (3, one_teacher)] {
+        let today = Extent::from_environment().one_of(test + offset, cases.to_vec());
+        for (name, micro_batch, passes, rollout) in today {
+            let mini_batches = if name.contains("mini-batches") { 3 } else { 1 };
             let of_case = train(direct(Support::Full, Mass::Raw), passes);
             let train = Train { rollout: rollout.clone(), mini_batches, ..of_case };
             let mut stage = fixture.stage(&train, teachers.clone(), models);
@@ -131,7 +135,7 @@ fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut 
 fn in_the_first_epoch_nothing_is_computed_otherwise() {
     let fixture = Fixture::new();
     let models = models(true);
-    stages(&fixture, &models, |name, stage| {
+    stages(0, &fixture, &models, |name, stage| {
         stage.steps = 2 * stage.train.updates_per_batch();
         if name.starts_with("rollouts") {
             stage.steps = 1;
@@ -148,7 +152,7 @@ fn in_the_first_epoch_nothing_is_computed_otherwise() {
 fn training_with_cached_scores_has_the_same_bits() {
     let fixture = Fixture::new();
     let models = models(true);
-    stages(&fixture, &models, |name, stage| {
+    stages(2, &fixture, &models, |name, stage| {
         let expected = without_a_store(stage, AT_MOST);
         let kept = ScoreStore::new(AT_MOST);
         let (first, weights) = kept.run(stage);
@@ -184,7 +188,7 @@ fn training_with_cached_scores_has_the_same_bits() {
 fn beyond_the_limit_scores_are_computed_anew() {
     let fixture = Fixture::new();
     let models = models(true);
-    stages(&fixture, &models, |name, stage| {
+    stages(4, &fixture, &models, |name, stage| {
         let whole = ScoreStore::new(AT_MOST);
         whole.run(stage);
         let size = |kept: &ScoreStore| {
@@ -275,7 +279,7 @@ fn a_teacher_whose_scores_are_found_is_not_loaded() {
 fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
     let fixture = Fixture::new();
     let models = models(true);
-    stages(&fixture, &models, |name, stage| {
+    stages(6, &fixture, &models, |name, stage| {
         let states = tempfile::tempdir().unwrap();
         let states = Store::open(states.path()).unwrap();
         let kept = ScoreStore::new(AT_MOST);

@@ -95,6 +95,8 @@ fn damage_is_named_and_is_status_1() {
         "{}",
         said.out
     );
+    fs::remove_file(place.path(".mopd/store").join(key('b')).join("model.safetensors")).expect("a file");
+    place.mopd(&["cache", "verify"]).is(1, &["2 whole, 0 damaged, 1 incomplete", "computes it again"]);
 }
 
 #[test]

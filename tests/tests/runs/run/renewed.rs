@@ -146,7 +146,9 @@ fn a_plan_explains_damage_a_dtype_and_an_order_and_needs_no_writable_disk() {
     let metrics = bench.path(".mopd/store").join(key).join("metrics.json");
     let good = fs::read(&metrics).expect("metrics");
     fs::write(&metrics, "[]").expect("written");
-    assert_says(&why(&bench), &["trained: its result in the store is damaged", "1 of"]);
+    assert_says(&why(&bench), &["trained: its result in the store is damaged: ", "1 of"]);
+    fs::remove_file(&metrics).expect("removed");
+    assert_says(&why(&bench), &["its result in the store is incomplete: metrics.json was deleted", "1 of"]);
     fs::write(&metrics, good).expect("written");
     assert_says(&why(&bench), &["nothing to rerun"]);
     bench.edit("tiny.mopd", "seed = 1 }", "seed = 1, dtype = bfloat16 }");
