@@ -8,8 +8,6 @@ pub enum Bf16Products {
     Converted,
     /// By AVX512-BF16, in pairs of numbers per lane.
     Lanes,
-    /// By AMX, in tiles of sixteen rows.
-    Tiles,
 }
 
 /// The instruction sets that the loops are compiled for.
@@ -31,8 +29,6 @@ impl CpuFeatures {
             if widest && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
                 return CpuFeatures::Avx512(if !is_x86_feature_detected!("avx512bf16") {
                     Bf16Products::Converted
-                } else if amx::is_available() {
-                    Bf16Products::Tiles
                 } else {
                     Bf16Products::Lanes
                 });
@@ -47,7 +43,7 @@ impl CpuFeatures {
     /// Whether the CPU multiplies bf16 numbers without conversion.
     pub fn has_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return matches!(self, CpuFeatures::Avx512(Bf16Products::Lanes | Bf16Products::Tiles));
+        return matches!(self, CpuFeatures::Avx512(Bf16Products::Lanes));
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
@@ -56,8 +52,6 @@ impl CpuFeatures {
     pub fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
-            CpuFeatures::Avx512(Bf16Products::Tiles) => "avx512 amx",
-            #[cfg(target_arch = "x86_64")]
             CpuFeatures::Avx512(Bf16Products::Lanes) => "avx512 bf16",
             #[cfg(target_arch = "x86_64")]
             CpuFeatures::Avx512(Bf16Products::Converted) => "avx512",
@@ -65,39 +59,6 @@ impl CpuFeatures {
             CpuFeatures::Avx2 => "avx2",
             CpuFeatures::Any => "portable",
         }
-    }
-}
-
-/// Detection of AMX. The standard library's macro does not know it yet.
-#[cfg(target_arch = "x86_64")]
-mod amx {
-    use std::arch::x86_64::__cpuid_count;
-    use std::sync::LazyLock;
-
-    /// Whether the CPU multiplies tiles of bf16 numbers, and the system lets this process use them.
-    pub fn is_available() -> bool {
-        static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
-            /// Bits of EDX of CPUID's leaf 7: AMX-BF16 and AMX-TILE.
-            const BITS: u32 = 1 << 22 | 1 << 24;
-            __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
-        });
-        *AVAILABLE
-    }
-
-    /// Linux saves the registers of tiles only for processes that ask for them.
-    #[cfg(target_os = "linux")]
-    fn is_permitted() -> bool {
-        /// `ARCH_REQ_XCOMP_PERM` of `asm/prctl.h`.
-        const REQUEST_PERMISSION: libc::c_int = 0x1023;
-        /// `XFEATURE_XTILE_DATA` of the kernel: the state's bit in XCR0.
-        const TILE_DATA: libc::c_ulong = 18;
-        // SAFETY: the call takes these two numbers and changes no memory of this process.
-        unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0 }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn is_permitted() -> bool {
-        false
     }
 }
 

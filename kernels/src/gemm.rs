@@ -4,11 +4,9 @@ use std::ffi::c_int;
 
 use half::bf16;
 
-#[cfg(target_arch = "x86_64")]
-use crate::amx;
 use crate::matrix_view::MatrixView;
 use crate::symbols::{bf16_gemm, f32_gemm};
-use crate::{Cpu, CpuFeatures, Scalar};
+use crate::{CpuFeatures, Scalar};
 
 const ROWS_FIRST: c_int = 101;
 const AS_IT_IS: c_int = 111;
@@ -16,11 +14,11 @@ const TRANSPOSED: c_int = 112;
 
 /// An element type of small matrices.
 pub trait Factor: Scalar {
-    /// Multiplies by AMX or by the matrix library; returns false where there is neither.
+    /// Multiplies by the matrix library; returns false where there is none.
     ///
     /// # Safety
     /// As for [`multiply_small`].
-    unsafe fn by_amx_or_library(
+    unsafe fn by_library(
         a: MatrixView<Self>,
         b: MatrixView<Self>,
         add: bool,
@@ -32,19 +30,13 @@ pub trait Factor: Scalar {
 }
 
 impl Factor for bf16 {
-    unsafe fn by_amx_or_library(
+    unsafe fn by_library(
         a: MatrixView<bf16>,
         b: MatrixView<bf16>,
         add: bool,
         to: *mut f32,
         stride: usize,
     ) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        if amx::is_available() {
-            // SAFETY: the caller guarantees it; one thread.
-            unsafe { amx::gemm::multiply(Cpu::new(1), a, b, add, to, stride) };
-            return true;
-        }
         let Some(gemm) = bf16_gemm() else { return false };
         let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
         let ((from_a, stride_a, transposed_a), (from_b, stride_b, transposed_b)) = (a.layout(), b.layout());
@@ -76,7 +68,7 @@ impl Factor for bf16 {
 }
 
 impl Factor for f32 {
-    unsafe fn by_amx_or_library(
+    unsafe fn by_library(
         a: MatrixView<f32>,
         b: MatrixView<f32>,
         add: bool,
@@ -112,12 +104,8 @@ impl Factor for f32 {
     }
 }
 
-/// Whether bf16 matrices are multiplied as they are: by AMX or by the matrix library.
+/// Whether the matrix library multiplies bf16 matrices as they are.
 pub fn multiplies_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if amx::is_available() {
-        return true;
-    }
     bf16_gemm().is_some()
 }
 
@@ -137,7 +125,7 @@ pub unsafe fn multiply_small<T: Factor>(
     let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
     assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");
     // SAFETY: the caller's promise.
-    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_amx_or_library(a, b, add, to, stride) }) {
+    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_library(a, b, add, to, stride) }) {
         return;
     }
     for row in 0..rows {
@@ -152,25 +140,18 @@ pub unsafe fn multiply_small<T: Factor>(
     }
 }
 
-/// The same for large bf16 matrices, on all threads. Not to be called within [`crate::Cpu::parallel`].
+/// The same for large bf16 matrices, on the threads of the matrix library. Not to be called within
+/// [`crate::Cpu::parallel`].
 ///
 /// # Safety
 /// As for [`multiply_small`].
 pub unsafe fn multiply_large(
-    cpu: Cpu,
     a: MatrixView<bf16>,
     b: MatrixView<bf16>,
     add: bool,
     to: *mut f32,
     stride: usize,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    if amx::is_available() && a.shape().into_iter().chain(b.shape()).all(|size| size > 0) {
-        // SAFETY: by the caller's promise.
-        return unsafe { amx::gemm::multiply(cpu, a, b, add, to, stride) };
-    }
-    // The matrix library has threads of its own, which it uses outside of parallel work.
-    let _ = cpu;
     let ([_, inner], [_, columns]) = (a.shape(), b.shape());
     let block = columns_at_once(inner);
     for first in (0..columns).step_by(block) {
@@ -259,7 +240,7 @@ mod tests {
                 for add in [false, true] {
                     let mut sum = vec![2.0f32; rows * (columns + 1)];
                     // SAFETY: so many rows of so many numbers.
-                    unsafe { multiply_large(Cpu::new(3), a, b, add, sum.as_mut_ptr(), columns + 1) };
+                    unsafe { multiply_large(a, b, add, sum.as_mut_ptr(), columns + 1) };
                     for (row, sum) in sum.chunks_exact(columns + 1).enumerate() {
                         for (column, sum) in sum[..columns].iter().enumerate() {
                             let products =

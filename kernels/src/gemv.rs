@@ -5,8 +5,6 @@
 //! layout; these loops read it in place, `[outputs, inputs]`, along the inputs.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
-#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -126,11 +124,6 @@ pub unsafe fn multiply(
 ) {
     assert!(range.end * x.inputs() <= matrix.elements(), "the matrix has no such outputs");
     let (rows, features) = (x.count(), CpuFeatures::detect());
-    #[cfg(target_arch = "x86_64")]
-    if let (Some(tiles), Matrix::Bf16(matrix)) = (x.tiles(), matrix) {
-        // SAFETY: by the caller's promise; rows are in tiles on CPUs with AMX only.
-        return unsafe { amx::multiply((tiles, rows, x.inputs()), matrix, bias, range, next, target) };
-    }
     let x = x.strided(matrix);
     let row_bytes = x.inputs * matrix.element();
     let onward = WeightsToPrefetch { matrix, inputs: x.inputs, left: range.end, next };
@@ -312,7 +305,7 @@ impl Strip<'_> {
                     sums_of,
                 ),
                 #[cfg(target_arch = "x86_64")]
-                (Matrix::Bf16(matrix), CpuFeatures::Avx512(Bf16Products::Lanes | Bf16Products::Tiles)) => {
+                (Matrix::Bf16(matrix), CpuFeatures::Avx512(Bf16Products::Lanes)) => {
                     avx512::bf16_tile::<R, O>(
                         (&x.bf16[from], x.stride),
                         &matrix[weights],

@@ -17,7 +17,6 @@
 //! | threads that run phases in parallel, with barriers between them | [`thread_pool`] |
 //! | a few rows times a matrix: decoding | [`gemv`] |
 //! | other matrix products, f32 sums of bf16 factors | [`gemm`] |
-//! | the same by tiles, on CPUs with AMX | `amx` |
 //! | attention over packed sequences, forward and backward | [`causal_attention`], [`rope`] |
 //! | attention of one new token over a paged cache | [`paged_attention`], [`pages`] |
 //! | one step of a whole decoder: the next token of every row | [`decode`] |
@@ -32,8 +31,6 @@
 #[cfg(feature = "tch")]
 pub mod accelerator;
 pub mod adamw;
-#[cfg(target_arch = "x86_64")]
-mod amx;
 pub mod causal_attention;
 #[cfg(feature = "tch")]
 pub mod cuda;

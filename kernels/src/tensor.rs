@@ -19,7 +19,6 @@ use std::sync::{Mutex, PoisonError};
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use crate::Cpu;
 use crate::gemm::{multiplies_bf16, multiply_large};
 use crate::matrix_view::MatrixView;
 
@@ -242,25 +241,25 @@ fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[BorrowedMatrix<'a>; 2]> 
 /// `a b`, `[rows, inner]` times `[inner, columns]`, in f32 for any precision of the factors. Either may be a
 /// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16, which would leave
 /// two or three digits of logits.
-pub fn multiply(cpu: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
+pub fn multiply(a: &Tensor, b: &Tensor) -> Tensor {
     let _guard = no_grad_guard();
     let Some([left, right]) = factors(a, b) else {
         return a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
     };
     let mut product = Tensor::empty([a.size()[0], b.size()[1]], (Kind::Float, Device::Cpu));
-    multiply_borrowed(cpu, &left, &right, false, &mut product);
+    multiply_borrowed(&left, &right, false, &mut product);
     product
 }
 
 /// Whether the matrix library can compute [`multiply_by_rows`] for rows of this length.
-pub fn multiplies_rows(_: Cpu, inner: usize) -> bool {
+pub fn multiplies_rows(inner: usize) -> bool {
     multiplies_bf16() && (1..=c_int::MAX as usize).contains(&inner)
 }
 
 /// `a b'` for consecutive rows of `b` in a slice, such as a part of a mapped file. Writes the columns of
 /// `product`, f32 and contiguous, that start at `first`. `a` is `[rows, inner]`, bf16 and contiguous. With
 /// [`crate::gemm::columns_at_once`] rows per call, the bits equal those of [`multiply`].
-pub fn multiply_by_rows(cpu: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, first: usize) {
+pub fn multiply_by_rows(a: &Tensor, b: &[bf16], product: &mut Tensor, first: usize) {
     let [rows, inner] = pair(a.size()).expect("a matrix").map(|size| size as usize);
     let [of_product, columns] = pair(product.size()).expect("a matrix").map(|size| size as usize);
     let of_b = b.len() / inner;
@@ -274,31 +273,31 @@ pub fn multiply_by_rows(cpu: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, 
     let mut numbers = view_mut::<f32>(product).expect("a product in f32, in order");
     if rows > 0 {
         // SAFETY: it writes some columns of each row of the product, which is `columns` wide.
-        unsafe { multiply_large(cpu, a, b, false, numbers.as_mut_ptr().add(first), columns) };
+        unsafe { multiply_large(a, b, false, numbers.as_mut_ptr().add(first), columns) };
     }
 }
 
 /// Adds `a b` to `sum`, which is f32 and contiguous.
-pub fn add_product(cpu: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
+pub fn add_product(sum: &mut Tensor, a: &Tensor, b: &Tensor) {
     let _guard = no_grad_guard();
     match factors(a, b) {
         Some([left, right]) => {
             assert!(sum.size() == [a.size()[0], b.size()[1]], "a sum of another shape");
-            multiply_borrowed(cpu, &left, &right, true, sum);
+            multiply_borrowed(&left, &right, true, sum);
         }
         None => drop(sum.addmm_(&a.to_kind(Kind::Float), &b.to_kind(Kind::Float))),
     }
 }
 
 /// Writes `a b` to `sum`, which is f32, contiguous and of the product's shape, or adds it there.
-fn multiply_borrowed(cpu: Cpu, a: &BorrowedMatrix, b: &BorrowedMatrix, add: bool, sum: &mut Tensor) {
+fn multiply_borrowed(a: &BorrowedMatrix, b: &BorrowedMatrix, add: bool, sum: &mut Tensor) {
     let ([rows, _], [_, columns]) = (a.grid.shape(), b.grid.shape());
     if rows == 0 {
         return;
     }
     let mut numbers = view_mut::<f32>(sum).expect("a sum in f32, in order");
     // SAFETY: the sum has as many rows and columns.
-    unsafe { multiply_large(cpu, a.grid, b.grid, add, numbers.as_mut_ptr(), columns) };
+    unsafe { multiply_large(a.grid, b.grid, add, numbers.as_mut_ptr(), columns) };
 }
 
 #[cfg(test)]
@@ -346,7 +345,6 @@ mod tests {
             (numbers * 0.37).sin().view([rows, columns]).to_kind(Kind::BFloat16)
         };
         let (rows, columns, inner) = (5, 70, 33);
-        let cpu = Cpu::new(1);
         let a = [
             matrix(rows, inner, 1),
             matrix(inner, rows, 1).tr(),
@@ -357,19 +355,19 @@ mod tests {
             for b in &b {
                 assert!(borrow_matrix(a).is_some() && borrow_matrix(b).is_some());
                 let exact = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
-                let product = multiply(cpu, a, b);
+                let product = multiply(a, b);
                 assert_eq!(product.kind(), Kind::Float);
                 let far = |sum: &Tensor, exact: &Tensor| (sum - exact).abs().max().double_value(&[]);
                 assert!(far(&product, &exact) < 1e-5, "{}", far(&product, &exact));
                 let mut sum = product;
-                add_product(cpu, &mut sum, a, b);
+                add_product(&mut sum, a, b);
                 assert!(far(&sum, &(exact * 2.0)) < 2e-5);
             }
         }
         // Nothing to read, and other kinds.
-        assert_eq!(multiply(cpu, &a[0].narrow(0, 0, 0), &b[0]).size(), [0, columns]);
+        assert_eq!(multiply(&a[0].narrow(0, 0, 0), &b[0]).size(), [0, columns]);
         let single = a[0].to_kind(Kind::Float);
-        assert!(multiply(cpu, &single, &b[0]).equal(&single.mm(&b[0].to_kind(Kind::Float))));
+        assert!(multiply(&single, &b[0]).equal(&single.mm(&b[0].to_kind(Kind::Float))));
     }
 
     /// A matrix in a slice gives the same bits as the same matrix in a tensor.
@@ -379,18 +377,18 @@ mod tests {
             let numbers = Tensor::arange(rows * columns, (Kind::Double, Device::Cpu));
             (numbers * 0.37).sin().view([rows, columns]).to_kind(Kind::BFloat16)
         };
-        let (cpu, inner) = (Cpu::new(1), 1000);
-        if !multiplies_rows(cpu, inner) {
+        let inner = 1000;
+        if !multiplies_rows(inner) {
             return;
         }
         let at_once = columns_at_once(inner);
         let outputs = at_once + 300;
         let (a, b) = (matrix(7, inner as i64), matrix(outputs as i64, inner as i64));
-        let expected = multiply(cpu, &a, &b.tr());
+        let expected = multiply(&a, &b.tr());
         let mut product = Tensor::full([7, outputs as i64], 9.0, (Kind::Float, Device::Cpu));
         let b = view::<bf16>(&b).unwrap();
         for (index, part) in b.chunks(at_once * inner).enumerate() {
-            multiply_by_rows(cpu, &a, part, &mut product, index * at_once);
+            multiply_by_rows(&a, part, &mut product, index * at_once);
         }
         assert!(product.equal(&expected));
     }
@@ -404,12 +402,12 @@ mod tests {
             let numbers = Tensor::arange(rows * columns, (Kind::Int64, Device::Cpu));
             ((numbers * step).remainder(7) - 3).view([rows, columns]).to_kind(Kind::BFloat16)
         };
-        let (a, cpu) = (matrix(rows, inner, 3), Cpu::new(1));
+        let a = matrix(rows, inner, 3);
         for b in [matrix(inner, columns, 5), matrix(columns, inner, 5).tr()] {
             let exact = a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
-            let mut sum = multiply(cpu, &a, &b);
+            let mut sum = multiply(&a, &b);
             assert!(sum.equal(&exact));
-            add_product(cpu, &mut sum, &a, &b);
+            add_product(&mut sum, &a, &b);
             assert!(sum.equal(&(exact * 2.0)));
         }
     }

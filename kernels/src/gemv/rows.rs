@@ -4,11 +4,7 @@ use std::cell::RefCell;
 
 use half::bf16;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::{InputRows, Matrix, is_wide};
-#[cfg(target_arch = "x86_64")]
-use crate::features::Bf16Products;
 use crate::lines::{LINE, Lines};
 use crate::{CpuFeatures, Scalar};
 
@@ -28,9 +24,6 @@ enum Layout {
     AsTheyLie,
     /// In the buffer of the products' type, so many numbers apart.
     Padded(usize),
-    /// In tiles, for AMX.
-    #[cfg(target_arch = "x86_64")]
-    Tiles,
 }
 
 /// Rows on the left, `stride` apart. Only the slice of the type that the product uses is padded.
@@ -63,11 +56,6 @@ impl<'a> PreparedRows<'a> {
         let (features, mut buffers) = (CpuFeatures::detect(), BUFFERS.take());
         let evict = x.count() > 1 && (x.inputs * matrix.element()).is_multiple_of(WAY);
         let layout = match matrix {
-            #[cfg(target_arch = "x86_64")]
-            Matrix::Bf16(_) if features == CpuFeatures::Avx512(Bf16Products::Tiles) => {
-                amx::pack(x.bf16, x.inputs, &mut buffers.bf16);
-                Layout::Tiles
-            }
             _ if !evict || !is_wide(matrix, features) => Layout::AsTheyLie,
             Matrix::F32(_) => Layout::Padded(padded(x.f32, x.inputs, &mut buffers.f32)),
             Matrix::Bf16(_) => Layout::Padded(padded(x.bf16, x.inputs, &mut buffers.bf16)),
@@ -85,13 +73,7 @@ impl<'a> PreparedRows<'a> {
         self.x.inputs
     }
 
-    /// The rows as [`amx::pack`] wrote them, if they are in tiles.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn tiles(&self) -> Option<&[bf16]> {
-        matches!(self.layout, Layout::Tiles).then(|| &self.buffers.bf16[..])
-    }
-
-    /// The rows for products with `matrix`, where they are not in tiles.
+    /// The rows for products with `matrix`.
     pub(super) fn strided(&self, matrix: Matrix) -> StridedRows<'_> {
         let InputRows { inputs, f32, bf16 } = self.x;
         match (self.layout, matrix) {

@@ -155,7 +155,7 @@ impl Place {
         let _guard = no_grad_guard();
         match self.loops() {
             _ if a.kind() == Kind::Double || b.kind() == Kind::Double => a.mm(b),
-            Some(cpu) => tensor::multiply(cpu, a, b),
+            Some(_) => tensor::multiply(a, b),
             // Tensor cores sum products of bf16 in f32; the operator exists for CUDA only.
             None if self.kernels().is_some() && a.kind() == Kind::BFloat16 => a.mm_dtype(b, Kind::Float),
             None => a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float)),
@@ -166,7 +166,7 @@ impl Place {
     pub fn add_product(&self, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
         let _guard = no_grad_guard();
         match self.loops() {
-            Some(cpu) => tensor::add_product(cpu, sum, a, b),
+            Some(_) => tensor::add_product(sum, a, b),
             None if a.kind() == Kind::BFloat16 && self.kernels().is_some() => {
                 let _ = sum.addmm_dtype_out(sum, a, b, Kind::Float);
             }

@@ -67,7 +67,7 @@ impl<'a> GatedUnit<'a> {
     /// `normed` and the output are `[tokens, width]`, the output in single precision.
     pub fn forward(&self, normed: &Tensor) -> (Tensor, SavedForBackward) {
         let _guard = no_grad_guard();
-        let gate_up = multiply(self.cpu, normed, &self.gate_up.tr());
+        let gate_up = multiply(normed, &self.gate_up.tr());
         let [tokens, inner] = [normed.size()[0], self.down.size()[1]];
         let options = (normed.kind(), normed.device());
         let (mut saved, mut product) =
@@ -77,7 +77,7 @@ impl<'a> GatedUnit<'a> {
             _ => GatedUnit::run_forward::<f32>,
         };
         run(self, &gate_up, &mut saved, &mut product);
-        (multiply(self.cpu, &product, &self.down.tr()), SavedForBackward(saved))
+        (multiply(&product, &self.down.tr()), SavedForBackward(saved))
     }
 
     fn run_forward<T: TrainingScalar + Element>(
@@ -109,7 +109,7 @@ impl<'a> GatedUnit<'a> {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
         let grad_narrow = grad_answer.to_kind(kind);
-        let grad_product = multiply(self.cpu, &grad_narrow, self.down);
+        let grad_product = multiply(&grad_narrow, self.down);
         let (mut product, mut grad_gate_up) = (grad_product.empty_like().to_kind(kind), saved.empty_like());
         let run = match kind {
             Kind::BFloat16 => GatedUnit::run_backward::<bf16>,
@@ -122,7 +122,7 @@ impl<'a> GatedUnit<'a> {
         drop((grad_narrow, product));
         // The gradient of the stream starts with that of the residual connection.
         let mut grad_stream = grad_answer.to_kind(Kind::Float).copy();
-        let norm = before.backward(multiply(self.cpu, &grad_gate_up, self.gate_up), &mut grad_stream);
+        let norm = before.backward(multiply(&grad_gate_up, self.gate_up), &mut grad_stream);
         UnitGradients { stream: grad_stream, norm }
     }
 

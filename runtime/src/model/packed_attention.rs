@@ -130,8 +130,7 @@ impl<'a> PackedAttention<'a> {
             Kind::BFloat16 => self.run_forward::<bf16>(normed, places),
             _ => self.run_forward::<f32>(normed, places),
         };
-        let mut answer =
-            multiply(self.cpu, &Self::answered(&saved.attended, places), &self.output.weight.tr());
+        let mut answer = multiply(&Self::answered(&saved.attended, places), &self.output.weight.tr());
         if let Some(bias) = &self.output.bias {
             answer += bias;
         }
@@ -148,7 +147,7 @@ impl<'a> PackedAttention<'a> {
         places: &BatchPlaces,
     ) -> SavedForBackward {
         let (tokens, options) = (normed.size()[0], (normed.kind(), Device::Cpu));
-        let product = multiply(self.cpu, normed, &self.query_key_value.weight.tr());
+        let product = multiply(normed, &self.query_key_value.weight.tr());
         let mut projected = Tensor::empty(product.size(), options);
         let mut read = self.head_norm.as_ref().map(|_| Tensor::empty(product.size(), options));
         self.with_between(places.rotary, |epilogue| {
@@ -184,7 +183,7 @@ impl<'a> PackedAttention<'a> {
         let grad_narrow = grad_answer.to_kind(kind);
         of_matrix(AttentionMatrix::Output, &grad_narrow, &Self::answered(&saved.attended, places));
         let output_bias = self.output.bias.as_ref().map(|_| column_sums(grad_answer));
-        let grad_answered = multiply(self.cpu, &grad_narrow, &self.output.weight);
+        let grad_answered = multiply(&grad_narrow, &self.output.weight);
         // The gradient of the stream starts with that of the residual connection.
         let grad_answer = grad_answer.to_kind(Kind::Float);
         let (grad_attended, mut grad_stream) = match places.answered {
@@ -206,8 +205,7 @@ impl<'a> PackedAttention<'a> {
         of_matrix(AttentionMatrix::QueryKeyValue, &grad_projected, before.normed);
         let query_key_value_bias = self.query_key_value.bias.as_ref().map(|_| column_sums(&grad_single));
         drop(grad_single);
-        let norm = before
-            .backward(multiply(self.cpu, &grad_projected, &self.query_key_value.weight), &mut grad_stream);
+        let norm = before.backward(multiply(&grad_projected, &self.query_key_value.weight), &mut grad_stream);
         AttentionGradients { stream: grad_stream, norm, head_norm, query_key_value_bias, output_bias }
     }
 

@@ -135,13 +135,13 @@ impl WrittenGradient<'_> {
 
     /// Writes the gradient of matrices in one product, `x * [one, other]'`: from d loss / d its output,
     /// `[tokens, outputs]`, and its input, `[tokens, inputs]`.
-    fn write_product(&mut self, cpu: Cpu, matrices: &[&Tensor], grad_output: &Tensor, input: &Tensor) {
+    fn write_product(&mut self, matrices: &[&Tensor], grad_output: &Tensor, input: &Tensor) {
         let leaves: Vec<usize> = matrices.iter().map(|matrix| self.leaf_of(matrix)).collect();
         if !leaves.iter().any(|leaf| self.wants(*leaf)) {
             return;
         }
         let whole = !self.gradient.follows_products();
-        let whole = whole.then(|| multiply(cpu, &grad_output.tr(), input));
+        let whole = whole.then(|| multiply(&grad_output.tr(), input));
         let mut first = 0;
         for (leaf, matrix) in leaves.into_iter().zip(matrices) {
             let outputs = matrix.size()[0];
@@ -338,7 +338,7 @@ impl Decoder {
                 AttentionMatrix::QueryKeyValue => &[&query_key.weight, &value.weight],
                 AttentionMatrix::Output => &[&layer.output.weight],
             };
-            gradient.write_product(attention.cpu, matrices, grad_output, input);
+            gradient.write_product(matrices, grad_output, input);
         };
         let by = self.normalised(attention.cpu, stream, &layer.norm_attention, |before| {
             attention.backward(kept, &self.places(layer, context), before, grad_answer, of_matrix)
@@ -378,7 +378,7 @@ impl Decoder {
                 UnitMatrix::GateUp => &[gate, up],
                 UnitMatrix::Down => &[down],
             };
-            gradient.write_product(unit.cpu, matrices, grad_output, input);
+            gradient.write_product(matrices, grad_output, input);
         };
         let by = self.normalised(unit.cpu, middle, &layer.norm_feed_forward, |before| {
             unit.backward(kept, before, grad_answer, of_matrix)

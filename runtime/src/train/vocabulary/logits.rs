@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mopd_kernels::gemm::columns_at_once;
-use mopd_kernels::{Cpu, tensor};
+use mopd_kernels::tensor;
 use tch::{Device, Kind, Tensor};
 
 use super::composed::Composed;
@@ -44,16 +44,16 @@ pub enum LmHead {
 /// head takes no memory of its own.
 #[derive(Clone)]
 pub struct LmHeadInFile {
-    cpu: Cpu,
     stored: MappedTensor,
 }
 
 impl LmHeadInFile {
     /// `None` where its numbers would have to be converted first, or where the CPU engine may not run.
     pub fn new(place: Place, kind: Kind, stored: MappedTensor) -> Option<LmHeadInFile> {
-        let (cpu, [_, width]) = (place.loops()?, stored.shape());
-        let is_readable = kind == Kind::BFloat16 && tensor::multiplies_rows(cpu, width);
-        (is_readable && stored.as_bf16().is_some()).then_some(LmHeadInFile { cpu, stored })
+        place.loops()?;
+        let [_, width] = stored.shape();
+        let is_readable = kind == Kind::BFloat16 && tensor::multiplies_rows(width);
+        (is_readable && stored.as_bf16().is_some()).then_some(LmHeadInFile { stored })
     }
 
     /// Logits `[rows, vocabulary]` of hidden states `[rows, width]`, in single precision, with the same bits
@@ -66,7 +66,7 @@ impl LmHeadInFile {
             let part = self.stored.narrow(first, at_once.min(entries - first)).expect("some of its rows");
             part.expect();
             let numbers = part.as_bf16().expect("looked at when it was made");
-            tensor::multiply_by_rows(self.cpu, hidden, numbers, &mut logits, first);
+            tensor::multiply_by_rows(hidden, numbers, &mut logits, first);
             part.release();
         }
         logits
