@@ -99,14 +99,6 @@ impl Function {
         matches!(self.definition().notation, Notation::Call { .. })
     }
 
-    /// One line of documentation; empty for operators.
-    pub fn doc(self) -> &'static str {
-        match self.definition().notation {
-            Notation::Call { doc, .. } => doc,
-            Notation::Prefix { .. } | Notation::Infix { .. } => "",
-        }
-    }
-
     /// Whether gradient passes through the function.
     pub fn is_differentiable(self) -> bool {
         !self.definition().gradients.is_empty()
