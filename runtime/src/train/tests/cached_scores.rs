@@ -10,6 +10,7 @@ use mopd_plan::results::ScoresFound;
 use mopd_plan::{Keep, Producer};
 
 use super::super::{AT_MOST, Checkpoints, FinishedTraining, Pace, ScoreCache, ScoredBatch};
+use super::resume::finished_in_turns;
 use super::*;
 use crate::store::{Lookup, ScoreEntry, Store};
 
@@ -60,7 +61,7 @@ impl ScoreStore {
             pace: Pace::Every(Duration::ZERO),
             keep,
         };
-        super::super::train(stage, Some(checkpoints)).map_err(|stopped| stopped.error).unwrap()
+        finished_in_turns(std::slice::from_ref(stage), Some(checkpoints))
     }
 
     /// The number of scores found, and the trained weights.

@@ -8,6 +8,7 @@ use mopd_plan::{Guard, GuardAction};
 
 use super::super::guards::{GuardedStage, Guards};
 use super::super::{Checkpoints, Pace};
+use super::resume::finished_in_turns;
 use super::*;
 use crate::compiled;
 use crate::store::Store;
@@ -188,14 +189,13 @@ fn a_stopped_stage_goes_on_once_the_guard_is_changed() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let keep = |state: &TrainState| store.keep_state("key", "a stage", state);
-    let run = |train: &Train<Objective>, resumes: bool| {
+    let checkpoints = |resumes: bool| {
         let from = resumes.then(|| (store.last_state("key").0.unwrap(), RestoreMode::Resume));
-        let checkpoints =
-            Checkpoints { from, rollouts: None, scores: None, pace: Pace::Sparing, keep: &keep };
-        super::super::train(&fixture.stage(train, ROUTED, &models), Some(checkpoints))
+        Some(Checkpoints { from, rollouts: None, scores: None, pace: Pace::Sparing, keep: &keep })
     };
+    let stage = fixture.stage(&guarded, ROUTED, &models);
     for resumes in [false, true] {
-        let stopped = run(&guarded, resumes).err().expect("the guard stops it");
+        let stopped = super::super::train(&stage, checkpoints(resumes)).err().expect("the guard stops it");
         let Error::Failed(failure) = &stopped.error else { panic!("{}", stopped.error) };
         assert_eq!((failure.kind, failure.step), (FailureKind::Guard, Some(2)));
         assert!(
@@ -205,7 +205,7 @@ fn a_stopped_stage_goes_on_once_the_guard_is_changed() {
         );
         assert_eq!((store.steps("key"), stopped.record.rows.len()), (vec![3], 6));
     }
-    let again = run(&plain, true).map_err(|stopped| stopped.error).unwrap();
+    let again = finished_in_turns(&[fixture.stage(&plain, ROUTED, &models)], checkpoints(true));
     assert!(again.weights.values().into_owned() == through);
 }
 

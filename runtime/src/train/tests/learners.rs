@@ -1,7 +1,8 @@
 //! Several models that are trained in turns.
 
 use super::super::learners::{Learners, LearnersPosition};
-use super::super::{Checkpoints, FinishedTraining, Pace, train_in_turns};
+use super::super::{Checkpoints, FinishedTraining, Pace};
+use super::resume::finished_in_turns;
 use super::*;
 
 /// The settings of two models: the first learns from a frozen teacher, the other from the first, in every
@@ -31,10 +32,6 @@ fn stages<'a>(
     vec![first, Stage { turn: turn("follow", 0, 2), start, stream: 3, ..stage }]
 }
 
-fn finished(stages: &[Stage], checkpoints: Option<Checkpoints>) -> FinishedTraining {
-    train_in_turns(stages, checkpoints).map_err(|stopped| stopped.error).unwrap()
-}
-
 fn numbers(finished: &FinishedTraining) -> [Vec<f32>; 2] {
     [finished.weights.values().into_owned(), finished.others[0].weights.values().into_owned()]
 }
@@ -46,7 +43,7 @@ fn joint_training_equals_alternating_training_by_hand() {
     let (fixture, models) = (Fixture::new(), models(true));
     let settings = settings();
     let stages = stages(&fixture, &settings, &models);
-    let together = numbers(&finished(&stages, None));
+    let together = numbers(&finished_in_turns(&stages, None));
 
     let mut lead = Trainer::new(&stages[0]).unwrap();
     let mut by_hand: Option<(Trainer, Vec<f32>)> = None;
@@ -86,7 +83,7 @@ fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
     let mut settings = settings();
     settings[0].ema = Some(0.5);
     let stages = stages(&fixture, &settings, &models);
-    let through = finished(&stages, None);
+    let through = finished_in_turns(&stages, None);
     let turns: Vec<(u32, Option<&str>)> =
         through.record.rows.iter().map(|row| (row.step, row.terms.as_deref())).collect();
     assert_eq!(turns.iter().filter(|(_, terms)| *terms == Some("follow")).count(), 2 * 2, "{turns:?}");
@@ -110,8 +107,10 @@ fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
         assert!(from.is_some());
         let keep = |_: &TrainState| Ok(());
         let pace = Pace::Sparing;
-        let again =
-            finished(&stages, Some(Checkpoints { from, rollouts: None, scores: None, pace, keep: &keep }));
+        let again = finished_in_turns(
+            &stages,
+            Some(Checkpoints { from, rollouts: None, scores: None, pace, keep: &keep }),
+        );
         assert!(numbers(&again) == numbers(&through), "{key}");
         assert_eq!(again.record.rows.len(), through.record.rows.len(), "{key}");
     }
