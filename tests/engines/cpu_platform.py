@@ -127,3 +127,6 @@ def over_gloo(backend=None, **named):
 
 
 torch.distributed.init_process_group = over_gloo
+
+# verl keeps the weights of models that are not trained in pinned memory of the host, which needs a GPU.
+torch.Tensor.pin_memory = lambda tensor, *given, **named: tensor

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mopd_expr::roles::Role;
 use mopd_expr::signals::{Live, Signal, Support};
 use mopd_plan::{
-    ModelId, Objective, Plan, Producer, Stage, TeacherChoice, TokenizerSpec, Train, Trainable, View,
+    Model, ModelId, Objective, Plan, Producer, Stage, TeacherChoice, TokenizerSpec, Train, Trainable, View,
 };
 
 use super::events::{ResourceId, Simulation, SimulationOutcome, TaskId};
@@ -339,10 +339,15 @@ fn rates(cluster: &Cluster, pool: &CardPool) -> (f64, f64) {
 }
 
 fn parameters(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<f64, ClusterError> {
-    let name = &plan.experiment.model(model).name;
+    let Model { name, stage, .. } = plan.experiment.model(model);
     let of_file = cluster.parameters.get(name).copied();
     let known = plan.stages[model.0 as usize].cost.parameters.map(|count| count as f64);
-    of_file.or(known).ok_or_else(|| ClusterError::Parameters { model: name.clone() })
+    match (of_file.or(known), stage.start()) {
+        (Some(count), _) => Ok(count),
+        // Training changes no number of parameters.
+        (None, Some(start)) => parameters(plan, start, cluster),
+        (None, None) => Err(ClusterError::Parameters { model: name.clone() }),
+    }
 }
 
 /// The scorers that the objective reads, role by role, each with its share of the prompts. Several arms in a

@@ -4,8 +4,8 @@
 use mopd_lang::experiment as checked;
 use mopd_plan::{
     DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Origin, Plan, Pretrained, Producer,
-    PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Temperature, Train, Trainable,
-    WeightFilter,
+    PromptFormat, Recipe, Sampling, Stage, StudentCopy, Teacher, TeacherChoice, Temperature, Train,
+    Trainable, View, WeightFilter,
 };
 
 use super::coverage::Coverage;
@@ -41,7 +41,14 @@ pub struct RowFacts {
 pub struct ExportedTeacher {
     /// The value of the routing column: the teacher's name as one word.
     pub key: String,
+    /// Its name in the report.
+    pub name: String,
     pub weights: WeightsSource,
+    /// What it reads in place of the prompt.
+    pub sees: Option<View>,
+    /// How its weights follow the student's, from those of the start.
+    pub copy: Option<StudentCopy>,
+    pub origin: Origin,
 }
 
 /// A case of a domain's route. The first whose condition holds for a row decides.
@@ -67,7 +74,10 @@ pub struct ExportSettings<'a> {
     pub seed: u64,
     pub dtype: Dtype,
     pub start: Option<WeightsSource>,
+    /// The reference of all domains.
     pub reference: Option<WeightsSource>,
+    /// The reference of each domain by its name, where they differ.
+    pub references: Vec<(String, WeightsSource)>,
     pub teachers: Vec<ExportedTeacher>,
     pub domains: Vec<DomainPart<'a>>,
     /// `None` where completions are not the student's.
@@ -148,6 +158,7 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
         dtype: plan.experiment.dtype,
         start,
         reference: None,
+        references: Vec::new(),
         teachers: Vec::new(),
         domains,
         sampling: None,
@@ -202,21 +213,23 @@ fn teachers(
         let arms = of_checked.map(|own| own.teachers.as_slice()).unwrap_or_default();
         arms.get(number).map_or(settings.origins.model, |arm| arm.origin)
     };
-    let mut known: Vec<(ModelId, usize)> = Vec::new();
     let mut found: Vec<ExportedTeacher> = Vec::new();
     let mut arms: Vec<Vec<RoutingCase>> = train.mixture.iter().map(|_| Vec::new()).collect();
     for (number, choice) in train.scorers.routed().iter().enumerate() {
         let name = format!("teacher `{}`", choice.name);
-        let Some(model) = constant_model(choice, &name, at(number), coverage) else { continue };
-        let teacher = match known.iter().find(|(id, _)| *id == model) {
-            Some((_, teacher)) => *teacher,
-            None => {
-                let Some(weights) = weights(request, model, &name, coverage) else { continue };
-                found.push(ExportedTeacher { key: word(&choice.name, &found), weights });
-                known.push((model, found.len() - 1));
-                found.len() - 1
-            }
+        let Some((model, copy)) = model_of(choice, &name, train.start, at(number), coverage) else {
+            continue;
         };
+        let Some(weights) = weights(request, model, &name, coverage) else { continue };
+        let same = |other: &ExportedTeacher| {
+            (&other.weights, &other.sees, other.copy) == (&weights, &choice.sees, copy)
+        };
+        let teacher = found.iter().position(same).unwrap_or_else(|| {
+            let key = word(&choice.name, &found);
+            let (sees, origin) = (choice.sees.clone(), at(number));
+            found.push(ExportedTeacher { key, name, weights, sees, copy, origin });
+            found.len() - 1
+        });
         if let Some(part) = train.mixture.iter().position(|share| share.domain == choice.domain) {
             arms[part].push(RoutingCase { when: choice.when.clone(), teacher });
         }
@@ -235,26 +248,31 @@ fn teachers(
             "in the engines, each prompt has one teacher",
         );
     }
-    let mut references: Vec<ModelId> = train.scorers.references().map(|(_, id)| id).collect();
-    references.dedup();
+    let references: Vec<_> = train.scorers.references().collect();
     match references.as_slice() {
         [] => {}
-        [one] => settings.reference = weights(request, *one, "reference", coverage),
-        _ => coverage.refuse(
-            "`reference` by domain",
-            settings.origins.model,
-            "engines have one reference model",
-        ),
+        [(_, first), others @ ..] if others.iter().all(|(_, other)| other == first) => {
+            settings.reference = weights(request, *first, "reference", coverage);
+        }
+        _ => {
+            let of_domain = |(domain, model): &(mopd_plan::DomainId, ModelId)| {
+                let name = request.plan.experiment.domain(*domain).name.clone();
+                let what = format!("reference of domain `{name}`");
+                Some((name, weights(request, *model, &what, coverage)?))
+            };
+            settings.references = references.iter().filter_map(of_domain).collect();
+        }
     }
 }
 
-/// The model of a teacher, if its weights are constant and it reads what the student does. Refuses others.
-fn constant_model(
+/// The model whose weights a teacher begins with, and how they follow the student's. Refuses others.
+fn model_of(
     choice: &TeacherChoice,
     name: &str,
+    start: ModelId,
     origin: Origin,
     coverage: &mut Coverage,
-) -> Option<ModelId> {
+) -> Option<(ModelId, Option<StudentCopy>)> {
     if choice.own_tokens {
         coverage.refuse(
             format!("{name} with another tokenizer (`align = tokens`)"),
@@ -263,20 +281,9 @@ fn constant_model(
         );
         return None;
     }
-    if let Some(view) = &choice.sees {
-        coverage.refuse(
-            format!("{name} with the template `{}`", view.name),
-            origin,
-            "in the engines, a teacher reads the student's prompt",
-        );
-        return None;
-    }
     match &choice.teacher {
-        Teacher::Model(model) => return Some(*model),
-        Teacher::Student(_) => {
-            let why = "in the engines, a teacher's weights are constant";
-            coverage.refuse(format!("{name}, a copy of the student"), origin, why);
-        }
+        Teacher::Model(model) => return Some((*model, None)),
+        Teacher::Student(copy) => return Some((start, Some(*copy))),
         Teacher::Composed(of) => {
             let why = "in the engines, each prompt has one teacher";
             coverage.refuse(format!("{name}, a `{}` of several models", of.pool.name()), origin, why);

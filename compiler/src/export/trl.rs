@@ -345,6 +345,19 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
             })
         }
     };
+    if !settings.references.is_empty() {
+        coverage.refuse("`reference` by domain", at, "the trainer has one reference model");
+    }
+    for teacher in &settings.teachers {
+        if let Some(view) = &teacher.sees {
+            let construct = format!("{} with the template `{}`", teacher.name, view.name);
+            coverage.refuse(construct, teacher.origin, "in the engine, a teacher reads the student's prompt");
+        }
+        if teacher.copy.is_some() {
+            let construct = format!("{}, a copy of the student", teacher.name);
+            coverage.refuse(construct, teacher.origin, "in the engine, a teacher's weights are constant");
+        }
+    }
     let teachers: Map<String, Value> =
         settings.teachers.iter().map(|teacher| (teacher.key.clone(), weights(&teacher.weights))).collect();
     let temperature = settings.sampling.and_then(|sampling| sampling.temperature.constant());

@@ -2,6 +2,7 @@
 
 mod mini_batches;
 mod objective;
+mod places;
 
 use mopd_plan::{Adapter, AdapterKind, Dtype, PromptFormat, Trainable};
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
         ExportFile::new("launch.sh", LAUNCH),
     ];
     files.extend(objective.map(|objective| ExportFile::new("objective.py", objective.code)));
+    places::name(coverage);
     Export { files, messages: true }
 }
 

@@ -1,13 +1,17 @@
 //! The rows of an export: for each domain, the rows that the steps of a run train on, with the same share of
 //! every step, in another order.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use mopd_compiler::export::ExportEngine;
 use mopd_compiler::export::stage::{DomainPart, ExportSettings, RowFacts};
+use mopd_data::json::{Json, Object};
+use mopd_data::{DataError, DataProblem, DataRow, Reach, RowProjection};
+use mopd_plan::views::{Moment, Slot};
 use mopd_plan::{
     DataFault, DataFormula, DataSource, DataValue, Domain, Length, ModelId, NullField, Objective, Plan,
-    PromptFormat, Reward, RewardPart, Share, Stage, Train, is_file_pattern, number_of_text, quotas,
+    PromptFormat, Reward, RewardPart, Share, Stage, Train, View, number_of_text, quotas,
 };
 use serde_json::{Map, Value, json};
 
@@ -48,36 +52,53 @@ pub fn read(plan: &Plan, model: ModelId, base: &Path) -> Result<Vec<DomainRows>,
 
 fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Result<DomainRows, Problem> {
     let source = &domain.prompts;
-    let path = base.join(&source.path);
-    let bytes = lines_of(source, &path)?;
+    let path = mopd_data::path_as_written(base, &source.path);
     let mut rows = Vec::new();
     let mut longest = 0;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Problem::usage("wrong-data", format!("{}: not UTF-8", path.display())))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let fault = |what: String| {
-            Problem::usage("wrong-data", format!("{}, line {}: {what}", path.display(), number + 1))
-        };
-        let columns: Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| fault(format!("not a JSON object: {error}")))?;
+    let unread = |error: &DataError| {
+        let code =
+            if matches!(*error.problem, DataProblem::Missing { .. }) { "can't-read" } else { "wrong-data" };
+        Problem::usage(code, error.to_string()).help(error.help())
+    };
+    let mut take = |row: DataRow| -> Result<Option<ExportRow>, String> {
+        let columns = columns_of(row.whole.unwrap_or_default())?;
         if let Some(filter) = &source.filter
-            && !holds(filter, NullField::Unknown, source, &columns).map_err(fault)?
+            && !holds(filter, NullField::Unknown, source, &columns)?
         {
-            continue;
+            return Ok(None);
         }
         for condition in conditions {
-            if holds(condition, NullField::Fault, source, &columns).map_err(fault)? {
+            if holds(condition, NullField::Fault, source, &columns)? {
                 break;
             }
         }
         for (field, kind) in needed(&domain.reward) {
-            text_of(field, kind, source, &columns).map_err(fault)?;
+            text_of(field, kind, source, &columns)?;
         }
-        let prompt = prompt(&domain.format, source, &columns).map_err(fault)?;
+        let prompt = prompt(&domain.format, source, &columns)?;
         longest = longest.max(prompt.as_str().map_or_else(|| prompt.to_string().len(), str::len));
-        rows.push(ExportRow { columns, prompt });
-        if source.limit.is_some_and(|limit| rows.len() == limit as usize) {
+        Ok(Some(ExportRow { columns, prompt }))
+    };
+    let mut wrong = None;
+    let whole = RowProjection { columns: &[], whole: true };
+    for file in mopd_data::find(&path, source.split.as_deref()).map_err(|error| unread(&error))? {
+        let read = mopd_data::read(&file, whole, Reach::First { bytes: u64::MAX }, &mut |row| {
+            let place = row.place;
+            match take(row) {
+                Ok(row) => rows.extend(row),
+                Err(what) => {
+                    let message = format!("{}, {}: {what}", file.path.display(), place.words());
+                    wrong = Some(Problem::usage("wrong-data", message));
+                }
+            }
+            let enough = source.limit.is_some_and(|limit| rows.len() >= limit as usize);
+            Ok(if enough || wrong.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        read.map_err(|error| unread(&error))?;
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        if source.limit.is_some_and(|limit| rows.len() >= limit as usize) {
             break;
         }
     }
@@ -87,30 +108,13 @@ fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Resul
     Ok(DomainRows { rows, longest_prompt: longest as u32 })
 }
 
-/// The content of a source that is a single file of JSON lines. `data/files.rs` of the runtime defines which
-/// formats a run reads.
-fn lines_of(source: &DataSource, path: &Path) -> Result<Vec<u8>, Problem> {
-    let other = || {
-        let message = format!("`mopd export` reads one file of JSON lines, but `{}` is not one", source.path);
-        Problem::usage("not-supported-yet", message)
-            .help("convert it to one line per row, with `prompt` and the fields that the reward reads")
+/// The columns of a row. A number keeps its digits.
+fn columns_of(row: Object) -> Result<Map<String, Value>, String> {
+    let column = |(name, value): (String, Json)| {
+        let value = serde_json::from_str(&value.to_string()).map_err(|error| error.to_string())?;
+        Ok((name, value))
     };
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    let pattern = !path.exists() && is_file_pattern(&path.to_string_lossy());
-    if pattern
-        || path.is_dir()
-        || source.split.is_some()
-        || matches!(ending.as_deref(), Some("parquet" | "csv" | "tsv"))
-    {
-        return Err(other());
-    }
-    let bytes = std::fs::read(path).map_err(|error| {
-        let reason = mopd_store::files::reason(&error);
-        Problem::usage("can't-read", format!("can't read {}: {reason}", path.display()))
-            .help("paths are relative to the folder of the experiment's file")
-    })?;
-    let compressed = [b"PAR1".as_slice(), b"\x1F\x8B", b"\x28\xB5\x2F\xFD", b"PK\x03\x04"];
-    if compressed.iter().any(|magic| bytes.starts_with(magic)) { Err(other()) } else { Ok(bytes) }
+    row.into_iter().map(column).collect()
 }
 
 /// The prompt in its original form.
@@ -218,10 +222,12 @@ pub fn lines(
     let mut order = DomainOrder::new(settings, rows);
     let mut text = String::new();
     let mut group = 0u64;
-    for _ in 0..batches {
+    let steps = settings.steps.unwrap_or(0);
+    for batch in 0..batches {
+        let moment = Moment::Step { step: batch * settings.train.updates_per_batch(), steps, learned: None };
         for (domain, row) in order.step(settings.groups) {
             let part = &settings.domains[domain];
-            let line = line(engine, settings, part, &rows[domain].rows[row], messages, group);
+            let line = line(engine, settings, part, &rows[domain].rows[row], messages, group, moment)?;
             text += &line.to_string();
             text.push('\n');
             group += 1;
@@ -243,7 +249,8 @@ fn line(
     row: &ExportRow,
     messages: bool,
     group: u64,
-) -> Value {
+    moment: Moment,
+) -> Result<Value, Problem> {
     let Domain { name: domain, prompts: source, reward, .. } = part.domain;
     let prompt = match &row.prompt {
         Value::String(text) if messages => json!([{"role": "user", "content": text}]),
@@ -252,7 +259,11 @@ fn line(
     // Errors of the conditions were reported when the row was read.
     let takes = |when: &DataFormula| holds(when, NullField::Fault, source, &row.columns).unwrap_or(false);
     let arm = part.arms.iter().find(|arm| arm.when.as_ref().is_none_or(takes));
-    let teacher = arm.map(|arm| settings.teachers[arm.teacher].key.as_str());
+    let exported = arm.map(|arm| &settings.teachers[arm.teacher]);
+    let teacher = exported.map(|teacher| teacher.key.as_str());
+    let shown = exported.and_then(|teacher| teacher.sees.as_ref());
+    let shown = shown.map(|view| seen(view, moment, source, row)).transpose();
+    let shown = shown.map_err(|what| Problem::usage("wrong-data", format!("{}: {what}", source.path)))?;
     let mut whole: Map<String, Value> = source.renamed(row.columns.clone()).into_iter().collect();
     // A column that is renamed can also be read by its own name.
     for (field, _) in needed(reward) {
@@ -261,13 +272,13 @@ fn line(
         }
     }
     let whole = Value::Object(whole).to_string();
-    match engine {
+    Ok(match engine {
         ExportEngine::Verl => json!({
             "data_source": domain,
             "teacher": teacher,
             "prompt": prompt,
             "reward_model": {"style": "rule", "ground_truth": whole},
-            "extra_info": {"index": group},
+            "extra_info": {"index": group, "shown": shown},
         }),
         ExportEngine::Trl => json!({
             "prompt": prompt,
@@ -276,7 +287,42 @@ fn line(
             "group": group,
             "row": whole,
         }),
+    })
+}
+
+/// What a teacher with a template reads in place of a row's prompt, as messages.
+fn seen(view: &View, moment: Moment, source: &DataSource, row: &ExportRow) -> Result<Value, String> {
+    let ExportRow { columns, prompt } = row;
+    let conversation = prompt.as_array();
+    let last = match conversation {
+        Some(messages) => messages.last().and_then(|message| message["content"].as_str()),
+        None => prompt.as_str(),
+    };
+    let prompt = last.ok_or("the last message is not a text")?;
+    let mut fields: Map<String, Value> = Map::new();
+    for field in view.fields() {
+        text_of(field, TargetKind::Text, source, columns)?;
+        let value = columns.get(source.column(field)).map(read_value);
+        let Some(DataValue::Text(text)) = value else { return Err(missing(field, source, columns)) };
+        fields.insert(field.to_owned(), json!(text));
     }
+    let slot = |slot: &Slot| match slot {
+        Slot::Prompt => prompt,
+        Slot::Data(field) => fields.get(field).and_then(Value::as_str).unwrap_or_default(),
+        // Such a template is refused.
+        _ => "",
+    };
+    let text = view.filled(moment, slot, &[]);
+    let Some(messages) = conversation else { return Ok(json!([{"role": "user", "content": text}])) };
+    let mut messages = messages.clone();
+    let asked = messages.pop().map_or_else(|| json!("user"), |message| message["role"].clone());
+    if view.has_prompt() {
+        messages.push(json!({"role": asked, "content": text}));
+    } else {
+        messages.retain(|message| message["role"] == "system");
+        messages.push(json!({"role": "user", "content": text}));
+    }
+    Ok(Value::Array(messages))
 }
 
 /// A rollout gets the conversation without its trailing assistant messages.

@@ -21,4 +21,17 @@ if [ -z "${RAY_ADDRESS:-}" ]; then
     cpus=$(getconf _NPROCESSORS_ONLN)
     set -- "ray_kwargs.ray_init.num_cpus=$((cpus > 256 ? cpus : 256))" "$@"
 fi
+python3 - <<'CHECK'
+import importlib.metadata
+import sys
+
+for package, wanted in {"verl": "0.9.1", "TransferQueue": None}.items():
+    try:
+        found = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        found = None
+    if found is None or found != (wanted or found):
+        has = f"has {package} {found}" if found else f"has no {package}"
+        sys.exit(f"launch.sh: {sys.executable} {has}: pip install 'verl[vllm]==0.9.1', and put its python3 first on the PATH")
+CHECK
 exec python3 -m verl.trainer.main_ppo --config-path "$MOPD_EXPORT" --config-name config "$@"

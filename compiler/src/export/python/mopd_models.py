@@ -59,10 +59,14 @@ def listed(data, places, size):
     return rest.log().expand(-1, size).scatter(-1, ids, logs)
 
 
-def held(engine, path):
-    """The model in this path, with its weights shared between the processes as those of the trained model are."""
+def held(engine, role, key):
+    """A model with its weights shared between the processes as those of the trained model are. verl keeps those of a
+    model that is not trained in the memory of the host."""
     models = engine.__dict__.setdefault("mopd_held", {})
-    if path not in models:
+    spec = objective.MODELS[role][key]
+    # Models that stay as they are can share their weights.
+    name = spec["path"] if spec["copy"] is None else (role, key)
+    if name not in models:
         from verl.workers.config import HFModelConfig
         from verl.workers.engine import EngineRegistry
 
@@ -70,7 +74,7 @@ def held(engine, path):
         object.__setattr__(layout, "forward_only", True)
         object.__setattr__(layout, "model_dtype", objective.DTYPE)
         model = HFModelConfig(
-            path=path,
+            path=spec["path"],
             load_tokenizer=False,
             trust_remote_code=trained.trust_remote_code,
             override_config=trained.override_config,
@@ -86,8 +90,39 @@ def held(engine, path):
             checkpoint_config=engine.checkpoint_config,
         )
         made.initialize()
-        models[path] = made
-    return models[path]
+        models[name] = made
+    return models[name]
+
+
+def follow(engine, step):
+    """Renews the copies of the student, before the update `step`. All begin with the weights that it starts from."""
+    for role, specs in objective.MODELS.items():
+        for key, spec in specs.items():
+            if spec["copy"] is None:
+                continue
+            if step > 0 and (role, key) not in engine.__dict__.get("mopd_held", {}):
+                raise ValueError("verl's checkpoints have no copies of the student, so that the run can't continue")
+            kind = spec["copy"]
+            model = held(engine, role, key)
+            # The share of the copy's own weights that stays.
+            if kind == "current":
+                own = 0.0
+            elif "average" in kind:
+                own = kind["average"]["rate"]
+            else:
+                own = 1.0 if step % kind["every"]["steps"] else 0.0
+            if step == 0 or own == 1.0:
+                continue
+            ours, theirs = dict(model.module.named_parameters()), dict(engine.module.named_parameters())
+            with torch.no_grad():
+                for name in ours.keys() | theirs.keys():
+                    to, source = part_of(ours[name]), part_of(theirs[name])
+                    to.lerp_(source.to(to.device, to.dtype), 1 - own)
+
+
+def part_of(value):
+    """This process's part of a weight."""
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def logits_of(model, data, places, engine):
@@ -105,6 +140,22 @@ def logits_of(model, data, places, engine):
     return found[0]
 
 
+def shown(engine, data):
+    """A micro-batch as a teacher with a template reads it: other prompts before the same completions."""
+    tokenizer = engine.model_config.tokenizer
+    ids = []
+    for row, response in zip(tu.get(data, "extra_info"), data["responses"].unbind(), strict=True):
+        # A row whose teacher has no template is not read here.
+        messages = row["shown"] or [{"role": "user", "content": ""}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids.append(torch.cat([torch.tensor(prompt, device=response.device), response]))
+    other = data.clone(recurse=False)
+    other["input_ids"] = torch.nested.as_nested_tensor(ids, layout=torch.jagged)
+    places = [torch.arange(len(row), device=row.device) for row in ids]
+    other["position_ids"] = torch.nested.as_nested_tensor(places, layout=torch.jagged)
+    return other
+
+
 def others(engine, data, places, size, first):
     """The distributions of the other models by their role, as far as the numbers of this pass need them."""
     roles = objective.ROLES if first else objective.LIVE_ROLES
@@ -116,14 +167,16 @@ def others(engine, data, places, size, first):
             continue
         # Of the models of a role, each row has one. All processes run a model together.
         keys = list(paths)
-        names = list(tu.get(data, "teacher")) if len(keys) > 1 else keys * len(data)
+        names = list(tu.get(data, "data_source" if role == "reference" else "teacher"))
+        names = names if len(keys) > 1 else keys * len(names)
         lengths = torch.tensor(data["response_mask"].offsets().diff().tolist())
         of_place = torch.repeat_interleave(torch.tensor([keys.index(name) for name in names]), lengths).to(places.device)
         needed = torch.tensor([int(key in names) for key in keys], device=places.device)
         dist.all_reduce(needed, op=dist.ReduceOp.MAX, group=engine.get_data_parallel_group())
         for number, key in enumerate(keys):
             if needed[number]:
-                logits = logits_of(held(engine, paths[key]), data, places, engine)
+                inputs = shown(engine, data) if paths[key]["template"] else data
+                logits = logits_of(held(engine, role, key), inputs, predicting_places(inputs), engine)
                 own = (of_place == number)[:, None]
                 found[role] = torch.where(own, logits, found[role]) if role in found else logits
     return found

@@ -201,6 +201,7 @@ def train_batch(engine, data, loss_function):
     step = update_number(engine, data)
     # verl calls the loss function with the logits, and computes nothing else from them.
     tu.assign_non_tensor(data, distillation_use_topk=True, distillation_only=True, calculate_entropy=False)
+    mopd_models.follow(engine, step)
     first = engine.infer_batch(data, Passing(engine, step, None))
     rows = own_rows(engine, data, first["model_output"])
     everyone = [None] * engine.get_data_parallel_size()

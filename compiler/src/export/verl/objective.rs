@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::roles::Role;
 use mopd_expr::signals::{Axis, Distribution, Live, Signal, Support};
-use mopd_plan::{Dtype, Objective};
+use mopd_plan::{Dtype, Objective, Trainable};
 use serde_json::{Map, Value, json};
 
 use super::super::coverage::Coverage;
-use super::super::stage::ExportSettings;
+use super::super::stage::{ExportSettings, ExportedTeacher};
 use super::super::trl::{Summands, live_spec, rate};
 use super::super::{live_text, objective_header, torch};
 
@@ -47,7 +47,15 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
     let before = coverage.refused().count();
     let sampling = settings.sampling?;
     carried(objective, settings, coverage);
-    let teacher = teacher_source(objective);
+    followers(settings, coverage);
+    let teacher = match teacher_source(objective) {
+        TeacherSource::None => TeacherSource::None,
+        // verl's teacher servers read the student's prompt, and keep their weights.
+        _ if settings.teachers.iter().any(|each| each.sees.is_some() || each.copy.is_some()) => {
+            TeacherSource::Held
+        }
+        source => source,
+    };
     let names = Names {
         settings,
         teacher,
@@ -122,6 +130,33 @@ fn sources(
         let how = "the student's distribution before the step; verl records the sampler's log-probability of \
                    the sampled token only";
         coverage.approximate("`sampler`", at, how);
+    }
+}
+
+/// Refuses teachers whose prompts or weights the plugin can't make.
+fn followers(settings: &ExportSettings, coverage: &mut Coverage) {
+    for ExportedTeacher { name, sees, copy, origin, .. } in &settings.teachers {
+        if let Some(view) = sees {
+            let construct = format!("{name} with the template `{}`", view.name);
+            if view.of_completions() {
+                let why = "the exporter fills templates before the run, from the rows alone";
+                coverage.refuse(construct, *origin, why);
+            } else if view.moves() && settings.train.updates_per_batch() > 1 {
+                let why = "its share of a slot changes with the update, and verl's rows are of a batch";
+                coverage.refuse(construct, *origin, why);
+            } else {
+                coverage.exact(construct, *origin);
+            }
+        }
+        if copy.is_some() {
+            let construct = format!("{name}, a copy of the student");
+            if matches!(settings.train.trainable, Trainable::Adapter(_)) {
+                let why = "the exporter does not support copies of an adapter";
+                coverage.refuse(construct, *origin, why);
+            } else {
+                coverage.exact(construct, *origin);
+            }
+        }
     }
 }
 
@@ -246,7 +281,11 @@ impl Names<'_> {
                             verl/experimental/agent_loop/agent_loop.py)"
                     .to_owned());
             }
-            _ => return Err("verl's processes do not have it".to_owned()),
+            _ => {
+                return Err("verl's training processes do not have it (`_agent_loop_postprocess` in \
+                            verl/trainer/ppo/v1/agent_loop_tq.py)"
+                    .to_owned());
+            }
         };
         of_this_update(&signal.roles(), self.settings)?;
         let mut known = self.distributions.borrow_mut();
@@ -315,15 +354,27 @@ impl Names<'_> {
     }
 }
 
-/// The models that the training processes hold: for each role the paths, by the key of the row's teacher.
+/// The models that the training processes hold: for each role, by the key of the row's teacher, or, of
+/// references, by its domain.
 fn models(settings: &ExportSettings, teacher: TeacherSource) -> Value {
     let mut models = Map::new();
     if teacher == TeacherSource::Held {
-        let paths = settings.teachers.iter().map(|each| (each.key.clone(), json!(each.weights.path)));
-        models.insert(Role::TEACHER.name(), Value::Object(paths.collect()));
+        let each = |each: &ExportedTeacher| {
+            let held = json!({
+                "path": each.weights.path,
+                "copy": each.copy,
+                "template": each.sees.is_some(),
+            });
+            (each.key.clone(), held)
+        };
+        models.insert(Role::TEACHER.name(), Value::Object(settings.teachers.iter().map(each).collect()));
     }
+    let as_it_is = |path: &str| json!({"path": path, "copy": null, "template": false});
     if let Some(reference) = &settings.reference {
-        models.insert(Role::REFERENCE.name(), json!({"reference": reference.path}));
+        models.insert(Role::REFERENCE.name(), json!({"reference": as_it_is(&reference.path)}));
+    } else if !settings.references.is_empty() {
+        let paths = settings.references.iter().map(|(domain, each)| (domain.clone(), as_it_is(&each.path)));
+        models.insert(Role::REFERENCE.name(), Value::Object(paths.collect()));
     }
     Value::Object(models)
 }

@@ -157,6 +157,24 @@ fn every_line_that_is_not_exact_says_how_or_why() {
     }
 }
 
+/// A refusal for verl names the function and file of verl that it follows from, or is one of the exporter.
+#[test]
+fn a_refusal_for_verl_names_its_place_in_the_source() {
+    let own = |why: &str| {
+        ["the exporter", "mopd ", "no teacher of the stage"].iter().any(|begin| why.starts_with(begin))
+    };
+    let mut named = 0;
+    for row in ROWS.iter() {
+        for line in row.coverage[0].refused() {
+            let why = line.verdict.detail().expect("a reason");
+            let place = why.contains("(`") && why.contains("` in verl/") && why.ends_with(".py)");
+            named += usize::from(place);
+            assert!(place || own(why), "{}: {}: {why}", row.file, line.construct);
+        }
+    }
+    assert!(named > 20, "{named} refusals with a place");
+}
+
 /// An export has files if and only if nothing is refused.
 #[test]
 fn refused_export_writes_no_files() {

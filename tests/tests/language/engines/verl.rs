@@ -126,17 +126,23 @@ fn verl_reads_its_folder_and_its_adjoints_are_those_of_the_interpreter() {
     print!("{}", run(Command::new(python).arg(script).arg(out.path()).arg(&path)));
 }
 
-const STAGES: [&str; 7] = ["sampled", "top", "balanced", "grouped", "whole", "united", "alone"];
+/// Each experiment, and its stages that verl trains.
+const STAGES: [(&str, &[&str]); 2] = [
+    ("workers", &["sampled", "top", "balanced", "grouped", "whole", "united", "alone"]),
+    ("shown", &["informed_student"]),
+];
 
-/// The experiment of `workers.mopd` in a folder, after a run.
-fn workers(place: &Path) {
+/// An experiment of `tests/engines` in a folder, after a run.
+fn ran(place: &Path, name: &str) {
     two_jobs(place, |row| 3 + row % 4);
-    fs::copy(root().join("tests/engines/workers.mopd"), place.join("workers.mopd")).expect("a copy");
-    run(Command::new(mopd()).current_dir(place).args(["run", "workers.mopd"]));
+    let file = format!("{name}.mopd");
+    fs::copy(root().join("tests/engines").join(&file), place.join(&file)).expect("a copy");
+    run(Command::new(mopd()).current_dir(place).args(["run", &file]));
 }
 
-fn exported(place: &Path, stage: &str) {
-    let words = ["export", "--engine", "verl", "--stage", stage, "workers.mopd"];
+fn exported(place: &Path, name: &str, stage: &str) {
+    let file = format!("{name}.mopd");
+    let words = ["export", "--engine", "verl", "--stage", stage, &file];
     run(Command::new(mopd()).current_dir(place).args(words));
 }
 
@@ -145,27 +151,31 @@ fn exported(place: &Path, stage: &str) {
 fn verls_workers_train_as_mopd_does() {
     let Some(python) = python_of("verl") else { return };
     let place = tempfile::tempdir().expect("a folder");
-    workers(place.path());
-    let all = metrics(&python, &place.path().join("runs/workers"));
-    for stage in STAGES {
-        exported(place.path(), stage);
-        let folder = place.path().join(format!("{stage}-verl"));
-        let out = place.path().join(format!("{stage}.json"));
-        let script = root().join("tests/engines/workers_verl.py");
-        run(Command::new(&python).current_dir(place.path()).arg(script).arg(&folder).arg(&out));
-        let theirs: Vec<Value> =
-            serde_json::from_str(&fs::read_to_string(&out).expect("results")).expect("rows");
-        let ours: Vec<&Value> =
-            all.iter().filter(|row| row["stage"] == stage && row["domain"] == "sort").collect();
-        assert_eq!((ours.len(), theirs.len()), (3, 3), "{stage}");
-        for (ours, theirs) in ours.iter().zip(&theirs) {
-            let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
-            let pairs = [("loss", "loss"), ("gradient_norm", "grad_norm"), ("learning_rate", "lr")];
-            for (our, their) in pairs {
-                let (a, b) = (number(ours, our), number(theirs, their));
-                println!("{stage} step {}: {our} {a} and {b}", ours["step"]);
-                assert!((a - b).abs() < 1e-5 * a.abs().max(0.1), "{stage}: {our}: {a} and {b}");
-            }
+    for (name, stages) in STAGES {
+        ran(place.path(), name);
+        let all = metrics(&python, &place.path().join("runs").join(name));
+        stages.iter().for_each(|stage| compared(place.path(), &python, name, stage, &all));
+    }
+}
+
+/// Compares three steps of a stage with the metrics of the run.
+fn compared(place: &Path, python: &Path, name: &str, stage: &str, all: &[Value]) {
+    exported(place, name, stage);
+    let folder = place.join(format!("{stage}-verl"));
+    let out = place.join(format!("{stage}.json"));
+    let script = root().join("tests/engines/workers_verl.py");
+    run(Command::new(python).current_dir(place).arg(script).arg(&folder).arg(&out));
+    let theirs: Vec<Value> = serde_json::from_str(&fs::read_to_string(&out).expect("results")).expect("rows");
+    let ours: Vec<&Value> =
+        all.iter().filter(|row| row["stage"] == stage && row["domain"] == "sort").collect();
+    assert_eq!((ours.len(), theirs.len()), (3, 3), "{stage}");
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
+        let pairs = [("loss", "loss"), ("gradient_norm", "grad_norm"), ("learning_rate", "lr")];
+        for (our, their) in pairs {
+            let (a, b) = (number(ours, our), number(theirs, their));
+            println!("{stage} step {}: {our} {a} and {b}", ours["step"]);
+            assert!((a - b).abs() < 1e-5 * a.abs().max(0.1), "{stage}: {our}: {a} and {b}");
         }
     }
 }
@@ -176,8 +186,8 @@ fn verls_workers_train_as_mopd_does() {
 fn the_written_folder_starts_verl() {
     let Some(python) = python_of("verl") else { return };
     let place = tempfile::tempdir().expect("a folder");
-    workers(place.path());
-    exported(place.path(), "top");
+    ran(place.path(), "workers");
+    exported(place.path(), "workers", "top");
     let programs = python.parent().expect("a folder").display().to_string();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
     let output = Command::new("sh")

@@ -135,6 +135,25 @@ fn served_teachers_are_simulated() {
     assert!(said.out.contains("predicted student on c.toml: 3.0 s, 1.5 s a step"), "{}", said.out);
 }
 
+/// A trained model has as many parameters as the model that it starts from, which the file gives once.
+#[test]
+fn a_derived_model_has_the_parameters_of_its_start() {
+    let program = "use std.opd.mopd\n\nexperiment \"x\" { seed = 1 }\n\n\
+        domain d { prompts = \"sort.jsonl\", format = text, reward = exact_match }\n\n\
+        model start = hf(\"organisation/name\")\n\
+        model expert = grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = 8, lr = 1e-6 }\n\n\
+        teacher one = expert\n\nroute { else -> one }\n\n\
+        model student = distill(start) {\n  objective = mopd(clip_at: 5)\n  \
+        rollout = sample(n: 1, temperature: 1.0, max_tokens: 8)\n  prompts = 2\n  steps = 2\n  lr = 1e-3\n}\n";
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let same = predicted(&place, program, &CLUSTER.replace("expert = 4e6", "expert = 1e6"));
+    assert_eq!(predicted(&place, program, &CLUSTER.replace("expert = 4e6\n", "")), same);
+    assert_ne!(predicted(&place, program, CLUSTER), same);
+    place.write("c.toml", &CLUSTER.replace("start  = 1e6\nexpert = 4e6\n", ""));
+    let unknown = "the number of parameters of `start` can only be read from its files";
+    place.mopd(&["plan", "--predict", "--cluster", "c.toml", "a.mopd"]).is(2, &[unknown]);
+}
+
 /// The cluster with everything on one node, without a network.
 fn near() -> String {
     CLUSTER.replace("node = \"a\"", "node = \"b\"")

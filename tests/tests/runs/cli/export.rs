@@ -50,7 +50,7 @@ fn a_report_needs_no_data_and_a_stage_has_a_name() {
     place.mopd(&["export", "--engine", "trl", "--report", "a.mopd"]).is(0, &[]);
     place
         .mopd(&["export", "--engine", "trl", "a.mopd"])
-        .is(2, &["error[can't-read]: can't read ./sort.jsonl"]);
+        .is(2, &["error[can't-read]: sort.jsonl: there is no such file"]);
     let said = place.mopd(&["export", "--engine", "trl", "--stage", "studnet", "a.mopd"]);
     said.is(2, &["no stage `studnet` that trains", "did you mean `--stage 'student'`?"]);
     place.mopd(&["export", "--engine", "nemo", "a.mopd"]).is(2, &["verl, trl"]);
@@ -114,9 +114,35 @@ fn conditions_hold_in_an_export_where_they_hold_in_a_run() {
         let said = exported(&place, domain, "data.level >= 3 -> first, else -> second", "steps = 1");
         said.is(2, &[&format!("rows.ndjson, line 1: {what}")]);
     }
-    let pattern = "domain d { prompts = \"rows_?.jsonl\", reward = exact_match }";
-    let said = exported(&place, pattern, "data.level >= 3 -> first, else -> second", "steps = 1");
-    said.is(2, &["reads one file of JSON lines"]);
+}
+
+/// An export reads what a run reads: several files, tables of cells, folders with splits.
+#[test]
+fn an_export_reads_the_files_that_a_run_reads() {
+    let place = Place::new();
+    let route = "data.answer == \"1\" -> first, else -> second";
+    place.write("rows_1.jsonl", "{\"prompt\": \"a\", \"answer\": \"1\"}\n");
+    place.write("rows_2.jsonl", "{\"prompt\": \"b\", \"answer\": \"2\"}\n");
+    place.write("cells.csv", "prompt,answer\na,1\n\"b\",2\n");
+    std::fs::create_dir(place.path("folder")).expect("a folder");
+    place.write(
+        "folder/train.jsonl",
+        "{\"prompt\": \"a\", \"answer\": \"1\"}\n{\"prompt\": \"b\", \"answer\": \"2\"}\n",
+    );
+    place.write("folder/test.jsonl", "{\"prompt\": \"c\", \"answer\": \"3\"}\n");
+    for prompts in ["\"rows_?.jsonl\"", "\"cells.csv\"", "dataset(\"folder\", split: \"train\")"] {
+        let domain = format!("domain d {{ prompts = {prompts}, reward = exact_match }}");
+        exported(&place, &domain, route, "steps = 1").is(0, &[]);
+        let mut rows: Vec<(String, String)> =
+            lines(&place).into_iter().map(|(prompt, _, row)| (prompt, row["answer"].to_string())).collect();
+        rows.sort();
+        rows.dedup();
+        let wanted = [("a", "\"1\""), ("b", "\"2\"")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(rows, wanted, "{prompts}");
+    }
+    place.write("torn.csv", "prompt,answer\n\"a,1\n");
+    let domain = "domain d { prompts = \"torn.csv\", reward = exact_match }";
+    exported(&place, domain, route, "steps = 1").is(2, &["error[wrong-data]: torn.csv"]);
 }
 
 /// The result does not depend on the order of the columns.
