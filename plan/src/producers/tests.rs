@@ -492,7 +492,14 @@ fn name(producer: &Producer) -> &'static str {
 #[test]
 fn properties_of_each_kind_are_those_of_the_table() {
     let yes = |property: bool| if property { "yes" } else { "-" };
-    let mut table = "kind, group, rows, turns, drawn anew, all drawn, once, per prompt, may drop, drafts | policy | not split\n".to_owned();
+    let mut table = "kind, group, rows, turns, drawn anew, all drawn, once, per prompt, may drop, drafts, parameters | policy | not split\n".to_owned();
+    let parameters = |writer: Writer| match writer {
+        Writer::Student => Some(100),
+        Writer::Scorer(_) => Some(10),
+        Writer::Editor { .. } => Some(20),
+        Writer::Guide(_) => Some(30),
+        Writer::Model(_) => Some(40),
+    };
     let producers = one_of_each_kind();
     let named: BTreeSet<&str> = producers.iter().map(name).collect();
     assert_eq!(named.len(), 20, "a kind has no row: {named:?}");
@@ -510,6 +517,7 @@ fn properties_of_each_kind_are_those_of_the_table() {
             yes(producer.cached_per_prompt()).to_owned(),
             yes(kind.may_drop()).to_owned(),
             yes(producer.drafts()).to_owned(),
+            kind.parameters(&parameters).expect("all are known").to_string(),
         ];
         let policy = match kind.policy() {
             Ok((writer, _)) => format!("{writer:?}"),

@@ -104,6 +104,27 @@ fn a_temperature_that_changes_is_meaning() {
     }
 }
 
+/// A setting that restricts nothing is as if it were not given.
+#[test]
+fn every_restriction_of_sampling_is_meaning() {
+    fn sampling(experiment: &mut Experiment) -> &mut Sampling {
+        match &mut trained(experiment, 4).rollout.source {
+            RolloutSource::Sample(sampling) => sampling,
+            _ => panic!("the student samples"),
+        }
+    }
+    assert_eq!(changed(|experiment| sampling(experiment).top_p = Some(0.9)), [4]);
+    assert_eq!(changed(|experiment| sampling(experiment).top_k = Some(20)), [4]);
+    assert_eq!(changed(|experiment| sampling(experiment).repetition_penalty = Some(1.2)), [4]);
+    assert_eq!(changed(|experiment| sampling(experiment).max_tokens = number(8.0)), [4]);
+    assert_eq!(changed(|experiment| sampling(experiment).stop = vec!["END".into()]), [4]);
+    assert_eq!(changed(|experiment| sampling(experiment).top_p = Some(1.0)), Vec::<usize>::new());
+    assert_eq!(
+        changed(|experiment| sampling(experiment).repetition_penalty = Some(1.0)),
+        Vec::<usize>::new()
+    );
+}
+
 #[test]
 fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
     let all = vec![0, 1, 2, 3, 4, 5];

@@ -1175,7 +1175,8 @@ fn refuses_scores_without_a_scalar_head() {
     merge.models.push(ModelId(4));
     let said = refusals_of(&sound);
     let [message] = said.as_slice() else { panic!("{said:?}") };
-    assert!(message.contains("has a scalar head and") && message.contains("can't be merged"), "{message}");
+    let with = format!("`{}` has a scalar head and `", sound.models[4].name);
+    assert!(message.starts_with(&with) && message.contains("` has none: they can't be merged"), "{message}");
     let Stage::Merge(merge) = &mut sound.models[5].stage else { panic!("it is merged") };
     merge.models = vec![ModelId(4)];
     compiled(&sound);
