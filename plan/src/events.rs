@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Plan;
 pub use super::bench::{BenchDivergence, BenchJob, GenerateJob, GenerationRound, GenerationShape, Measure};
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
@@ -16,6 +15,7 @@ pub use super::roofline::{MachineRates, Phase, StepPart};
 pub use super::served::ServeJob;
 pub use super::server_reports::{LONGEST_LIST, ServerReport};
 use super::why::StageFate;
+use super::{EngineJob, Plan};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
@@ -96,6 +96,9 @@ pub struct RunJob {
     /// The number of processes that train each stage together.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub processes: u32,
+    /// The engine that trains stages in place of the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineJob>,
     #[serde(default)]
     pub predict: Predict,
 }

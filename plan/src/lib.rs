@@ -12,6 +12,7 @@ mod curriculum;
 mod data;
 pub mod deltas;
 pub mod difference;
+mod engines;
 pub mod events;
 mod experiment;
 mod extrapolation;
@@ -51,6 +52,7 @@ pub use data::{
     DATA_ENDINGS, DataFault, DataFormula, DataNode, DataSource, DataValue, NullField, is_file_pattern,
     number_of_text, quotas,
 };
+pub use engines::{EngineJob, EngineStage};
 pub use experiment::{Domain, Experiment, Model};
 pub use extrapolation::Extrapolation;
 pub use feedback::{Feedback, FeedbackMeaning};

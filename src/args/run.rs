@@ -14,6 +14,7 @@ Examples:
   mopd run --set seed=2 --out runs/a-2 a.mopd
   mopd run --from student a.mopd        rerun a stage and what depends on it
   mopd run --processes 4 a.mopd         four processes train each stage together
+  mopd run --engine trl --python ENV/bin/python --processes 2 a.mopd
   mopd run --format json a.mopd > events.jsonl
 
 The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), \
@@ -57,6 +58,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workers", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub processes: u32,
+    /// The engine that trains stages, where it can: `trl`, with TRL's trainer. All else happens here
+    #[arg(long, value_enum, value_name = "ENGINE", conflicts_with = "workers")]
+    pub engine: Option<EngineName>,
+    /// The Python with the engine [default: $MOPD_PYTHON, else python3]
+    #[arg(long, value_name = "PATH", requires = "engine")]
+    pub python: Option<PathBuf>,
     /// How long to measure the time and memory of stages before the first one starts: `never`; `quick`, half
     /// a minute at most, without stages as short as their trial; `full`, all stages
     #[arg(long, value_enum, value_name = "HOW", default_value_t = PredictMode::Quick)]

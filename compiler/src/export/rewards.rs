@@ -16,6 +16,10 @@ pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json
     for part in &settings.domains {
         let domain = part.domain;
         let construct = format!("reward of domain `{}`: `{}`", domain.name, name(&domain.reward));
+        if settings.by_run {
+            coverage.exact(construct, domain.origin);
+            continue;
+        }
         let reward = match carried(&domain.reward) {
             Ok(reward) => {
                 if has_pattern(&domain.reward) {

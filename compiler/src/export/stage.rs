@@ -15,18 +15,22 @@ use super::weights::{WeightsSource, weights};
 #[derive(Clone, Copy)]
 pub struct ExportRequest<'a> {
     pub plan: &'a Plan,
-    /// The experiment that the plan was made from, which has the source positions of settings.
-    pub checked: &'a checked::Experiment,
+    /// The experiment that the plan was made from, which has the source positions of settings. Without it,
+    /// lines are at their stage.
+    pub checked: Option<&'a checked::Experiment>,
     /// The stage, as the model that it makes.
     pub model: ModelId,
-    /// The folder in which a run leaves a model, as a function of the model's name.
-    pub folder: &'a dyn Fn(&str) -> String,
+    /// The folder in which a run leaves a model, as a function of the model's name, and whether it is there.
+    pub folder: &'a dyn Fn(&str) -> (String, bool),
     /// Where published weights are, for a program that runs in any folder: an absolute path, or a name on the
     /// hub.
     pub located: &'a dyn Fn(&Pretrained) -> String,
     /// For each domain of the stage the number of rows and the longest prompt in bytes. `None` where the data
     /// was not read.
     pub rows: Option<&'a [RowFacts]>,
+    /// Whether a run of mopd starts the program. It then draws prompts, writes the completions that do not
+    /// come from the student, and computes rewards.
+    pub by_run: bool,
 }
 
 /// The number of rows of a domain, and the length in bytes of its longest prompt.
@@ -39,6 +43,7 @@ pub struct RowFacts {
 /// A teacher and its name in the rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportedTeacher {
+    pub model: ModelId,
     /// The value of the routing column: the teacher's name as one word.
     pub key: String,
     /// Its name in the report.
@@ -89,9 +94,22 @@ pub struct ExportSettings<'a> {
     pub steps: Option<u32>,
     /// In bytes; 0 where the data was not read.
     pub longest_prompt: u32,
+    /// See [`ExportRequest::by_run`].
+    pub by_run: bool,
 }
 
 impl ExportSettings<'_> {
+    /// Whether a run writes all completions before the first step.
+    pub fn completed(&self) -> bool {
+        let fixed = |teacher: &mopd_plan::producers::Teacher| teacher.once.is_some();
+        self.by_run
+            && match &self.train.rollout.producer {
+                Producer::Data(_) => true,
+                Producer::Teacher(teacher) => fixed(teacher),
+                _ => false,
+            }
+    }
+
     /// The batches of rollouts that the steps train on.
     pub fn batches(&self) -> Option<u32> {
         self.steps.map(|steps| steps.div_ceil(self.train.updates_per_batch()))
@@ -130,15 +148,14 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
             return None;
         }
     };
-    let origins = match &checked.model(id).stage {
-        checked::Stage::Train(own) => {
-            StageOrigins { model: model.origin, rollout: own.rollout.origin, objective: own.objective.origin }
-        }
-        _ => StageOrigins { model: model.origin, rollout: model.origin, objective: model.origin },
-    };
-    let of_checked = match &checked.model(id).stage {
-        checked::Stage::Train(own) => Some(own.as_ref()),
+    let of_checked = match checked.map(|checked| &checked.model(id).stage) {
+        Some(checked::Stage::Train(own)) => Some(own.as_ref()),
         _ => None,
+    };
+    let origins = StageOrigins {
+        model: model.origin,
+        rollout: of_checked.map_or(model.origin, |own| own.rollout.origin),
+        objective: of_checked.map_or(model.origin, |own| own.objective.origin),
     };
     let start = weights(request, train.start, "start", coverage);
     let domains: Vec<DomainPart> = train
@@ -172,6 +189,7 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
             .map(|of| of.longest_prompt)
             .max()
             .unwrap_or(0),
+        by_run: request.by_run,
     };
     match train.length {
         Length::Steps(steps) => coverage.exact(format!("`steps = {steps}`"), origins.model),
@@ -227,7 +245,7 @@ fn teachers(
         let teacher = found.iter().position(same).unwrap_or_else(|| {
             let key = word(&choice.name, &found);
             let (sees, origin) = (choice.sees.clone(), at(number));
-            found.push(ExportedTeacher { key, name, weights, sees, copy, origin });
+            found.push(ExportedTeacher { model, key, name, weights, sees, copy, origin });
             found.len() - 1
         });
         if let Some(part) = train.mixture.iter().position(|share| share.domain == choice.domain) {
@@ -324,7 +342,8 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
         let Domain { name, prompts, format, limit, origin, tests, validation, reward: _, share: _ } =
             part.domain;
         coverage.exact(format!("prompts of domain `{name}`: {}", prompts.path), *origin);
-        if let Some(limit) = limit {
+        // Completions that a run has written keep to it.
+        if let Some(limit) = limit.filter(|_| !settings.completed()) {
             coverage.refuse(
                 format!("`limit = {limit}` of domain `{name}`"),
                 *origin,
@@ -343,6 +362,9 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
             settings.origins.model,
         );
     }
+    if settings.by_run {
+        return;
+    }
     coverage.approximate(
         "order of the prompts",
         settings.origins.model,
@@ -353,6 +375,10 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
 fn rollout(settings: &mut ExportSettings, coverage: &mut Coverage) {
     let train = settings.train;
     let at = settings.origins.rollout;
+    if settings.completed() {
+        coverage.exact("completions, which the run writes before the first step", at);
+        return;
+    }
     let Producer::Student(student) = &train.rollout.producer else {
         let kind = serde_json::to_value(&train.rollout).ok();
         let from = kind.as_ref().and_then(|kind| kind["from"].as_str()).unwrap_or("others").to_owned();

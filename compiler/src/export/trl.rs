@@ -15,6 +15,8 @@ use super::updates::{adamw, checkpointed, micro_batch};
 use super::{Export, ExportFile, adapters, live_text, objective_header, torch};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
+const WHOLE: &str = include_str!("python/mopd_whole.py");
+const RUN: &str = include_str!("python/mopd_run.py");
 pub(super) const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
 const TRAIN: &str = include_str!("python/train_trl.py");
 const LAUNCH: &str = include_str!("python/launch_trl.sh");
@@ -27,14 +29,18 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     let mut files = vec![
         ExportFile::new("config.json", format!("{:#}\n", configuration.0)),
         ExportFile::new("stage.json", format!("{stage:#}\n")),
-        ExportFile::new("rewards.json", format!("{rewards:#}\n")),
-        ExportFile::new("mopd_rewards.py", super::rewards::REWARDS),
         ExportFile::new("mopd_tensors.py", torch::TENSORS),
+        ExportFile::new("mopd_whole.py", WHOLE),
+        ExportFile::new("mopd_run.py", RUN),
         ExportFile::new("mopd_distributions.py", DISTRIBUTIONS),
         ExportFile::new("mopd_trl.py", TRAINER),
         ExportFile::new("train.py", TRAIN),
         ExportFile::new("launch.sh", LAUNCH),
     ];
+    if !settings.by_run {
+        files.push(ExportFile::new("rewards.json", format!("{rewards:#}\n")));
+        files.push(ExportFile::new("mopd_rewards.py", super::rewards::REWARDS));
+    }
     if let (Some(objective), Some(rate)) = (objective, rate(settings, coverage)) {
         files.push(ExportFile::new("objective.py", format!("{objective}\n\n{rate}")));
     }
@@ -238,6 +244,9 @@ fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<TrlInpu
         Signal::Divergence(divergence) => {
             let mut spec = summands.spec(divergence)?;
             spec.insert("signal".into(), json!("divergence"));
+            // As the plan has it, for reports.
+            let of_plan = serde_json::to_value(signal).map_err(|error| error.to_string())?;
+            spec.insert("signal_of_plan".into(), of_plan);
             Ok(TrlInput::Distribution(Value::Object(spec)))
         }
         Signal::Position => named("position"),
@@ -271,25 +280,31 @@ fn configuration(settings: &ExportSettings, coverage: &mut Coverage) -> Configur
     match settings.dtype {
         Dtype::Float32 => coverage.exact("`dtype = float32`", at),
         Dtype::Bfloat16 => {
-            let how = "weights are float32 and matrix products bfloat16 (autocast); in mopd, weight matrices \
-                       are bfloat16 too";
+            let how = "the student's weights are float32 and its matrix products bfloat16 (autocast); in mopd, \
+                       its weight matrices are bfloat16 too";
             coverage.approximate("`dtype = bfloat16`", at, how);
         }
     }
     set("output_dir", json!("checkpoints"));
     set("per_device_train_batch_size", json!(sequences));
     set("gradient_accumulation_steps", json!(1));
-    set("max_steps", settings.steps.map_or(json!(-1), |steps| json!(steps)));
     set("num_train_epochs", json!(1.0));
-    set("seed", json!(settings.seed));
-    set("data_seed", json!(settings.seed));
+    // A run sets its own, and shows the progress.
+    set("disable_tqdm", json!(settings.by_run));
+    if !settings.by_run {
+        set("max_steps", settings.steps.map_or(json!(-1), |steps| json!(steps)));
+        set("seed", json!(settings.seed));
+        set("data_seed", json!(settings.seed));
+    }
     set("bf16", json!(settings.dtype == Dtype::Bfloat16));
     set("gradient_checkpointing", json!(checkpointed(settings)));
     set("shuffle_dataset", json!(false));
     set("remove_unused_columns", json!(false));
     set("dataloader_drop_last", json!(true));
     set("logging_steps", json!(1));
+    // By time: see `mopd_run.py`.
     set("save_strategy", json!("no"));
+    set("save_total_limit", json!(2));
     set("report_to", json!("none"));
     // TRL's own loss, which reads it, is replaced.
     set("beta", json!(1.0));
@@ -320,7 +335,8 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
         coverage.exact("`tokenizer = bytes`, as a tokenizer.json", at);
     }
     let text = settings.domains.iter().filter(|part| part.domain.format == PromptFormat::Text).count();
-    if text > 0 && text < settings.domains.len() {
+    // A run writes prompts as tokens.
+    if text > 0 && text < settings.domains.len() && !settings.by_run {
         coverage.refuse(
             "domains of plain text together with domains of conversations",
             at,
@@ -367,7 +383,10 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
         "reference": settings.reference.as_ref().map(weights),
         "tokenizer": bytes.then_some("tokenizer"),
         "domains": settings.domains.iter().map(|part| part.domain.name.as_str()).collect::<Vec<_>>(),
+        "dtype": settings.dtype.name(),
         "samples": settings.samples,
+        "steps": settings.steps,
+        "checkpoint_seconds": 600,
         "rows_at_once": micro_batch(settings),
         "sampling_temperature": temperature.unwrap_or(1.0),
         "adapter": adapter,

@@ -55,8 +55,9 @@ pub fn weights(
         | Stage::Merge(_)
         | Stage::Joint(_)
         | Stage::Learner { .. } => {
-            let folder = (request.folder)(name);
-            coverage.exact(format!("{construct}, which `mopd run` writes to {folder}"), model.origin);
+            let (folder, exists) = (request.folder)(name);
+            let when = if exists { "has written" } else { "has yet to write" };
+            coverage.exact(format!("{construct}, which `mopd run` {when} to {folder}"), model.origin);
             Some(WeightsSource { path: folder, revision: None, bytes, published })
         }
     }

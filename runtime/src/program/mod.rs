@@ -16,8 +16,7 @@ use serde_json::Value;
 
 use crate::control::Control;
 
-use self::worker::Received;
-pub use self::worker::{ChildProcess, ProcessEnd};
+pub use self::worker::{ChildProcess, ProcessEnd, Received};
 
 /// How often a wait for an answer checks whether the job is to stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -5,13 +5,13 @@
 
 mod rollouts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mopd_plan::events::Fork;
 use mopd_plan::keys;
 use mopd_plan::{
-    Domain, DomainId, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat, Reward, Rollout, Sampling,
-    Stage, StageFacts, TokenizerSpec, Train,
+    Domain, DomainId, EngineJob, EngineStage, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat,
+    Reward, Rollout, Sampling, Stage, StageFacts, TokenizerSpec, Train,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -71,12 +71,32 @@ struct ComputeKey<'a> {
     /// Number of processes that train together, if several: sums over processes depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<u32>,
+    /// The engine that trains the stage, if it is not this program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<EngineKey<'a>>,
+}
+
+/// How an engine trains a stage: it rounds, and samples, in its own way.
+#[derive(Clone, Copy, Serialize)]
+struct EngineKey<'a> {
+    name: &'a str,
+    versions: &'a BTreeMap<String, String>,
+    processes: u32,
+    program: &'a str,
+}
+
+impl EngineKey<'_> {
+    fn new(engine: &EngineJob, model: ModelId) -> Option<EngineKey<'_>> {
+        let EngineJob { name, versions, processes, python: _, stages: _ } = engine;
+        let EngineStage { program, files: _, model: _, teachers: _ } = engine.stage(model)?;
+        Some(EngineKey { name, versions, processes: *processes, program })
+    }
 }
 
 impl ComputeKey<'_> {
     /// Of what frozen models compute for a stage: only one process runs them.
     fn of_frozen_models(self) -> Self {
-        ComputeKey { processes: None, ..self }
+        ComputeKey { processes: None, engine: None, ..self }
     }
 }
 
@@ -198,6 +218,8 @@ pub struct KeyInputs<'a> {
     pub widths: &'a [usize],
     /// Number of processes that train together.
     pub processes: u32,
+    /// The engine that trains some stages.
+    pub engine: Option<&'a EngineJob>,
 }
 
 impl Keys {
@@ -249,7 +271,11 @@ impl<'a> KeyInputs<'a> {
     fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
         let several = self.processes > 1 && super::trains(self.plan, task);
         let processes = several.then_some(self.processes);
-        let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores, processes };
+        let engine = match task.work {
+            Work::Stage(model) => self.engine.and_then(|engine| EngineKey::new(engine, model)),
+            Work::Evaluate { .. } => None,
+        };
+        let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores, processes, engine };
         match &task.work {
             Work::Stage(model) => match &self.specs[model.0 as usize].loaded {
                 // A loaded model depends neither on its name nor on the seed.

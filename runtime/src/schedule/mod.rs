@@ -2,6 +2,7 @@
 
 mod disk_space;
 mod elsewhere;
+mod engine;
 mod evaluation;
 mod exclusive;
 mod fits;
@@ -30,6 +31,7 @@ mod unsupported;
 
 use std::collections::{BTreeSet, HashMap};
 
+use mopd_plan::events::RunJob;
 use mopd_plan::{DomainId, Evaluation, ModelId, Objective, Plan, Stage, TableColumn};
 
 pub use keys::{KeyInputs, Keys, fork_of};
@@ -202,6 +204,12 @@ fn trains(plan: &Plan, task: &Task) -> bool {
 /// taken in another order, and a result must not depend on which tasks ran when.
 pub fn threads_of(config: &Config, cores: usize) -> usize {
     if Weights::parameters(config) >= LARGE { cores.max(1) } else { 1 }
+}
+
+/// Whether an engine trains a task's stage.
+fn on_engine(job: &RunJob, task: &Task) -> bool {
+    let Work::Stage(model) = task.work else { return false };
+    job.engine.as_ref().is_some_and(|engine| engine.stage(model).is_some())
 }
 
 /// Number of cores of each task, by its model. Processes that train together divide them.

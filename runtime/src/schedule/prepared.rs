@@ -19,6 +19,7 @@ use crate::prepare::{DomainData, ModelSpec, ProgramFiles, ReadContext, model_spe
 use crate::remote::Servers;
 use crate::store::Store;
 use crate::tokenizer::chat;
+use crate::zip::zip_equal;
 
 /// A plan with its data.
 pub(super) struct PreparedPlan {
@@ -53,6 +54,7 @@ pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithm
         forks: &job.forks,
         widths,
         processes: job.processes,
+        engine: job.engine.as_ref(),
     })
 }
 
@@ -76,7 +78,11 @@ pub(super) fn prepared(
     }
     let (private, warnings) = private_stages(plan, &tasks, &domains)?;
     warnings.into_iter().for_each(|warning| control.warn(warning));
-    let widths = super::threads(plan, &tasks, &specs, cores(), job.processes);
+    let mut widths = super::threads(plan, &tasks, &specs, cores(), job.processes);
+    for (width, task) in zip_equal(&mut widths, &tasks) {
+        // Its processes take all cores.
+        *width = if super::on_engine(job, task) { cores() } else { *width };
+    }
     let environments = plan.experiment.models.iter().map(|model| {
         let trains = model.stage.trains();
         let each = trains.into_iter().map(|train| programs(train, base));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mopd_plan::events::{Event, Fork, RunJob, Versions};
 use mopd_plan::results::{GuardActed, StageRecord};
-use mopd_plan::{Plan, Stage};
+use mopd_plan::{EngineJob, Plan, Stage};
 use mopd_store::Lock;
 use mopd_store::results_folder::ResultsFolder;
 use tch::Kind;
@@ -70,6 +70,8 @@ pub(super) struct Scheduler<'a> {
     running: Tasks,
     /// The processes that train each stage together, if several.
     pub(super) processes: Option<&'a Processes>,
+    /// The engine that trains some stages.
+    pub(super) engine: Option<&'a EngineJob>,
     /// Time and memory of the stages that this run computed.
     pub(super) records: Mutex<Vec<StageRecord>>,
     /// The actions of guards.
@@ -169,13 +171,15 @@ pub fn run(
     let workers = workers(job, tasks);
     let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
     let sizes = fits::ModelSizes::of_specs(&prepared.specs);
-    fits::weights(job, tasks, &sizes, &device_memory, waiting)?;
+    // An engine has its own memory.
+    let here = |index: usize| waiting(index) && !super::on_engine(job, &tasks[index]);
+    fits::weights(job, tasks, &sizes, &device_memory, here)?;
     disk_space::check(job, tasks, &sizes, waiting, (&keys, &store), control)?;
     let resumes = |index: usize| {
         let own = if forced[index] { 0 } else { store.last_step(keys.of(index)) };
         if own > 0 { own } else { fork_of(&job.forks, plan, &tasks[index]).map_or(0, |fork| fork.step) }
     };
-    let to_do = TasksToDo { keys: &keys, waiting: &waiting, done: &resumes };
+    let to_do = TasksToDo { keys: &keys, waiting: &here, done: &resumes };
     let predicted =
         Predicted::new(job, &prepared, Path::new(&job.store), place, &device_memory, control, to_do)?;
     fits::predicted(plan, tasks, &predicted, &device_memory, control)?;
@@ -247,6 +251,7 @@ impl<'a> Scheduler<'a> {
             device_memory,
             running: Tasks::at(place),
             processes: None,
+            engine: job.engine.as_ref(),
             records: Mutex::default(),
             plan: &job.plan,
             tasks,

@@ -44,9 +44,9 @@ pub(super) struct StageJob<'a> {
 
 /// The result of a computed stage.
 pub(super) struct StageOutput {
-    weights: Weights,
-    record: Record,
-    adapter: adapter::AdapterFiles,
+    pub(super) weights: Weights,
+    pub(super) record: Record,
+    pub(super) adapter: adapter::AdapterFiles,
     /// Further models that the stage trained.
     others: Vec<TrainedModel>,
     /// `None` where no model's scores are stored.
@@ -59,7 +59,7 @@ pub(super) struct StageOutput {
 
 impl StageOutput {
     /// The output of a stage that produces weights only.
-    fn new(weights: Weights) -> StageOutput {
+    pub(super) fn new(weights: Weights) -> StageOutput {
         StageOutput {
             weights,
             record: Record::default(),
@@ -162,7 +162,10 @@ impl Scheduler<'_> {
                 let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
                 Ok(StageOutput::new(merge(&settings.method, base.as_deref(), &models, job.seed, stream)?))
             }
-            Stage::Train(settings) => self.train(job, &[(settings, LearnerTurn::ALONE)], steps),
+            Stage::Train(settings) => match self.engine_of(job.id) {
+                Some((engine, program)) => self.train_on(engine, program, job, settings, steps),
+                None => self.train(job, &[(settings, LearnerTurn::ALONE)], steps),
+            },
             Stage::Joint(joint) => {
                 let learners = joint.learners.iter().map(|Learner { step, turn, every, train, .. }| {
                     (train, LearnerTurn { name: Some(step), place: *turn, every: *every })
@@ -270,7 +273,7 @@ impl Scheduler<'_> {
     }
 
     /// The learner of a stage at `place` among its learners, with its data and models.
-    fn learner<'s>(
+    pub(super) fn learner<'s>(
         &'s self,
         job: &StageJob<'s>,
         settings: &'s Train<Objective>,
@@ -443,7 +446,11 @@ impl Scheduler<'_> {
         // Later stages read the weights from the store, so that unused ones take no memory.
         let weights = self.store.weights(job.key)?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
-        let peak_memory = running.peak_memory().map(|own| own + memory_of_others);
+        // An engine's processes are not measured.
+        let peak_memory = match self.engine_of(job.id) {
+            None => running.peak_memory().map(|own| own + memory_of_others),
+            Some(_) => None,
+        };
         if let Some(ScoresFound { found, of }) = scores_found {
             self.control.emit(&Event::ScoresFound { stage: stage.clone(), seed, found, of });
         }

@@ -24,6 +24,11 @@ impl Store {
         self.path(&checkpoints(key))
     }
 
+    /// The folder of an engine that trains a stage, with the engine's own checkpoints.
+    pub fn engine_folder(&self, key: &str) -> PathBuf {
+        self.checkpoints(key).join("engine")
+    }
+
     /// The steps of the checkpoints, the last one first; some may turn out to be damaged.
     pub fn steps(&self, key: &str) -> Vec<u32> {
         let folders = fs::read_dir(self.checkpoints(key)).into_iter().flatten().flatten();

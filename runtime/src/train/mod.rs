@@ -22,6 +22,7 @@
 //! - steps 2 to 5, scores, signals, objective and gradient: [`scoring`], [`agreement`], [`alignment`],
 //!   [`non_finite`], [`sampler_gap`], [`part`]
 //! - numbers about a step: [`diagnostics`], [`tokens`], [`guards`], [`monitor`], [`progress`]
+//! - the steps of a stage that another engine trains: [`engine_steps`]
 //! - what happens between two updates: [`validation`], [`extrapolate`]
 //! - a whole step, with step 6, the update: [`trainer`]
 //! - the loop over the steps: [`learners`], [`checkpoints`], [`steps`]
@@ -33,6 +34,7 @@ mod checkpoints;
 mod completions;
 mod diagnostics;
 mod elements;
+mod engine_steps;
 mod exchange;
 mod extrapolate;
 pub mod guards;
@@ -71,12 +73,13 @@ pub mod vocabulary;
 
 pub use self::batches::RolloutCache;
 pub use self::checkpoints::{Checkpoints, Pace};
+pub use self::engine_steps::{EngineSteps, ReportedStep, ToJudge};
 pub use self::learner_turn::LearnerTurn;
 pub use self::models::fits_in_memory;
 pub use self::non_finite::check_weights;
 pub use self::route::{RoutedTeacher, SourceTeachers};
 pub use self::scoring::{AT_MOST, ScoreCache, ScoredBatch};
-pub use self::sequences::RolloutsBySource;
+pub use self::sequences::{Group, RolloutsBySource};
 pub use self::stage::{NoiseSecret, Source, Stage, beginning};
 pub use self::steps::{FinishedTraining, StoppedTraining, train, train_in_turns};
 pub use self::student::TrainedModel;

@@ -68,6 +68,7 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
         forks: &[],
         widths: &vec![1; tasks.len()],
         processes,
+        engine: None,
     });
     let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
     all.flatten().map(str::to_owned).collect()

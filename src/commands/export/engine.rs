@@ -1,5 +1,6 @@
 //! `mopd export --engine`: a stage of an experiment for an engine, and which of its settings are covered.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::export::coverage::Coverage;
@@ -42,22 +43,26 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     let rows = if arguments.report { None } else { Some(rows::read(&plan, model, &base)?) };
     let facts: Option<Vec<RowFacts>> = rows.as_ref().map(|rows| rows.iter().map(DomainRows::facts).collect());
     let results = out_folder(None, &plan);
-    let absolute = |folder: PathBuf| std::path::absolute(&folder).unwrap_or(folder).display().to_string();
-    let folder =
-        |name: &str| absolute(results.join("models").join(folder_of_model(name, plan.experiment.seed)));
-    // As a run finds them.
-    let located = |pretrained: &Pretrained| match &pretrained.source {
-        PretrainedSource::HuggingFace { name, .. } => match NamedModel::resolve(name, &base) {
-            NamedModel::Repository => name.clone(),
-            NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => absolute(folder),
-        },
-        PretrainedSource::Checkpoint { folder: path } | PretrainedSource::Gguf { file: path } => {
-            absolute(base.join(path))
+    let missing = RefCell::new(Vec::new());
+    let folder = |name: &str| {
+        let folder = results.join("models").join(folder_of_model(name, plan.experiment.seed));
+        let exists = folder.is_dir();
+        if !exists {
+            missing.borrow_mut().push(name.to_owned());
         }
+        (absolute(folder), exists)
     };
+    let located = |pretrained: &Pretrained| located(pretrained, &base);
     let rows_read = facts.as_deref();
-    let request =
-        ExportRequest { plan: &plan, checked, model, folder: &folder, located: &located, rows: rows_read };
+    let request = ExportRequest {
+        plan: &plan,
+        checked: Some(checked),
+        model,
+        folder: &folder,
+        located: &located,
+        rows: rows_read,
+        by_run: false,
+    };
     let (coverage, files) = exported(engine, request);
     let placed = LocatedReport { coverage: &coverage, plan: &plan, sources: &analysis.sources };
     let name = &plan.experiment.model(model).name;
@@ -77,6 +82,24 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     write(&out, "COVERAGE.txt", &report)?;
     output::note(&format!("wrote {}; `sh {}` trains\n", out.display(), out.join("launch.sh").display()));
     Ok(CommandStatus::Success)
+}
+
+fn absolute(folder: PathBuf) -> String {
+    std::path::absolute(&folder).unwrap_or(folder).display().to_string()
+}
+
+/// Where published weights are, as a run finds them: a name on the hub, or an absolute path. `base` is the
+/// folder of the experiment.
+pub fn located(pretrained: &Pretrained, base: &Path) -> String {
+    match &pretrained.source {
+        PretrainedSource::HuggingFace { name, .. } => match NamedModel::resolve(name, base) {
+            NamedModel::Repository => name.clone(),
+            NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => absolute(folder),
+        },
+        PretrainedSource::Checkpoint { folder: path } | PretrainedSource::Gguf { file: path } => {
+            absolute(base.join(path))
+        }
+    }
 }
 
 /// Refuses a file with several runs, since an export is of one.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use mopd_plan::events::MetricsRow;
 use mopd_store::files::folder_of_model;
 
+pub use self::engine::located;
 pub use self::live::LiveEventFiles;
 use self::tensorboard::{Events, ScalarRecord};
 use crate::args::ExportArgs;

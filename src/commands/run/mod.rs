@@ -1,5 +1,6 @@
 //! `mopd run`: checks, compiles, sends the plan to the worker, shows progress, and prints the tables.
 
+mod engine;
 mod tracker;
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -61,13 +62,17 @@ pub fn run_plan(
 ) -> Result<CommandStatus, Problem> {
     let from = stages_named(&arguments.from, compiled)?;
     details(compiled, out);
+    let engine = engine::engine(arguments, &compiled.plan)?;
+    // An engine's processes are its own.
+    let processes = if engine.is_some() { 1 } else { arguments.processes };
     provenance(out, compiled)?;
     let job = Job::Run(Box::new(RunJob {
         fresh: arguments.fresh,
         from,
         checkpoint_every: arguments.checkpoint_every,
         workers: arguments.workers,
-        processes: arguments.processes,
+        processes,
+        engine,
         predict: arguments.predict.into(),
         ..job_of(&compiled.plan, &arguments.file, out)?
     }));
@@ -145,6 +150,7 @@ pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
         forks: Vec::new(),
         workers: None,
         processes: 1,
+        engine: None,
         predict: Predict::default(),
     })
 }

@@ -44,7 +44,7 @@ const RUNTIME: [&str; 26] = [
 
 /// The modules of `runtime/src/train`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const TRAIN: [&str; 40] = [
+const TRAIN: [&str; 41] = [
     "learner_turn",
     "route",
     "stage",
@@ -79,6 +79,7 @@ const TRAIN: [&str; 40] = [
     "guards",
     "monitor",
     "progress",
+    "engine_steps",
     "validation",
     "extrapolate",
     "trainer",

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Trains with TRL 1.16.0, on one device.
+# Trains with TRL 1.16.0. MOPD_PYTHON is the Python that has it, and MOPD_PROCESSES the number of processes.
 set -eu
 folder=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$folder${PYTHONPATH:+:$PYTHONPATH}"
-exec python3 "$folder/train.py" "$@"
+exec "${MOPD_PYTHON:-python3}" -m torch.distributed.run --standalone --nproc-per-node "${MOPD_PROCESSES:-1}" \
+    "$folder/train.py" "$@"

@@ -7,22 +7,25 @@ specified as in the plan. Gradient flows only to the student's logits; supports 
 
 import torch
 
-LEAST_PROBABILITY = 1e-100
+# Above 0 in each precision.
+LEAST_PROBABILITY = {torch.float64: 1e-100, torch.float32: 1e-37}
 
 
 class Distributions:
-    def __init__(self, logits, tokens, ends, temperature, sampling_temperature, summands, step, steps):
+    def __init__(
+        self, logits, tokens, ends, temperature, sampling_temperature, summands, step, steps, precision=torch.float64
+    ):
         """`logits` are by role, `tokens` the sampled ones, `ends` the ids that end a completion, each once.
         `temperature` is the policy's: it divides the logits in log-probabilities. `summands` are the functions of
-        divergences that are sums over entries."""
+        divergences that are sums over entries. Log-probabilities are computed in `precision`."""
         self.logits, self.tokens, self.ends = logits, tokens, ends
         self.temperature, self.sampling_temperature = temperature, sampling_temperature
         self.summands, self.step, self.steps = summands, step, steps
-        self.known = {}
+        self.precision, self.least, self.known = precision, LEAST_PROBABILITY[precision], {}
 
     def log_probabilities(self, role, temperature):
-        """In double precision. `old` and the sampler are the student before this step, which makes one update from its
-        completions; the sampler is at the sampling temperature."""
+        """`old` and the sampler are the student before this step, which makes one update from its completions; the
+        sampler is at the sampling temperature."""
         name = role_name(role)
         if name == "old":
             return self._log_softmax("student", temperature).detach()
@@ -35,7 +38,7 @@ class Distributions:
         # Values computed without gradient must not be reused where gradient flows.
         key = (name, temperature, torch.is_grad_enabled())
         if key not in self.known:
-            self.known[key] = torch.log_softmax(self.logits[name].double() / temperature, -1)
+            self.known[key] = torch.log_softmax(self.logits[name].to(self.precision) / temperature, -1)
         return self.known[key]
 
     def scored(self, role):
@@ -106,17 +109,18 @@ class Distributions:
             return parts.any(0) if kind == "union" else parts.all(0)
         with torch.no_grad():
             probabilities = self.log_probabilities(support["role"], 1.0).detach().exp()
-            # Of equal probabilities, the entry of the lower id comes first.
-            order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
             if kind == "top_k":
-                chosen = torch.arange(size[-1], device=device).expand(size) < support["k"]
-            else:
-                # Entries of equal probability are included or excluded together.
-                ascending = torch.flip(order.values, [-1])
-                larger = size[-1] - torch.searchsorted(ascending, order.values, right=True)
-                spent = torch.nn.functional.pad(torch.cumsum(order.values, -1), (1, 0)).gather(-1, larger)
-                chosen = spent < support["p"]
-            return torch.zeros(size, dtype=torch.bool, device=device).scatter(-1, order.indices, chosen)
+                least = torch.topk(probabilities, min(support["k"], size[-1]), dim=-1).values[:, -1:]
+                larger, equal = probabilities > least, probabilities == least
+                # Of equal probabilities, the entry of the lower id comes first.
+                left = support["k"] - larger.sum(-1, keepdim=True)
+                return larger | (equal & (torch.cumsum(equal, -1) <= left))
+            # Entries of equal probability are included or excluded together.
+            order = torch.sort(probabilities, dim=-1, descending=True)
+            ascending = torch.flip(order.values, [-1])
+            larger = size[-1] - torch.searchsorted(ascending, order.values, right=True)
+            spent = torch.nn.functional.pad(torch.cumsum(order.values, -1), (1, 0)).gather(-1, larger)
+            return torch.zeros(size, dtype=torch.bool, device=device).scatter(-1, order.indices, spent < support["p"])
 
     def side(self, side, temperature_of):
         """The log-probabilities of one side. `temperature_of` is a function of the role."""
@@ -125,7 +129,7 @@ class Distributions:
         parts = [(weight, self.log_probabilities(role, temperature_of(role))) for weight, role in weighted(side)]
         if "role" in side:
             return parts[0][1]
-        return sum(weight * logs.exp() for weight, logs in parts).clamp_min(LEAST_PROBABILITY).log()
+        return sum(weight * logs.exp() for weight, logs in parts).clamp_min(self.least).log()
 
     def divergence(self, spec):
         entries = self.entries(spec["support"])
@@ -152,7 +156,7 @@ class Distributions:
         value = torch.where(entries, value, torch.zeros_like(value)).sum(-1)
         if mass == "tail":
             # One entry for all that are left out, if any are.
-            tails = [rest.clamp_min(LEAST_PROBABILITY).log()[:, None] for rest in rests]
+            tails = [rest.clamp_min(self.least).log()[:, None] for rest in rests]
             tail = bounded(self._summand(spec, *tails), spec["clip_each"])[:, 0]
             value = value + torch.where(whole[:, 0], torch.zeros_like(tail), tail)
         return value
@@ -160,7 +164,7 @@ class Distributions:
     def _summand(self, spec, left, right):
         if spec["divergence"] == "kl":
             return left.exp() * (left - right)
-        p, q = (log.exp().clamp_min(LEAST_PROBABILITY) for log in (left, right))
+        p, q = (log.exp().clamp_min(self.least) for log in (left, right))
         return self.summands[spec["summand"]](p, q, p.detach(), q.detach(), self.step, self.steps)
 
 

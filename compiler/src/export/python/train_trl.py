@@ -5,6 +5,7 @@ import os
 import pathlib
 
 import datasets
+import mopd_run
 import mopd_trl
 import objective
 import torch
@@ -60,8 +61,10 @@ def adapted(model, adapter):
     return model
 
 
-def loaded(weights):
-    return AutoModelForCausalLM.from_pretrained(weights["path"], revision=weights["revision"], dtype=torch.float32)
+def loaded(weights, dtype=torch.float32):
+    if os.path.isabs(weights["path"]) and not os.path.isdir(weights["path"]):
+        raise ValueError(f"{weights['path']} is not there: `mopd run` writes it")
+    return AutoModelForCausalLM.from_pretrained(weights["path"], revision=weights["revision"], dtype=dtype)
 
 
 def optimizer(model, config, steps):
@@ -82,21 +85,36 @@ def optimizer(model, config, steps):
     return made, torch.optim.lr_scheduler.LambdaLR(made, lambda step: objective.learning_rate(step, steps))
 
 
-def main():
+def settings():
+    """The settings of the stage, and TRL's configuration for this process."""
     stage = json.loads((HERE / "stage.json").read_text())
-    known = {name: value for name, value in json.loads((HERE / "config.json").read_text()).items() if value is not None}
-    config = DistillationConfig(**known)
+    config = json.loads((HERE / "config.json").read_text())
+    config["use_cpu"] = mopd_run.device() == "cpu"
+    share, left = divmod(config["per_device_train_batch_size"], mopd_run.world())
+    if left:
+        raise ValueError(
+            f"{mopd_run.world()} processes can't share {config['per_device_train_batch_size']} completions evenly"
+        )
+    config["per_device_train_batch_size"] = share
+    return stage, DistillationConfig(**{name: value for name, value in config.items() if value is not None})
+
+
+def main():
+    stage, config = settings()
     # Before an adapter is made.
     set_seed(config.seed)
     start = stage["start"]
     source = start if stage["tokenizer"] is None else {"path": stage["tokenizer"], "revision": None}
     tokenizer = AutoTokenizer.from_pretrained(source["path"], revision=source["revision"], padding_side="left")
     model = loaded(start)
+    # Schedules count the steps of the stage, also where epochs end within its last one.
+    steps = stage["steps"] or config.max_steps
     embedded = model.get_input_embeddings().weight.shape[0]
     entries, absent = tokenizer_ids(tokenizer, embedded)
 
     def scorer(weights):
-        return padded_alike(loaded(weights), embedded, entries)
+        # Frozen, so that nothing is lost by the experiment's precision.
+        return padded_alike(loaded(weights, getattr(torch, stage["dtype"])), embedded, entries)
 
     if stage["adapter"] is not None:
         model = adapted(model, stage["adapter"])
@@ -106,26 +124,43 @@ def main():
     if never:
         config.generation_kwargs = {**(config.generation_kwargs or {}), "suppress_tokens": never}
     rows = read_rows(HERE / "train.jsonl")
-    # The samples of a prompt are contiguous.
-    rows = rows.select([row for row in range(len(rows)) for _ in range(stage["samples"])])
+    if mopd_run.RUN is None:
+        # The samples of a prompt are contiguous.
+        rows = rows.select([row for row in range(len(rows)) for _ in range(stage["samples"])])
+    rows = rows.add_column("number", list(range(len(rows))))
+    teachers = stage["teachers"] if "teacher" in objective.ROLES else {}
+    checkpoints = mopd_run.Checkpoints(stage["checkpoint_seconds"])
     trainer = mopd_trl.MopdTrainer(
         model=model,
-        teachers={name: scorer(weights) for name, weights in stage["teachers"].items()},
-        reference=stage["reference"] and scorer(stage["reference"]),
+        teachers={name: scorer(weights) for name, weights in teachers.items()},
+        reference=scorer(stage["reference"]) if "reference" in objective.ROLES else None,
         domains=stage["domains"],
-        rows_at_once=stage["rows_at_once"],
+        steps=steps,
+        rows_at_once=min(stage["rows_at_once"], config.per_device_train_batch_size),
         sampling_temperature=stage["sampling_temperature"],
         entries=entries,
         absent=absent,
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
-        optimizers=optimizer(model, config, config.max_steps),
+        optimizers=optimizer(model, config, steps),
+        callbacks=[checkpoints],
     )
-    trainer.train()
-    trainer.save_model(str(HERE / "trained"))
-    (HERE / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
+    trainer.train(resume_from_checkpoint=mopd_run.last_checkpoint())
+    if checkpoints.stopped and trainer.state.global_step < trainer.state.max_steps:
+        return
+    if stage["adapter"] is None:
+        trainer.save_model(str(HERE / "trained"))
+    elif trainer.is_world_process_zero():
+        model.save_pretrained(HERE / "trained" / "adapter")
+        model.merge_and_unload().save_pretrained(HERE / "trained")
+    if trainer.is_world_process_zero():
+        (HERE / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_initialized():
+        # Without this, gloo's threads may abort a process that ends before the others.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -49,6 +49,7 @@ pub use self::first_epoch::FirstEpoch;
 pub use self::learned::LearnedPolicy;
 use self::prompts::{by_share, draw, of_prompts, prompts, warn_shares_do_not_hold};
 use self::replay::Buffer;
+pub use self::sample::judge;
 use self::sample::{NumberedDraw, numbered};
 use self::sampled_by::SentWeights;
 pub use self::teacher::{RolloutCache, no_teacher};
@@ -304,6 +305,20 @@ impl Batches {
         feedback::write(&batch, &mut sequences)?;
         let debates = self.panels.hold_debates(&batch, &sequences)?;
         Ok(sequences.debated(debates))
+    }
+
+    /// The groups of the next step as far as no sampling is needed: those that are the same every time, and
+    /// for each prompt of other rollouts a group of empty completions.
+    pub fn next_given(&mut self, stage: &Stage) -> Vec<Group> {
+        let samples = stage.train.rollout.group() as usize;
+        let draws = draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle);
+        let group = |draw: &Draw| match self.producer.fixed(*draw) {
+            fixed if fixed.is_empty() => vec![Sequence::new(draw.source, draw.record, Vec::new()); samples],
+            fixed => fixed.into_iter().cloned().collect(),
+        };
+        let mut groups: Vec<Group> = draws.iter().map(group).collect();
+        groups.sort_by_key(|group| stage.section_of(&group[0]));
+        groups
     }
 
     fn drawn_now(

@@ -156,7 +156,7 @@ pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
 }
 
 /// Sets the rewards, each by the verifier of the sequence's domain.
-pub(super) fn judge<'s>(stage: &Stage, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
+pub fn judge<'s>(stage: &Stage, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
     judge_by(stage, sequences, |sequence| sequence.of_trained(&sequence.completion).copied().collect())
 }
 

@@ -32,6 +32,7 @@ mod text_spans;
 
 pub use self::cached_scores::{AT_MOST, CachedScores, ScoreCache, ScoredBatch};
 pub use self::context::Scoring;
+pub use self::data_signals::{given, of_data};
 pub use self::panels::unstated_confidences;
 pub use self::pass::ScoringPass;
 pub use self::recorded_text::{RecordedTexts, logp, rows_at_once};

@@ -208,6 +208,7 @@ pub fn job(plan: &Plan, folder: &Path, out: &str) -> RunJob {
         forks: Vec::new(),
         workers: Some(2),
         processes: 1,
+        engine: None,
         predict: Predict::Full,
     }
 }

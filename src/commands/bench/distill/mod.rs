@@ -58,6 +58,7 @@ pub fn distill(arguments: &BenchDistillArgs) -> Result<CommandStatus, Problem> {
         forks: Vec::new(),
         workers: Some(1),
         processes: 1,
+        engine: None,
         predict: Predict::Full,
     };
     match measure(arguments, &run, &compiled)? {

@@ -35,15 +35,22 @@ fn rows() -> Vec<Row> {
         // An experiment that this version can't run has no plan to export.
         let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true);
         let Ok::<Plan, _>(plan) = plan else { continue };
-        let folder = |name: &str| format!("runs/{name}");
+        let folder = |name: &str| (format!("runs/{name}"), false);
         for (model, named) in trained(&plan) {
             // Stages that only make teachers do not belong to the method.
             let Stage::Train(train) = &named.stage else { continue };
             if train.scorers.routed().is_empty() {
                 continue;
             }
-            let request =
-                ExportRequest { plan: &plan, checked, model, folder: &folder, located: &located, rows: None };
+            let request = ExportRequest {
+                plan: &plan,
+                checked: Some(checked),
+                model,
+                folder: &folder,
+                located: &located,
+                rows: None,
+                by_run: false,
+            };
             let coverage = ExportEngine::ALL.map(|engine| export(engine, request).0);
             rows.push(Row { file: file.clone(), stage: named.name.clone(), coverage });
         }
@@ -182,12 +189,19 @@ fn refused_export_writes_no_files() {
     let analysis = check_text("gkd.mopd", &text);
     let checked = analysis.experiment.as_ref().expect("an experiment");
     let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true).expect("a plan");
-    let folder = |name: &str| format!("runs/{name}");
+    let folder = |name: &str| (format!("runs/{name}"), false);
     let mut written = 0;
     for (model, _) in trained(&plan) {
         for engine in ExportEngine::ALL {
-            let request =
-                ExportRequest { plan: &plan, checked, model, folder: &folder, located: &located, rows: None };
+            let request = ExportRequest {
+                plan: &plan,
+                checked: Some(checked),
+                model,
+                folder: &folder,
+                located: &located,
+                rows: None,
+                by_run: false,
+            };
             let (coverage, files) = export(engine, request);
             assert_eq!(files.is_none(), coverage.refused().count() > 0);
             if let Some((export, _)) = files {

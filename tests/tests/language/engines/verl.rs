@@ -97,15 +97,22 @@ fn verl_reads_its_folder_and_its_adjoints_are_those_of_the_interpreter() {
         let checked = analysis.experiment.as_ref().expect("an experiment");
         let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true);
         let Ok(plan) = plan else { continue };
-        let at = |name: &str| format!("runs/{name}");
+        let at = |name: &str| (format!("runs/{name}"), false);
         for (model, named) in trained(&plan) {
             let Stage::Train(train) = &named.stage else { continue };
             // One domain, since the batches have one.
             if train.mixture.len() > 1 && train.objective.domain_weight.is_some() {
                 continue;
             }
-            let request =
-                ExportRequest { plan: &plan, checked, model, folder: &at, located: &located, rows: None };
+            let request = ExportRequest {
+                plan: &plan,
+                checked: Some(checked),
+                model,
+                folder: &at,
+                located: &located,
+                rows: None,
+                by_run: false,
+            };
             let (_, Some((export, _))) = export(ExportEngine::Verl, request) else { continue };
             let title = format!("{}: {}", path.display(), named.name);
             cases.extend((0..3).filter_map(|_| case(&title, &export, train, &mut random)));
