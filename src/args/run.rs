@@ -281,22 +281,23 @@ pub struct DeltaArgs {
 #[command(after_help = "\
 Examples:
   mopd export --tensorboard runs/quickstart && tensorboard --logdir runs/quickstart/tensorboard
-  mopd export --engine verl a.mopd                     the last stage that trains, in the folder STAGE-verl
+  mopd export a.mopd                                   which engines can train which stages
+  mopd export --engine verl a.mopd                     a stage, in the folder STAGE-verl
   mopd export --engine trl a.mopd --stage student --out with-trl
   mopd export --engine verl a.mopd --report            only what is exact, approximate or refused
 
 An engine's files are written where nothing of the stage is refused; exit status 1 says that something is.")]
 pub struct ExportArgs {
     /// Event files: a series for every stage and seed
-    #[arg(long, required_unless_present = "engine")]
+    #[arg(long)]
     pub tensorboard: bool,
     /// The engine: `verl` (0.9.1) or `trl` (1.16.0)
     #[arg(long, value_name = "NAME", conflicts_with = "tensorboard")]
     pub engine: Option<EngineName>,
-    /// The folder of a run; with `--engine`, an experiment
+    /// The folder of a run; without `--tensorboard`, an experiment
     #[arg(value_name = "RUN|FILE")]
     pub path: PathBuf,
-    /// The stage [default: the last one that trains]
+    /// The stage [default: the first distillation with a route, else the last stage that trains]
     #[arg(long, value_name = "NAME", requires = "engine")]
     pub stage: Option<String>,
     /// Write no files: only the report of coverage

@@ -101,13 +101,12 @@ pub struct ExportSettings<'a> {
 impl ExportSettings<'_> {
     /// Whether a run writes all completions before the first step.
     pub fn completed(&self) -> bool {
-        let fixed = |teacher: &mopd_plan::producers::Teacher| teacher.once.is_some();
-        self.by_run
-            && match &self.train.rollout.producer {
-                Producer::Data(_) => true,
-                Producer::Teacher(teacher) => fixed(teacher),
-                _ => false,
-            }
+        let given = match &self.train.rollout.producer {
+            Producer::Data(_) => true,
+            Producer::Teacher(teacher) => teacher.once.is_some(),
+            _ => false,
+        };
+        given && self.by_run
     }
 
     /// The batches of rollouts that the steps train on.
@@ -167,6 +166,7 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
             arms: Vec::new(),
         })
         .collect();
+    let longest_prompt = request.rows.unwrap_or_default().iter().map(|of| of.longest_prompt).max();
     let mut settings = ExportSettings {
         name: model.name.clone(),
         train,
@@ -182,13 +182,7 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
         groups: train.rollout.groups,
         samples: train.rollout.group(),
         steps: steps(train, request.rows),
-        longest_prompt: request
-            .rows
-            .unwrap_or_default()
-            .iter()
-            .map(|of| of.longest_prompt)
-            .max()
-            .unwrap_or(0),
+        longest_prompt: longest_prompt.unwrap_or(0),
         by_run: request.by_run,
     };
     match train.length {

@@ -29,12 +29,10 @@ use crate::machine::arithmetic::Arithmetic;
 use crate::machine::memory::peak_memory;
 use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
-use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, ModelSpec, ProgramFiles};
+use crate::prepare::{DomainData, ModelSpec, ProgramFiles, cache::DataCache};
 use crate::remote::Servers;
-use crate::report::answers::PromptAnswers;
-use crate::report::results::RunCost;
 use crate::report::{Record, write_records};
+use crate::report::{answers::PromptAnswers, results::RunCost};
 use crate::store::Store;
 use crate::train::Pace;
 
@@ -149,13 +147,12 @@ pub fn run(
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let keys = keys_of(job, &prepared, &arithmetic, place);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
-    progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
+    let is_stage = |task: &Task| matches!(task.work, Work::Stage(_));
+    progress.tasks = tasks.iter().filter(|task| is_stage(task)).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
     unsupported::check(job, tasks, place, waiting)?;
     preflight::ask_all(plan, &prepared, Path::new(&job.base), waiting, control)?;
-    let kept = (0..tasks.len())
-        .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
-        .count();
+    let kept = (0..tasks.len()).filter(|index| is_stage(&tasks[*index]) && !waiting(*index)).count();
     if let Some(elsewhere) = elsewhere::hint(job, tasks, &keys) {
         control.warn(elsewhere);
     }
@@ -171,7 +168,6 @@ pub fn run(
     let workers = workers(job, tasks);
     let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
     let sizes = fits::ModelSizes::of_specs(&prepared.specs);
-    // An engine has its own memory.
     let here = |index: usize| waiting(index) && !super::on_engine(job, &tasks[index]);
     fits::weights(job, tasks, &sizes, &device_memory, here)?;
     disk_space::check(job, tasks, &sizes, waiting, (&keys, &store), control)?;
@@ -481,14 +477,14 @@ impl Scheduler<'_> {
                 self.stage(index, *model, inputs, &running, &mut guard)
                     .map_err(|unfinished| TaskStopped { error: unfinished.error.at(origin), ..unfinished })
             }
-            Work::Evaluate { model, domain, evaluation, comparisons } => {
-                let weights = &inputs[&task.needs[0]];
-                let answers = self.evaluated(index, *domain, evaluation, weights, &mut guard)?;
+            Work::Evaluate { model: _, domain, evaluation, comparisons } => {
+                let (weights, domain) = (&inputs[&task.needs[0]], *domain);
+                let answers = self.evaluated(index, domain, evaluation, weights, &mut guard)?;
                 let tables = comparisons.iter().map(|table| &self.plan.experiment.comparisons[*table].name);
                 self.control.emit(&Event::Evaluated {
-                    model: self.plan.experiment.model(*model).name.clone(),
+                    model: self.name(task),
                     seed: task.seed,
-                    domain: self.plan.experiment.domain(*domain).name.clone(),
+                    domain: self.plan.experiment.domain(domain).name.clone(),
                     score: score(&answers),
                     tables: tables.cloned().collect(),
                 });

@@ -61,6 +61,7 @@ mod derived;
 mod domains;
 mod each_turn;
 mod elements;
+mod engine_steps;
 mod extrapolation;
 mod feedback;
 mod generated;

@@ -8,7 +8,7 @@ use mopd_compiler::export::stage::{ExportRequest, RowFacts, trained};
 use mopd_compiler::export::{ExportEngine, export as exported};
 use mopd_lang::diag::nearest;
 use mopd_lang::experiment::SweepAxis;
-use mopd_plan::{ModelId, Plan, Pretrained, PretrainedSource, Stage};
+use mopd_plan::{ModelId, Plan, Pretrained, PretrainedSource, Recipe, Stage};
 use mopd_store::files::folder_of_model;
 use mopd_store::named::NamedModel;
 
@@ -76,11 +76,21 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     for file in &files.files {
         write(&out, &file.name, &file.text)?;
     }
+    // Those of another program.
+    let _ = std::fs::remove_dir_all(out.join("checkpoints"));
     let lines = rows::lines(engine, &settings, &rows, files.messages)?;
     write(&out, "train.jsonl", &lines)?;
     let report = report::text(&placed, name, engine, crate::args::Format::Human);
     write(&out, "COVERAGE.txt", &report)?;
     output::note(&format!("wrote {}; `sh {}` trains\n", out.display(), out.join("launch.sh").display()));
+    let mut missing = missing.into_inner();
+    missing.dedup();
+    if !missing.is_empty() {
+        output::error(&format!(
+            "warning: the weights of {} are not there yet: `mopd run` makes them\n",
+            missing.join(", ")
+        ));
+    }
     Ok(CommandStatus::Success)
 }
 
@@ -117,17 +127,59 @@ fn one_run(sweep: &[SweepAxis], set: &[(String, String)]) -> Result<(), Problem>
         .help(format!("select a run with its values, such as `{}`", chosen.join(" "))))
 }
 
-/// The stage by name, or the last one that trains.
+/// The stages of an experiment by engines: whether each can train it.
+pub fn matrix(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
+    let mut analysis = host::analyse_file(&arguments.path, &arguments.overrides.set)?;
+    let plan = plan_to_run(&mut analysis);
+    crate::commands::report(&analysis);
+    let (Some(plan), Some(checked)) = (plan, &analysis.experiment) else { return Ok(CommandStatus::Failure) };
+    one_run(&checked.sweep, &arguments.overrides.set)?;
+    let base = folder_of(&arguments.path);
+    let (folder, located) = (|name: &str| (name.to_owned(), true), |weights: &Pretrained| located(weights, &base));
+    let columns = [(ExportEngine::Verl, false), (ExportEngine::Trl, false), (ExportEngine::Trl, true)];
+    let heading = |(engine, by_run): (ExportEngine, bool)| match by_run {
+        true => format!("run --engine {}", engine.name()),
+        false => format!("export to {}", engine.name()),
+    };
+    let mut rows = vec![[vec!["stage".to_owned()], columns.map(heading).to_vec()].concat()];
+    for (model, named) in trained(&plan) {
+        let word = |(engine, by_run)| {
+            let request = ExportRequest {
+                plan: &plan,
+                checked: Some(checked),
+                model,
+                folder: &folder,
+                located: &located,
+                rows: None,
+                by_run,
+            };
+            exported(engine, request).0.whole().to_owned()
+        };
+        rows.push([vec![named.name.clone()], columns.map(word).to_vec()].concat());
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..=columns.len()).map(width).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        output::result(&format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end()));
+    }
+    output::note(
+        "`mopd export --engine E --stage S --report` says what an engine can't express of a stage\n",
+    );
+    Ok(CommandStatus::Success)
+}
+
+/// The stage by name; without one the first distillation with a route, else the last stage that trains.
 fn stage(plan: &Plan, wanted: Option<&str>) -> Result<ModelId, Problem> {
     let stages: Vec<_> = trained(plan).collect();
     let Some(wanted) = wanted else {
-        // Prefer a stage with teachers; one without is usually a step towards it.
+        // Later ones are often baselines, and stages without a route are steps towards it.
         let distils = |stage: &Stage<_>| match stage {
-            Stage::Train(train) => !train.scorers.routed().is_empty(),
+            Stage::Train(train) => train.recipe == Recipe::Distill && !train.scorers.routed().is_empty(),
             _ => false,
         };
-        let last = stages.iter().rev().find(|(_, model)| distils(&model.stage)).or(stages.last());
-        return last.map(|(id, _)| *id).ok_or_else(|| {
+        let first = stages.iter().find(|(_, model)| distils(&model.stage)).or(stages.last());
+        return first.map(|(id, _)| *id).ok_or_else(|| {
             Problem::usage(
                 "nothing-to-export",
                 "the experiment has no stage that trains, so there is nothing to export",

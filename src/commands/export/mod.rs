@@ -33,6 +33,15 @@ pub fn export(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
     if let Some(engine) = arguments.engine {
         return engine::export(engine, arguments);
     }
+    if !arguments.tensorboard && arguments.path.is_file() {
+        return engine::matrix(arguments);
+    }
+    if !arguments.tensorboard {
+        let message =
+            format!("{} is a folder: write `--tensorboard` to export its run", arguments.path.display());
+        return Err(Problem::usage("usage", message)
+            .help("of an experiment's file, `mopd export FILE` lists what engines can train"));
+    }
     let Some(out) = event_files(&arguments.path, arguments.out.as_deref())? else {
         let message =
             format!("{} has no {METRICS} with steps: no stage has trained yet", arguments.path.display());

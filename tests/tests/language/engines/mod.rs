@@ -1,12 +1,12 @@
 //! Exports for engines: what they cover of every method, their files, and, if `MOPD_ENGINES` names a Python
-//! environment with the engines, what the engines do with them.
+//! environment with an engine, what the engines do with them.
 //!
 //! TRL and verl need different versions of transformers, so each test runs where its engine is installed, and
 //! is skipped in the other's environment:
 //!
 //! ```sh
-//! python3.11 -m venv TRL
-//! TRL/bin/pip install torch==2.11.0 transformers==5.23.0 trl==1.16.0 accelerate datasets peft
+//! python3 -m venv TRL
+//! TRL/bin/pip install trl==1.16.0 peft pyarrow
 //! python3.11 -m venv VERL
 //! VERL/bin/pip install torch==2.11.0 transformers==5.9.0 'verl[verl-core]==0.9.1' TransferQueue==0.1.11
 //! MOPD_ENGINES=TRL cargo test --locked --release --workspace --test language engines::
@@ -14,6 +14,7 @@
 //! ```
 
 mod coverage;
+mod run_trl;
 mod schemas;
 mod torch;
 mod trl;

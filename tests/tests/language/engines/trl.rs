@@ -12,7 +12,7 @@ use super::{python_of, run};
 
 const STAGES: [&str; 4] = ["full", "skewed", "rewarded", "cooled"];
 
-fn rows(folder: &Path) {
+pub fn rows(folder: &Path) {
     fs::create_dir_all(folder.join("data")).expect("a folder");
     for (name, backwards) in [("sort", false), ("reverse", true)] {
         let rows = (0..16u32).map(|row| {
@@ -48,7 +48,10 @@ fn trl_trains_as_mopd_does() {
         program(&["export", "--engine", "trl", "--stage", stage, "pair.mopd"]);
         let folder = place.path().join(format!("{stage}-trl"));
         let environment = [("PYTHONPATH", folder.as_os_str()), ("CUDA_VISIBLE_DEVICES", "".as_ref())];
-        run(Command::new(&python).arg(folder.join("train.py")).envs(environment));
+        let mut launch = Command::new("sh");
+        launch.arg(folder.join("launch.sh")).env("MOPD_PYTHON", &python).env("CUDA_VISIBLE_DEVICES", "");
+        // One of them in two processes.
+        run(launch.env("MOPD_PROCESSES", if stage == STAGES[1] { "2" } else { "1" }));
         if stage == STAGES[0] {
             print!("{}", run(Command::new(&python).arg(&check).arg(&folder).envs(environment)));
         }

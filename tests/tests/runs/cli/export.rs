@@ -56,6 +56,62 @@ fn a_report_needs_no_data_and_a_stage_has_a_name() {
     place.mopd(&["export", "--engine", "nemo", "a.mopd"]).is(2, &["verl, trl"]);
 }
 
+/// Without an engine, an experiment's stages are listed by engines. The default stage is not a baseline after it.
+#[test]
+fn stages_are_listed_by_engines() {
+    let text = format!(
+        "{}\nmodel later = sft(base, on: domains) {{\n  rollout = from(teacher, sequences: 4, temperature: 1.0, \
+         max_tokens: 4)\n  keep    = all\n  steps   = 1\n  batch   = 2\n  lr      = 1e-3\n}}\n",
+        GOOD
+    );
+    let place = Place::with(&[("a.mopd", &text)]);
+    let said = place.mopd(&["export", "a.mopd"]).is(0, &["says what an engine can't express"]);
+    let lines: Vec<Vec<&str>> = said.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let of = |stage: &str| lines.iter().find(|line| line[0] == stage).expect("a line")[1..].to_vec();
+    assert_eq!(lines[0], ["stage", "export", "to", "verl", "export", "to", "trl", "run", "--engine", "trl"]);
+    assert_eq!(of("later"), ["refused", "refused", "exact"], "{}", said.out);
+    assert_eq!(of("student"), ["approximate", "approximate", "exact"], "{}", said.out);
+    let said = place.mopd(&["export", "--engine", "trl", "a.mopd"]);
+    said.is(0, &["wrote student-trl", "are not there yet: `mopd run` makes them"]);
+    std::fs::create_dir(place.path("run")).expect("a folder");
+    place.mopd(&["export", "run"]).is(2, &["write `--tensorboard` to export its run"]);
+}
+
+/// A Python that can't run the engine is found before anything starts.
+#[test]
+fn a_run_on_an_engine_names_what_its_python_lacks() {
+    // The worker is not started.
+    let place = Place::with(&[("a.mopd", GOOD), ("no-such-worker", "")]);
+    let python = |name: &str, found: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        place.write(name, &format!("#!/bin/sh\necho '{found}'\n"));
+        let path = place.path(name);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        path.display().to_string()
+    };
+    let all = |trl: &str| {
+        format!(
+            "{{\"trl\": {trl}, \"torch\": \"2.11.0\", \"transformers\": \"5\", \"device\": \"cpu\", \
+             \"devices\": \"0\"}}"
+        )
+    };
+    let run = |python: &str, processes: &str| {
+        let words = ["run", "--engine", "trl", "--processes", processes, "--python", python, "a.mopd"];
+        place.mopd(&words)
+    };
+    run("/nowhere/python", "1")
+        .is(2, &["can't start `/nowhere/python`, the Python with trl", "pip install trl=="]);
+    run(&python("none", &all("null")), "1").is(2, &["has no trl", "--python ENV/bin/python"]);
+    run(&python("old", &all("\"1.0.0\"")), "1").is(2, &["has trl 1.0.0, and mopd's program is for 1.16.0"]);
+    run(&python("silent", "no module"), "1").is(2, &["can't import torch"]);
+    let good = python("good", &all("\"1.16.0\""));
+    run(&good, "7").is(2, &["completions a step, which 7 processes can't share evenly"]);
+    place
+        .mopd(&["run", "--engine", "verl", "a.mopd"])
+        .is(2, &["`mopd run --engine verl` is not supported yet"]);
+    assert!(!place.path("runs").exists(), "nothing has started");
+}
+
 /// A stage on these domains, exported for TRL.
 fn exported(place: &Place, domains: &str, route: &str, length: &str) -> super::Said {
     let text = format!(

@@ -1,0 +1,129 @@
+//! `mopd run --engine trl` with two processes: the same numbers as of a run without an engine, and the same
+//! command goes on after a process was killed.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mopd_tests::{mopd, root};
+use serde_json::Value;
+
+use super::{python, run, trl};
+
+const LONG: &str = r#"
+experiment "long" { seed = 1 }
+domain sort { prompts = "data/sort.jsonl", reward = exact_match }
+model base = llama { layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }
+model tuned = sft(base, on: domains) { target = answer, steps = 60, batch = 8, lr = 1e-3 }
+"#;
+
+/// The rows of a run's metrics.
+fn metrics(python: &Path, folder: &Path, run_folder: &str) -> Vec<Value> {
+    let script = format!(
+        "import json, pyarrow.parquet as p; print(json.dumps(p.read_table('{run_folder}/metrics.parquet', \
+         columns=['stage', 'domain', 'teacher', 'step', 'loss', 'gradient_norm', 'entropy', 'reward', \
+         'divergence', 'learning_rate', 'tokens']).to_pylist()))"
+    );
+    let text = run(Command::new(python).current_dir(folder).args(["-c", &script]));
+    serde_json::from_str(&text).expect("rows")
+}
+
+#[test]
+fn trl_in_two_processes_trains_as_a_run_here() {
+    let Some(python) = python() else { return };
+    let place = tempfile::tempdir().expect("a folder");
+    trl::rows(place.path());
+    fs::copy(root().join("tests/engines/both.mopd"), place.path().join("both.mopd")).expect("a copy");
+    let program = |words: &[&str]| run(Command::new(mopd()).current_dir(place.path()).args(words));
+    program(&["run", "--predict", "never", "--out", "here", "both.mopd"]);
+    let python_text = python.to_str().expect("a path");
+    let engine = ["--engine", "trl", "--python", python_text, "--processes", "2"];
+    let said =
+        program(&[&["run", "--predict", "never", "--out", "there", "both.mopd"][..], &engine].concat());
+    for stage in ["tuned", "full", "weighted", "written"] {
+        assert!(said.contains(&format!("trl trains {stage} (exact)")), "{said}");
+    }
+    let [here, there] = ["here", "there"].map(|folder| metrics(&python, place.path(), folder));
+    assert_eq!(here.len(), there.len());
+    assert!(here.len() >= 18, "{} rows", here.len());
+    for (one, other) in here.iter().zip(&there) {
+        for name in ["stage", "domain", "teacher", "step", "tokens", "reward"] {
+            assert_eq!(one[name], other[name], "{name} of {one} and {other}");
+        }
+        for (name, tolerance) in [
+            ("loss", 1e-6),
+            ("gradient_norm", 1e-5),
+            ("entropy", 1e-5),
+            ("divergence", 1e-5),
+            ("learning_rate", 1e-12),
+        ] {
+            let (Some(one), Some(other)) = (one[name].as_f64(), other[name].as_f64()) else {
+                assert_eq!(one[name], other[name], "{name} of {one} and {other}");
+                continue;
+            };
+            assert!((one - other).abs() <= tolerance * one.abs().max(1.0), "{name}: {one} and {other}");
+        }
+    }
+    // The results are found again, and those of a run without the engine are others.
+    let again =
+        program(&[&["run", "--predict", "never", "--out", "there", "both.mopd"][..], &engine].concat());
+    assert!(again.contains("8 of 8 stages") || again.contains("8 stages, 8 of them kept"), "{again}");
+}
+
+/// The processes that run a program in a folder.
+fn processes(folder: &Path, program: &str) -> Vec<u32> {
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let runs = |id: &u32| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains(&*folder.to_string_lossy())
+            && line.contains(program)
+            && !line.contains("distributed.run")
+    };
+    ids.filter(runs).collect()
+}
+
+#[test]
+fn the_same_command_goes_on_after_a_process_was_killed() {
+    let Some(python) = python() else { return };
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path().canonicalize().expect("a path");
+    trl::rows(&folder);
+    fs::write(folder.join("long.mopd"), LONG).expect("a file");
+    let command = || {
+        let mut command = Command::new(mopd());
+        let words = ["run", "--predict", "never", "--checkpoint-every", "0s", "--out", "out", "long.mopd"];
+        command.current_dir(&folder).args(words).args(["--engine", "trl", "--processes", "2", "--python"]);
+        command.arg(&python);
+        command
+    };
+    let started = command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mopd starts");
+    let began = Instant::now();
+    let checkpoint = || {
+        let store = fs::read_dir(folder.join(".mopd/store")).into_iter().flatten().flatten();
+        let mut engines = store.map(|entry| entry.path().join("engine/checkpoints/checkpoint-3/record.json"));
+        engines.any(|record| record.exists())
+    };
+    while !checkpoint() {
+        assert!(began.elapsed() < Duration::from_secs(300), "no checkpoint");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let workers = processes(&folder, "train.py");
+    assert_eq!(workers.len(), 2, "{workers:?}");
+    let killed = Command::new("kill").args(["-9", &workers[1].to_string()]).status().expect("kill");
+    assert!(killed.success());
+    let Output { status, stderr, .. } = started.wait_with_output().expect("mopd ends");
+    let said = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("was killed (signal 9)") && said.contains("run the same command again"), "{said}");
+    assert_eq!(processes(&folder, "train.py"), Vec::<u32>::new());
+    run(&mut command());
+    let steps: Vec<u64> =
+        metrics(&python, &folder, "out").iter().map(|row| row["step"].as_u64().expect("a step")).collect();
+    assert_eq!(steps, (0..60).collect::<Vec<u64>>());
+    let events = fs::read_to_string(folder.join("out/events.jsonl")).unwrap_or_default();
+    assert!(events.is_empty() || events.contains("stage_resumed"), "{events}");
+}
