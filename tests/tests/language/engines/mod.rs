@@ -90,7 +90,8 @@ fn two_jobs(folder: &Path, letters: impl Fn(u32) -> u32) {
 /// The metrics of a run, one row per stage, step and domain.
 fn metrics(python: &Path, run_folder: &Path) -> Vec<Value> {
     let script = "import json, pyarrow.parquet as p; print(json.dumps(p.read_table('metrics.parquet', \
-                  columns=['stage', 'domain', 'step', 'loss', 'gradient_norm', 'learning_rate']).to_pylist()))";
+                  columns=['stage', 'domain', 'teacher', 'step', 'loss', 'gradient_norm', 'learning_rate', \
+                  'entropy', 'reward', 'divergence', 'tokens']).to_pylist()))";
     let text = run(Command::new(python).current_dir(run_folder).args(["-c", script]));
     serde_json::from_str(&text).expect("rows")
 }

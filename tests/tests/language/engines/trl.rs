@@ -2,47 +2,24 @@
 //! norms, from the same weights, with greedy decoding in both.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use mopd_tests::{mopd, root};
 use serde_json::Value;
 
-use super::{python_of, run};
+use super::{metrics, python_of, run, two_jobs};
 
 const STAGES: [&str; 4] = ["full", "skewed", "rewarded", "cooled"];
-
-pub fn rows(folder: &Path) {
-    fs::create_dir_all(folder.join("data")).expect("a folder");
-    for (name, backwards) in [("sort", false), ("reverse", true)] {
-        let rows = (0..16u32).map(|row| {
-            let letters: Vec<char> =
-                (0..5).map(|at| char::from(b'a' + ((row * 7 + at * at * 3 + row * at) % 6) as u8)).collect();
-            let mut answer = letters.clone();
-            if backwards {
-                answer.reverse()
-            } else {
-                answer.sort()
-            }
-            let text = |letters: Vec<char>| letters.into_iter().collect::<String>();
-            format!("{{\"prompt\": \"{name}: {}\\n\", \"answer\": \"{}\"}}\n", text(letters), text(answer))
-        });
-        fs::write(folder.join(format!("data/{name}.jsonl")), rows.collect::<String>()).expect("a file");
-    }
-}
 
 #[test]
 fn trl_trains_as_mopd_does() {
     let Some(python) = python_of("trl") else { return };
     let place = tempfile::tempdir().expect("a folder");
-    rows(place.path());
+    two_jobs(place.path(), |_| 5);
     fs::copy(root().join("tests/engines/pair.mopd"), place.path().join("pair.mopd")).expect("a copy");
     let program = |words: &[&str]| run(Command::new(mopd()).current_dir(place.path()).args(words));
     program(&["run", "pair.mopd"]);
-    let script = "import json, pyarrow.parquet as p; print(json.dumps(p.read_table('runs/pair/metrics.parquet', \
-                  columns=['stage', 'domain', 'step', 'loss', 'gradient_norm']).to_pylist()))";
-    let metrics = run(Command::new(&python).current_dir(place.path()).args(["-c", script]));
-    let metrics: Vec<Value> = serde_json::from_str(&metrics).expect("rows");
+    let metrics = metrics(&python, &place.path().join("runs/pair"));
     let check = root().join("tests/engines/check_trl.py");
     for stage in STAGES {
         program(&["export", "--engine", "trl", "--stage", stage, "pair.mopd"]);
