@@ -6,6 +6,7 @@
 
 mod adapters;
 pub mod coverage;
+mod names;
 pub mod patterns;
 pub mod rewards;
 pub mod schema;

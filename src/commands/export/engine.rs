@@ -135,7 +135,8 @@ pub fn matrix(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
     let (Some(plan), Some(checked)) = (plan, &analysis.experiment) else { return Ok(CommandStatus::Failure) };
     one_run(&checked.sweep, &arguments.overrides.set)?;
     let base = folder_of(&arguments.path);
-    let (folder, located) = (|name: &str| (name.to_owned(), true), |weights: &Pretrained| located(weights, &base));
+    let (folder, located) =
+        (|name: &str| (name.to_owned(), true), |weights: &Pretrained| located(weights, &base));
     let columns = [(ExportEngine::Verl, false), (ExportEngine::Trl, false), (ExportEngine::Trl, true)];
     let heading = |(engine, by_run): (ExportEngine, bool)| match by_run {
         true => format!("run --engine {}", engine.name()),

@@ -45,7 +45,8 @@ pub fn engine(arguments: &RunArgs, plan: &Plan) -> Result<Option<EngineJob>, Pro
     let python = python(arguments)?;
     let versions = versions(&python, engine, processes)?;
     let base = folder_of(&arguments.file);
-    let (folder, located) = (|name: &str| (name.to_owned(), true), |weights: &Pretrained| located(weights, &base));
+    let (folder, located) =
+        (|name: &str| (name.to_owned(), true), |weights: &Pretrained| located(weights, &base));
     let mut job =
         EngineJob { name: engine.name().to_owned(), python, versions, processes, stages: Vec::new() };
     let mut kept = Vec::new();
