@@ -90,7 +90,7 @@ for case in cases:
     rows = [
         {
             "order": (row // 2, row % 2),
-            "domain": 0,
+            "domain": case["domains"][row // 2],
             "length": length,
             "tokens": {name: values[row] for name, values in tokens.items()},
             "sequence": {name: values[row] for name, values in case["sequences"].items()},

@@ -10,6 +10,7 @@ use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::signals::{Axis, Deviation, Function, Reduction, Scan, Signal, Statistic};
 use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
+use mopd_plan::Objective;
 use serde_json::Value;
 
 /// The Python module that generated code calls.
@@ -54,6 +55,18 @@ pub fn function(
     let results: Vec<String> = outputs.iter().map(|id| variable(*id)).collect();
     let _ = writeln!(text, "    return {}", results.join(", "));
     if missing.is_empty() { Ok(text) } else { Err(missing) }
+}
+
+/// The loss of a batch, as a function whose gradient with respect to the live values is the compiler's. The
+/// gradient of the formula would differ: no gradient flows through the weights of `by domain`.
+///
+/// # Errors
+/// As [`function`].
+pub fn loss(objective: &Objective, names: &Names) -> Result<String, Vec<Unprintable>> {
+    let adjoints = objective.live.iter().map(|live| live.adjoint);
+    let outputs: Vec<NodeId> = std::iter::once(objective.loss).chain(adjoints).collect();
+    let body = function("derivatives", &objective.graph, &outputs, names)?;
+    Ok(format!("{body}\n\ndef loss(batch):\n    return mt.with_gradient(derivatives, batch)\n"))
 }
 
 /// A function of one number per vocabulary entry. Its arguments are the live primitives, by name, and `step`

@@ -130,7 +130,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
         }
         Ok(name)
     };
-    let body = torch::function("loss", &objective.graph, &[objective.loss], &names);
+    let body = torch::loss(objective, &names);
     match &body {
         Ok(_) => coverage.exact(format!("objective `{}`, as the trainer's loss", objective.name), at),
         Err(found) => {
@@ -167,7 +167,6 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
         torch::literal(&Value::Object(distributions)),
         torch::literal(&json!(reads.into_inner())),
         table.join(", "),
-        // A function with one output returns a single value, and the trainer takes its only element.
         body,
     ))
 }

@@ -184,6 +184,17 @@ class Batch:
         return torch.tensor(result, dtype=torch.float64, device=value.device)
 
 
+def with_gradient(derivatives, batch):
+    """The loss, with the gradient that `derivatives` computes: it returns the loss, and for each live value the
+    derivative with respect to it. Some factors of a loss are constants for its gradient."""
+    live = batch.live
+    batch.live = [values.detach() for values in live]
+    loss, *adjoints = derivatives(batch)
+    batch.live = live
+    pulls = [(adjoint * (values - values.detach())).sum() for adjoint, values in zip(adjoints, live, strict=True)]
+    return loss + sum(pulls)
+
+
 def minimum(a, b):
     """If both are equal, the first one gets the gradient."""
     return torch.where((b < a) | b.isnan(), b, a)

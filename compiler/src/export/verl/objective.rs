@@ -78,7 +78,7 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
             Err(why) => coverage.refuse(construct, primitive.origin, why),
         }
     }
-    let body = torch::function("loss", &objective.graph, &[objective.loss], &|signal| names.of(signal));
+    let body = torch::loss(objective, &|signal| names.of(signal));
     match &body {
         Ok(_) => {
             let how = "of the whole batch in each process";
@@ -173,7 +173,7 @@ fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Cove
         coverage.refuse("settings that adapt during the run", settings.origins.objective, why);
     }
     if objective.chosen.is_some() {
-        let why = "in verl, a completion is one block";
+        let why = "the exporter has one block for each completion";
         coverage.refuse("numbers per block", settings.origins.objective, why);
     }
 }

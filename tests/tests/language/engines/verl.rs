@@ -6,7 +6,7 @@ use std::process::Command;
 
 use mopd_compiler::export::stage::{ExportRequest, trained};
 use mopd_compiler::export::{Export, ExportEngine, export};
-use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::batch::{Batch, Domains, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
 use mopd_plan::{Objective, Signal, Stage, Train};
@@ -27,10 +27,13 @@ fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Ran
     let lengths: Vec<usize> = (0..6).map(|_| 1 + random.below(5)).collect();
     let sequence_of_token =
         lengths.iter().enumerate().flat_map(|(at, length)| vec![at as u32; *length]).collect();
+    let domains = train.mixture.len() as u32;
+    let of_group: Vec<u32> = (0..3).map(|group| group % domains).collect();
     let layout = Layout {
         sequence_of_token,
         group_of_sequence: vec![0, 0, 1, 1, 2, 2],
         groups: 3,
+        domains: Some(Domains { of_group: of_group.clone(), count: domains }),
         ..Layout::default()
     };
     let mut batch = Batch { layout, step: 3, steps: 10, ..Batch::default() };
@@ -53,7 +56,14 @@ fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Ran
         let name = match &signal {
             Signal::Reward => "reward".to_owned(),
             Signal::Truncated => "truncated".to_owned(),
-            Signal::Position | Signal::Length | Signal::Correct | Signal::Step | Signal::Progress => continue,
+            Signal::Position
+            | Signal::Length
+            | Signal::Correct
+            | Signal::Step
+            | Signal::Progress
+            | Signal::DomainPlace => {
+                continue;
+            }
             Signal::Divergence(_) => return None,
             other => serde_json::to_string(&serde_json::to_value(other).expect("data")).expect("data"),
         };
@@ -76,6 +86,7 @@ fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Ran
         "name": title,
         "code": file(export, "objective.py"),
         "lengths": lengths,
+        "domains": of_group,
         "tokens": tokens,
         "sequences": sequences,
         "live": batch.live,
@@ -100,10 +111,6 @@ fn verl_reads_its_folder_and_its_adjoints_are_those_of_the_interpreter() {
         let at = |name: &str| (format!("runs/{name}"), false);
         for (model, named) in trained(&plan) {
             let Stage::Train(train) = &named.stage else { continue };
-            // One domain, since the batches have one.
-            if train.mixture.len() > 1 && train.objective.domain_weight.is_some() {
-                continue;
-            }
             let request = ExportRequest {
                 plan: &plan,
                 checked: Some(checked),
