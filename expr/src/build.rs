@@ -225,6 +225,24 @@ mod tests {
     }
 
     #[test]
+    fn numbers_over_several_prompts_are_told_from_those_of_one() {
+        let graph = |number: &dyn Fn(&mut Graph, NodeId) -> NodeId| {
+            let mut graph = Graph::default();
+            let reward = graph.signal(Signal::Reward);
+            number(&mut graph, reward);
+            graph
+        };
+        for (over, several) in [(Axis::Batch, true), (Axis::Domain, true), (Axis::Group, false)] {
+            let reduced = graph(&|graph, x| graph.reduce(Reduction::Mean, x, over, None));
+            let centred = graph(&|graph, x| graph.statistic(Statistic::Center, x, over, None));
+            let summed = graph(&|graph, x| graph.scan(Scan::Sum, x, over, None));
+            for graph in [reduced, centred, summed] {
+                assert_eq!(graph.compares_prompts(), several, "{over:?}");
+            }
+        }
+    }
+
+    #[test]
     fn coarse_operands_are_broadcast_to_the_finest() {
         let mut graph = Graph::default();
         let (reward, logp) =

@@ -1,7 +1,7 @@
 //! Keys of stored results, pinned: a change of keys invalidates every user's store.
 
 use crate::support::*;
-use mopd_plan::producers::PrecomputedRollouts;
+use mopd_plan::producers::{Model, PrecomputedRollouts};
 use mopd_plan::*;
 use mopd_runtime::machine::arithmetic::{Arithmetic, LibtorchBuild, Numeric};
 use mopd_runtime::prepare::{ReadContext, model_specs, prepare};
@@ -111,6 +111,28 @@ fn another_numeric_version_and_another_setting_are_other_keys() {
     let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
     // For each of two seeds, only the key of the imitator's rollouts changes: `plan` sets its content key.
     assert_eq!(same.iter().filter(|same| !**same).count(), 2);
+}
+
+/// What a model writes for each prompt depends on how many prompts the steps take.
+#[test]
+fn rollouts_for_each_prompt_follow_the_prompts_of_the_steps() {
+    let written = |change: fn(&mut Train<Objective>)| {
+        let mut plan = plan();
+        let Stage::Train(train) = &mut plan.experiment.models[1].stage else { panic!("it is trained") };
+        let writer = Model { once: true, model: ModelId(0), sampling: sampling(2) };
+        train.rollout = Rollout::new(4, writer.into());
+        change(train);
+        keys(&plan, 3)
+    };
+    let before = written(|_| ());
+    let changes: [fn(&mut Train<Objective>); 3] =
+        [|train| train.mini_batches = 2, |train| train.passes = 2, |train| train.rollout.groups = 8];
+    for (index, change) in changes.into_iter().enumerate() {
+        let after = written(change);
+        // For each of two seeds, only the key of the rollouts: `plan` sets the content keys.
+        let others = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        assert_eq!((before.len(), others), (after.len(), 2), "change {index}");
+    }
 }
 
 /// Several processes change keys of trained models and their dependents, but not of random models.

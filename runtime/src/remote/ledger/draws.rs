@@ -165,5 +165,7 @@ mod tests {
                 assert!(refused.is_some_and(|tokens| tokens <= 10), "{lie} after {before}: {refused:?}");
             }
         }
+        // The token that is refused is counted.
+        assert_eq!(DrawTest::new(ALPHA).add(&[0.0, 100.0, 0.0], &[0.0; 3]), Some(2));
     }
 }
