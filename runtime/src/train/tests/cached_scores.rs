@@ -97,8 +97,8 @@ fn trained(stage: &Stage) -> Vec<f32> {
     trained_to_the_end(stage).0
 }
 
-/// Stages on data that is the same in each epoch: 16 records, 7 per step, more than two epochs. For each list of
-/// teachers, today's kind of data; the days begin with another one for each `test`.
+/// Stages on data that is the same in each epoch: 16 records, 7 per step, more than two epochs. For each list
+/// of teachers, today's kind of data; the days begin with another one for each `test`.
 fn stages(test: usize, fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
     let data = |field: &str| Producer::data(field);
     let pairs = Rollout::new(7, Producer::pairs(data("answer"), data("answer")));

@@ -47,8 +47,8 @@ fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> FinishedTraining
     finished_in_turns(std::slice::from_ref(stage), checkpoints)
 }
 
-/// Trains to the end, from a state if there is one. Training that can't restore its state begins anew and ends
-/// with the same bits, so the time of the steps before must be in that of all.
+/// Trains to the end, from a state if there is one. Training that can't restore its state begins anew, and
+/// ends with the same bits. So the time of the steps before must be in that of all.
 pub(super) fn finished_in_turns(stages: &[Stage], mut checkpoints: Option<Checkpoints>) -> FinishedTraining {
     const BEFORE: f64 = 1e9;
     let state = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.as_mut());
