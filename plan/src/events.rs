@@ -93,23 +93,11 @@ pub struct RunJob {
     pub forks: Vec<Fork>,
     /// The most stages that run in parallel, each on one core.
     pub workers: Option<u32>,
-    /// The number of processes that train each stage together.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub processes: u32,
     /// The engine that trains stages in place of the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineJob>,
     #[serde(default)]
     pub predict: Predict,
-}
-
-fn one() -> u32 {
-    1
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_one(number: &u32) -> bool {
-    *number == 1
 }
 
 /// The time to spend on predictions before the first stage.

@@ -62,8 +62,6 @@ pub enum KeyPart {
     },
     /// The arithmetic of the machine, mopd and libtorch, or the number of cores.
     Arithmetic,
-    /// The number of processes that train the stage together.
-    Processes,
     Fork,
 }
 
@@ -89,7 +87,6 @@ impl fmt::Display for KeyPart {
                 write!(formatter, "{} of the programs of its rollouts", quoted(files))
             }
             KeyPart::Input { model } => write!(formatter, "`{model}`"),
-            KeyPart::Processes => formatter.write_str("the number of processes"),
             KeyPart::Arithmetic => formatter.write_str("the arithmetic"),
             KeyPart::Fork => formatter.write_str("the checkpoint that it goes on from"),
         }

@@ -3,9 +3,8 @@
 //! Its modules, from the bottom layer to the top. Each imports only modules before it, and a test checks
 //! that (`tests/tests/language/layering.rs`):
 //!
-//! - `http`, `table`, [`failure`], [`control`], [`random`]: small shared utilities;
-//!   [`peers`]: processes that train together; [`machine`]: devices, memory, arithmetic; `program`: child
-//!   processes that run the user's programs;
+//! - `http`, `table`, [`failure`], [`control`], [`random`]: small shared utilities; [`machine`]: devices,
+//!   memory, arithmetic; `program`: child processes that run the user's programs;
 //! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: memory-mapped tensor files; [`model`]:
 //!   decoders and their weights; [`formats`]: file formats of other projects' models;
 //! - [`data`]: rows of a domain; [`reward`]: scores of completions; `environment`: multi-turn environments
@@ -33,7 +32,6 @@ pub mod mapped;
 pub mod model;
 #[cfg(test)]
 mod mutations;
-pub mod peers;
 pub mod predict;
 pub mod prepare;
 pub mod program;

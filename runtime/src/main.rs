@@ -21,7 +21,7 @@ use mopd_runtime::machine::place::Place;
 use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::program::orphans;
 use mopd_runtime::report::{delta, read};
-use mopd_runtime::schedule::{JobProgress, PEER, PeerJob, sample};
+use mopd_runtime::schedule::{JobProgress, sample};
 use mopd_runtime::{bench, schedule, serve};
 use mopd_store::signals::{ignore_sigxfsz, on_termination};
 use tch::Device;
@@ -59,7 +59,6 @@ fn run() {
     let status = match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => once(&current, handled),
         (Some(SERVE), None) => serve(&current, handled),
-        (Some(PEER), None) => peer(&current, handled),
         _ => {
             eprintln!("mopd-worker is started by mopd; its only argument is `{SERVE}`");
             USAGE_ERROR
@@ -176,20 +175,6 @@ fn once(current: &Current, handled: Result<()>) -> u8 {
     let stopping = current.clone();
     std::thread::spawn(move || listen(None, &stopping));
     finish(current, |control, progress| work(&job?, &device::open_cuda(), None, control, progress))
-}
-
-/// Trains together with the process that started this one. Its events are not read.
-fn peer(current: &Current, handled: Result<()>) -> u8 {
-    let job = handled.and_then(|()| PeerJob::read(&mut std::io::stdin().lock()));
-    let stopping = current.clone();
-    std::thread::spawn(move || listen(None, &stopping));
-    finish(current, |control, _| {
-        let job = job?;
-        let experiment = &job.run().plan.experiment;
-        let place = device::open_cuda().wanted(experiment.device, experiment.gpu)?;
-        tch::set_num_threads(1);
-        schedule::follow(&job, &versions(), place, control).map(|()| None)
-    })
 }
 
 /// Runs jobs until standard input ends.

@@ -109,10 +109,6 @@ pub struct PlanArgs {
     /// since the previous run
     #[arg(long, conflicts_with = "predict")]
     pub why: bool,
-    /// With `--predict` and `--why`: the number of processes of the run, as in `mopd run`
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "cluster",
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub processes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

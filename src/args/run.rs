@@ -13,7 +13,6 @@ Examples:
   mopd run a.mopd
   mopd run --set seed=2 --out runs/a-2 a.mopd
   mopd run --from student a.mopd        rerun a stage and what depends on it
-  mopd run --processes 4 a.mopd         four processes train each stage together
   mopd run --engine trl --python ENV/bin/python --processes 2 a.mopd
   mopd run --format json a.mopd > events.jsonl
 
@@ -53,14 +52,13 @@ pub struct RunArgs {
     /// for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
-    /// Processes that train each stage together, on this machine: they divide its prompts, the cores and the
-    /// optimizer's state. One stage runs at a time
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workers", allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub processes: u32,
     /// The engine that trains stages, where it can: `trl`, with TRL's trainer. All else happens here
     #[arg(long, value_enum, value_name = "ENGINE", conflicts_with = "workers")]
     pub engine: Option<EngineName>,
+    /// Processes of the engine that train each stage together, on this machine: on GPUs, one each
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "engine", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub processes: u32,
     /// The Python with the engine [default: $MOPD_PYTHON, else python3]
     #[arg(long, value_name = "PATH", requires = "engine")]
     pub python: Option<PathBuf>,
@@ -294,6 +292,10 @@ pub struct ExportArgs {
     /// The engine: `verl` (0.9.1) or `trl` (1.16.0)
     #[arg(long, value_name = "NAME", conflicts_with = "tensorboard")]
     pub engine: Option<EngineName>,
+    /// Processes of the engine that train each stage together, on this machine: on GPUs, one each
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "engine", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub processes: u32,
     /// The folder of a run; without `--tensorboard`, an experiment
     #[arg(value_name = "RUN|FILE")]
     pub path: PathBuf,

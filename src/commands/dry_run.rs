@@ -84,9 +84,6 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
     output::result(&format!("finished stages are taken from {STORE}; `mopd plan --why` says which\n"));
     let libtorch = libtorch.map_or_else(String::new, |it| format!(", libtorch {}", it.folder.display()));
     output::result(&format!("worker {}{libtorch}\n", worker.display()));
-    if arguments.processes > 1 {
-        output::result(&format!("{} processes train each stage together\n", arguments.processes));
-    }
     Ok(CommandStatus::Success)
 }
 

@@ -23,17 +23,17 @@ pub fn refused(plan: &Plan, file: &Path) -> Result<Vec<Failure>, Problem> {
 
 /// The problems of a run on this machine with results in `out`, in the plan's order.
 pub fn refused_run(compiled: &Compiled, arguments: &RunArgs, out: &Path) -> Result<Vec<Failure>, Problem> {
-    let RunArgs { processes, fresh, .. } = *arguments;
+    let fresh = arguments.fresh;
     let from = stages_named(&arguments.from, compiled)?;
     let job = job_of(&compiled.plan, &arguments.file, out)?;
-    asked(RunJob { processes, fresh, from, ..job })
+    asked(RunJob { fresh, from, ..job })
 }
 
 /// Whether the upper bound of a stage's memory is more than this machine has, as far as both are known.
-pub fn may_not_fit(plan: &Plan, processes: u32) -> bool {
+pub fn may_not_fit(plan: &Plan) -> bool {
     let Some(available) = host_memory::available() else { return false };
     let needed = plan.stages.iter().filter_map(|facts| facts.cost.memory).max().unwrap_or(0);
-    needed.saturating_mul(u64::from(processes)) > available
+    needed > available
 }
 
 fn asked(job: RunJob) -> Result<Vec<Failure>, Problem> {

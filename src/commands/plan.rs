@@ -287,8 +287,7 @@ fn predicted(
     arguments: &PlanArgs,
     predictions: &mut Predictions,
 ) -> Result<(), Problem> {
-    let processes = arguments.processes;
-    let job = RunJob { predict: mode.into(), processes, ..job_of(plan, &arguments.file, Path::new("."))? };
+    let job = RunJob { predict: mode.into(), ..job_of(plan, &arguments.file, Path::new("."))? };
     if mode != PredictMode::Never {
         output::note("measuring what the stages take on this machine\n");
     }
@@ -302,9 +301,7 @@ fn predicted(
             }
             let took = figures::predicted(prediction.seconds, prediction.range());
             let memory = figures::bytes(prediction.memory);
-            let of =
-                if processes > 1 { format!(" of {processes} processes together") } else { String::new() };
-            output::result(&format!("predicted {stage}: {took}, peak memory {memory}{of}\n"));
+            output::result(&format!("predicted {stage}: {took}, peak memory {memory}\n"));
         }
         Event::Private(stage) if private.insert(stage.stage.clone()) => {
             output::result(&format!("private {}: {}\n", stage.stage, figures::privacy(&stage)));

@@ -293,7 +293,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
     }
     worker::find()?;
     // A run by itself finds this within a second; in a sweep the runs before it may take days.
-    let large = |compiled: &Compiled| files::may_not_fit(&compiled.plan, arguments.processes);
+    let large = |compiled: &Compiled| files::may_not_fit(&compiled.plan);
     let mut suspects = sweep.compiled().filter(|(_, compiled)| large(compiled)).peekable();
     if sweep.is_swept() && suspects.peek().is_some() && dry_run::refused(arguments, suspects, &folder)? {
         return Ok(CommandStatus::Failure);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mopd_plan::Plan;
 use mopd_plan::difference::{ChangeKind, DifferenceKind, PlanDifference, SettingChange, difference, reruns};
-use mopd_plan::events::{Event, Failure, Job, RunJob};
+use mopd_plan::events::{Event, Failure, Job};
 use mopd_plan::why::{EarlierRun, KeyPart, StageFate};
 
 use super::run::job_of;
@@ -17,7 +17,7 @@ use crate::worker;
 
 /// Reports for each stage of a file's plan whether a run with results in `out` keeps it or trains it.
 pub fn why(plan: &Plan, arguments: &PlanArgs, out: &Path) -> Result<(), Problem> {
-    let job = RunJob { processes: arguments.processes, ..job_of(plan, &arguments.file, out)? };
+    let job = job_of(plan, &arguments.file, out)?;
     let job = Job::Why(Box::new(job));
     let mut fates: Vec<StageFate> = Vec::new();
     let failed = |failure: &Failure| Problem::run("not-explained", failure.message.clone());

@@ -130,14 +130,6 @@ impl ProducerKind for Chosen {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        self.choice
-            .formula()
-            .graph
-            .compares_prompts()
-            .then_some("a choice among completions that compares the prompts of a step")
-    }
 }
 
 /// Whether an edit is a choice of completions.

@@ -25,8 +25,4 @@ impl ProducerKind for Data {
     fn parameters(&self, _: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(0.0)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        None
-    }
 }

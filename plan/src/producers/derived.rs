@@ -211,10 +211,6 @@ impl ProducerKind for Derived {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a rollout of derived prompts")
-    }
 }
 
 pub(super) fn executable(

@@ -59,10 +59,6 @@ impl ProducerKind for EachTurn {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a rollout that begins at every turn of the data")
-    }
 }
 
 /// Converts the source. It must be a stage's own rollout: a step then draws trajectories, not prompts, so it

@@ -60,10 +60,6 @@ impl ProducerKind for Mix {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        None
-    }
 }
 
 pub(super) fn executable(

@@ -293,10 +293,6 @@ pub trait ProducerKind {
     /// The number of parameters that process each token drawn at a step, on average or at most.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64>;
 
-    /// The construct's name if several processes can't each draw for their own prompts, because a buffer is
-    /// shared, or a number compares the prompts of a step. Producers inside are checked separately.
-    fn unshardable_reason(&self) -> Option<&'static str>;
-
     /// The setting with which an author requests this many groups per step.
     fn groups_setting(&self, groups: u32) -> String {
         format!("`batch = {groups}`")

@@ -72,10 +72,6 @@ impl ProducerKind for Model {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        None
-    }
 }
 
 pub(super) fn executable(

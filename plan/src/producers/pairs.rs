@@ -61,10 +61,6 @@ impl ProducerKind for Pairs {
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some((self.chosen.kind().parameters(of)? + self.rejected.kind().parameters(of)?) / 2.0)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        None
-    }
 }
 
 /// The pairs that the objective compares, if it compares any.

@@ -76,10 +76,4 @@ impl ProducerKind for Ranked {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        let compares = |formula: &&Formula| formula.graph.compares_prompts();
-        let reason = "a choice among completions that compares the prompts of a step";
-        self.formulas().iter().any(compares).then_some(reason)
-    }
 }

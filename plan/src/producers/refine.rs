@@ -83,10 +83,6 @@ impl ProducerKind for Refine {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        None
-    }
 }
 
 pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {

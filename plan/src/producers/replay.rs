@@ -69,10 +69,6 @@ impl ProducerKind for Replay {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a rollout with `replay`")
-    }
 }
 
 pub(super) fn executable(

@@ -72,10 +72,6 @@ impl ProducerKind for Retry {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        self.until.graph.compares_prompts().then_some("a `retry` that compares the prompts of a step")
-    }
 }
 
 /// The rollout `of` with the retries of `edit`.

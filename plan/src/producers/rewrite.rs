@@ -92,10 +92,6 @@ impl ProducerKind for Rewrite {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a rollout with `rewrite`")
-    }
 }
 
 /// The rollout `of` with rewritten completions.

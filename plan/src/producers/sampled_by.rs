@@ -73,10 +73,6 @@ impl ProducerKind for SampledBy {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a rollout that a server samples")
-    }
 }
 
 pub(super) fn executable(

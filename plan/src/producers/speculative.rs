@@ -67,10 +67,6 @@ impl ProducerKind for Speculative {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a speculative rollout")
-    }
 }
 
 /// Converts the source. It must be a stage's own rollout, or a term's. Since a rejected draft is no

@@ -41,10 +41,6 @@ impl ProducerKind for Student {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        self.sampling.accept.is_some().then_some("sampling with a second head")
-    }
 }
 
 /// Converts the source. With `heads` it may sample two tokens per step.

@@ -104,10 +104,6 @@ impl ProducerKind for Teacher {
         let word = if self.once.is_some() { "batch" } else { "prompts" };
         format!("`{word} = {groups}`")
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        None
-    }
 }
 
 pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Converted<Producer> {

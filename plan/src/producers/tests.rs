@@ -492,7 +492,7 @@ fn name(producer: &Producer) -> &'static str {
 #[test]
 fn properties_of_each_kind_are_those_of_the_table() {
     let yes = |property: bool| if property { "yes" } else { "-" };
-    let mut table = "kind, group, rows, turns, drawn anew, all drawn, once, per prompt, may drop, drafts, parameters | policy | not split\n".to_owned();
+    let mut table = "kind, group, rows, turns, drawn anew, all drawn, once, per prompt, may drop, drafts, parameters | policy\n".to_owned();
     let parameters = |writer: Writer| match writer {
         Writer::Student => Some(100),
         Writer::Scorer(_) => Some(10),
@@ -523,8 +523,7 @@ fn properties_of_each_kind_are_those_of_the_table() {
             Ok((writer, _)) => format!("{writer:?}"),
             Err(reason) => reason.to_owned(),
         };
-        let shared = kind.unshardable_reason().unwrap_or("-");
-        table += &format!("{} | {policy} | {shared}\n", row.join(", "));
+        table += &format!("{} | {policy}\n", row.join(", "));
     }
     assert_eq!(table, include_str!("properties.txt"));
 }

@@ -112,10 +112,6 @@ impl ProducerKind for Through {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a rollout that a program edits")
-    }
 }
 
 /// The rollout `of` with completions edited by a program.

@@ -112,10 +112,6 @@ impl ProducerKind for Turns {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-
-    fn unshardable_reason(&self) -> Option<&'static str> {
-        Some("a rollout with an environment")
-    }
 }
 
 /// Whether an edit is a setting of turns.

@@ -253,7 +253,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let specs = model_specs(plan, places)?;
     let (domains, _) = prepare(plan, &schedule::stages(&tasks), &specs, places)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let widths = schedule::threads(plan, &tasks, &specs, cores, 1);
+    let widths = schedule::threads(&tasks, &specs, cores);
     let distills = tasks.iter().zip(widths).find_map(|(task, width)| match task.work {
         schedule::Work::Stage(id) => match &plan.experiment.model(id).stage {
             Stage::Train(train) => Some((id, train, width)),

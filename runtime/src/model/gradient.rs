@@ -199,36 +199,9 @@ impl Gradient {
         })
     }
 
-    /// The gradient as ranges that are each taken once.
-    pub fn into_parts(self) -> GradientParts {
-        let left = (0..self.pieces.len()).map(|index| self.bounds(index).len()).collect();
-        GradientParts { gradient: self, left }
-    }
-
     /// The pieces that were written.
     pub fn written(&self) -> impl Iterator<Item = &Tensor> {
         self.pieces.iter().flatten()
-    }
-}
-
-/// What is left of a gradient whose ranges are taken in any order. A piece is freed when all of it was taken.
-pub struct GradientParts {
-    gradient: Gradient,
-    /// For each piece, the number of elements that were not taken.
-    left: Vec<usize>,
-}
-
-impl GradientParts {
-    /// A copy of a range of which nothing was taken.
-    pub fn take(&mut self, range: Range<usize>) -> Tensor {
-        let numbers = self.gradient.part(range.clone());
-        for (index, part) in self.gradient.within(&range) {
-            self.left[index] -= part.len();
-            if self.left[index] == 0 {
-                self.gradient.pieces[index] = None;
-            }
-        }
-        numbers
     }
 }
 
@@ -273,19 +246,6 @@ mod tests {
         }
         assert_eq!(end, 23);
         assert_eq!(to_vec(&Gradient::whole(numbers(0, 4), Place::cpu()).part(1..3)), [1.0, 2.0]);
-    }
-
-    #[test]
-    fn pieces_that_were_taken_are_freed() {
-        let mut gradient = Gradient::zero(12, Kind::Float, place(5));
-        gradient.write(0, &Tensor::arange(12, (Kind::Float, Device::Cpu)));
-        let mut parts = gradient.into_parts();
-        let held = |parts: &GradientParts| parts.gradient.written().count();
-        for (range, left) in [(6..8, 3), (0..4, 3), (8..12, 2), (4..4, 2), (4..6, 0)] {
-            let expected: Vec<f32> = range.clone().map(|at| at as f32).collect();
-            assert_eq!(to_vec(&parts.take(range.clone())), expected);
-            assert_eq!(held(&parts), left, "{range:?}");
-        }
     }
 
     /// Where one gradient has no piece, the other's stays; the sum of halves is in single precision.

@@ -378,7 +378,6 @@ impl StageTrial<'_> {
             kind: self.kind,
             environments: Environments::Untouched,
             servers: &crate::remote::NO_SERVERS,
-            peers: None,
             control,
         })
     }

@@ -108,10 +108,7 @@ fn least_of_stage(job: &RunJob, sizes: &ModelSizes, id: ModelId) -> Option<Held>
         Stage::Train(_) | Stage::Joint(_) => {
             let trains = stage.trains();
             let trained = trains.iter().filter_map(|train| {
-                Some(
-                    bytes_per_parameter(train, experiment.dtype, job.processes)
-                        * sizes.parameters(train.start)?,
-                )
+                Some(bytes_per_parameter(train, experiment.dtype) * sizes.parameters(train.start)?)
             });
             let trained =
                 Held::weights(trained.sum(), "its trained weights with gradients and moments alone are");
@@ -157,9 +154,8 @@ fn computed(dtype: Dtype) -> u64 {
     if dtype == Dtype::Bfloat16 { 2 } else { 4 }
 }
 
-/// Least bytes per parameter of a trained model, over all processes that train it. Each process has all
-/// parameters, but the moments are sharded.
-fn bytes_per_parameter(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
+/// Least bytes per parameter of a trained model.
+fn bytes_per_parameter(train: &Train<Objective>, dtype: Dtype) -> u64 {
     // The moving average and every delayed copy of the student have weights of their own, an average in
     // single precision beside those that it computes with.
     let mut copies: Vec<StudentCopy> = Vec::new();
@@ -178,9 +174,9 @@ fn bytes_per_parameter(train: &Train<Objective>, dtype: Dtype, processes: u32) -
     };
     let copied: u64 = copies.iter().map(of_copy).sum();
     if train.trainable.is_all() {
-        u64::from(processes) * (4 + computed + copied) + 4 * train.optimizer.moments()
+        4 + computed + copied + 4 * train.optimizer.moments()
     } else {
-        u64::from(processes) * (computed + copied)
+        computed + copied
     }
 }
 

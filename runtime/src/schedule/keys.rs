@@ -68,9 +68,6 @@ struct ComputeKey<'a> {
     seed: u64,
     /// Rounding depends on the number of cores.
     cores: usize,
-    /// Number of processes that train together, if several: sums over processes depend on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    processes: Option<u32>,
     /// The engine that trains the stage, if it is not this program.
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<EngineKey<'a>>,
@@ -94,9 +91,9 @@ impl EngineKey<'_> {
 }
 
 impl ComputeKey<'_> {
-    /// Of what frozen models compute for a stage: only one process runs them.
+    /// Of what frozen models compute for a stage, which no engine does.
     fn of_frozen_models(self) -> Self {
-        ComputeKey { processes: None, engine: None, ..self }
+        ComputeKey { engine: None, ..self }
     }
 }
 
@@ -203,7 +200,7 @@ fn learner_key(joint: &str, learner: u32) -> String {
     hashed("mopd learner", &(joint, learner))
 }
 
-/// What the keys of a plan's tasks are made from. Rounding may depend on `widths` and `processes`.
+/// What the keys of a plan's tasks are made from. Rounding may depend on `widths`.
 pub struct KeyInputs<'a> {
     pub plan: &'a Plan,
     pub tasks: &'a [Task],
@@ -216,8 +213,6 @@ pub struct KeyInputs<'a> {
     pub forks: &'a [Fork],
     /// Number of cores of each task.
     pub widths: &'a [usize],
-    /// Number of processes that train together.
-    pub processes: u32,
     /// The engine that trains some stages.
     pub engine: Option<&'a EngineJob>,
 }
@@ -269,13 +264,11 @@ impl Keys {
 impl<'a> KeyInputs<'a> {
     /// `before` are the keys of the earlier tasks, which include its inputs.
     fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
-        let several = self.processes > 1 && super::trains(self.plan, task);
-        let processes = several.then_some(self.processes);
         let engine = match task.work {
             Work::Stage(model) => self.engine.and_then(|engine| EngineKey::new(engine, model)),
             Work::Evaluate { .. } => None,
         };
-        let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores, processes, engine };
+        let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores, engine };
         match &task.work {
             Work::Stage(model) => match &self.specs[model.0 as usize].loaded {
                 // A loaded model depends neither on its name nor on the seed.

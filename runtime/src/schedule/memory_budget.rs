@@ -19,19 +19,12 @@ pub struct DeviceMemoryBudget {
     bytes: Option<u64>,
     /// Number of tasks that may run in parallel.
     workers: usize,
-    /// Number of processes that execute one task together.
-    processes: u32,
 }
 
 impl DeviceMemoryBudget {
     /// The memory that is free now, plus what the process holds already.
     pub fn detect(workers: usize, place: Place) -> DeviceMemoryBudget {
-        DeviceMemoryBudget { bytes: memory::capacity_of(place), workers: workers.max(1), processes: 1 }
-    }
-
-    /// The same divided among processes that train together.
-    pub fn per_process(self, processes: u32) -> DeviceMemoryBudget {
-        DeviceMemoryBudget { processes: processes.max(1), ..self }
+        DeviceMemoryBudget { bytes: memory::capacity_of(place), workers: workers.max(1) }
     }
 
     /// Bytes that all tasks together may hold; `None` where that is unknown.
@@ -45,7 +38,7 @@ impl DeviceMemoryBudget {
     pub fn generation(&self, exclusive: bool) -> MemoryBudget {
         let Some(bytes) = self.bytes else { return MemoryBudget(UNKNOWN) };
         let tasks = self.parallel_tasks(exclusive);
-        MemoryBudget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks / self.processes as usize)
+        MemoryBudget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks)
     }
 
     /// Number of tasks that may run in parallel with this one, itself included.
@@ -67,16 +60,15 @@ mod tests {
 
     #[test]
     fn generation_gets_its_share_and_tasks_come_while_there_is_room() {
-        let device_memory = DeviceMemoryBudget { bytes: Some(1000), workers: 4, processes: 1 };
+        let device_memory = DeviceMemoryBudget { bytes: Some(1000), workers: 4 };
         assert_eq!(
             (device_memory.generation(true), device_memory.generation(false)),
             (MemoryBudget(500), MemoryBudget(125))
         );
-        assert_eq!(device_memory.per_process(2).generation(true), MemoryBudget(250));
         assert!(
             device_memory.admits(Some(900)) && !device_memory.admits(Some(901)) && device_memory.admits(None)
         );
-        let unknown = DeviceMemoryBudget { bytes: None, workers: 4, processes: 1 };
+        let unknown = DeviceMemoryBudget { bytes: None, workers: 4 };
         assert!(unknown.admits(Some(u64::MAX)));
         assert_eq!(unknown.generation(false), MemoryBudget(UNKNOWN));
         let here = DeviceMemoryBudget::detect(2, Place::cpu());

@@ -16,7 +16,6 @@ mod predicted;
 mod preflight;
 mod prepared;
 mod private;
-mod processes;
 mod published;
 mod rerun_reasons;
 mod results;
@@ -27,7 +26,6 @@ mod scores;
 mod servers;
 mod stage;
 mod unseen;
-mod unsupported;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -38,7 +36,6 @@ pub use keys::{KeyInputs, Keys, fork_of};
 pub use memory_budget::DeviceMemoryBudget;
 pub use preflight::files;
 pub use prepared::predict;
-pub use processes::{PEER, PeerJob, follow};
 pub use rerun_reasons::explain_reruns;
 pub use run::{JobProgress, run};
 pub use servers::servers;
@@ -212,12 +209,11 @@ fn on_engine(job: &RunJob, task: &Task) -> bool {
     job.engine.as_ref().is_some_and(|engine| engine.stage(model).is_some())
 }
 
-/// Number of cores of each task, by its model. Processes that train together divide them.
-pub fn threads(plan: &Plan, tasks: &[Task], specs: &[ModelSpec], cores: usize, processes: u32) -> Vec<usize> {
+/// Number of cores of each task, by its model.
+pub fn threads(tasks: &[Task], specs: &[ModelSpec], cores: usize) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
-        let divided = if trains(plan, task) { cores / processes.max(1) as usize } else { cores };
-        threads_of(&specs[model.0 as usize].config, divided)
+        threads_of(&specs[model.0 as usize].config, cores)
     };
     tasks.iter().map(width).collect()
 }

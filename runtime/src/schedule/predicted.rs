@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mopd_plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
-use mopd_plan::{ModelId, Objective, Plan, Stage, Train, Trainable};
+use mopd_plan::{ModelId, Objective, Plan, Stage, Train};
 use tch::Kind;
 
 use super::fits::{self, ModelSizes};
 use super::memory_budget::DeviceMemoryBudget;
-use super::prepared::{PreparedPlan, cores};
+use super::prepared::PreparedPlan;
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::evaluate;
@@ -19,7 +19,6 @@ use crate::failure::{Error, Result, caught};
 use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
-use crate::peers::{buffer_bytes, exchange_seconds};
 use crate::predict::{MachineSpeed, Shapes, TrialContext};
 use crate::prepare::DomainData;
 use crate::rollout::MemoryBudget;
@@ -62,7 +61,7 @@ impl Predicted {
         to_do: TasksToDo,
     ) -> Result<Predicted> {
         let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
-        let plan = &of_a_process(job);
+        let plan = &job.plan;
         let mut trials = StageTrials::new(plan, prepared, job.predict, place, store);
         let sizes = ModelSizes::of_specs(specs);
         let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
@@ -92,8 +91,6 @@ impl Predicted {
             let name = &plan.experiment.model(id).name;
             match trials.measure(id, widths[index], budget) {
                 Ok(Some(prediction)) => {
-                    let exchange = trials.exchange(id, job.processes, control);
-                    let prediction = of_all(prediction, job, id, &trials.shapes, exchange);
                     let parallel = device_memory.parallel_tasks(widths[index] > 1);
                     stages.insert(id, widened_for_parallel(prediction, parallel));
                 }
@@ -209,26 +206,6 @@ impl<'a> StageTrials<'a> {
         self.short += u32::from(measured.is_none());
         Ok(measured)
     }
-
-    /// Seconds that all steps of a stage spend on sums of gradients and on gathering weights. A trial has one
-    /// process.
-    fn exchange(&self, id: ModelId, processes: u32, control: &Control) -> f64 {
-        if processes <= 1 {
-            return 0.0;
-        }
-        let stage = &self.plan.experiment.model(id).stage;
-        // Where some weights are frozen, an upper bound.
-        let trained = |train: &Train<Objective>| match train.trainable {
-            Trainable::Weights { .. } => self.shapes.parameters(train.start),
-            Trainable::Adapter(_) => self.plan.stages[id.0 as usize].cost.trained.unwrap_or(0),
-        };
-        let numbers: u64 = stage.trains().into_iter().map(trained).sum();
-        let each = exchange_seconds(processes as usize, numbers as usize).unwrap_or_else(|error| {
-            control.warn(format!("the prediction leaves out the exchange between processes: {error}"));
-            0.0
-        });
-        each * f64::from(super::steps(stage, self.domains))
-    }
 }
 
 /// Whether a stage trains, without a server: a trial can't predict the time that servers take.
@@ -237,62 +214,6 @@ fn can_be_tried(stage: &Stage<Objective>) -> bool {
         |train: &&Train<Objective>| train.served().next().is_some() || train.sampled_by().next().is_some();
     let trains = stage.trains();
     !trains.is_empty() && !trains.iter().any(serves)
-}
-
-/// The plan of one of several processes that train together: each has a part of every batch.
-fn of_a_process(job: &RunJob) -> Plan {
-    let mut plan = job.plan.clone();
-    for model in &mut plan.experiment.models {
-        if let Stage::Train(train) = &mut model.stage {
-            train.each_rollout(|rollout| rollout.groups = rollout.groups.div_ceil(job.processes.max(1)));
-        }
-    }
-    plan
-}
-
-/// Seconds between checkpoints, unless the job says otherwise.
-const CHECKPOINTS: f64 = 60.0;
-
-/// Prediction for all processes, from a trial by one that keeps all moments; each process has a part.
-/// `exchange` is the seconds that they spend on exchanging gradients and weights. For a checkpoint, the first
-/// process gathers all moments, while no process has a gradient or activations.
-fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes, exchange: f64) -> Prediction {
-    if job.processes <= 1 {
-        return one;
-    }
-    let processes = u64::from(job.processes);
-    let moments = |train: &Train<Objective>| {
-        let all = u64::from(train.trainable.is_all());
-        all * 4 * train.optimizer.moments() * shapes.parameters(train.start)
-    };
-    let trains = job.plan.experiment.model(id).stage.trains();
-    let all_moments: u64 = trains.iter().copied().map(moments).sum();
-    let parameters: u64 = trains.iter().map(|train| shapes.parameters(train.start)).sum();
-    let shared = of_processes(one, f64::from(job.processes), cores() as f64, exchange);
-    let own_moments = all_moments.div_ceil(processes);
-    let buffers = buffer_bytes(parameters as usize, processes as usize);
-    let each = one.memory.saturating_sub(all_moments) + own_moments + buffers;
-    let has_checkpoints = shared.seconds >= job.checkpoint_every.unwrap_or(CHECKPOINTS);
-    let gathering = one.resting + 4 * parameters + own_moments + all_moments + buffers;
-    let first = if has_checkpoints { each.max(gathering) } else { each };
-    let memory = (first + (processes - 1) * each).max(one.memory);
-    Prediction { memory, resting: processes * one.resting, ..shared }
-}
-
-/// The time of several processes, each of which takes as long as `one` alone. They share caches and memory
-/// bandwidth, and in each step all wait for the slowest one, so the range is wider.
-fn of_processes(one: Prediction, processes: f64, cores: f64, exchange: f64) -> Prediction {
-    let turns = (processes / cores).max(1.0);
-    let TimeRange { least, most } = one.range();
-    let range = TimeRange { least: least * turns + exchange, most: most * processes + exchange * processes };
-    Prediction {
-        seconds: one.seconds * turns + exchange,
-        rollout: one.rollout * turns,
-        scoring: one.scoring * turns,
-        update: one.update * turns + exchange,
-        range: Some(range),
-        ..one
-    }
 }
 
 /// What is left of a stage of `steps` steps, of which `done` are done. What is not part of a step is not
@@ -342,15 +263,6 @@ mod tests {
         assert_eq!((last.seconds, last.rollout, last.update, last.memory), (4.0, 0.5, 1.25, 1));
         let TimeRange { least, most } = last.range();
         assert!((least - 3.2).abs() < 1e-9 && (most - 4.8).abs() < 1e-9, "{least} {most}");
-    }
-
-    #[test]
-    fn processes_exchange_and_wait_for_each_other() {
-        let both = of_processes(ten_seconds(), 2.0, 8.0, 3.0);
-        assert_eq!((both.seconds, both.update, both.rollout), (13.0, 8.0, 2.0));
-        assert_eq!(both.range(), TimeRange { least: 11.0, most: 30.0 });
-        // Four processes on two cores take turns.
-        assert_eq!(of_processes(ten_seconds(), 4.0, 2.0, 3.0).seconds, 23.0);
     }
 
     #[test]

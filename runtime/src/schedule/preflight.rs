@@ -12,7 +12,7 @@ use super::fits::{self, ModelSizes};
 use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::{PreparedPlan, keys_of, prepared};
 use super::private::private_stages;
-use super::{Task, Work, unsupported};
+use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::Arithmetic;
@@ -127,9 +127,6 @@ pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control)
         }
     };
     look(plan, &super::stages(&tasks), places, control, refuse)?;
-    if let Err(error) = unsupported::check(job, &tasks, place, |_| true) {
-        refuse(error);
-    }
     if fine.get() {
         match fits_here(job, &tasks, places, versions, place, control) {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -178,7 +175,7 @@ fn resources_suffice(
     control: &Control,
 ) -> Result<()> {
     let place = if job.plan.experiment.device == Some(Device::Cpu) { Place::cpu() } else { place };
-    let device_memory = DeviceMemoryBudget::detect(1, place).per_process(job.processes);
+    let device_memory = DeviceMemoryBudget::detect(1, place);
     let check = |waiting: &dyn Fn(usize) -> bool, stored: Option<StoredResults>| {
         fits::weights(job, tasks, sizes, &device_memory, waiting)?;
         disk_space::refuse(job, tasks, sizes, waiting, stored)

@@ -9,7 +9,7 @@ use super::fits::{self, ModelSizes};
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::{Predicted, TasksToDo};
 use super::private::private_stages;
-use super::{KeyInputs, Keys, Task, preflight, unsupported};
+use super::{KeyInputs, Keys, Task, preflight};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
@@ -53,7 +53,6 @@ pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithm
         numeric: &numeric,
         forks: &job.forks,
         widths,
-        processes: job.processes,
         engine: job.engine.as_ref(),
     })
 }
@@ -78,7 +77,7 @@ pub(super) fn prepared(
     }
     let (private, warnings) = private_stages(plan, &tasks, &domains)?;
     warnings.into_iter().for_each(|warning| control.warn(warning));
-    let mut widths = super::threads(plan, &tasks, &specs, cores(), job.processes);
+    let mut widths = super::threads(&tasks, &specs, cores());
     for (width, task) in zip_equal(&mut widths, &tasks) {
         // Its processes take all cores.
         *width = if super::on_engine(job, task) { cores() } else { *width };
@@ -107,10 +106,8 @@ pub fn predict(job: &RunJob, versions: &Versions, place: Place, control: &Contro
     // The run that follows reuses tokens from the store, unless it can't be written.
     let store = Store::open(folder).ok();
     let prepared = prepared(job, None, store.as_ref(), control)?;
-    unsupported::check(job, &prepared.tasks, place, |_| true)?;
     prepared.private.iter().for_each(|stage| control.emit(&Event::Private(stage.clone())));
-    let device_memory =
-        DeviceMemoryBudget::detect(workers(job, &prepared.tasks), place).per_process(job.processes);
+    let device_memory = DeviceMemoryBudget::detect(workers(job, &prepared.tasks), place);
     let keys = keys_of(job, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
     let to_do = TasksToDo { keys: &keys, waiting: &|_| true, done: &|_| 0 };
     let sizes = ModelSizes::of_specs(&prepared.specs);
@@ -132,10 +129,9 @@ pub fn predict(job: &RunJob, versions: &Versions, place: Place, control: &Contro
     }
 }
 
-/// Number of tasks that may run in parallel; 1 where several processes train together.
+/// Number of tasks that may run in parallel.
 pub(super) fn workers(job: &RunJob, tasks: &[Task]) -> usize {
-    let most = if job.processes > 1 { 1 } else { tasks.len().max(1) };
-    job.workers.map_or(cores(), |workers| workers as usize).clamp(1, most)
+    job.workers.map_or(cores(), |workers| workers as usize).clamp(1, tasks.len().max(1))
 }
 
 pub(super) fn cores() -> usize {

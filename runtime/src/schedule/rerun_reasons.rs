@@ -258,9 +258,7 @@ fn changed(
         }
     }
     let computed = key.part("computed");
-    if computed.differ_in("processes") {
-        found.push(KeyPart::Processes);
-    } else if computed.differ_besides("numeric") || computed.part("numeric").differ_besides("dtype") {
+    if computed.differ_besides("numeric") || computed.part("numeric").differ_besides("dtype") {
         // The compute dtype is a setting, too.
         found.push(KeyPart::Arithmetic);
     }

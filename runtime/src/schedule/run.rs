@@ -19,9 +19,8 @@ use super::locking::{self, Access, EmittedMessages};
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::{Predicted, TasksToDo};
 use super::prepared::{PreparedPlan, keys_of, prepared, workers};
-use super::processes::Processes;
 use super::results::results_key;
-use super::{Keys, Task, Work, disk_space, elsewhere, fits, fork_of, preflight, rerun_reasons, unsupported};
+use super::{Keys, Task, Work, disk_space, elsewhere, fits, fork_of, preflight, rerun_reasons};
 use crate::control::Control;
 use crate::evaluate::score;
 use crate::failure::{Error, Result, caught};
@@ -66,8 +65,6 @@ pub(super) struct Scheduler<'a> {
     pub(super) predicted: Predicted,
     pub(super) device_memory: DeviceMemoryBudget,
     running: Tasks,
-    /// The processes that train each stage together, if several.
-    pub(super) processes: Option<&'a Processes>,
     /// The engine that trains some stages.
     pub(super) engine: Option<&'a EngineJob>,
     /// Time and memory of the stages that this run computed.
@@ -150,7 +147,6 @@ pub fn run(
     let is_stage = |task: &Task| matches!(task.work, Work::Stage(_));
     progress.tasks = tasks.iter().filter(|task| is_stage(task)).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
-    unsupported::check(job, tasks, place, waiting)?;
     preflight::ask_all(plan, &prepared, Path::new(&job.base), waiting, control)?;
     let kept = (0..tasks.len()).filter(|index| is_stage(&tasks[*index]) && !waiting(*index)).count();
     if let Some(elsewhere) = elsewhere::hint(job, tasks, &keys) {
@@ -166,7 +162,7 @@ pub fn run(
         control.warn(warning);
     }
     let workers = workers(job, tasks);
-    let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
+    let device_memory = DeviceMemoryBudget::detect(workers, place);
     let sizes = fits::ModelSizes::of_specs(&prepared.specs);
     let here = |index: usize| waiting(index) && !super::on_engine(job, &tasks[index]);
     fits::weights(job, tasks, &sizes, &device_memory, here)?;
@@ -181,20 +177,12 @@ pub fn run(
     fits::predicted(plan, tasks, &predicted, &device_memory, control)?;
     let before_stages = started.elapsed().as_secs_f64();
 
-    let trains = |index: usize| waiting(index) && super::trains(plan, &tasks[index]);
-    let several = job.processes > 1 && (0..tasks.len()).any(trains);
-    let processes = several.then(|| Processes::start(job, control)).transpose()?;
     let shared = Scheduler {
         predicted,
         forced,
-        processes: processes.as_ref(),
         ..Scheduler::new(job, &prepared, keys, store, device_memory, place, control)
     };
     let state = shared.run_tasks(workers);
-    // After a failure, the processes are not waited for.
-    if let (Some(processes), None, Ok(())) = (&processes, &state.failure, control.check()) {
-        processes.end();
-    }
     progress.finished = state.finished_stages;
 
     // If this run was abandoned, the folder of results may belong to another run by now.
@@ -218,10 +206,7 @@ pub fn run(
         before_stages,
         peak_memory: peak_memory(place),
         predicted_memory: state.predicted_memory.filter(|_| !state.unpredicted),
-        device: Some(match job.processes {
-            1 => place.name(),
-            processes => format!("{}, {processes} processes", place.name()),
-        }),
+        device: Some(place.name()),
         data: shared.domains.iter().flat_map(DomainData::hashes).collect(),
         rewards: shared.domains.iter().filter_map(DomainData::reward_files).collect(),
         keys: Some(results_key),
@@ -246,7 +231,6 @@ impl<'a> Scheduler<'a> {
             predicted: Predicted::default(),
             device_memory,
             running: Tasks::at(place),
-            processes: None,
             engine: job.engine.as_ref(),
             records: Mutex::default(),
             plan: &job.plan,

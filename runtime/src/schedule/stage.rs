@@ -18,7 +18,6 @@ use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::model::merge::merge;
-use crate::peers::Peers;
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::random::stream_of;
@@ -53,8 +52,6 @@ pub(super) struct StageOutput {
     scores_found: Option<ScoresFound>,
     /// Time that earlier runs spent on this stage.
     seconds_before: f64,
-    /// Sum of the peak memory of the other processes that trained it.
-    memory_of_others: u64,
 }
 
 impl StageOutput {
@@ -67,7 +64,6 @@ impl StageOutput {
             others: Vec::new(),
             scores_found: None,
             seconds_before: 0.0,
-            memory_of_others: 0,
         }
     }
 }
@@ -255,21 +251,7 @@ impl Scheduler<'_> {
         steps: u32,
     ) -> Result<StageOutput, TaskStopped> {
         let from = self.from(job.index, job.name)?;
-        let Some(processes) = self.processes else {
-            return self
-                .train_from(job, learners, steps, from)
-                .map_err(|stopped| self.stopped(job, *stopped));
-        };
-        let step = from.as_ref().map(|(state, _)| state.position.step);
-        let together = processes.train(self.control, job.index, job.key, step);
-        together.map_err(|error| processes.explained(error))?;
-        match self.train_from(job, learners, steps, from) {
-            Ok(output) => Ok(StageOutput { memory_of_others: processes.memory_of_others(None), ..output }),
-            Err(stopped) => {
-                let error = processes.explained(stopped.error);
-                Err(self.stopped(job, train::StoppedTraining { error, ..*stopped }))
-            }
-        }
+        self.train_from(job, learners, steps, from).map_err(|stopped| self.stopped(job, *stopped))
     }
 
     /// The learner of a stage at `place` among its learners, with its data and models.
@@ -313,14 +295,8 @@ impl Scheduler<'_> {
             kind: self.kind(),
             environments: Environments::In(&self.base),
             servers: self.servers,
-            peers: self.peers(),
             control: self.control,
         })
-    }
-
-    /// The processes that train each stage together, if several.
-    fn peers(&self) -> Option<&Peers> {
-        self.processes.map(|processes| &processes.peers)
     }
 
     /// Trains them from a given state, in this process.
@@ -335,15 +311,12 @@ impl Scheduler<'_> {
             Box::new(train::StoppedTraining { error, last_good: None, record: Record::default() })
         };
         let StageJob { index, name, .. } = *job;
-        let peers = self.peers();
         let mut stages = Vec::with_capacity(learners.len());
         for (place, (settings, turn)) in learners.iter().copied().enumerate() {
             stages.push(self.learner(job, settings, turn, place, steps).map_err(failed)?);
         }
         let began = Instant::now();
-        // Only the first process writes.
-        let writes = peers.is_none_or(Peers::is_first);
-        let keep = |state: &TrainState| if writes { self.keep(index, name, state) } else { Ok(()) };
+        let keep = |state: &TrainState| self.keep(index, name, state);
         let writing = RefCell::new(None);
         let find = || self.rollouts(index, &mut writing.borrow_mut());
         let keep_written = |written: &RolloutsBySource| {
@@ -368,8 +341,7 @@ impl Scheduler<'_> {
         let checkpoints = Checkpoints {
             from,
             rollouts: Some(RolloutCache { find: &find, keep: &keep_written }),
-            // Each process scores a part of a batch, and the cache has whole batches.
-            scores: peers.is_none().then_some(scores),
+            scores: Some(scores),
             pace: self.pace,
             keep: &keep,
         };
@@ -381,7 +353,6 @@ impl Scheduler<'_> {
             others: finished.others,
             scores_found: finished.found,
             seconds_before: finished.seconds - began.elapsed().as_secs_f64(),
-            memory_of_others: 0,
         })
     }
 
@@ -441,14 +412,14 @@ impl Scheduler<'_> {
         running: &RunningTask,
     ) -> Result<TaskOutput> {
         let (stage, seed) = (job.name.to_owned(), job.seed);
-        let StageOutput { record, scores_found, seconds_before, memory_of_others, .. } = computed;
+        let StageOutput { record, scores_found, seconds_before, .. } = computed;
         self.publish_model(job)?;
         // Later stages read the weights from the store, so that unused ones take no memory.
         let weights = self.store.weights(job.key)?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
         // An engine's processes are not measured.
         let peak_memory = match self.engine_of(job.id) {
-            None => running.peak_memory().map(|own| own + memory_of_others),
+            None => running.peak_memory(),
             Some(_) => None,
         };
         if let Some(ScoresFound { found, of }) = scores_found {

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use super::batches::RolloutCache;
-use super::exchange;
 use super::guards::TriggeredGuard;
 use super::scoring::ScoreCache;
 use super::stage::Stage;
@@ -59,14 +58,6 @@ impl<'a> Learners<'a> {
         self.0.iter().position(its).expect("each turn is one model's")
     }
 
-    /// Completes a state with the optimizer's moments that other processes keep.
-    pub fn gather_state(&self, state: &mut TrainState) -> Result<()> {
-        let trainer = &self.0[0];
-        let Some(peers) = trainer.stage.peers else { return Ok(()) };
-        let parameters = trainer.student.parameters().len();
-        exchange::whole_moments(peers, &mut state.tensors, parameters)
-    }
-
     /// Extrapolates the weights of each model after `steps` steps, where its stage does that.
     pub fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
         self.0.iter_mut().try_for_each(|trainer| trainer.extrapolate(steps, record))
@@ -106,15 +97,7 @@ impl<'a> Learners<'a> {
             return Err(format!("it has {has} models, but the stage trains {trains}"));
         }
         let (first, others) = self.0.split_first_mut().expect("a stage trains a model");
-        match first.stage.peers {
-            None => first.restore(state, mode)?,
-            Some(peers) => {
-                let parameters = first.student.parameters().len();
-                let tensors = exchange::own_moments(peers, &state.tensors, parameters)?;
-                let (position, record) = (state.position.clone(), Record::default());
-                first.restore(&TrainState { position, tensors, record }, mode)?;
-            }
-        }
+        first.restore(state, mode)?;
         zip_equal(others, &state.position.others).enumerate().try_for_each(|(place, (trainer, position))| {
             let prefix = prefix(place + 1);
             let own = state.tensors.0.iter().filter_map(|(name, tensor)| {

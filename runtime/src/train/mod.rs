@@ -17,7 +17,7 @@
 //!   [`packing`]
 //! - distributions over the vocabulary, and the models that they come from: [`tensor_graph`], [`vocabulary`],
 //!   [`other_tokenizer`], [`models`]
-//! - what processes exchange, and the weights that they update together: [`exchange`], [`student`]
+//! - the weights that are updated: [`student`]
 //! - step 1, the batch: [`privacy`], [`mini_batches`], [`batches`], [`rollouts`]
 //! - steps 2 to 5, scores, signals, objective and gradient: [`scoring`], [`agreement`], [`alignment`],
 //!   [`non_finite`], [`sampler_gap`], [`part`]
@@ -35,7 +35,6 @@ mod completions;
 mod diagnostics;
 mod elements;
 mod engine_steps;
-mod exchange;
 mod extrapolate;
 pub mod guards;
 mod learner_turn;

@@ -16,12 +16,11 @@ use tch::Tensor;
 use super::agreement::{self, Agreements};
 use super::alignment::{self, Gradients};
 use super::batches::{Batches, RolloutCache};
-use super::exchange;
 use super::mini_batches;
 use super::models::Models;
 use super::non_finite;
 use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, adjoints};
-use super::rollouts::{OwnPart, Rollouts};
+use super::rollouts::Rollouts;
 use super::sampler_gap;
 use super::scoring::{
     CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score, score_student,
@@ -56,19 +55,12 @@ pub struct StagePart<'a> {
     pub carried: HashMap<NodeId, f64>,
 }
 
-/// The student's forward pass over a batch, from which the gradient is computed.
-enum Pass {
-    /// Over the whole batch.
-    Whole(Box<ScoringPass>),
-    /// Over the part of this process, with what its objective reads; `None` where that part is empty.
-    Own(Option<Box<(Batch, ScoringPass)>>),
-}
-
 /// A batch with the inputs and outputs of the objective, before the backward pass.
 struct ForwardBatch {
     batch: Batch,
     outputs: Outputs,
-    pass: Pass,
+    /// The student's forward pass, from which the gradient is computed.
+    forward: ScoringPass,
     scored: Instant,
 }
 
@@ -181,15 +173,8 @@ impl<'a> StagePart<'a> {
         step: u32,
         trained: &dyn Fn(Gradient) -> Gradient,
     ) -> Result<EvaluatedBatch> {
-        let ForwardBatch { batch, outputs, pass, scored } = self.forward(scoring, rollouts, step)?;
+        let ForwardBatch { batch, outputs, forward, scored } = self.forward(scoring, rollouts, step)?;
         let adjoints = adjoints(&self.stage.train.objective, &outputs);
-        let forward = match pass {
-            Pass::Whole(forward) => forward,
-            Pass::Own(own) => {
-                let gradient = own_gradient(scoring, rollouts, own, &adjoints)?;
-                return Ok(EvaluatedBatch { batch, outputs, gradient, of_parts: Vec::new(), scored });
-            }
-        };
         let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
         let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints)?;
         let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained)?;
@@ -209,7 +194,7 @@ impl<'a> StagePart<'a> {
 
     fn forward(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<ForwardBatch> {
         let objective = &self.stage.train.objective;
-        let (mut batch, pass) = self.exchanged(rollouts, step, |part| score(scoring, part, step))?;
+        let (mut batch, forward) = score(scoring, rollouts, step)?;
         if self.stage.train.updates_per_batch() > 1 {
             rollouts.keep_old(&batch);
         }
@@ -230,7 +215,7 @@ impl<'a> StagePart<'a> {
         }
         let outputs = self.program.run(&batch)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
-        Ok(ForwardBatch { batch, outputs, pass, scored })
+        Ok(ForwardBatch { batch, outputs, forward, scored })
     }
 
     /// Computes, before the first update from a batch, the numbers of `old` for its later mini-batches.
@@ -238,35 +223,10 @@ impl<'a> StagePart<'a> {
         for rollouts in &self.rollouts {
             let known = self.of_old.is_empty() || !rollouts.old.borrow().is_empty();
             if !known && !rollouts.sequences.list.is_empty() {
-                let of_student = |part: &Rollouts| score_student(scoring, part, &self.of_old, step);
-                rollouts.keep_old(&self.exchanged(rollouts, step, of_student)?.0);
+                rollouts.keep_old(&score_student(scoring, rollouts, &self.of_old, step)?.0);
             }
         }
         Ok(())
-    }
-
-    /// What `score` computes, for the whole batch. Where several processes train together, each computes it
-    /// for its part, and all processes exchange it.
-    fn exchanged(
-        &self,
-        rollouts: &Rollouts,
-        step: u32,
-        score: impl Fn(&Rollouts) -> Result<(Batch, ScoringPass)>,
-    ) -> Result<(Batch, Pass)> {
-        let (Some(peers), Some(OwnPart { rollouts: own, .. })) = (self.stage.peers, &rollouts.own) else {
-            let (batch, forward) = score(rollouts)?;
-            return Ok((batch, Pass::Whole(Box::new(forward))));
-        };
-        let some = !own.sequences.list.is_empty();
-        let own = some.then(|| score(own)).transpose();
-        let (own, known) = match own {
-            Ok(own) => (own, None),
-            Err(error) => (None, Some(error)),
-        };
-        let known = known.map_or_else(|| Ok(own.as_ref().map(|(batch, _)| batch)), Err);
-        let (layout, steps) = (rollouts.sequences.layout.clone(), self.stage.steps);
-        let whole = Batch { layout, step, steps, ..Batch::default() };
-        Ok((exchange::signals(self.stage, peers, known, whole)?, Pass::Own(own.map(Box::new))))
     }
 
     /// Keeps what the next step reads from this one.
@@ -394,23 +354,4 @@ impl StagePart<'_> {
         rollouts.restore_old(of_old);
         Ok(rollouts)
     }
-}
-
-/// The share of the batch's gradient that comes from the tokens of this process.
-fn own_gradient(
-    scoring: &Scoring,
-    rollouts: &Rollouts,
-    own: Option<Box<(Batch, ScoringPass)>>,
-    adjoints: &[&[f32]],
-) -> Result<Gradient> {
-    let part = rollouts.own.as_ref().expect("a part was scored");
-    let gradient = match own {
-        None => Ok(scoring.trained.no_gradient(scoring.model, Gradient::zero)),
-        Some(own) => {
-            let (batch, forward) = *own;
-            let adjoints: Vec<&[f32]> = adjoints.iter().map(|all| &all[part.tokens.clone()]).collect();
-            forward.gradient(scoring, &part.rollouts, &batch, &adjoints)
-        }
-    };
-    exchange::all_or_none(scoring.stage, gradient)
 }

@@ -1,12 +1,10 @@
 //! The rollouts of a step: its sequences, with what does not change while the student learns from them.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use mopd_expr::batch::Batch;
 use mopd_plan::{Role, Signal, StageStep};
 
-use super::exchange;
 use super::sequences::Sequences;
 use super::stage::Stage;
 use super::vocabulary::Logits;
@@ -17,8 +15,6 @@ pub struct Rollouts {
     pub sequences: Sequences,
     /// The step that drew them. Its temperature is that of every update from them.
     pub drawn: StageStep,
-    /// The sequences that this process scores, where several processes train together.
-    pub own: Option<OwnPart>,
     /// Logits of frozen models, where several updates read them.
     pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
     /// Logits of the student at the time of sampling, where several updates read them.
@@ -30,30 +26,21 @@ pub struct Rollouts {
     pub activations: RefCell<Option<GeneratedActivations>>,
 }
 
-/// Part of a batch, and the range of its tokens in the batch.
-pub struct OwnPart {
-    pub rollouts: Box<Rollouts>,
-    pub tokens: Range<usize>,
-}
-
 impl Rollouts {
     pub fn new(stage: &Stage, sequences: Sequences, step: u32) -> Rollouts {
-        let drawn = StageStep { step, steps: stage.steps };
-        let own = stage.peers.map(|peers| {
-            let (sequences, tokens) = exchange::own_part(peers, &sequences, stage.sources.len());
-            OwnPart { rollouts: Box::new(Rollouts::alone(sequences, drawn)), tokens }
-        });
-        Rollouts { own, ..Rollouts::alone(sequences, drawn) }
-    }
-
-    /// The rollouts that this process scores.
-    pub fn scored(&self) -> &Rollouts {
-        self.own.as_ref().map_or(self, |own| &*own.rollouts)
+        Rollouts {
+            sequences,
+            drawn: StageStep { step, steps: stage.steps },
+            known: RefCell::default(),
+            policy: RefCell::default(),
+            old: RefCell::default(),
+            activations: RefCell::default(),
+        }
     }
 
     /// The same with the activations that generation saved.
     pub fn generated(self, activations: GeneratedActivations) -> Rollouts {
-        self.scored().activations.replace(Some(activations));
+        self.activations.replace(Some(activations));
         self
     }
 
@@ -67,10 +54,6 @@ impl Rollouts {
 
     /// Sets the numbers of `old`, each one per token of the whole batch.
     pub fn restore_old(&self, old: Vec<(Signal, Vec<f32>)>) {
-        if let Some(OwnPart { rollouts, tokens }) = &self.own {
-            let own = old.iter().map(|(signal, values)| (signal.clone(), values[tokens.clone()].to_vec()));
-            rollouts.old.replace(own.collect());
-        }
         self.old.replace(old);
     }
 
@@ -78,18 +61,5 @@ impl Rollouts {
     pub fn trace(&self, stage: &Stage, model: &Decoder, packed: &PackedBatch) -> SavedActivations {
         let generated = self.activations.take().and_then(|saved| saved.into_trace(model, packed));
         generated.unwrap_or_else(|| model.trace(packed, stage.recomputed))
-    }
-
-    /// The rollouts without a division among processes.
-    fn alone(sequences: Sequences, drawn: StageStep) -> Rollouts {
-        Rollouts {
-            sequences,
-            drawn,
-            own: None,
-            known: RefCell::default(),
-            policy: RefCell::default(),
-            old: RefCell::default(),
-            activations: RefCell::default(),
-        }
     }
 }

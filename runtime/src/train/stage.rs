@@ -14,7 +14,6 @@ use crate::data::mixture::Draw;
 use crate::environment::Environments;
 use crate::machine::place::Place;
 use crate::model::Weights;
-use crate::peers::Peers;
 use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
 use crate::remote::Servers;
@@ -67,8 +66,6 @@ pub struct Stage<'a> {
     pub environments: Environments<'a>,
     /// The servers of its served teachers.
     pub servers: &'a Servers,
-    /// The processes that train the stage together, where there are several.
-    pub peers: Option<&'a Peers>,
     pub control: &'a Control,
 }
 

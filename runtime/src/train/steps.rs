@@ -10,7 +10,6 @@ use mopd_plan::results::ScoresFound;
 use mopd_plan::{Objective, Train};
 
 use super::checkpoints::{CheckpointWriter, Checkpoints, WriteWhen};
-use super::exchange;
 use super::guards::TriggeredGuard;
 use super::learners::{Learners, LearnersPosition};
 use super::non_finite::check_learning_rate;
@@ -70,10 +69,8 @@ pub fn train_in_turns(
     let own: Vec<Vec<Train<Objective>>> = stages.iter().map(|stage| stage.train.own_parts()).collect();
     let parts: Vec<Vec<Stage>> = zip_equal(stages, &own).map(|(stage, own)| stage.parts(own)).collect();
     let from = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take());
-    let begun = stages
-        .iter()
-        .try_for_each(check_learning_rate)
-        .and_then(|()| exchange::all_or_none(&stages[0], learners(&parts, checkpoints.as_ref())));
+    let begun =
+        stages.iter().try_for_each(check_learning_rate).and_then(|()| learners(&parts, checkpoints.as_ref()));
     let mut training = match begun {
         Ok(learners) => TrainingLoop {
             stage: &stages[0],
@@ -211,7 +208,7 @@ impl TrainingLoop<'_> {
             if position < first || !self.learners.0[learner].stage.turn.is_due(step) {
                 continue;
             }
-            if let Err(error) = exchange::all_or_none(self.stage, self.stage.control.check()) {
+            if let Err(error) = self.stage.control.check() {
                 self.keep(position, WriteWhen::Now);
                 return Err(error.into());
             }
@@ -232,10 +229,8 @@ impl TrainingLoop<'_> {
             Err(failed) => failed,
         };
         // Interrupted rollouts, or rollouts whose judges were interrupted, have changed only the position in
-        // the data. Later updates have lost their rollouts. With several processes only `Error::Interrupted`
-        // counts: all of them have it.
-        let interrupted = self.stage.peers.is_none() && self.stage.control.interrupted();
-        let stopped = interrupted || matches!(error, Error::Interrupted);
+        // the data. Later updates have lost their rollouts.
+        let stopped = self.stage.control.interrupted() || matches!(error, Error::Interrupted);
         let first = step.is_multiple_of(trainer.stage.train.updates_per_batch());
         if stopped && !error.is_non_finite() && first && trainer.restore_positions(&data).is_ok() {
             trainer.parts.iter_mut().for_each(|part| part.rollouts.clear());
@@ -278,18 +273,10 @@ impl TrainingLoop<'_> {
 
     /// Writes a checkpoint where one is wanted.
     fn keep(&mut self, position: LearnersPosition, when: WriteWhen) {
-        let Some(wanted) = self.writer.as_ref().map(|writer| writer.wants(position, when)) else { return };
-        // Without its peers this process has only a part of the state. The next exchange reports the loss.
-        if !exchange::decision_of_first(self.stage, wanted).unwrap_or(false) {
-            return;
-        }
         let (begun, seconds) = (Instant::now(), self.seconds());
-        let mut state = self.learners.state(position, seconds, std::mem::take(&mut self.record));
-        // The state is incomplete if a peer is lost during the exchange.
-        let whole = self.learners.gather_state(&mut state).is_ok();
-        if let Some(writer) = self.writer.as_mut().filter(|_| whole) {
-            writer.write(self.stage.name, &state, begun, when, self.stage.control);
-        }
+        let Some(writer) = self.writer.as_mut().filter(|writer| writer.wants(position, when)) else { return };
+        let state = self.learners.state(position, seconds, std::mem::take(&mut self.record));
+        writer.write(self.stage.name, &state, begun, when, self.stage.control);
         self.record = state.record;
         // Steps leave holes between small blocks that stay, such as the rows of metrics, so that the heap of
         // a long stage grows; trimming returns unused memory now and then.

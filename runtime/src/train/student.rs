@@ -1,16 +1,15 @@
 //! The student's weights while they are trained: the model, its parameters that change, their average, and
-//! the optimizer. Where several processes train together, each updates the part of the parameters whose
-//! moments it keeps, and receives the rest from the others.
+//! the optimizer.
 
 use std::rc::Rc;
 
 use tch::{Tensor, no_grad_guard};
 
 use super::master::Master;
-use super::optimizer::{OptimizerState, sum_of_squares};
+use super::optimizer::OptimizerState;
+use super::peft;
 use super::stage::Stage;
 use super::trained::TrainedParameters;
-use super::{exchange, peft};
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, ExpertLoad, Gradient, Weights};
@@ -33,7 +32,6 @@ pub struct StudentWeights {
     pub moved: bool,
     /// The rate and the moving average of the weights, where the average is the stage's result.
     pub average: Option<(f64, Tensor)>,
-    /// Of all trained parameters, or of the part of this process.
     pub optimizer: OptimizerState,
 }
 
@@ -70,53 +68,22 @@ impl StudentWeights {
         self.trained.weights(&self.model)
     }
 
-    /// The gradient of what this process updates, and the norm of the whole gradient: 0 where there is none.
-    pub fn reduced(&self, stage: &Stage, gradient: Option<Gradient>) -> Result<(Option<Gradient>, f64)> {
-        let Some(gradient) = gradient else { return Ok((None, 0.0)) };
-        let Some(peers) = stage.peers else {
-            let squares = sum_of_squares(&gradient);
-            return Ok((Some(gradient), squares.sqrt()));
-        };
-        let own = exchange::reduced(peers, gradient)?;
-        let norm = exchange::norm(peers, sum_of_squares(&own))?;
-        Ok((Some(own), norm))
-    }
-
     /// Updates the weights and their average by a gradient of norm `norm`. Without a gradient neither the
     /// weights nor the optimizer's moments change.
-    pub fn update(
-        &mut self,
-        stage: &Stage,
-        gradient: Option<Gradient>,
-        norm: f64,
-        learning_rate: f64,
-    ) -> Result<()> {
+    pub fn update(&mut self, gradient: Option<Gradient>, norm: f64, learning_rate: f64) {
         if let Some(gradient) = gradient {
-            let mut parameters = self.parameters();
-            match stage.peers {
-                None => self.optimizer.step(&mut parameters, gradient, norm, learning_rate),
-                Some(peers) => {
-                    let mut own = parameters.part(peers.shard(parameters.len()));
-                    self.optimizer.step(&mut own, gradient, norm, learning_rate);
-                    exchange::weights(peers, &parameters)?;
-                }
-            }
+            self.optimizer.step(&mut self.parameters(), gradient, norm, learning_rate);
             self.trained.apply(&self.model);
         }
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();
             let _ = average.lerp_(&self.trained.to_f32(&self.model), 1.0 - *rate);
         }
-        Ok(())
     }
 
-    /// How the tokens of the step were distributed over experts, summed over the processes.
-    pub fn expert_load(&self, stage: &Stage) -> Result<Option<ExpertLoad>> {
-        let own = self.model.take_expert_load();
-        match stage.peers {
-            None => Ok(own),
-            Some(peers) => exchange::expert_load(peers, own),
-        }
+    /// How the tokens of the step were distributed over experts.
+    pub fn expert_load(&self) -> Option<ExpertLoad> {
+        self.model.take_expert_load()
     }
 
     /// Adds the state to `tensors`; returns the number of the optimizer's updates. Whether the weights have
@@ -180,12 +147,8 @@ impl FinishedStudent {
     }
 }
 
-/// The optimizer of all trained parameters, or of the part of this process.
+/// The optimizer of all trained parameters.
 fn optimizer(stage: &Stage, trained: &TrainedParameters, model: &Decoder) -> OptimizerState {
     let (parameters, decayed) = trained.parameters(model);
-    let settings = &stage.train.optimizer;
-    let Some(peers) = stage.peers else { return OptimizerState::new(settings, &parameters, decayed) };
-    let owned = peers.shard(parameters.len());
-    let decayed = (decayed as usize).clamp(owned.start, owned.end) - owned.start;
-    OptimizerState::new(settings, &parameters.part(owned), decayed as i64)
+    OptimizerState::new(&stage.train.optimizer, &parameters, decayed)
 }

@@ -77,7 +77,6 @@ mod mixes;
 mod other_tokenizer;
 mod own_data;
 mod padded;
-mod peers;
 mod places;
 mod privacy;
 mod producers;
@@ -202,7 +201,6 @@ impl Fixture {
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
             servers: &crate::remote::NO_SERVERS,
-            peers: None,
             control: &self.control,
         }
     }

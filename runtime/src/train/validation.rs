@@ -4,7 +4,6 @@ use mopd_plan::Validation;
 use tch::{Tensor, no_grad_guard};
 
 use super::batches::all_examples;
-use super::exchange;
 use super::models::Models;
 use super::objective::ValidationLoss;
 use super::scoring::{logp, rows_at_once};
@@ -59,7 +58,7 @@ impl<'a> Validator<'a> {
         Ok(sum / count as f64)
     }
 
-    /// The loss before a step, where it is due; `last` is the last one. The first process computes it.
+    /// The loss before a step, where it is due; `last` is the last one.
     pub fn before_step(
         &self,
         student: &Decoder,
@@ -70,9 +69,7 @@ impl<'a> Validator<'a> {
         if !self.is_due(last, step) {
             return Ok(None);
         }
-        // Sent as bits: JSON has no infinity.
-        let loss = || self.loss(student, &models.compared(student)).map(f64::to_bits);
-        let loss = f64::from_bits(exchange::number_of_first(&self.stage, loss)?);
+        let loss = self.loss(student, &models.compared(student))?;
         Ok(Some(ValidationLoss { step, loss }))
     }
 }

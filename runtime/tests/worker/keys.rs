@@ -35,11 +35,6 @@ fn plan() -> Plan {
 }
 
 fn keys(plan: &Plan, version: u32) -> Vec<String> {
-    keys_among(plan, version, 1)
-}
-
-/// Keys of stages that `processes` processes train together.
-fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     write_data(folder.path());
     let tasks = tasks(plan);
@@ -67,7 +62,6 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
         numeric: &numeric,
         forks: &[],
         widths: &vec![1; tasks.len()],
-        processes,
         engine: None,
     });
     let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
@@ -133,16 +127,4 @@ fn rollouts_for_each_prompt_follow_the_prompts_of_the_steps() {
         let others = before.iter().zip(&after).filter(|(before, after)| before != after).count();
         assert_eq!((before.len(), others), (after.len(), 2), "change {index}");
     }
-}
-
-/// Several processes change keys of trained models and their dependents, but not of random models.
-#[test]
-fn several_processes_have_keys_of_their_own_for_what_they_train() {
-    let plan = plan();
-    let (one, two, three) = (keys(&plan, 3), keys_among(&plan, 3, 2), keys_among(&plan, 3, 3));
-    let same: Vec<bool> = one.iter().zip(&two).map(|(one, two)| one == two).collect();
-    // For each seed: the start, the imitator, the rollouts that it imitates, the student; then evaluations.
-    let of_seed = [true, false, true, false];
-    assert_eq!(same, [&of_seed[..], &of_seed[..], &[false; 4][..]].concat());
-    assert!(two.iter().zip(&three).zip(same).all(|((two, three), same)| (two == three) == same));
 }

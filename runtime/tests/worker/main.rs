@@ -1,7 +1,6 @@
 //! The worker alone: whole runs on plans written by hand, through its real input and output.
 
 mod keys;
-mod processes;
 mod resume;
 mod run;
 mod scores;

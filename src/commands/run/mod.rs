@@ -63,23 +63,17 @@ pub fn run_plan(
     let from = stages_named(&arguments.from, compiled)?;
     details(compiled, out);
     let engine = engine::engine(arguments, &compiled.plan)?;
-    // An engine's processes are its own.
-    let processes = if engine.is_some() { 1 } else { arguments.processes };
     provenance(out, compiled)?;
     let job = Job::Run(Box::new(RunJob {
         fresh: arguments.fresh,
         from,
         checkpoint_every: arguments.checkpoint_every,
         workers: arguments.workers,
-        processes,
         engine,
         predict: arguments.predict.into(),
         ..job_of(&compiled.plan, &arguments.file, out)?
     }));
 
-    if arguments.processes > 1 {
-        output::note(&format!("{} processes train each stage together\n", arguments.processes));
-    }
     let mut progress = {
         let seeds = compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1);
         RunProgress::new(seeds, arguments.resume, arguments.log_every.unwrap_or(LOG_EVERY))
@@ -149,7 +143,6 @@ pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: None,
-        processes: 1,
         engine: None,
         predict: Predict::default(),
     })

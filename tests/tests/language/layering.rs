@@ -13,13 +13,12 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The modules of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 26] = [
+const RUNTIME: [&str; 25] = [
     "http",
     "table",
     "failure",
     "control",
     "random",
-    "peers",
     "machine",
     "program",
     "tokenizer",
@@ -44,7 +43,7 @@ const RUNTIME: [&str; 26] = [
 
 /// The modules of `runtime/src/train`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const TRAIN: [&str; 41] = [
+const TRAIN: [&str; 40] = [
     "learner_turn",
     "route",
     "stage",
@@ -62,7 +61,6 @@ const TRAIN: [&str; 41] = [
     "vocabulary",
     "other_tokenizer",
     "models",
-    "exchange",
     "student",
     "privacy",
     "mini_batches",

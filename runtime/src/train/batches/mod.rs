@@ -55,7 +55,6 @@ use self::sampled_by::SentWeights;
 pub use self::teacher::{RolloutCache, no_teacher};
 use self::through::ProgramEditor;
 pub use self::words::number;
-use super::exchange;
 use super::mini_batches;
 use super::models::Models;
 use super::objective::States;
@@ -379,10 +378,10 @@ impl Batches {
         Ok(drawn)
     }
 
-    /// The producer's groups for some draws. With several processes, each draws its part.
+    /// The producer's groups for some draws.
     fn produced(&self, batch: &Batch, draws: &[NumberedDraw]) -> Result<Vec<Group>> {
         let batch = Batch { activations: self.activations.as_ref(), ..*batch };
-        exchange::draw(batch.stage, draws, |draws| self.producer.draw(&batch, draws, Purpose::Rollout))
+        self.producer.draw(&batch, draws, Purpose::Rollout)
     }
 
     /// Applies the last batch's changes to the replay buffers.

@@ -49,7 +49,7 @@ pub(super) fn make(
     if !once {
         return Ok(Box::new(writer));
     }
-    let written = cached_or_written(stage, cache, || writer.for_all_prompts(stage, models))?;
+    let written = cached_or_written(cache, || writer.for_all_prompts(stage, models))?;
     let n = sampling.n.max(1) as usize;
     let places = zip_equal(&written, &stage.sources).map(|(written, source)| {
         let mut places = vec![None; source.tokens.len()];

@@ -16,7 +16,6 @@ use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
-use crate::train::exchange;
 use crate::train::models::{ModelScorer, Models, ScorerRef};
 use crate::train::sequences::RolloutsBySource;
 use crate::train::stage::Section;
@@ -46,25 +45,21 @@ pub(super) fn make(teacher: &Teacher, context: &ProducerContext) -> Result<Box<d
     let Some(once) = teacher.once else {
         return Ok(Box::new(TeacherProducer { teacher: teacher.clone(), judged }));
     };
-    let written = cached_or_written(stage, cache, || teacher_rollouts(stage, models, teacher, editor, once))?;
+    let written = cached_or_written(cache, || teacher_rollouts(stage, models, teacher, editor, once))?;
     Ok(Box::new(WrittenOnce(FixedRollouts(written))))
 }
 
-/// The rollouts before the first step, from the cache or newly written. With several processes, the first one
-/// writes them.
+/// The rollouts before the first step, from the cache or newly written.
 pub(super) fn cached_or_written(
-    stage: &Stage,
     cache: Option<&RolloutCache>,
     write: impl FnOnce() -> Result<RolloutsBySource>,
 ) -> Result<RolloutsBySource> {
-    exchange::rollouts_of_first(stage, || {
-        if let Some(kept) = cache.map_or(Ok(None), |cache| (cache.find)())? {
-            return Ok(kept);
-        }
-        let written = write()?;
-        cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
-        Ok(written)
-    })
+    if let Some(kept) = cache.map_or(Ok(None), |cache| (cache.find)())? {
+        return Ok(kept);
+    }
+    let written = write()?;
+    cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
+    Ok(written)
 }
 
 impl SequenceProducer for TeacherProducer {

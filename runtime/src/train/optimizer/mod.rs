@@ -93,11 +93,6 @@ fn zeros(parameters: &Master) -> Tensor {
     Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
 }
 
-/// Whether a checkpoint's tensor with this name belongs to an optimizer's state.
-pub fn is_state(name: &str) -> bool {
-    name.starts_with("optimizer.")
-}
-
 /// The global norm of a gradient: the root of [`sum_of_squares`].
 pub fn gradient_norm(gradient: &Gradient) -> f64 {
     sum_of_squares(gradient).sqrt()

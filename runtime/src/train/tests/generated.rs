@@ -1,28 +1,22 @@
 //! Steps whose gradient is computed from activations that generation saved.
 
 use super::*;
-use crate::peers::Peers;
-use crate::peers::tests::among;
 
 /// Loss and gradient of some steps, by a forward pass and with activations that generation saved.
-fn steps(
-    kind: Kind,
-    (micro_batch, recomputed): (Option<u32>, usize),
-    peers: Option<&Peers>,
-) -> Vec<[Vec<f64>; 2]> {
+fn steps(kind: Kind, micro_batch: Option<u32>, recomputed: usize) -> Vec<[Vec<f64>; 2]> {
     let (fixture, models) = (Fixture::new(), models(true));
     let rollout = Rollout::new(5, Producer::student(Sampling::new(3, 1.0, 6)));
     let execution = Execution { micro_batch, ..Execution::default() };
     let train = Train { rollout, execution, ..train(mopd(1.0), 1) };
     let stage = fixture.stage(&train, ROUTED, &models);
-    let stage = Stage { kind, peers, micro_batch, recomputed, ..stage };
+    let stage = Stage { kind, micro_batch, recomputed, ..stage };
     let mut trainer = Trainer::new(&stage).unwrap();
     let step = |step| {
         trainer.student.moved = step > 0;
         let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
-        let saved = rollouts.scored().activations.take();
+        let saved = rollouts.activations.take();
         [None, saved].map(|saved| {
-            rollouts.scored().activations.replace(saved);
+            rollouts.activations.replace(saved);
             let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
             let gradient = gradient.part(0..gradient.parameters()).to_kind(Kind::Double);
             let loss = f64::from(outputs.get(train.objective.loss)[0]);
@@ -36,17 +30,14 @@ fn apart(saved: &[f64], forward: &[f64]) -> f64 {
     super::apart(&saved.iter().map(|number| *number as f32).collect::<Vec<_>>(), forward)
 }
 
-/// Equal up to rounding, in one process and in several; to the bit before the weights change.
+/// Equal up to rounding; to the bit before the weights change.
 #[test]
 fn a_step_on_what_generation_saved_is_that_of_a_forward_pass() {
     for (kind, within) in [(Kind::Float, 1e-5), (Kind::BFloat16, 0.1)] {
-        let several = among(2, |peers| steps(kind, (None, 0), Some(peers)));
-        for steps in several.into_iter().chain([steps(kind, (None, 0), None)]) {
-            for (step, [forward, saved]) in steps.iter().enumerate() {
-                assert_eq!(forward == saved, step == 0, "{kind:?}, step {step}");
-                let apart = apart(saved, forward);
-                assert!(apart < within, "{kind:?}, step {step}: {apart}");
-            }
+        for (step, [forward, saved]) in steps(kind, None, 0).iter().enumerate() {
+            assert_eq!(forward == saved, step == 0, "{kind:?}, step {step}");
+            let apart = apart(saved, forward);
+            assert!(apart < within, "{kind:?}, step {step}: {apart}");
         }
     }
 }
@@ -54,10 +45,10 @@ fn a_step_on_what_generation_saved_is_that_of_a_forward_pass() {
 /// For recomputed layers, their inputs are saved; with micro-batches, nothing is saved.
 #[test]
 fn saved_activations_follow_recomputation_and_micro_batches() {
-    for [forward, saved] in &steps(Kind::Float, (None, usize::MAX), None)[1..] {
+    for [forward, saved] in &steps(Kind::Float, None, usize::MAX)[1..] {
         assert!(forward != saved && apart(saved, forward) < 1e-5);
     }
-    assert!(steps(Kind::Float, (Some(2), 0), None).iter().all(|[forward, saved]| forward == saved));
+    assert!(steps(Kind::Float, Some(2), 0).iter().all(|[forward, saved]| forward == saved));
 }
 
 /// A student that equals its teacher learns nothing at any step: gradients that are only rounding errors

@@ -18,6 +18,7 @@ use super::models::Models;
 use super::monitor::Monitor;
 use super::non_finite;
 use super::objective::Losses;
+use super::optimizer::gradient_norm;
 use super::part::{EvaluatedBatch, EvaluatedParts, StagePart};
 use super::privacy::Privacy;
 use super::progress;
@@ -184,11 +185,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// Updates the weights and the copies of the student; returns the learning rate.
-    pub fn apply(&mut self, gradient: Option<Gradient>, norm: f64, step: u32) -> Result<f64> {
+    pub fn apply(&mut self, gradient: Option<Gradient>, norm: f64, step: u32) -> f64 {
         let learning_rate = self.stage.train.learning_rate.at(step, self.stage.steps) * self.guards.factor;
-        self.student.update(self.stage, gradient, norm, learning_rate)?;
+        self.student.update(gradient, norm, learning_rate);
         self.models.follow(&self.student.model, || self.student.to_f32(), step + 1);
-        Ok(learning_rate)
+        learning_rate
     }
 
     /// One update of the weights, whose metrics are added to `record`.
@@ -240,13 +241,13 @@ impl<'a> Trainer<'a> {
         let objectives = self.parts.iter().map(|part| &part.stage.train.objective);
         let loss = self.losses.learn(zip_equal(objectives, evaluated.iter().map(Option::as_ref)));
 
-        let (gradient, norm) = self.student.reduced(self.stage, gradient)?;
+        let norm = gradient.as_ref().map_or(0.0, gradient_norm);
         if !norm.is_finite() {
             let scoring = (0..self.parts.len()).map(|part| self.scoring(part));
             return Err(non_finite::gradient(self.stage, scoring, &rollouts, &evaluated, step));
         }
-        let learning_rate = self.apply(gradient, norm, step)?;
-        let experts = self.student.expert_load(self.stage)?;
+        let learning_rate = self.apply(gradient, norm, step);
+        let experts = self.student.expert_load();
         let (trains, sequences) = (self.student.parameters(), &rollouts[0].sequences);
         self.monitor.look(self.stage, sequences, &trains, norm, learning_rate, step);
 

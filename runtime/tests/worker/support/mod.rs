@@ -207,7 +207,6 @@ pub fn job(plan: &Plan, folder: &Path, out: &str) -> RunJob {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: Some(2),
-        processes: 1,
         engine: None,
         predict: Predict::Full,
     }

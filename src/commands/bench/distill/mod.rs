@@ -57,7 +57,6 @@ pub fn distill(arguments: &BenchDistillArgs) -> Result<CommandStatus, Problem> {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: Some(1),
-        processes: 1,
         engine: None,
         predict: Predict::Full,
     };

@@ -524,9 +524,6 @@ fn run_options_reach_the_worker() {
         .is(2, &["no stage `studnet`", "--from 'student'"]);
     place.mopd_with_worker(&["run", "--from", "x", "--fresh", "a.mopd"]).is(2, &["cannot be used with"]);
     place.mopd_with_worker(&["run", "--checkpoint-every", "often", "a.mopd"]).is(2, &["30s"]);
-    place.worker("open('asked', 'w').write(json.dumps(job.get('processes')))\nready()\nsys.exit(0)");
-    assert_eq!(asked(&[]), serde_json::Value::Null, "one is what a job of before says");
-    assert_eq!(asked(&["--processes", "3"]), serde_json::json!(3));
 }
 
 #[test]

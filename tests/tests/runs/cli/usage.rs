@@ -24,9 +24,9 @@ fn wrong_use_is_status_2() {
     place.mopd(&["run", "--set", "seed", "a.mopd"]).is(2, &["NAME=VALUE"]);
     place.mopd(&["run", "--workers", "0", "a.mopd"]).is(2, &["--workers"]);
     for nonsense in ["0", "65", "two"] {
-        place.mopd(&["run", "--processes", nonsense, "a.mopd"]).is(2, &["--processes"]);
+        place.mopd(&["run", "--engine", "trl", "--processes", nonsense, "a.mopd"]).is(2, &["--processes"]);
     }
-    place.mopd(&["run", "--processes", "2", "--workers", "2", "a.mopd"]).is(2, &["cannot be used with"]);
+    place.mopd(&["run", "--processes", "2", "a.mopd"]).is(2, &["--engine"]);
     place.mopd(&["sample", "x", "--prompt", "p", "--temperature=-1"]).is(2, &["0 or more"]);
     place.mopd(&["--quiet", "--verbose", "check", "a.mopd"]).is(2, &["cannot be used with"]);
     place.mopd(&["--color", "red", "check", "a.mopd"]).is(2, &["auto, always, never"]);

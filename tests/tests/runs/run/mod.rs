@@ -13,7 +13,6 @@ mod merges;
 mod methods;
 mod preflight;
 mod private;
-mod processes;
 mod renewed;
 mod rewards;
 mod rollouts;

@@ -118,9 +118,6 @@ fn a_dry_run_refuses_what_a_run_would() {
         }
         bench.write("tiny.mopd", &whole);
     }
-    let output = dry(&["--processes", "5"]);
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert_says(&text(&output), &["5 processes cannot split the data of a step"]);
     // A missing folder whose name is not a valid repository on the hub.
     bench.edit(
         "tiny.mopd",

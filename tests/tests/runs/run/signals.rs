@@ -136,41 +136,6 @@ fn a_signal_to_the_whole_group_is_one_signal() {
     );
 }
 
-/// Answers the first request, which is the probe before the run, and then takes long.
-const SLOW: &str = "import json, os, sys, time
-for line in sys.stdin:
-    if os.path.exists('probed'):
-        open('asked', 'a').write(f'{os.getppid()}\\n')
-        time.sleep(100)
-    open('probed', 'w').close()
-    print(json.dumps({'id': json.loads(line)['id'], 'reward': 1.0}), flush=True)
-";
-
-/// Each of several processes waits for rewards of its own. A signal to `mopd` alone ends all these waits.
-#[test]
-fn a_signal_reaches_all_processes_that_train_together() {
-    let bench = Bench::new();
-    bench.write("slow.py", SLOW);
-    let reward = r#"tests = "copy.test.jsonl", reward = "#;
-    let command = format!(r#"{reward}command("python3 slow.py", time_limit: 200)"#);
-    bench.edit("tiny.mopd", &format!("{reward}exact_match"), &command);
-    let run = ["run", "tiny.mopd", "--predict", "never", "--processes", "2", "--out", "out"];
-    let child = mopd(&bench, &run).spawn().expect("mopd starts");
-    let since = Instant::now();
-    let asked = || std::fs::read_to_string(bench.path("asked")).unwrap_or_default().lines().count();
-    while asked() < 2 {
-        assert!(since.elapsed() < SOON, "no reward was asked for");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    // The program of either process may be the first to have two requests.
-    std::thread::sleep(Duration::from_secs(2));
-    let since = Instant::now();
-    send("-TERM", &child);
-    let output = child.wait_with_output().expect("it ends");
-    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
-    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
-}
-
 #[test]
 fn a_run_under_nohup_outlives_its_terminal() {
     let bench = Bench::new();
