@@ -11,6 +11,7 @@ mod commands;
 mod compile;
 mod crash;
 mod data;
+mod engine_python;
 mod figures;
 mod host;
 mod intervals;

@@ -292,10 +292,6 @@ pub struct ExportArgs {
     /// The engine: `verl` (0.9.1) or `trl` (1.16.0)
     #[arg(long, value_name = "NAME", conflicts_with = "tensorboard")]
     pub engine: Option<EngineName>,
-    /// Processes of the engine that train each stage together, on this machine: on GPUs, one each
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "engine", allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub processes: u32,
     /// The folder of a run; without `--tensorboard`, an experiment
     #[arg(value_name = "RUN|FILE")]
     pub path: PathBuf,
@@ -462,6 +458,12 @@ pub struct DoctorArgs {
     /// Experiment whose servers are probed: their identities and what they support; `-` for standard input
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Also check the Python with an engine for `mopd run --engine`, or for an exported folder
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<EngineName>,
+    /// The Python with the engine [default: $MOPD_PYTHON, else python3]
+    #[arg(long, value_name = "PATH", requires = "engine")]
+    pub python: Option<PathBuf>,
 
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,

@@ -7,6 +7,7 @@
 mod adapters;
 pub mod coverage;
 mod names;
+mod numbers;
 pub mod patterns;
 pub mod rewards;
 pub mod schema;

@@ -3,21 +3,21 @@
 use std::cell::RefCell;
 
 use mopd_expr::roles::Role;
-use mopd_expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, Signal};
-use mopd_plan::{Adapter, AdapterKind, Divergence, Dtype, Objective, PromptFormat, StepFunction, Trainable};
+use mopd_expr::signals::Signal;
+use mopd_plan::{Adapter, AdapterKind, Dtype, Objective, PromptFormat, Trainable};
 use serde_json::{Map, Value, json};
 
 use super::coverage::Coverage;
+use super::numbers::{DISTRIBUTIONS, Summands, known_roles, live_spec};
 use super::rewards::rewards;
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
 use super::stage::ExportSettings;
-use super::updates::{adamw, checkpointed, micro_batch};
+use super::updates::{adamw, checkpointed, micro_batch, rate};
 use super::{Export, ExportFile, adapters, live_text, objective_header, torch};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
 const WHOLE: &str = include_str!("python/mopd_whole.py");
 const RUN: &str = include_str!("python/mopd_run.py");
-pub(super) const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
 const TRAIN: &str = include_str!("python/train_trl.py");
 const LAUNCH: &str = include_str!("python/launch_trl.sh");
 
@@ -45,49 +45,6 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
         files.push(ExportFile::new("objective.py", format!("{objective}\n\n{rate}")));
     }
     Export { files, messages: false }
-}
-
-/// The code of the entrywise divergences, one function each.
-#[derive(Default)]
-pub(super) struct Summands(pub(super) RefCell<Vec<String>>);
-
-impl Summands {
-    /// A divergence in the JSON format that `mopd_distributions.py` reads.
-    pub(super) fn spec(&self, divergence: &Divergence) -> Result<Map<String, Value>, String> {
-        let Divergence { kind, left, right, support, mass, temperature, clip_each } = divergence;
-        let mut spec = Map::new();
-        match kind {
-            DivergenceKind::Kl => {
-                spec.insert("divergence".into(), json!("kl"));
-            }
-            DivergenceKind::SortedL1 => {
-                return Err("the exporter does not support divergences of sorted probabilities".to_owned());
-            }
-            DivergenceKind::Entrywise(summand) => {
-                if *mass == Mass::Generalized {
-                    return Err("the exporter supports `mass: generalized` for `kl` only".to_owned());
-                }
-                let live = ["p", "q", "p_detached", "q_detached"];
-                let number = self.0.borrow().len();
-                let code = |name: &str| torch::elementwise(name, &summand.graph, summand.value, &live);
-                let name = format!("summand{number}");
-                self.0.borrow_mut().push(code(&name));
-                spec.insert("divergence".into(), json!("entrywise"));
-                spec.insert("summand".into(), json!(number));
-            }
-        }
-        if divergence.parameters().any(|parameter| matches!(parameter, DivergenceParameter::Formula(_))) {
-            return Err("the exporter supports only constant weights of a blend".to_owned());
-        }
-        let json = |value: serde_json::Result<Value>| value.map_err(|error| error.to_string());
-        spec.insert("left".into(), json(serde_json::to_value(left))?);
-        spec.insert("right".into(), json(serde_json::to_value(right))?);
-        spec.insert("support".into(), json(serde_json::to_value(support))?);
-        spec.insert("mass".into(), json(serde_json::to_value(mass))?);
-        spec.insert("temperature".into(), json!(temperature));
-        spec.insert("clip_each".into(), json!(clip_each));
-        Ok(spec)
-    }
 }
 
 fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
@@ -191,35 +148,6 @@ enum TrlInput {
     Named(String),
     /// The specification of a number that is computed from whole distributions.
     Distribution(Value),
-}
-
-/// A live primitive in the JSON format that `mopd_distributions.py` reads.
-pub(super) fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
-    match live {
-        Live::Logp => Ok(json!({"live": "logp"})),
-        Live::EndLogp => Ok(json!({"live": "end_logp"})),
-        Live::Likelihood { of } => Ok(json!({"live": "likelihood", "of": of})),
-        Live::Divergence(divergence) => {
-            let mut spec = summands.spec(divergence)?;
-            known_roles(&divergence.roles())?;
-            spec.insert("live".into(), json!("divergence"));
-            Ok(Value::Object(spec))
-        }
-        Live::Value | Live::ConfidenceLogit => Err("TRL's models have no such head".to_owned()),
-        Live::Ranking { .. } => Err("the exporter does not support it".to_owned()),
-        Live::Other { .. } => Err("this version can't run it".to_owned()),
-    }
-}
-
-fn known_roles(roles: &[Role]) -> Result<(), String> {
-    let known = |role: &Role| {
-        matches!(*role, Role::Student | Role::Old | Role::Sampler | Role::TEACHER | Role::REFERENCE)
-    };
-    if roles.iter().all(known) {
-        Ok(())
-    } else {
-        Err("in the engines, each prompt has one teacher".to_owned())
-    }
 }
 
 fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<TrlInput, String> {
@@ -390,23 +318,4 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
         "sampling_temperature": temperature.unwrap_or(1.0),
         "adapter": adapter,
     })
-}
-
-/// The learning rate as Python code, a function of the step.
-pub(super) fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
-    let at = settings.origins.model;
-    match &settings.train.learning_rate {
-        StepFunction::Schedule(schedule) => {
-            coverage.exact("`lr`", at);
-            let shape = serde_json::to_value(schedule).ok()?;
-            Some(format!(
-                "def learning_rate(step, steps):\n    return mt.schedule({}, step, steps)\n",
-                torch::literal(&shape)
-            ))
-        }
-        StepFunction::Formula(_) => {
-            coverage.refuse("a formula for `lr`", at, "the exporter supports schedules only");
-            None
-        }
-    }
 }

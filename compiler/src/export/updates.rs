@@ -1,9 +1,10 @@
-//! How a stage updates its weights: the optimizer, and what saves memory meanwhile.
+//! How a stage updates its weights: the optimizer, its learning rate, and what saves memory meanwhile.
 
-use mopd_plan::{Checkpointing, Optimizer};
+use mopd_plan::{Checkpointing, Optimizer, StepFunction};
 
 use super::coverage::Coverage;
 use super::stage::ExportSettings;
+use super::torch;
 
 /// The optimizer, if it is AdamW. Any other is refused.
 pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Option<&'a mopd_plan::AdamW> {
@@ -26,4 +27,23 @@ pub fn micro_batch(settings: &ExportSettings) -> u32 {
 
 pub fn checkpointed(settings: &ExportSettings) -> bool {
     settings.train.execution.checkpointing != Checkpointing::None
+}
+
+/// The learning rate as Python code, a function of the step.
+pub fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
+    let at = settings.origins.model;
+    match &settings.train.learning_rate {
+        StepFunction::Schedule(schedule) => {
+            coverage.exact("`lr`", at);
+            let shape = serde_json::to_value(schedule).ok()?;
+            Some(format!(
+                "def learning_rate(step, steps):\n    return mt.schedule({}, step, steps)\n",
+                torch::literal(&shape)
+            ))
+        }
+        StepFunction::Formula(_) => {
+            coverage.refuse("a formula for `lr`", at, "the exporter supports schedules only");
+            None
+        }
+    }
 }

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use self::objective::{PluginObjective, TeacherSource, objective};
 use super::coverage::Coverage;
+use super::numbers::DISTRIBUTIONS;
 use super::rewards::rewards;
 use super::schema::{Configuration, yaml};
 use super::stage::ExportSettings;
-use super::trl::DISTRIBUTIONS;
 use super::updates::{adamw, checkpointed, micro_batch};
 use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, adapters, torch};
 

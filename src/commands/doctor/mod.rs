@@ -13,9 +13,10 @@ use serde::Serialize;
 use self::servers::{FoundServer, ServersFound};
 use super::run::STORE;
 use crate::args::{DoctorArgs, Format};
+use crate::engine_python::{self, EnginePython};
 use crate::figures::bytes;
 use crate::libtorch;
-use crate::output::{self, Style, hanging};
+use crate::output::{self, Style, counted, hanging};
 use crate::problem::{CommandStatus, Problem};
 use crate::worker;
 
@@ -35,6 +36,9 @@ struct SystemReport {
     memory: Option<u64>,
     memory_available: Option<u64>,
     python: Option<String>,
+    /// The Python with an engine, if one was asked for and it has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<EnginePython>,
     store: &'static str,
     store_bytes: u64,
     /// Missing requirements, and how to get them.
@@ -80,6 +84,15 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<CommandStatus, Problem> {
         missing.push(MissingRequirement { what: "no python3 on the PATH".to_owned(), help: help.to_owned() });
     }
     let mut able = ready.is_some();
+    let engine =
+        match arguments.engine.map(|name| engine_python::find(arguments.python.as_ref(), name.into())) {
+            Some(Err(problem)) => {
+                missing.push(as_missing(&problem));
+                able = false;
+                None
+            }
+            found => found.transpose()?,
+        };
     // Only a worker can contact servers.
     let found = match &arguments.file {
         Some(file) if able => {
@@ -109,6 +122,7 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<CommandStatus, Problem> {
         memory: host_memory::total(),
         memory_available: host_memory::available(),
         python,
+        engine,
         store: STORE,
         store_bytes: size(Path::new(STORE)),
         missing,
@@ -185,6 +199,11 @@ fn human(system: &SystemReport, style: Style) -> String {
         (Some(version), Some(folder)) => format!("{version}, {folder}"),
         (version, folder) => version.clone().or(folder.clone()).unwrap_or_else(unknown),
     };
+    let engine = system.engine.as_ref().map(|EnginePython { engine, python, versions, gpus }| {
+        let versions: Vec<String> =
+            versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        (*engine, format!("{python}: {}, {}", versions.join(", "), counted(*gpus as usize, "GPU")))
+    });
     let rows = [
         ("mopd", system.mopd.to_owned()),
         ("worker", or_missing(&system.worker)),
@@ -195,8 +214,11 @@ fn human(system: &SystemReport, style: Style) -> String {
         ("python", or_missing(&system.python)),
         ("store", format!("{} in {}", bytes(system.store_bytes), system.store)),
     ];
-    let mut out: String =
-        rows.iter().map(|(name, value)| format!("{} {value}\n", style.cyan(&format!("{name:9}")))).collect();
+    let mut out: String = rows
+        .iter()
+        .chain(&engine)
+        .map(|(name, value)| format!("{} {value}\n", style.cyan(&format!("{name:9}"))))
+        .collect();
     for missing in &system.missing {
         out += &format!("\n{}: {}\n", style.red("missing"), missing.what);
         out += &hanging("  help: ", "        ", &missing.help);

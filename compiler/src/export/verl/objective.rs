@@ -12,8 +12,9 @@ use mopd_plan::{Dtype, Objective, Trainable};
 use serde_json::{Map, Value, json};
 
 use super::super::coverage::Coverage;
+use super::super::numbers::{Summands, live_spec};
 use super::super::stage::{ExportSettings, ExportedTeacher};
-use super::super::trl::{Summands, live_spec, rate};
+use super::super::updates::rate;
 use super::super::{live_text, objective_header, torch};
 
 /// Where the teacher's numbers come from.

@@ -106,6 +106,12 @@ fn a_run_on_an_engine_names_what_its_python_lacks() {
     run(&python("old", &all("\"1.0.0\"")), "1").is(2, &["has trl 1.0.0, and mopd's program is for 1.16.0"]);
     run(&python("silent", "no module"), "1").is(2, &["can't import torch"]);
     let good = python("good", &all("\"1.16.0\""));
+    let doctor = |engine: &str| {
+        place.worker("ready()");
+        place.mopd_with_worker(&["doctor", "--engine", engine, "--python", &good])
+    };
+    assert!(doctor("trl").is(0, &[]).out.contains("torch 2.11.0, transformers 5, trl 1.16.0, 0 GPUs"));
+    assert!(doctor("verl").is(1, &[]).out.contains("has verl another version"), "a Python of another engine");
     run(&good, "7").is(2, &["completions a step, which 7 processes can't share evenly"]);
     place
         .mopd(&["run", "--engine", "verl", "a.mopd"])
