@@ -75,19 +75,19 @@ pub fn find(option: Option<&PathBuf>, engine: ExportEngine) -> Result<EnginePyth
     let output = output.map_err(|error| {
         problem(format!("can't start `{python}`, the Python with {name}: {}", reason(&error)))
     })?;
-    let found: Option<BTreeMap<String, Value>> = serde_json::from_slice(&output.stdout).ok();
-    let Some(found) = found.filter(|_| output.status.success()) else {
+    let reported: Option<BTreeMap<String, Value>> = serde_json::from_slice(&output.stdout).ok();
+    let Some(reported) = reported.filter(|_| output.status.success()) else {
         let text = String::from_utf8_lossy(&output.stderr);
         let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it prints nothing");
         return Err(problem(format!("`{python}` can't import torch: {last}")));
     };
+    let mut versions: BTreeMap<String, String> =
+        reported.into_iter().filter_map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect();
     let missing: Vec<&str> =
-        found.iter().filter(|(_, version)| version.is_null()).map(|(name, _)| name.as_str()).collect();
+        packages(engine).iter().copied().filter(|package| !versions.contains_key(*package)).collect();
     if !missing.is_empty() {
         return Err(problem(format!("`{python}` has no {}", missing.join(", "))));
     }
-    let mut versions: BTreeMap<String, String> =
-        found.into_iter().filter_map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect();
     if versions.get(name).map(String::as_str) != Some(version) {
         let theirs = versions.get(name).map_or("another version", String::as_str);
         let message = format!("`{python}` has {name} {theirs}, and mopd's program is for {version}");

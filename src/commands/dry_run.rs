@@ -11,7 +11,7 @@ use mopd_store::Lock;
 use mopd_store::files::try_to_write;
 use serde_json::{Value, json};
 
-use super::run::{STORE, stages_named};
+use super::run::{STORE, engine, stages_named};
 use super::sweep::{Sweep, SweepRun};
 use super::{Compiled, files};
 use crate::args::{Format, RunArgs};
@@ -28,6 +28,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
     let libtorch = libtorch::find()?.libtorch;
     for (_, compiled) in sweep.compiled() {
         stages_named(&arguments.from, compiled)?;
+        engine::engine(arguments, &compiled.plan)?;
     }
     if Lock::is_held(&folder.join(LOCK)) {
         let message = format!("another run writes to {} now", folder.display());

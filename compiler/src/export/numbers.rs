@@ -1,9 +1,10 @@
-//! Numbers of distributions in the JSON format that `mopd_distributions.py` reads.
+//! The numbers that an objective reads and differentiates, as the engines' plugins have them: those of
+//! distributions in the JSON format that `mopd_distributions.py` reads.
 
 use std::cell::RefCell;
 
 use mopd_expr::roles::Role;
-use mopd_expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass};
+use mopd_expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, Signal};
 use mopd_plan::Divergence;
 use serde_json::{Map, Value, json};
 
@@ -56,25 +57,90 @@ impl Summands {
 }
 
 /// A live primitive in the JSON format that `mopd_distributions.py` reads.
-pub fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
+pub fn live_number(live: &Live, summands: &Summands) -> Result<Value, String> {
+    check_roles(&live.roles())?;
     match live {
         Live::Logp => Ok(json!({"live": "logp"})),
         Live::EndLogp => Ok(json!({"live": "end_logp"})),
         Live::Likelihood { of } => Ok(json!({"live": "likelihood", "of": of})),
         Live::Divergence(divergence) => {
             let mut spec = summands.spec(divergence)?;
-            known_roles(&divergence.roles())?;
             spec.insert("live".into(), json!("divergence"));
             Ok(Value::Object(spec))
         }
-        Live::Value | Live::ConfidenceLogit => Err("TRL's models have no such head".to_owned()),
+        Live::Value | Live::ConfidenceLogit => Err("the engines' models have no such head".to_owned()),
         Live::Ranking { .. } => Err("the exporter does not support it".to_owned()),
         Live::Other { .. } => Err("this version can't run it".to_owned()),
     }
 }
 
+/// A number that an objective reads, which every plugin computes alike.
+pub enum EngineNumber {
+    /// The plugin has it by this name.
+    Named(&'static str),
+    /// It is computed from whole distributions.
+    Distribution(Map<String, Value>),
+}
+
+/// The number of a signal; nothing if it is the engine that decides whether it has one.
+pub fn number(signal: &Signal, summands: &Summands) -> Result<Option<EngineNumber>, String> {
+    check_roles(&signal.roles())?;
+    let named = |name| Ok(Some(EngineNumber::Named(name)));
+    match signal {
+        Signal::Position => named("position"),
+        Signal::Length => named("length"),
+        Signal::Truncated => named("truncated"),
+        Signal::Reward => named("reward"),
+        Signal::Correct => named("correct"),
+        Signal::Step => named("step"),
+        Signal::Progress => named("progress"),
+        Signal::Logp { .. }
+        | Signal::Entropy { .. }
+        | Signal::Top1 { .. }
+        | Signal::Rank { .. }
+        | Signal::EndLogp { .. }
+        | Signal::Overlap { .. }
+        | Signal::Mass { .. }
+        | Signal::InNucleus { .. }
+        | Signal::SupportSize { .. } => match serde_json::to_value(signal) {
+            Ok(Value::Object(spec)) => Ok(Some(EngineNumber::Distribution(spec))),
+            Ok(_) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        },
+        Signal::Divergence(divergence) => {
+            let mut spec = summands.spec(divergence)?;
+            spec.insert("signal".into(), json!("divergence"));
+            Ok(Some(EngineNumber::Distribution(spec)))
+        }
+        Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
+        _ => Ok(None),
+    }
+}
+
+/// The specifications of an objective's numbers of distributions, each once, by the names that they have in
+/// its code.
+#[derive(Default)]
+pub struct DistributionNumbers(RefCell<Vec<(String, Value)>>);
+
+impl DistributionNumbers {
+    pub fn name(&self, signal: &Signal, spec: Map<String, Value>) -> String {
+        let spec = Value::Object(spec);
+        let mut known = self.0.borrow_mut();
+        if let Some((name, _)) = known.iter().find(|(_, other)| *other == spec) {
+            return name.clone();
+        }
+        let name = format!("{} #{}", torch::signal_name(signal), known.len());
+        known.push((name.clone(), spec));
+        name
+    }
+
+    pub fn json(&self) -> Value {
+        Value::Object(self.0.borrow().iter().cloned().collect())
+    }
+}
+
 /// Refuses roles that the engines do not have.
-pub fn known_roles(roles: &[Role]) -> Result<(), String> {
+fn check_roles(roles: &[Role]) -> Result<(), String> {
     let known = |role: &Role| {
         matches!(*role, Role::Student | Role::Old | Role::Sampler | Role::TEACHER | Role::REFERENCE)
     };

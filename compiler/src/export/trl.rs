@@ -8,7 +8,7 @@ use mopd_plan::{Adapter, AdapterKind, Dtype, Objective, PromptFormat, Trainable}
 use serde_json::{Map, Value, json};
 
 use super::coverage::Coverage;
-use super::numbers::{DISTRIBUTIONS, Summands, known_roles, live_spec};
+use super::numbers::{DISTRIBUTIONS, DistributionNumbers, EngineNumber, Summands, live_number, number};
 use super::rewards::rewards;
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
 use super::stage::ExportSettings;
@@ -55,7 +55,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
     let mut live: Vec<Value> = Vec::new();
     for primitive in &objective.live {
         let construct = format!("`{}`", live_text(&primitive.primitive));
-        match live_spec(&primitive.primitive, &summands) {
+        match live_number(&primitive.primitive, &summands) {
             Ok(spec) => {
                 coverage.exact(construct, primitive.origin);
                 live.push(spec);
@@ -65,22 +65,25 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
     }
     carried(objective, settings, coverage);
     let plain = settings.sampling.is_none_or(|sampling| sampling.is_plain());
-    let distributions: RefCell<Vec<(String, Value)>> = RefCell::default();
+    let distributions = DistributionNumbers::default();
     let reads: RefCell<Vec<String>> = RefCell::default();
     let names = |signal: &Signal| {
-        let name = match supplied(signal, plain, &summands)? {
-            TrlInput::Named(name) => name,
-            TrlInput::Distribution(spec) => {
-                let mut known = distributions.borrow_mut();
-                match known.iter().find(|(_, other)| *other == spec) {
-                    Some((name, _)) => name.clone(),
-                    None => {
-                        let name = format!("{} #{}", torch::signal_name(signal), known.len());
-                        known.push((name.clone(), spec));
-                        name
-                    }
+        if signal.roles().contains(&Role::Sampler) && !plain {
+            return Err(
+                "with `top_p` or `top_k`, tokens are sampled from a truncated distribution".to_owned()
+            );
+        }
+        let name = match number(signal, &summands)? {
+            Some(EngineNumber::Named(name)) => name.to_owned(),
+            Some(EngineNumber::Distribution(mut spec)) => {
+                if matches!(signal, Signal::Divergence(_)) {
+                    // As the plan has it, for reports.
+                    let of_plan = serde_json::to_value(signal).map_err(|error| error.to_string())?;
+                    spec.insert("signal_of_plan".into(), of_plan);
                 }
+                distributions.name(signal, spec)
             }
+            None => return Err(not_received(signal).to_owned()),
         };
         if !reads.borrow().contains(&name) {
             reads.borrow_mut().push(name.clone());
@@ -113,7 +116,6 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
     let summands = summands.0.into_inner();
     let functions: String = summands.iter().map(|code| format!("{code}\n\n")).collect();
     let table: Vec<String> = (0..summands.len()).map(|number| format!("summand{number}")).collect();
-    let distributions: Map<String, Value> = distributions.into_inner().into_iter().collect();
     let header = objective_header("TRL 1.16.0", objective);
     Some(format!(
         "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\n\n\
@@ -121,7 +123,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
         torch::literal(&json!(roles)),
         torch::number(objective.temperature.constant()?),
         torch::literal(&json!(live)),
-        torch::literal(&Value::Object(distributions)),
+        torch::literal(&distributions.json()),
         torch::literal(&json!(reads.into_inner())),
         table.join(", "),
         body,
@@ -143,54 +145,14 @@ fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Cove
     }
 }
 
-enum TrlInput {
-    /// The name of a number that the trainer has.
-    Named(String),
-    /// The specification of a number that is computed from whole distributions.
-    Distribution(Value),
-}
-
-fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<TrlInput, String> {
-    known_roles(&signal.roles())?;
-    if signal.roles().contains(&Role::Sampler) && !plain {
-        return Err("with `top_p` or `top_k`, tokens are sampled from a truncated distribution".to_owned());
-    }
-    let spec =
-        |signal: &Signal| serde_json::to_value(signal).map(TrlInput::Distribution).map_err(|e| e.to_string());
-    let named = |name: &str| Ok(TrlInput::Named(name.to_owned()));
+/// Why TRL's trainer does not have a signal.
+fn not_received(signal: &Signal) -> &'static str {
     match signal {
-        Signal::Logp { .. }
-        | Signal::Entropy { .. }
-        | Signal::Top1 { .. }
-        | Signal::Rank { .. }
-        | Signal::EndLogp { .. }
-        | Signal::Overlap { .. }
-        | Signal::Mass { .. }
-        | Signal::InNucleus { .. }
-        | Signal::SupportSize { .. } => spec(signal),
-        Signal::Divergence(divergence) => {
-            let mut spec = summands.spec(divergence)?;
-            spec.insert("signal".into(), json!("divergence"));
-            // As the plan has it, for reports.
-            let of_plan = serde_json::to_value(signal).map_err(|error| error.to_string())?;
-            spec.insert("signal_of_plan".into(), of_plan);
-            Ok(TrlInput::Distribution(Value::Object(spec)))
-        }
-        Signal::Position => named("position"),
-        Signal::Length => named("length"),
-        Signal::Truncated => named("truncated"),
-        Signal::Reward => named("reward"),
-        Signal::Correct => named("correct"),
-        Signal::Step => named("step"),
-        Signal::Progress => named("progress"),
-        Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
-        Signal::Data { .. } | Signal::DataIs { .. } => {
-            Err("the trainer does not receive the fields of a row".to_owned())
-        }
-        Signal::DomainPlace => Err("the trainer does not receive the domain of a prompt".to_owned()),
-        Signal::State { .. } => Err("the engine's checkpoints do not contain it".to_owned()),
-        Signal::RewardPart { .. } => Err("the trainer receives only the total reward".to_owned()),
-        _ => Err("TRL's trainer does not provide it".to_owned()),
+        Signal::Data { .. } | Signal::DataIs { .. } => "the trainer does not receive the fields of a row",
+        Signal::DomainPlace => "the trainer does not receive the domain of a prompt",
+        Signal::State { .. } => "the engine's checkpoints do not contain it",
+        Signal::RewardPart { .. } => "the trainer receives only the total reward",
+        _ => "TRL's trainer does not provide it",
     }
 }
 

@@ -191,6 +191,16 @@ impl Reward {
         }
     }
 
+    /// Descriptions of what may change its verdicts and is in no key, besides what its programs depend on.
+    pub fn unseen(&self) -> Vec<&'static str> {
+        match self {
+            Reward::UnitTests { .. } => vec!["the version and packages of `python3`, which runs the tests"],
+            Reward::Http { .. } => vec!["the responses of its server"],
+            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.unseen()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The files that the reward itself reads.
     pub fn files(&self) -> Vec<&str> {
         match self {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mopd_plan::events::RunJob;
+use mopd_plan::{Reward, keys};
 use mopd_store::write_whole;
 
 use super::Work;
@@ -25,8 +26,9 @@ pub(super) fn warn_of_reuse(
     let reused = || prepared.tasks.iter().enumerate().filter(|(index, _)| !waiting(*index));
     let domains: BTreeSet<_> = reused().flat_map(|(_, task)| judged_by(&job.plan, task)).collect();
     let rewards = domains.into_iter().map(|id| {
+        let reward = &experiment.domain(id).reward;
         let name = format!("the reward of `{}`", experiment.domain(id).name);
-        (name, &prepared.domains[id.0 as usize].programs)
+        (name, &prepared.domains[id.0 as usize].programs, Some(reward))
     });
     let stages: BTreeSet<_> = reused()
         .filter_map(|(_, task)| match task.work {
@@ -36,17 +38,18 @@ pub(super) fn warn_of_reuse(
         .collect();
     let rollouts = stages.into_iter().map(|id| {
         let name = format!("the programs of the rollouts of `{}`", experiment.model(id).name);
-        (name, &prepared.environments[id.0 as usize])
+        (name, &prepared.environments[id.0 as usize], None)
     });
-    for (name, programs) in rewards.chain(rollouts) {
+    for (name, programs, reward) in rewards.chain(rollouts) {
         let mut unseen: Vec<&str> = Vec::new();
-        for what in programs.iter().flat_map(|program| &program.unseen) {
+        let of_programs = programs.iter().flat_map(|program| &program.unseen).map(String::as_str);
+        for what in of_programs.chain(reward.iter().flat_map(|reward| reward.unseen())) {
             // Several programs of a reward have most of these in common.
-            if !unseen.contains(&what.as_str()) {
+            if !unseen.contains(&what) {
                 unseen.push(what);
             }
         }
-        if !unseen.is_empty() && is_first(Path::new(&job.store), programs) {
+        if !unseen.is_empty() && is_first(Path::new(&job.store), programs, reward) {
             control.warn(format!(
                 "reused: results that depend on {name}. Their keys do not include {}\n  help: if one of these has \
                  changed, `--from STAGE` computes a stage again; `depends: [...]` adds files to the key. This is \
@@ -57,10 +60,12 @@ pub(super) fn warn_of_reuse(
     }
 }
 
-/// Notes that these programs were named, and returns whether they were not before.
-fn is_first(store: &Path, programs: &[ProgramFiles]) -> bool {
+/// Notes that this reward, or these programs of rollouts, were named, and returns whether they were not
+/// before.
+fn is_first(store: &Path, programs: &[ProgramFiles], reward: Option<&Reward>) -> bool {
     let hashes: Vec<&str> = programs.iter().map(|program| program.hash.as_str()).collect();
-    let name = blake3::hash(hashes.join(",").as_bytes()).to_hex();
+    let reward = reward.map(Reward::without_paths);
+    let name = keys::hash("mopd named inputs", 1, &(reward, hashes)).to_hex();
     let path = Store::notes(store).join("named").join(name.as_str());
     // Where it can't be noted, it is said again.
     let first = !path.exists();

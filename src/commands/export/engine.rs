@@ -73,11 +73,10 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     };
     let Some(rows) = rows else { return Ok(CommandStatus::Success) };
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-{}", engine.name())));
+    check_checkpoints(&out)?;
     for file in &files.files {
         write(&out, &file.name, &file.text)?;
     }
-    // Those of another program.
-    let _ = std::fs::remove_dir_all(out.join("checkpoints"));
     let lines = rows::lines(engine, &settings, &rows, files.messages)?;
     write(&out, "train.jsonl", &lines)?;
     let report = report::text(&placed, name, engine, crate::args::Format::Human);
@@ -92,6 +91,18 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
         ));
     }
     Ok(CommandStatus::Success)
+}
+
+/// Refuses a folder in which another program has saved checkpoints: the new one would continue from them.
+fn check_checkpoints(out: &Path) -> Result<(), Problem> {
+    let folder = out.join("checkpoints");
+    let is_empty = std::fs::read_dir(&folder).map_or(true, |mut entries| entries.next().is_none());
+    if is_empty {
+        return Ok(());
+    }
+    let message = format!("{} has checkpoints of a program that was written here before", folder.display());
+    Err(Problem::usage("checkpoints-there", message)
+        .help("move or delete them, since the new program would continue from them, or write to another folder with `--out DIR`"))
 }
 
 fn absolute(folder: PathBuf) -> String {

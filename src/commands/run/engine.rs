@@ -33,7 +33,7 @@ pub fn engine(arguments: &RunArgs, plan: &Plan) -> Result<Option<EngineJob>, Pro
         (|name: &str| (name.to_owned(), true), |weights: &Pretrained| located(weights, &base));
     let mut job =
         EngineJob { name: engine.name().to_owned(), python, versions, processes, stages: Vec::new() };
-    let mut kept = Vec::new();
+    let mut here = Vec::new();
     for (model, named) in trained(plan) {
         let request = ExportRequest {
             plan,
@@ -46,7 +46,7 @@ pub fn engine(arguments: &RunArgs, plan: &Plan) -> Result<Option<EngineJob>, Pro
         };
         let (coverage, files) = export(engine, request);
         match files {
-            None => kept.push(refused(&named.name, &coverage)),
+            None => here.push(refused(&named.name, &coverage)),
             Some((export, settings)) => {
                 let rows = settings.groups * settings.samples;
                 if !rows.is_multiple_of(processes) {
@@ -58,7 +58,7 @@ pub fn engine(arguments: &RunArgs, plan: &Plan) -> Result<Option<EngineJob>, Pro
             }
         }
     }
-    for why in kept {
+    for why in here {
         output::note(&why);
     }
     if job.stages.is_empty() {
@@ -98,7 +98,7 @@ fn approximations(coverage: &Coverage) {
 }
 
 fn indivisible(stage: &str, rows: u32, processes: u32) -> Problem {
-    let fits: Vec<String> = (2..=rows.min(64))
+    let fits: Vec<String> = (1..=rows.min(64))
         .filter(|count| rows.is_multiple_of(*count))
         .map(|count| count.to_string())
         .collect();

@@ -1,6 +1,6 @@
 //! `mopd run`: checks, compiles, sends the plan to the worker, shows progress, and prints the tables.
 
-mod engine;
+pub mod engine;
 mod tracker;
 
 use std::os::unix::process::ExitStatusExt as _;

@@ -154,17 +154,12 @@ fn judged_by(name: &str, reward: &Reward, programs: &Programs) -> OutlineRows {
     programs.map(|program| ("reward", made_of(program))).chain(external_inputs(reward)).collect()
 }
 
-/// The external inputs of a reward that is not a program.
 fn external_inputs(reward: &Reward) -> OutlineRows {
-    let said = match reward {
-        Reward::JsonSchema { schema } => format!("the JSON Schema {schema}"),
-        Reward::UnitTests { .. } => {
-            "tests by `python3`; the key does not include its version and packages".to_owned()
-        }
-        Reward::Http { version: Some(version), .. } => {
-            format!("a server; the key includes its version {version:?}, but not its responses")
-        }
-        Reward::Http { version: None, .. } => "a server; the key does not include its responses".to_owned(),
+    let input = match reward {
+        Reward::JsonSchema { schema } => return vec![("reward", format!("the JSON Schema {schema}"))],
+        Reward::UnitTests { .. } => "tests".to_owned(),
+        Reward::Http { version: Some(version), .. } => format!("a server of version {version:?}"),
+        Reward::Http { version: None, .. } => "a server".to_owned(),
         Reward::Parts { parts } => {
             return parts.iter().flat_map(|part| external_inputs(&part.reward)).collect();
         }
@@ -174,7 +169,7 @@ fn external_inputs(reward: &Reward) -> OutlineRows {
         | Reward::Command { .. }
         | Reward::Python { .. } => return Vec::new(),
     };
-    vec![("reward", said)]
+    vec![("reward", format!("{input}; the key does not include {}", reward.unseen().join(", ")))]
 }
 
 /// The properties of a domain's data, other than a plain file of prompts.

@@ -7,8 +7,24 @@ specified as in the plan. Gradient flows only to the student's logits; supports 
 
 import torch
 
+# The logit of a probability of 0. Finite, since differences of log-probabilities are multiplied by it.
+NO_LOGIT = -1e30
 # Above 0 in each precision.
 LEAST_PROBABILITY = {torch.float64: 1e-100, torch.float32: 1e-37}
+
+
+def tokenizer_ids(tokenizer, rows):
+    """The number of ids, and those of them without a token. Entries of the logits from there on are padding.
+    `transformers` may add tokens to a tokenizer for which the model has no row of the embedding."""
+    ids = {number for number in tokenizer.get_vocab().values() if number < rows}
+    entries = max(ids) + 1
+    return entries, sorted(set(range(entries)) - ids)
+
+
+def existing(logits, entries, absent):
+    """The logits of the tokens that exist: padding rows of an embedding, and ids without a token, have probability 0."""
+    logits = logits[..., :entries]
+    return logits.index_fill(-1, torch.tensor(absent, device=logits.device), NO_LOGIT) if absent else logits
 
 
 class Distributions:

@@ -6,13 +6,11 @@ of it, as of the student, and it runs for the same micro-batches.
 
 import copy
 
+import mopd_distributions as md
 import objective
 import torch
 import torch.distributed as dist
 from verl.utils import tensordict_utils as tu
-
-# Of a probability of 0. Finite, since differences of log-probabilities are multiplied by it.
-NO_LOGIT = -1e30
 
 
 def predicting_places(data):
@@ -31,23 +29,14 @@ def end_tokens(engine):
     return sorted({token for token in [*ends, config.tokenizer.eos_token_id] if token is not None})
 
 
-def tokenizer_ids(engine, size):
-    """The number of ids, and those of them without a token. Entries of the logits from there on are padding."""
-    known = engine.__dict__.get("mopd_ids")
-    if known is None:
-        ids = {number for number in engine.model_config.tokenizer.get_vocab().values() if number < size}
-        entries = max(ids) + 1
-        known = engine.mopd_ids = (entries, sorted(set(range(entries)) - ids))
-    return known
-
-
 def whole_logits(logits, places, engine):
     """The logits at some places. verl divided them by the temperature of sampling."""
-    entries, absent = tokenizer_ids(engine, logits.shape[-1])
-    taken = logits[0, places, :entries]
+    if engine.__dict__.get("mopd_ids") is None:
+        engine.mopd_ids = md.tokenizer_ids(engine.model_config.tokenizer, logits.shape[-1])
+    taken = md.existing(logits[0, places], *engine.mopd_ids)
     if objective.SAMPLING_TEMPERATURE != 1.0:
         taken = taken * objective.SAMPLING_TEMPERATURE
-    return taken.index_fill(-1, torch.tensor(absent, device=taken.device), NO_LOGIT) if absent else taken
+    return taken
 
 
 def listed(data, places, size):
@@ -104,20 +93,20 @@ def follow(engine, step):
                 raise ValueError("verl's checkpoints have no copies of the student, so that the run can't continue")
             kind = spec["copy"]
             model = held(engine, role, key)
-            # The share of the copy's own weights that stays.
+            # The share of the copy's weights that stays.
             if kind == "current":
-                own = 0.0
+                stays = 0.0
             elif "average" in kind:
-                own = kind["average"]["rate"]
+                stays = kind["average"]["rate"]
             else:
-                own = 1.0 if step % kind["every"]["steps"] else 0.0
-            if step == 0 or own == 1.0:
+                stays = 1.0 if step % kind["every"]["steps"] else 0.0
+            if step == 0 or stays == 1.0:
                 continue
             ours, theirs = dict(model.module.named_parameters()), dict(engine.module.named_parameters())
             with torch.no_grad():
                 for name in ours.keys() | theirs.keys():
                     to, source = part_of(ours[name]), part_of(theirs[name])
-                    to.lerp_(source.to(to.device, to.dtype), 1 - own)
+                    to.lerp_(source.to(to.device, to.dtype), 1 - stays)
 
 
 def part_of(value):
@@ -127,17 +116,17 @@ def part_of(value):
 
 def logits_of(model, data, places, engine):
     """The logits of a held model at some places of a micro-batch."""
-    found = []
+    taken = []
 
     def collect(model_output=None, data=None, dp_group=None, student_logits=None):
         if student_logits is None:
             return torch.zeros((), device=data["input_ids"].device), {}
-        found.append(whole_logits(student_logits, places, engine))
+        taken.append(whole_logits(student_logits, places, engine))
         return {}
 
     with torch.no_grad(), model.eval_mode():
         model.forward_step(data, collect, forward_only=True)
-    return found[0]
+    return taken[0]
 
 
 def shown(engine, data):
@@ -159,11 +148,11 @@ def shown(engine, data):
 def others(engine, data, places, size, first):
     """The distributions of the other models by their role, as far as the numbers of this pass need them."""
     roles = objective.ROLES if first else objective.LIVE_ROLES
-    found = {}
+    by_role = {}
     for role in roles:
         paths = objective.MODELS.get(role)
         if paths is None:
-            found[role] = listed(data, places, size)
+            by_role[role] = listed(data, places, size)
             continue
         # Of the models of a role, each row has one. All processes run a model together.
         keys = list(paths)
@@ -177,6 +166,6 @@ def others(engine, data, places, size, first):
             if needed[number]:
                 inputs = shown(engine, data) if paths[key]["template"] else data
                 logits = logits_of(held(engine, role, key), inputs, predicting_places(inputs), engine)
-                own = (of_place == number)[:, None]
-                found[role] = torch.where(own, logits, found[role]) if role in found else logits
-    return found
+                chosen = (of_place == number)[:, None]
+                by_role[role] = torch.where(chosen, logits, by_role[role]) if role in by_role else logits
+    return by_role

@@ -16,8 +16,6 @@ from mopd_whole import WholeBatch
 from torch.utils.checkpoint import checkpoint
 from trl import DistillationTrainer
 
-# Of a probability of 0. Finite, since differences of log-probabilities are multiplied by it.
-NO_LOGIT = -1e30
 # What a report has besides the numbers that the objective reads.
 REPORTED = [{"signal": "logp", "role": "student"}, {"signal": "entropy", "role": "student"}]
 if "teacher" in objective.ROLES:
@@ -70,8 +68,8 @@ class MopdTrainer(DistillationTrainer):
         written = [row.get("written") for row in inputs]
         if any(mask is not None for mask in written):
             mask = torch.zeros_like(output["completion_mask"])
-            for row, (own, given) in enumerate(zip(written, self.given, strict=True)):
-                mask[row, : len(given)] = torch.tensor(own or [1] * len(given))
+            for row, (by_student, given) in enumerate(zip(written, self.given, strict=True)):
+                mask[row, : len(given)] = torch.tensor(by_student or [1] * len(given))
             output["mopd_written"] = mask
         if mopd_run.RUN is None and {"reward", "correct"} & set(objective.READS):
             import mopd_rewards
@@ -89,11 +87,7 @@ class MopdTrainer(DistillationTrainer):
     def _logits(self, model, ids, mask, keep):
         some = {"logits_to_keep": keep + 1} if "logits_to_keep" in self.model_kwarg_keys else {}
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **some).logits
-        # A distribution is over the tokens that exist: padding rows of an embedding have probability 0.
-        logits = logits[:, -keep - 1 : -1, : self.entries]
-        if not self.absent:
-            return logits
-        return logits.index_fill(-1, torch.tensor(self.absent, device=logits.device), NO_LOGIT)
+        return md.existing(logits[:, -keep - 1 : -1], self.entries, self.absent)
 
     def _rows(self, student, ids, mask, keep, kept, tokens, others):
         """Values per token of some rows: the live ones, the signals, and those of the report."""
@@ -126,19 +120,19 @@ class MopdTrainer(DistillationTrainer):
 
     def _others(self, ids, mask, keep, teacher):
         """The logits of each row's teacher, and of the reference."""
-        found = {}
+        logits = {}
         with torch.no_grad():
             if "teacher" in objective.ROLES:
                 for number, name in enumerate(self.teacher_names):
                     rows = (teacher == number).nonzero()[:, 0]
                     if len(rows):
                         made = self._scored(("teacher", name), ids[rows], mask[rows], keep)
-                        if "teacher" not in found:
-                            found["teacher"] = made.new_zeros((len(ids), *made.shape[1:]))
-                        found["teacher"][rows] = made.to(found["teacher"].dtype)
+                        if "teacher" not in logits:
+                            logits["teacher"] = made.new_zeros((len(ids), *made.shape[1:]))
+                        logits["teacher"][rows] = made.to(logits["teacher"].dtype)
             if "reference" in objective.ROLES:
-                found["reference"] = self._scored("reference", ids, mask, keep)
-        return found
+                logits["reference"] = self._scored("reference", ids, mask, keep)
+        return logits
 
     def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
         order = torch.argsort(inputs["mopd_number"])
@@ -155,9 +149,9 @@ class MopdTrainer(DistillationTrainer):
             tokens = of["completion_ids"][rows][kept[rows]]
             arguments = (unwrapped_student, ids[rows], mask[rows], keep, kept[rows], tokens, others)
             parts.append(checkpoint(self._rows, *arguments, use_reentrant=False))
-        own = [torch.cat(part) for part in zip(*parts)]
+        columns = [torch.cat(part) for part in zip(*parts)]
         whole = WholeBatch(of["mopd_number"], kept.sum(-1), ids.device)
-        numbers = [whole.tokens(values) for values in own]
+        numbers = [whole.tokens(values) for values in columns]
         live, read = numbers[: len(objective.LIVE)], numbers[len(objective.LIVE) : -len(REPORTED)]
         signals = dict(zip(objective.DISTRIBUTIONS, read, strict=True))
         ended = torch.isin(of["completion_ids"], torch.tensor(self.eos_token_ids, device=ids.device)) & completed
@@ -192,7 +186,7 @@ class MopdTrainer(DistillationTrainer):
         }
         # The gradients of all processes are averaged, and each has only the gradient of its own tokens.
         loss = loss.detach() + (loss - loss.detach()) * self.accelerator.num_processes
-        return loss.float(), own[-len(REPORTED) + 1].sum().detach(), kept.sum()
+        return loss.float(), columns[-len(REPORTED) + 1].sum().detach(), kept.sum()
 
     def log(self, logs, start_time=None):
         if mopd_run.RUN is not None and "grad_norm" in logs and self.is_world_process_zero():

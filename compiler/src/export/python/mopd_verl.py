@@ -46,7 +46,7 @@ def of_completions(values, data):
     return response_from_nested(values, mask).values()[mask.values().bool()]
 
 
-class Passing:
+class PassLoss:
     """verl's loss function in one pass. verl calls it with the logits of a micro-batch, and then with what it returned
     for these."""
 
@@ -167,9 +167,9 @@ def adjoints(rows, step):
     layout = mt.Layout(row_of_token, group_of_row, len(groups), domain_of_group, len(objective.DOMAINS))
     with torch.enable_grad():
         loss = objective.loss(mt.Batch(layout, signals, lives, step, objective.STEPS, dtype=torch.float64)).squeeze(0)
-        found = torch.autograd.grad(loss, lives, allow_unused=True) if loss.requires_grad else [None] * len(lives)
+        gradients = torch.autograd.grad(loss, lives, allow_unused=True) if loss.requires_grad else [None] * len(lives)
     zeros = torch.zeros(sum(lengths), dtype=torch.float64)
-    return loss.detach(), [(zeros if of_live is None else of_live).split(lengths) for of_live in found]
+    return loss.detach(), [(zeros if of_live is None else of_live).split(lengths) for of_live in gradients]
 
 
 def update_number(engine, data):
@@ -202,20 +202,20 @@ def train_batch(engine, data, loss_function):
     # verl calls the loss function with the logits, and computes nothing else from them.
     tu.assign_non_tensor(data, distillation_use_topk=True, distillation_only=True, calculate_entropy=False)
     mopd_models.follow(engine, step)
-    first = engine.infer_batch(data, Passing(engine, step, None))
+    first = engine.infer_batch(data, PassLoss(engine, step, None))
     rows = own_rows(engine, data, first["model_output"])
     everyone = [None] * engine.get_data_parallel_size()
     dist.all_gather_object(everyone, rows, group=engine.get_data_parallel_group())
     rank = engine.get_data_parallel_rank()
     whole = [(row["order"], owner, number, row) for owner, part in enumerate(everyone) for number, row in enumerate(part)]
     whole.sort(key=lambda entry: entry[:3])
-    loss, found = adjoints([row for *_, row in whole], step)
-    own = sorted((number, place) for place, (_, owner, number, _) in enumerate(whole) if owner == rank)
+    loss, of_batch = adjoints([row for *_, row in whole], step)
+    places = sorted((number, place) for place, (_, owner, number, _) in enumerate(whole) if owner == rank)
     mask = data["response_mask"]
     kept = mask.values().bool()
-    columns = {f"mopd adjoint {number}": [of_live[place] for _, place in own] for number, of_live in enumerate(found)}
+    columns = {f"mopd adjoint {number}": [of_live[place] for _, place in places] for number, of_live in enumerate(of_batch)}
     share = loss / sum(row["length"] for *_, row in whole)
-    columns["mopd loss"] = [share.expand(whole[place][3]["length"]) for _, place in own]
+    columns["mopd loss"] = [share.expand(whole[place][3]["length"]) for _, place in places]
     for name, parts in columns.items():
         values = torch.zeros(len(kept), dtype=torch.float64, device=kept.device)
         if parts:
@@ -225,7 +225,7 @@ def train_batch(engine, data, loss_function):
         engine.lr_scheduler = Rates(engine.optimizer)
     for group in engine.optimizer.param_groups:
         group["lr"] = objective.learning_rate(step, objective.STEPS)
-    return verls_train_batch(engine, data, Passing(engine, step, adjoints=found))
+    return verls_train_batch(engine, data, PassLoss(engine, step, adjoints=of_batch))
 
 
 BaseEngine.train_batch = train_batch

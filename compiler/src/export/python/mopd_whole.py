@@ -28,9 +28,9 @@ class WholeBatch:
         first, last = int(self.rows[0]), int(self.rows[-1])
         if last - first + 1 != len(self.rows) or len(self.rows.unique()) != len(self.rows):
             raise ValueError(f"the rows of a step are {self.rows.tolist()}: some are missing, or come twice")
-        # The places of this process's own tokens in the whole batch, in their order.
-        own = torch.isin(of_token[self.token_order], rows)
-        self.places = own.nonzero()[:, 0].to(device)
+        # The places of this process's tokens in the whole batch, in their order.
+        here = torch.isin(of_token[self.token_order], rows)
+        self.places = here.nonzero()[:, 0].to(device)
 
     def sequences(self, value):
         """Values of all rows, from those of this process's rows. No gradient flows."""
@@ -42,6 +42,6 @@ class WholeBatch:
         return [every[place] for place in self.order.tolist()]
 
     def tokens(self, value):
-        """Values of all tokens, from those of this process's tokens. Gradient flows to its own ones."""
+        """Values of all tokens, from those of this process's tokens. Gradient flows to these."""
         whole = torch.cat(gathered(value.detach().cpu()))[self.token_order].to(self.device)
         return whole.index_copy(0, self.places, value) if value.requires_grad else whole

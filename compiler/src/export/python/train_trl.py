@@ -5,6 +5,7 @@ import os
 import pathlib
 
 import datasets
+import mopd_distributions
 import mopd_run
 import mopd_trl
 import objective
@@ -23,20 +24,12 @@ def read_rows(path):
     return datasets.Dataset.from_list([json.loads(line) for line in lines if line], on_mixed_types="use_json")
 
 
-def tokenizer_ids(tokenizer, rows):
-    """The number of ids, and those of them without a token. `transformers` may add tokens to a tokenizer for which
-    the model has no row of the embedding."""
-    known = {number for number in tokenizer.get_vocab().values() if number < rows}
-    entries = max(known) + 1
-    return entries, sorted(set(range(entries)) - known)
-
-
 def padded_alike(model, rows, entries):
     """The model with `rows` rows of the embedding, as many as the student has. Those from `entries` are padding."""
-    own = model.get_input_embeddings().weight.shape[0]
-    if own < entries:
-        raise ValueError(f"{model.name_or_path} has {own} rows of the embedding, and the tokenizer has {entries} ids: use a teacher with the student's tokenizer")
-    if own != rows:
+    theirs = model.get_input_embeddings().weight.shape[0]
+    if theirs < entries:
+        raise ValueError(f"{model.name_or_path} has {theirs} rows of the embedding, and the tokenizer has {entries} ids: use a teacher with the student's tokenizer")
+    if theirs != rows:
         model.resize_token_embeddings(rows, mean_resizing=False)
     return model
 
@@ -48,10 +41,10 @@ def adapted(model, adapter):
     count = model.config.get_text_config().num_hidden_layers
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **adapter))
     parts = [name for name, part in model.named_modules() if isinstance(part, peft.tuners.lora.LoraLayer)]
-    found = [name.split(".") for name in parts if "expert" not in name]
+    paths = [name.split(".") for name in parts if "expert" not in name]
     chosen = adapter["layers_to_transform"]
     for layer in range(count) if chosen is None else chosen:
-        of_layer = [name[-1] for name in found if str(layer) in name]
+        of_layer = [path[-1] for path in paths if str(layer) in path]
         for target in adapter["target_modules"]:
             if of_layer.count(target) != 1:
                 raise ValueError(
@@ -110,7 +103,7 @@ def main():
     # Schedules count the steps of the stage, also where epochs end within its last one.
     steps = stage["steps"] or config.max_steps
     embedded = model.get_input_embeddings().weight.shape[0]
-    entries, absent = tokenizer_ids(tokenizer, embedded)
+    entries, absent = mopd_distributions.tokenizer_ids(tokenizer, embedded)
 
     def scorer(weights):
         # Frozen, so that nothing is lost by the experiment's precision.

@@ -12,7 +12,7 @@ use mopd_plan::{Dtype, Objective, Trainable};
 use serde_json::{Map, Value, json};
 
 use super::super::coverage::Coverage;
-use super::super::numbers::{Summands, live_spec};
+use super::super::numbers::{DistributionNumbers, EngineNumber, Summands, live_number, number};
 use super::super::stage::{ExportSettings, ExportedTeacher};
 use super::super::updates::rate;
 use super::super::{live_text, objective_header, torch};
@@ -63,7 +63,7 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
         rollout: sampling.temperature.constant()?,
         policy: objective.temperature.constant()?,
         summands: Summands::default(),
-        distributions: RefCell::default(),
+        distributions: DistributionNumbers::default(),
         columns: RefCell::default(),
         fields: RefCell::default(),
         reads: RefCell::default(),
@@ -71,7 +71,9 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
     let mut live: Vec<Value> = Vec::new();
     for primitive in &objective.live {
         let construct = format!("`{}`", live_text(&primitive.primitive));
-        match live_of_verl(&primitive.primitive, settings, &names.summands) {
+        let spec = of_this_update(&primitive.primitive.roles(), settings)
+            .and_then(|()| live_number(&primitive.primitive, &names.summands));
+        match spec {
             Ok(spec) => {
                 coverage.exact(construct, primitive.origin);
                 live.push(spec);
@@ -79,7 +81,7 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
             Err(why) => coverage.refuse(construct, primitive.origin, why),
         }
     }
-    let body = torch::loss(objective, &|signal| names.of(signal));
+    let body = torch::loss(objective, &|signal| names.name(signal));
     match &body {
         Ok(_) => {
             let how = "of the whole batch in each process";
@@ -187,8 +189,7 @@ struct Names<'a> {
     rollout: f64,
     policy: f64,
     summands: Summands,
-    /// What is computed from whole distributions.
-    distributions: RefCell<Vec<(String, Value)>>,
+    distributions: DistributionNumbers,
     /// What verl has, by the name of its column.
     columns: RefCell<Map<String, Value>>,
     /// Fields of a prompt's row.
@@ -197,7 +198,7 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn of(&self, signal: &Signal) -> Result<String, String> {
+    fn name(&self, signal: &Signal) -> Result<String, String> {
         let name = match self.column(signal)? {
             Some((name, column)) => {
                 self.columns.borrow_mut().insert(name.clone(), json!(column));
@@ -241,42 +242,22 @@ impl Names<'_> {
     }
 
     fn computed(&self, signal: &Signal) -> Result<String, String> {
-        let spec = match signal {
-            Signal::Position => return Ok("position".to_owned()),
-            Signal::Length => return Ok("length".to_owned()),
-            Signal::Truncated => return Ok("truncated".to_owned()),
-            Signal::Reward => return Ok("reward".to_owned()),
-            Signal::Correct => return Ok("correct".to_owned()),
-            Signal::Step => return Ok("step".to_owned()),
-            Signal::Progress => return Ok("progress".to_owned()),
+        match number(signal, &self.summands)? {
+            Some(EngineNumber::Named(name)) => Ok(name.to_owned()),
+            Some(EngineNumber::Distribution(spec)) => {
+                of_this_update(&signal.roles(), self.settings)?;
+                Ok(self.distributions.name(signal, spec))
+            }
+            None => self.of_row(signal),
+        }
+    }
+
+    /// What verl has of the prompt's row.
+    fn of_row(&self, signal: &Signal) -> Result<String, String> {
+        let (field, text) = match signal {
             Signal::DomainPlace => return Ok("domain".to_owned()),
-            Signal::Data { field } => {
-                let name = format!("data.{field}");
-                self.fields.borrow_mut().insert(name.clone(), json!({"field": field, "text": null}));
-                return Ok(name);
-            }
-            Signal::DataIs { field, text } => {
-                let name = format!("data.{field} == {text}");
-                self.fields.borrow_mut().insert(name.clone(), json!({"field": field, "text": text}));
-                return Ok(name);
-            }
-            Signal::Logp { .. }
-            | Signal::Entropy { .. }
-            | Signal::Top1 { .. }
-            | Signal::Rank { .. }
-            | Signal::EndLogp { .. }
-            | Signal::Overlap { .. }
-            | Signal::Mass { .. }
-            | Signal::InNucleus { .. }
-            | Signal::SupportSize { .. } => {
-                serde_json::to_value(signal).map_err(|error| error.to_string())?
-            }
-            Signal::Divergence(divergence) => {
-                let mut spec = self.summands.spec(divergence)?;
-                spec.insert("signal".into(), json!("divergence"));
-                Value::Object(spec)
-            }
-            Signal::Uniform { .. } => return Err("mopd generates its random numbers".to_owned()),
+            Signal::Data { field } => (field, None),
+            Signal::DataIs { field, text } => (field, Some(text)),
             Signal::RewardPart { .. } => {
                 return Err("verl's reward is one number (`_compute_score` in \
                             verl/experimental/agent_loop/agent_loop.py)"
@@ -288,13 +269,11 @@ impl Names<'_> {
                     .to_owned());
             }
         };
-        of_this_update(&signal.roles(), self.settings)?;
-        let mut known = self.distributions.borrow_mut();
-        if let Some((name, _)) = known.iter().find(|(_, other)| *other == spec) {
-            return Ok(name.clone());
-        }
-        let name = format!("{} #{}", torch::signal_name(signal), known.len());
-        known.push((name.clone(), spec));
+        let name = match text {
+            None => format!("data.{field}"),
+            Some(text) => format!("data.{field} == {text}"),
+        };
+        self.fields.borrow_mut().insert(name.clone(), json!({"field": field, "text": text}));
         Ok(name)
     }
 
@@ -319,7 +298,6 @@ impl Names<'_> {
         let summands = self.summands.0.borrow();
         let functions: String = summands.iter().map(|code| format!("{code}\n\n")).collect();
         let table: Vec<String> = (0..summands.len()).map(|number| format!("summand{number}")).collect();
-        let distributions: Map<String, Value> = self.distributions.borrow().iter().cloned().collect();
         let entries = match self.teacher {
             TeacherSource::Entries(k) => json!(k),
             _ => Value::Null,
@@ -339,7 +317,7 @@ impl Names<'_> {
             ("STEPS", json!(settings.steps)),
             ("UPDATES", json!(settings.train.updates_per_batch())),
             ("LIVE", json!(live)),
-            ("DISTRIBUTIONS", Value::Object(distributions)),
+            ("DISTRIBUTIONS", self.distributions.json()),
             ("COLUMNS", Value::Object(self.columns.borrow().clone())),
             ("FIELDS", Value::Object(self.fields.borrow().clone())),
             ("READS", json!(*self.reads.borrow())),
@@ -378,18 +356,6 @@ fn models(settings: &ExportSettings, teacher: TeacherSource) -> Value {
         models.insert(Role::REFERENCE.name(), Value::Object(paths.collect()));
     }
     Value::Object(models)
-}
-
-/// A live primitive in the JSON format that `mopd_distributions.py` reads.
-fn live_of_verl(live: &Live, settings: &ExportSettings, summands: &Summands) -> Result<Value, String> {
-    of_this_update(&live.roles(), settings)?;
-    match live {
-        Live::Value | Live::ConfidenceLogit => {
-            Err("verl's actors have no such head (`_build_module` in verl/workers/engine/fsdp/transformer_impl.py)"
-                .to_owned())
-        }
-        other => live_spec(other, summands),
-    }
 }
 
 /// With one update per batch, `old` and the sampler have the student's weights before the update.

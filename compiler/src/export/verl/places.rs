@@ -9,13 +9,14 @@ const TEACHERS: &str = "verl/experimental/teacher_loop/teacher_manager.py";
 const ROWS: &str = "verl/trainer/ppo/utils.py";
 
 /// The beginnings of reasons, and for each a function of verl and its file.
-const PLACES: [(&str, &str, &str); 22] = [
+const PLACES: [(&str, &str, &str); 23] = [
     ("the engines' distillation trains only on completions", "_run_prompt", LOOP),
     ("in the engines, each prompt has one teacher", "_resolve_teacher_key", TEACHERS),
     ("in the engines, teacher and student share a vocabulary", "compute_teacher_logprobs_single", TEACHERS),
     ("in the engines, a teacher's weights are constant", "_resolve_teacher_key", TEACHERS),
     ("the engine loads a teacher's weights itself", "_build_module", ENGINE),
     ("an engine's step has one rollout", "_submit_batch_to_rollout", TRAINER),
+    ("the engines' models have no such head", "_build_module", ENGINE),
     ("the engines' models have one LM head", "_build_module", ENGINE),
     ("the engines' teachers only score", "compute_teacher_logprobs_single", TEACHERS),
     ("engines have one limit for the whole run", "generate_sequences", LOOP),

@@ -90,10 +90,10 @@ fn a_run_on_an_engine_names_what_its_python_lacks() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
         path.display().to_string()
     };
-    let all = |trl: &str| {
+    let with_trl = |trl: &str| {
         format!(
-            "{{\"trl\": {trl}, \"torch\": \"2.11.0\", \"transformers\": \"5\", \"device\": \"cpu\", \
-             \"devices\": \"0\"}}"
+            "{{\"trl\": {trl}, \"torch\": \"2.11.0\", \"transformers\": \"5\", \"accelerate\": \"1\", \
+             \"datasets\": \"5\", \"peft\": \"0.19\", \"device\": \"cpu\", \"devices\": \"0\"}}"
         )
     };
     let run = |python: &str, processes: &str| {
@@ -102,21 +102,43 @@ fn a_run_on_an_engine_names_what_its_python_lacks() {
     };
     run("/nowhere/python", "1")
         .is(2, &["can't start `/nowhere/python`, the Python with trl", "pip install trl=="]);
-    run(&python("none", &all("null")), "1").is(2, &["has no trl", "--python ENV/bin/python"]);
-    run(&python("old", &all("\"1.0.0\"")), "1").is(2, &["has trl 1.0.0, and mopd's program is for 1.16.0"]);
+    run(&python("none", &with_trl("null")), "1").is(2, &["has no trl", "--python ENV/bin/python"]);
+    run(&python("old", &with_trl("\"1.0.0\"")), "1")
+        .is(2, &["has trl 1.0.0, and mopd's program is for 1.16.0"]);
     run(&python("silent", "no module"), "1").is(2, &["can't import torch"]);
-    let good = python("good", &all("\"1.16.0\""));
+    let good = python("good", &with_trl("\"1.16.0\""));
     let doctor = |engine: &str| {
         place.worker("ready()");
         place.mopd_with_worker(&["doctor", "--engine", engine, "--python", &good])
     };
-    assert!(doctor("trl").is(0, &[]).out.contains("torch 2.11.0, transformers 5, trl 1.16.0, 0 GPUs"));
-    assert!(doctor("verl").is(1, &[]).out.contains("has verl another version"), "a Python of another engine");
+    assert!(doctor("trl").is(0, &[]).out.contains("transformers 5, trl 1.16.0, 0 GPUs"));
+    let verl = doctor("verl").is(1, &[]).out;
+    assert!(verl.contains("has no verl, ray, tensordict, TransferQueue, vllm"), "{verl}");
+    let dry = ["run", "--dry-run", "--engine", "trl", "--python", "/nowhere/python", "a.mopd"];
+    place.mopd_with_worker(&dry).is(2, &["can't start `/nowhere/python`"]);
     run(&good, "7").is(2, &["completions a step, which 7 processes can't share evenly"]);
     place
         .mopd(&["run", "--engine", "verl", "a.mopd"])
         .is(2, &["`mopd run --engine verl` is not supported yet"]);
     assert!(!place.path("runs/tiny/plan.json").exists(), "nothing has started");
+}
+
+/// Checkpoints may be hours of work, and a new program would continue from them.
+#[test]
+fn an_export_leaves_checkpoints_of_another_program_alone() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let export = || place.mopd(&["export", "--engine", "trl", "a.mopd"]);
+    export().is(0, &["wrote student-trl"]);
+    let (config, checkpoint) =
+        ("student-trl/config.json", "student-trl/checkpoints/checkpoint-5/model.safetensors");
+    place.write(config, "as it was");
+    std::fs::create_dir_all(place.path("student-trl/checkpoints")).expect("a folder");
+    export().is(0, &["wrote student-trl"]);
+    place.write(config, "as it was");
+    std::fs::create_dir(place.path("student-trl/checkpoints/checkpoint-5")).expect("a folder");
+    place.write(checkpoint, "weights");
+    export().is(2, &["student-trl/checkpoints has checkpoints of a program", "`--out DIR`"]);
+    assert_eq!((place.read(config), place.read(checkpoint)), ("as it was".to_owned(), "weights".to_owned()));
 }
 
 /// A stage on these domains, exported for TRL.

@@ -222,10 +222,18 @@ fn tests_judge_what_is_written() {
         bench.edit(file, "\"answer\": \"", "\"answer\": \"0#");
     }
     bench.edit("tiny.mopd", "steps = 20", "steps = 60");
-    assert_says(&planned(&bench, &[]), &["tests by `python3`"]);
+    assert_says(
+        &planned(&bench, &[]),
+        &["tests; the key does not include the version and packages of `python3`"],
+    );
     let first = bench.tables("first", &["--fresh"]);
     assert_eq!(first[0]["metric"], "pass@1");
     assert_eq!(first, bench.tables("second", &["--fresh"]));
+    let reused = bench.command(&["--out", "third"]).output().expect("mopd starts");
+    assert_says(
+        &text(&reused),
+        &["the reward of `copy`. Their keys do not include the version and packages"],
+    );
     assert!(bench.student("first") == bench.student("second"));
     // If Python is missing, the run ends before its first stage.
     let mut command = bench.command(&["--out", "out", "--format", "json"]);
@@ -336,7 +344,10 @@ fn a_server_judges_as_a_program_does() {
     let unset = bench.command(&["--format", "json"]).env_remove("JUDGE_URL").output().expect("mopd starts");
     let said = text(&unset);
     assert!(said.contains("the environment variable JUDGE_URL") && !said.contains("stage_started"), "{said}");
-    assert_says(&planned(&bench, &[]), &["a server; the key includes its version \"1\""]);
+    assert_says(
+        &planned(&bench, &[]),
+        &["a server of version \"1\"; the key does not include the responses"],
+    );
     let run = |url: &str| {
         let mut command = bench.command(&["--out", "http", "--format", "json"]);
         let output = command.env("JUDGE_URL", url).output().expect("mopd starts");
@@ -344,8 +355,11 @@ fn a_server_judges_as_a_program_does() {
         text(&output).matches("\"stage_started\"").count()
     };
     assert!(run(&url) > 0 && asked.load(Ordering::Relaxed) > 10);
-    // The server's address is not in the key, its version is.
+    // The server's address is not in the key, its version is. Its responses are not, which is said once.
     let before = asked.load(Ordering::Relaxed);
+    let mut reused = bench.command(&["--out", "http"]);
+    let reused = text(&reused.env("JUDGE_URL", "http://127.0.0.1:1/").output().expect("mopd starts"));
+    assert_says(&reused, &["the reward of `copy`. Their keys do not include the responses of its server"]);
     assert_eq!(run("http://127.0.0.1:1/"), 0);
     let weights = bench.student("http");
     bench.edit("tiny.mopd", "version: \"1\"", "version: \"2\"");
