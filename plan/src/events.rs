@@ -31,6 +31,8 @@ pub enum Job {
     /// Reports what a run would do with each stage. Runs nothing.
     Why(Box<RunJob>),
     Sample(SampleJob),
+    /// Writes the whole model of a folder with an adapter. For `mopd export --merged`.
+    Merged(MergedJob),
     /// Loads a model and serves requests until it is stopped.
     Serve(ServeJob),
     /// Returns tables of a finished run.
@@ -49,6 +51,15 @@ pub enum Job {
     Floor(Box<FloorJob>),
     /// Sends `Ready` and stops. For `mopd doctor`.
     Probe,
+}
+
+/// The job of `mopd export --merged`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergedJob {
+    /// A folder with an adapter.
+    pub folder: String,
+    /// The folder to write.
+    pub out: String,
 }
 
 /// The argument with which a worker stays for several jobs.

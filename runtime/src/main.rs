@@ -22,7 +22,7 @@ use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::program::orphans;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::{JobProgress, sample};
-use mopd_runtime::{bench, schedule, serve};
+use mopd_runtime::{bench, schedule, serve, store};
 use mopd_store::signals::{ignore_sigxfsz, on_termination};
 use tch::Device;
 
@@ -283,6 +283,7 @@ fn work(
         | Job::Compare(_)
         | Job::Differences(_)
         | Job::Delta(_)
+        | Job::Merged(_)
         | Job::Generate(_)
         | Job::Bench(_) => cuda.place(),
     };
@@ -303,6 +304,7 @@ fn work(
         Job::Compare(job) => read::compare(job, control)?,
         Job::Differences(job) => read::differences(job, control)?,
         Job::Delta(job) => delta::delta(job, control)?,
+        Job::Merged(job) => store::write_merged(job)?,
         Job::Files(job) => schedule::files(job, &versions, place, control)?,
         Job::Servers(job) => schedule::servers(job, control)?,
         Job::Predict(job) => schedule::predict(job, &versions, place, control)?,

@@ -82,6 +82,12 @@ impl Key {
 pub struct Uniforms(ChaCha8Rng);
 
 impl Uniforms {
+    /// The same numbers from draw `i` on, where each takes one draw.
+    pub fn from_draw(mut self, i: u64) -> Uniforms {
+        self.0.set_word_pos(2 * u128::from(i));
+        self
+    }
+
     /// Uniform in [0, 1), 53 bits.
     pub fn uniform(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
@@ -131,6 +137,17 @@ mod tests {
         for value in alone {
             assert_ne!(other.uniform(), value);
             assert_eq!(again.uniform(), value);
+        }
+    }
+
+    #[test]
+    fn a_row_can_be_read_from_any_draw_on() {
+        let key = Key::new(1, 2, Purpose::Drop, 0);
+        let mut row = key.row(3, 0);
+        let all: Vec<f64> = (0..300).map(|_| row.uniform()).collect();
+        for first in [0, 1, 7, 8, 255] {
+            let mut from = key.row(3, 0).from_draw(first as u64);
+            assert_eq!((from.uniform(), from.uniform()), (all[first], all[first + 1]), "{first}");
         }
     }
 

@@ -279,6 +279,7 @@ pub struct DeltaArgs {
 #[command(after_help = "\
 Examples:
   mopd export --tensorboard runs/quickstart && tensorboard --logdir runs/quickstart/tensorboard
+  mopd export --merged runs/a/models/expert-seed1 --out whole     base and adapter as one model
   mopd export a.mopd                                   which engines can train which stages
   mopd export --engine verl a.mopd                     a stage, in the folder STAGE-verl
   mopd export --engine trl a.mopd --stage student --out with-trl
@@ -289,11 +290,14 @@ pub struct ExportArgs {
     /// Event files: a series for every stage and seed
     #[arg(long)]
     pub tensorboard: bool,
+    /// The whole model of a folder with an adapter: a stage's, or one that PEFT wrote
+    #[arg(long, conflicts_with_all = ["tensorboard", "engine"])]
+    pub merged: bool,
     /// The engine: `verl` (0.9.1) or `trl` (1.16.0)
     #[arg(long, value_name = "NAME", conflicts_with = "tensorboard")]
     pub engine: Option<EngineName>,
-    /// The folder of a run; without `--tensorboard`, an experiment
-    #[arg(value_name = "RUN|FILE")]
+    /// The folder of a run; with `--merged`, that of a model; else an experiment
+    #[arg(value_name = "RUN|MODEL|FILE")]
     pub path: PathBuf,
     /// The stage [default: the first distillation with a route, else the last stage that trains]
     #[arg(long, value_name = "NAME", requires = "engine")]

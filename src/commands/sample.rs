@@ -34,8 +34,11 @@ pub fn sample(arguments: &SampleArgs) -> Result<CommandStatus, Problem> {
             Problem::usage("no-checkpoint", format!("there is no folder {checkpoint}")).help(CHECKPOINTS)
         );
     }
-    // A single file of weights, or the index of several.
-    for files in [&["model.safetensors", "model.safetensors.index.json"][..], &["config.json"]] {
+    // A single file of weights, the index of several, or an adapter, whose base has the rest.
+    for files in [
+        &["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"][..],
+        &["config.json", "adapter_config.json"],
+    ] {
         if !files.iter().any(|file| arguments.checkpoint.join(file).is_file()) {
             return Err(Problem::usage(
                 "no-checkpoint",

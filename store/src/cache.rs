@@ -46,6 +46,9 @@ pub struct StoreItem {
     pub used: SystemTime,
     /// Folders of results of the kept runs that need it.
     pub needed_by: Vec<PathBuf>,
+    /// The entry without which it can't be used: the base of its adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs: Option<String>,
 }
 
 /// Which items to delete, of those that no kept run needs.
@@ -125,6 +128,23 @@ impl Size {
     }
 }
 
+/// The base of an adapter's item is as recently used as the item, and the same runs need it.
+fn need_bases(items: &mut [StoreItem]) {
+    let users: Vec<(String, SystemTime, Vec<PathBuf>)> = items
+        .iter()
+        .filter_map(|item| Some((item.needs.clone()?, item.used, item.needed_by.clone())))
+        .collect();
+    for (base, used, needed_by) in users {
+        let bases = items.iter_mut().filter(|item| item.name == base && item.kind == StoreItemKind::Result);
+        for item in bases {
+            item.used = item.used.max(used);
+            let more: Vec<_> =
+                needed_by.iter().filter(|out| !item.needed_by.contains(out)).cloned().collect();
+            item.needed_by.extend(more);
+        }
+    }
+}
+
 impl Folder {
     /// All items of the store, the most recently used first.
     pub fn items(&self) -> Result<Vec<StoreItem>, String> {
@@ -165,7 +185,8 @@ impl Folder {
                 Some(part) => self.checksums(&part),
                 None => Err("it has no parts".to_owned()),
             });
-            let about = sums.ok().map(|sums| sums.about).filter(|about| !about.is_empty());
+            let (about, base) = sums.map(|sums| (sums.about, sums.needs)).unwrap_or_default();
+            let about = Some(about).filter(|about| !about.is_empty());
             let about =
                 about.or_else(|| needed.first().map(|(_, what)| (*what).to_owned())).unwrap_or_default();
             items.push(StoreItem {
@@ -182,10 +203,18 @@ impl Folder {
                     StoreItemKind::Checkpoint if self.has(key) => Vec::new(),
                     _ => needed.iter().map(|(out, _)| (*out).clone()).collect(),
                 },
+                needs: base.filter(|_| kind == StoreItemKind::Result),
             });
         }
-        items.sort_by(|a, b| (b.used, &b.name).cmp(&(a.used, &a.name)));
+        need_bases(&mut items);
+        // An adapter goes before its base.
+        items.sort_by(|a, b| (b.used, a.needs.is_some(), &b.name).cmp(&(a.used, b.needs.is_some(), &a.name)));
         Ok(items)
+    }
+
+    /// Whether the base of an item's adapter is there, where it has one.
+    fn has_base(&self, item: &StoreItem) -> bool {
+        item.needs.as_ref().is_none_or(|base| self.has(base))
     }
 
     /// Whether there is any result.
@@ -210,7 +239,8 @@ impl Folder {
             StoreItemKind::Checkpoint | StoreItemKind::Scores => self.parts(&item.name).collect(),
             StoreItemKind::LastGood | StoreItemKind::Leftover => return None,
         };
-        let Some(damage) = entries.iter().find_map(|entry| self.verify(entry).err()) else {
+        let damage = entries.iter().find_map(|entry| self.verify(entry).err());
+        let Some(damage) = damage.or_else(|| (!self.has_base(item)).then(Damage::without_base)) else {
             return Some(PruneVerdict::Whole);
         };
         // A running run may have deleted it meanwhile.

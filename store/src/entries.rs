@@ -46,6 +46,12 @@ impl Damage {
     fn changed(reason: String) -> Damage {
         Damage { kind: "damaged", reason }
     }
+
+    /// Of an adapter whose base is not there any more.
+    pub(crate) fn without_base() -> Damage {
+        let reason = "the model that its adapter changes was deleted: a run that needs it computes it again";
+        Damage { kind: "incomplete", reason: reason.to_owned() }
+    }
 }
 
 impl fmt::Display for Damage {
@@ -62,6 +68,9 @@ pub struct Checksums {
     pub about: String,
     /// BLAKE3 hash of every other file, in hexadecimal.
     pub files: BTreeMap<String, String>,
+    /// Another entry without which this one can't be used: the base of an adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<String>,
 }
 
 impl Folder {
@@ -145,8 +154,21 @@ impl Folder {
         about: &str,
         write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>, E>,
     ) -> Result<(), E> {
+        self.write_needing(name, about, None, write)
+    }
+
+    /// The same for an entry that can't be used without another one.
+    pub fn write_needing<E: From<WriteError>>(
+        &self,
+        name: &str,
+        about: &str,
+        needs: Option<&str>,
+        write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>, E>,
+    ) -> Result<(), E> {
+        let (about, needs) = (about.to_owned(), needs.map(str::to_owned));
+        let sums = |files| Checksums { about, files, needs };
         if !files::has_locks(&self.path) {
-            return self.write_beside(name, about, write);
+            return self.write_beside(name, |folder| write(folder).map(sums));
         }
         let (new, old) = (format!("{name}{NEW}"), format!("{name}{OLD}"));
         // Left by a process that was killed while it replaced the entry.
@@ -159,7 +181,7 @@ impl Folder {
         // A process that was killed while it wrote the entry may have left a partial file.
         files::remove_partial(&folder, true);
         let written = write(&folder).and_then(|files| {
-            complete(&folder, about, files)?;
+            complete(&folder, &sums(files))?;
             if replaces && !self.swap(&new, name)? {
                 let back = |_: &WriteError| {
                     let _ = self.rename(&old, name);
@@ -186,8 +208,7 @@ impl Folder {
     fn write_beside<E: From<WriteError>>(
         &self,
         name: &str,
-        about: &str,
-        write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>, E>,
+        write: impl FnOnce(&Path) -> Result<Checksums, E>,
     ) -> Result<(), E> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -196,8 +217,8 @@ impl Folder {
         let own = format!("{name}.{}-{}-{number}", std::process::id(), started.as_nanos());
         let (new, old) = (format!("{own}{NEW}"), format!("{own}{OLD}"));
         let folder = self.path(&new);
-        let written = write(&folder).and_then(|files| {
-            complete(&folder, about, files)?;
+        let written = write(&folder).and_then(|sums| {
+            complete(&folder, &sums)?;
             Ok(self.put_in_place(&new, &old, name)?)
         });
         let _ = self.remove(&new).and(self.remove(&old));
@@ -257,9 +278,8 @@ impl Folder {
 }
 
 /// Writes the checksums of a folder's files, which make it an entry.
-fn complete(folder: &Path, about: &str, files: BTreeMap<String, String>) -> Result<(), WriteError> {
-    let sums = Checksums { about: about.to_owned(), files };
-    let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
+fn complete(folder: &Path, sums: &Checksums) -> Result<(), WriteError> {
+    let sums = serde_json::to_vec(sums).expect("checksums are plain data");
     write_atomically(&folder.join(CHECKSUMS), |file| file.write_all(&sums))
 }
 
@@ -294,9 +314,10 @@ mod tests {
         let there = tempfile::tempdir().unwrap();
         let folder = Folder::open(there.path()).unwrap();
         let write = |text: String| {
-            folder.write_beside("entry", "about", |new| -> Result<_, WriteError> {
+            folder.write_beside("entry", |new| -> Result<_, WriteError> {
                 let hash = write_whole(&new.join("text"), text.as_bytes())?;
-                Ok(BTreeMap::from([("text".to_owned(), hash)]))
+                let files = BTreeMap::from([("text".to_owned(), hash)]);
+                Ok(Checksums { about: "about".to_owned(), files, needs: None })
             })
         };
         write("first".to_owned()).unwrap();

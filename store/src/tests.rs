@@ -191,6 +191,44 @@ fn prune_removes_least_recently_used_until_the_rest_fits() {
     assert_eq!(names(&pruned.removed), ['c']);
 }
 
+/// The base of an adapter is not pruned before the adapter, and the runs that need the one need the other.
+#[test]
+fn prune_leaves_the_bases_of_adapters() {
+    let (place, folder) = folder();
+    put(&folder, &key('a'), 10_000, 300);
+    put(&folder, &key('c'), 10_000, 200);
+    let on = |name: &str| {
+        let write = |folder: &Path| {
+            let sum = write_whole(&folder.join("file"), b"adapter")?;
+            Ok::<_, WriteError>(BTreeMap::from([("file".to_owned(), sum)]))
+        };
+        folder.write_needing(name, "an adapter", Some(&key('a')), write).unwrap();
+    };
+    on(&key('b'));
+    let under = |bytes| PrunePolicy { keep_under: Some(bytes), ..PrunePolicy::default() };
+    let prune = |bytes| folder.prune(&under(bytes), SystemTime::now()).unwrap().unwrap();
+    assert_eq!(names(&prune(11_000).removed), ['c']);
+    let out = place.path().join("out");
+    fs::create_dir(&out).unwrap();
+    assert!(folder.register(&run(&out, &['b'])).unwrap());
+    assert!(prune(1).removed.is_empty());
+    fs::remove_dir(&out).unwrap();
+    assert_eq!(names(&prune(1).removed), ['b', 'a']);
+    // Without its base, an adapter is incomplete.
+    put(&folder, &key('a'), 10_000, 0);
+    on(&key('b'));
+    let verdict = || {
+        let items = folder.items().unwrap();
+        folder.verdict(items.iter().find(|item| item.name == key('b')).unwrap())
+    };
+    assert_eq!(verdict(), Some(PruneVerdict::Whole));
+    folder.remove(&key('a')).unwrap();
+    let Some(PruneVerdict::Damaged(Damage { kind: "incomplete", reason })) = verdict() else {
+        panic!("not noticed")
+    };
+    assert!(reason.contains("the model that its adapter changes was deleted"), "{reason}");
+}
+
 /// Scores are cheap to recompute: they are pruned before other items, however old those are.
 #[test]
 fn prune_removes_scores_first() {

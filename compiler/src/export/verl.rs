@@ -63,9 +63,14 @@ fn configuration(
     prompts(settings, &mut set);
     actor(settings, &mut set, dtype, micro);
     if let Some(start) = &settings.start {
-        set("actor_rollout_ref.model.path", json!(start.path));
+        set("actor_rollout_ref.model.path", json!(start.whole().0));
     }
     let loaded = settings.start.iter().chain(settings.teachers.iter().map(|teacher| &teacher.weights));
+    for weights in loaded.clone() {
+        if let (whole, Some(command)) = weights.whole() {
+            coverage.exact(format!("{}, read from {whole}, which `{command}` writes", weights.path), at);
+        }
+    }
     for weights in loaded.filter(|weights| weights.revision.is_some()) {
         let why = "verl loads the newest revision from the hub; download this revision to a folder";
         coverage.refuse(format!("a revision of a model on the hub, {}", weights.path), at, why);
@@ -256,7 +261,7 @@ fn teachers(settings: &ExportSettings, configuration: &mut Configuration) {
     let models = "distillation.teacher_models";
     if let [only] = settings.teachers.as_slice() {
         let entry = format!("{models}.teacher_model");
-        configuration.set(&format!("{entry}.model_path"), json!(only.weights.path));
+        configuration.set(&format!("{entry}.model_path"), json!(only.weights.whole().0));
         configuration.set(&format!("{entry}.key"), json!("default"));
         configuration.set(&format!("{entry}.num_replicas"), json!(1));
         configuration.set(&format!("{entry}.inference.tensor_model_parallel_size"), json!(1));
@@ -267,7 +272,7 @@ fn teachers(settings: &ExportSettings, configuration: &mut Configuration) {
     for teacher in &settings.teachers {
         let mut entry = template.clone();
         entry["key"] = json!(teacher.key);
-        entry["model_path"] = json!(teacher.weights.path);
+        entry["model_path"] = json!(teacher.weights.whole().0);
         entry["num_replicas"] = json!(1);
         entry["inference"]["tensor_model_parallel_size"] = json!(1);
         configuration.insert(models, &teacher.key, entry);

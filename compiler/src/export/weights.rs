@@ -1,6 +1,6 @@
 //! The locations of models' weights, for engines that read folders.
 
-use mopd_plan::{ModelId, Plan, PretrainedSource, Stage, TokenizerSpec};
+use mopd_plan::{ModelId, Objective, Plan, PretrainedSource, Stage, TokenizerSpec, Train, Trainable};
 
 use super::coverage::Coverage;
 use super::stage::ExportRequest;
@@ -15,6 +15,20 @@ pub struct WeightsSource {
     pub bytes: bool,
     /// Whether its architecture is that of a published model, which may have experts.
     pub published: bool,
+    /// Whether a run writes an adapter there, without the model that it changes.
+    pub adapter: bool,
+}
+
+impl WeightsSource {
+    /// The folder for an engine that reads whole models only, and the command that writes it from an adapter.
+    pub fn whole(&self) -> (String, Option<String>) {
+        if !self.adapter {
+            return (self.path.clone(), None);
+        }
+        let whole = format!("{}-whole", self.path);
+        let command = format!("mopd export --merged {} --out {whole}", self.path);
+        (whole, Some(command))
+    }
 }
 
 pub fn weights(
@@ -47,7 +61,7 @@ pub fn weights(
             }
             coverage.exact(construct, model.origin);
             let path = (request.located)(pretrained);
-            Some(WeightsSource { path, revision, bytes, published })
+            Some(WeightsSource { path, revision, bytes, published, adapter: false })
         }
         // The folder in which a run leaves the model, in the layout of `save_pretrained`.
         Stage::Initialise(_)
@@ -58,7 +72,10 @@ pub fn weights(
             let (folder, exists) = (request.folder)(name);
             let when = if exists { "has written" } else { "has yet to write" };
             coverage.exact(format!("{construct}, which `mopd run` {when} to {folder}"), model.origin);
-            Some(WeightsSource { path: folder, revision: None, bytes, published })
+            let adapted = |train: &Train<Objective>| matches!(train.trainable, Trainable::Adapter(_));
+            let adapter =
+                model.stage.trains().first().is_some_and(|train| adapted(train) && train.ema.is_none());
+            Some(WeightsSource { path: folder, revision: None, bytes, published, adapter })
         }
     }
 }

@@ -20,7 +20,7 @@ use ureq::http::Uri;
 
 use self::fetch::{FetchProblem, HubClient, LARGEST_COMPANION, UNLIMITED};
 use super::huggingface::{self, CONFIG};
-use super::safetensors;
+use super::{peft, safetensors};
 use crate::failure::{Error, Result};
 use crate::quote::quote;
 use crate::tokenizer::TokenizerFiles;
@@ -176,13 +176,17 @@ impl Hub {
         for file in companions.filter(|file| huggingface::reads(file) || TokenizerFiles::reads(file)) {
             fetch(file, LARGEST_COMPANION)?;
         }
-        huggingface::no_adapter(&folder)?;
-        if !present(CONFIG) {
+        let whole = present(safetensors::MODEL) || present(safetensors::INDEX);
+        if present(peft::CONFIG) && whole {
+            return Err(peft::beside_model(&folder));
+        }
+        if present(peft::CONFIG) {
+            fetch(peft::MODEL, UNLIMITED)?;
+        } else if !present(CONFIG) {
             let message =
                 format!("the repository {name} has no {CONFIG}, so it has no model that can be loaded");
             return Err(Error::new(FailureKind::Model, message));
-        }
-        if present(safetensors::MODEL) {
+        } else if present(safetensors::MODEL) {
             fetch(safetensors::MODEL, UNLIMITED)?;
         } else if present(safetensors::INDEX) {
             fetch(safetensors::INDEX, LARGEST_COMPANION)?;
@@ -259,9 +263,12 @@ fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem
     Error::new(FailureKind::Model, message).help(help)
 }
 
-/// Whether a snapshot has its configuration and all of its weight files.
+/// Whether a snapshot has its configuration and all of its weight files, or an adapter.
 fn is_complete(folder: &Path) -> bool {
     let present = |name: &str| folder.join(name).exists();
+    if present(peft::CONFIG) && present(peft::MODEL) {
+        return true;
+    }
     let weights = || {
         present(safetensors::MODEL)
             || present(safetensors::INDEX)

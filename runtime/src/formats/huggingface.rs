@@ -4,34 +4,28 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mopd_plan::events::FailureKind;
 use mopd_store::regular;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::tensors::assemble;
-use super::{LARGEST_TEXT, config_json, safetensors, unreadable};
-use crate::failure::{Error, Result};
+use super::{LARGEST_TEXT, config_json, peft, safetensors, unreadable};
+use crate::failure::Result;
 use crate::mapped::MappedTensor;
 use crate::model::{Config, Weights};
-use crate::quote::quote;
-use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
+use crate::tokenizer::{PretrainedTokenizer, Tokenizer, TokenizerFiles};
 
 pub const CONFIG: &str = "config.json";
-/// The configuration that PEFT writes beside an adapter.
-const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// What a run writes beside its models: where they come from, and whether they have the tokenizer of bytes.
 pub const PROVENANCE: &str = "mopd.json";
 
 /// Whether the model in a folder depends on this file, besides its weights and its tokenizer's files.
 pub fn reads(name: &str) -> bool {
-    [CONFIG, ADAPTER_CONFIG, PROVENANCE].contains(&name)
+    [CONFIG, peft::CONFIG, PROVENANCE].contains(&name)
 }
 
 /// Reads `config.json` of a folder.
 pub fn config(folder: &Path) -> Result<Config> {
-    no_adapter(folder)?;
     let path = folder.join(CONFIG);
     let text = regular::read(&path, LARGEST_TEXT).map_err(|error| {
         unreadable(&path, mopd_store::files::reason(&error)).help(
@@ -56,45 +50,23 @@ pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
     Ok(Weights::stored(Arc::new(config), tokenizer, parts))
 }
 
-/// Refuses a folder that holds an adapter (LoRA), alone or in the model's own folder, where the reference
-/// library loads it with the model.
-pub fn no_adapter(folder: &Path) -> Result<()> {
-    #[derive(Default, Deserialize)]
-    struct Adapter {
-        #[serde(default)]
-        base_model_name_or_path: Option<String>,
-    }
-    if !folder.join(ADAPTER_CONFIG).exists() {
-        return Ok(());
-    }
-    if folder.join(CONFIG).exists() {
-        let message = format!("{} holds an adapter (LoRA) beside the model", folder.display());
-        return Err(Error::new(FailureKind::Model, message).help(format!(
-            "merge it into the model with PEFT (`merge_and_unload`), or move `{ADAPTER_CONFIG}` out of the \
-             folder to use the model without it"
-        )));
-    }
-    let message = format!("{} holds an adapter (LoRA), not a whole model", folder.display());
-    let whole = folder.parent().filter(|parent| parent.join(CONFIG).is_file());
-    let help = match whole {
-        Some(whole) => format!("name {}: the model with the adapter merged into it", whole.display()),
-        None => {
-            let text = regular::read(&folder.join(ADAPTER_CONFIG), LARGEST_TEXT).ok();
-            let adapter: Adapter =
-                text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-            let base = adapter.base_model_name_or_path.filter(|base| !base.is_empty());
-            let base =
-                base.map_or_else(|| "the model that it was trained on".to_owned(), |base| quote(&base));
-            format!("merge it into {base} with PEFT (`merge_and_unload`), save that, and name its folder")
-        }
-    };
-    Err(Error::new(FailureKind::Model, message).help(help))
-}
-
 /// The tokenizer in a folder.
 pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
-    no_adapter(folder)?;
     Ok(Arc::new(Tokenizer::Pretrained(PretrainedTokenizer::load(folder)?)))
+}
+
+/// The tokenizer of an adapter's folder: its own files where it has them, since a trainer may have saved
+/// another chat template, else the base's. Where it does not say how completions end, the base does.
+pub fn tokenizer_of_adapter(folder: &Path, base: &Weights) -> Result<Arc<Tokenizer>> {
+    if !TokenizerFiles::are_in(folder) {
+        return Ok(base.tokenizer.clone());
+    }
+    let mut files = TokenizerFiles::read(folder)?;
+    if let Tokenizer::Pretrained(tokenizer) = &*base.tokenizer {
+        files.end_as(tokenizer.files());
+    }
+    let tokenizer = Arc::new(Tokenizer::Pretrained(PretrainedTokenizer::new(files)?));
+    with_rows(&base.config, tokenizer).map_err(|problem| unreadable(folder, problem))
 }
 
 /// The tokenizer as the model uses it. Published embeddings are often padded beyond the tokenizer's ids. They

@@ -4,6 +4,7 @@ pub mod config_json;
 pub mod gguf;
 pub mod hub;
 pub mod huggingface;
+pub mod peft;
 pub mod safetensors;
 pub mod tensors;
 

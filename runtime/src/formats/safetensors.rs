@@ -22,6 +22,13 @@ use crate::mapped::NumberEncoding;
 pub const MODEL: &str = "model.safetensors";
 pub const INDEX: &str = "model.safetensors.index.json";
 
+/// Opens the tensors of one file.
+pub fn open_file(path: &Path) -> Result<Tensors> {
+    let mut tensors = Tensors::new();
+    add(path, &mut tensors)?;
+    Ok(tensors)
+}
+
 /// Opens a folder's tensors: `model.safetensors`, or the files that `model.safetensors.index.json` names.
 pub fn open(folder: &Path) -> Result<Tensors> {
     let (single, index) = (folder.join(MODEL), folder.join(INDEX));
@@ -103,10 +110,9 @@ fn absent(folder: &Path) -> crate::failure::Error {
             transformers and save it with `save_pretrained`, which writes safetensors",
         );
     }
-    if present("adapter_model.safetensors") {
-        return error.help(
-            "it holds an adapter: load the model it was trained on, or merge it into that model with PEFT",
-        );
+    if present(super::peft::MODEL) {
+        return error
+            .help(format!("it holds an adapter without its settings: `{}` is missing", super::peft::CONFIG));
     }
     let gguf = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let gguf = gguf

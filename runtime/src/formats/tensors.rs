@@ -24,7 +24,7 @@ pub type Tensors = BTreeMap<String, Tensor>;
 
 impl Tensor {
     /// The tensor as a `rows` x `columns` matrix, or `None` if it has another number of elements.
-    fn matrix(&self, rows: usize, columns: usize) -> Option<MappedTensor> {
+    pub fn matrix(&self, rows: usize, columns: usize) -> Option<MappedTensor> {
         MappedTensor::new(self.file.clone(), self.range.clone(), self.encoding, rows, columns)
     }
 

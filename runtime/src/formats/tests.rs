@@ -5,16 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Deserialize;
 use tch::{Device, Kind};
 
 use super::tensors::{Tensors, assemble};
-use super::{huggingface, safetensors};
-use crate::failure::Error;
+use super::{huggingface, peft, safetensors};
+use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::mapped::MappedTensor;
-use crate::model::{Decoder, PackedBatch, Weights};
-use crate::store::{Checkpoint, CheckpointProvenance, CurrentFiles, Store};
+use crate::model::{Config, Decoder, Merged, PackedBatch, Weights};
+use crate::store::{Checkpoint, CheckpointProvenance, CurrentFiles, Store, save_as_adapter};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
 
@@ -80,7 +81,7 @@ fn save(weights: &Weights, folder: &Path) -> PathBuf {
             &CheckpointProvenance::new(weights, "student", 1, "key", Vec::new()),
             weights,
             &Default::default(),
-            &Vec::new(),
+            None,
         )
         .unwrap();
     store.publish("key", folder, "student", 1, &CurrentFiles::of(weights)).unwrap()
@@ -161,34 +162,101 @@ fn a_base_model_is_read_by_the_names_of_a_whole_one() {
     assert!(problem.contains("; instead there are language_model.model."), "{problem}");
 }
 
+fn adapters() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters")
+}
+
+/// The model in a folder that PEFT wrote, whose base has no tokenizer.
+fn adapted(folder: &Path) -> Result<Weights> {
+    let base = peft::base_folder(folder)?;
+    let base = Arc::new(huggingface::weights(&base, Arc::new(Tokenizer::Bytes))?);
+    let adapters = peft::read(folder, &base.config)?;
+    Ok(Weights::merged(Merged::new(base, adapters)))
+}
+
+/// What `runtime/tests/fixtures/adapters.py` computes with transformers and PEFT in float64.
 #[test]
-fn an_adapter_is_no_model() {
+fn a_folder_of_peft_gives_the_log_probabilities_of_transformers() {
+    #[derive(Deserialize)]
+    struct Reference {
+        tokens: Vec<Token>,
+        logp: Vec<Vec<f64>>,
+    }
+    for case in ["lora", "dora", "patterns", "half"] {
+        let folder = adapters().join(case);
+        let weights = adapted(&folder).unwrap();
+        let text = fs::read(folder.join("reference.json")).unwrap();
+        let Reference { tokens, logp } = serde_json::from_slice(&text).unwrap();
+        assert_eq!((tokens.len(), logp.len(), logp[0].len()), (12, 3, weights.config.vocabulary));
+        let decoder = Decoder::frozen(&weights, Place::cpu(), Kind::Float);
+        let (prompt, rest) = tokens.split_at(10);
+        let completion = [rest, &[0]].concat();
+        let batch = PackedBatch::new([(prompt, completion.as_slice())].into_iter(), Device::Cpu);
+        let got = to_vec(&decoder.logits(&batch).log_softmax(-1, Kind::Float));
+        assert_eq!(got.len(), 3 * weights.config.vocabulary);
+        for (got, expected) in got.iter().zip(logp.iter().flatten()) {
+            assert!((f64::from(*got) - expected).abs() < 1e-4, "{case}: {got} {expected}");
+        }
+        // A result with one rank is read as the same model.
+        if case != "patterns" {
+            let result = tempfile::tempdir().unwrap();
+            let (merged, none) = (weights.adapted().unwrap(), Vec::new());
+            let provenance = CheckpointProvenance::new(&weights, "m", 1, "key", none);
+            save_as_adapter(result.path(), &provenance, merged, "org/base").unwrap();
+            let again = Checkpoint::load_on(result.path(), || Ok(merged.base().clone())).unwrap();
+            assert!(again.weights.values() == weights.values(), "{case}");
+        }
+    }
+}
+
+/// What this version would compute otherwise than PEFT is refused by its name.
+#[test]
+fn what_an_adapter_has_beside_lora_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let adapter = folder.path().join("adapter");
-    fs::create_dir(&adapter).unwrap();
-    fs::write(adapter.join("adapter_config.json"), "{\"base_model_name_or_path\": \"org/base\"}").unwrap();
-    let problem = || {
-        let Error::Failed(failure) = Checkpoint::load(&adapter).unwrap_err() else { panic!("interrupted") };
-        assert!(
-            failure.message.ends_with("adapter holds an adapter (LoRA), not a whole model"),
-            "{failure:?}"
-        );
-        failure.help.unwrap()
+    let copy = |from: &str| fs::copy(adapters().join("lora").join(from), folder.path().join(from)).unwrap();
+    copy("adapter_model.safetensors");
+    let text = fs::read_to_string(adapters().join("lora/adapter_config.json")).unwrap();
+    let problem = |field: &str, value: serde_json::Value| {
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["base_model_name_or_path"] = fixtures().join("llama").display().to_string().into();
+        config[field] = value;
+        fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+        adapted(folder.path()).unwrap_err().to_string()
     };
-    assert_eq!(
-        problem(),
-        "merge it into \"org/base\" with PEFT (`merge_and_unload`), save that, and name its folder"
-    );
-    // In the model's own folder, where the reference library adds it to the model.
-    fs::write(adapter.join("config.json"), "{}").unwrap();
-    let Error::Failed(failure) = Checkpoint::load(&adapter).unwrap_err() else { panic!("interrupted") };
-    assert!(failure.message.ends_with("adapter holds an adapter (LoRA) beside the model"), "{failure:?}");
+    for (field, value, said) in [
+        ("peft_type", "LOHA".into(), "the type \"LOHA\""),
+        ("bias", "all".into(), "trained biases"),
+        ("modules_to_save", serde_json::json!(["lm_head"]), "`modules_to_save`"),
+        ("trainable_token_indices", serde_json::json!([1]), "`trainable_token_indices`"),
+        ("init_lora_weights", "pissa".into(), "\"pissa\" changed"),
+        ("layer_replication", serde_json::json!([[0, 2]]), "`layer_replication`"),
+        ("a_later_invention", true.into(), "`a_later_invention`"),
+        ("r", 3.into(), "lora_A.weight has the shape [2, 32], expected [3, 32]"),
+        ("use_dora", true.into(), "lora_magnitude_vector is missing"),
+        ("rank_pattern", serde_json::json!({"q_proj": 2, "self_attn.q_proj": 3}), "both match"),
+        ("base_model_name_or_path", "".into(), "names no model"),
+        ("base_model_name_or_path", "./nowhere".into(), "there is no folder ./nowhere"),
+        ("base_model_name_or_path", adapters().join("lora").display().to_string().into(), "an adapter too"),
+    ] {
+        let problem = problem(field, value);
+        assert!(problem.contains(said), "{field}: {problem}");
+    }
+    // Tensors of another model, such as one with another number of layers.
+    let base = huggingface::config(&fixtures().join("llama")).unwrap();
+    let fewer = Config { layers: 1, attention: base.attention[..1].to_vec(), ..base };
+    let problem = peft::read(&adapters().join("lora"), &fewer).unwrap_err().to_string();
+    assert!(problem.contains("base_model.model.model.layers.1."), "{problem}");
+}
+
+#[test]
+fn an_adapter_beside_a_whole_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["adapter_config.json", "config.json"] {
+        fs::write(folder.path().join(name), "{}").unwrap();
+    }
+    assert!(peft::is_adapter(folder.path()).unwrap(), "trainers save the base's configuration");
+    fs::write(folder.path().join("model.safetensors"), "").unwrap();
+    let Error::Failed(failure) = Checkpoint::load(folder.path()).unwrap_err() else { panic!("interrupted") };
+    assert!(failure.message.ends_with("holds an adapter (LoRA) beside the model"), "{failure:?}");
     assert!(failure.help.unwrap().contains("move `adapter_config.json` out"));
-    fs::remove_file(adapter.join("config.json")).unwrap();
-    // An adapter beside a `config.json`, as in the folder of a run's model.
-    fs::write(folder.path().join("config.json"), "{}").unwrap();
-    assert_eq!(
-        problem(),
-        format!("name {}: the model with the adapter merged into it", folder.path().display())
-    );
 }

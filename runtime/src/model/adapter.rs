@@ -29,11 +29,10 @@ pub struct Adapted {
     parameters: Tensor,
 }
 
-/// The layout of an adapter's parameters: A and B of each matrix in turn; then, for DoRA, the magnitudes of
-/// all.
+/// The layout of an adapter's parameters. One that is trained has A and B of each matrix in turn; then, for
+/// DoRA, the magnitudes of all.
 #[derive(Debug)]
 struct AdapterLayout {
-    settings: Adapter,
     /// In the order of the model's layout.
     matrices: Vec<AdaptedMatrix>,
 }
@@ -42,6 +41,8 @@ struct AdapterLayout {
 #[derive(Debug)]
 struct AdaptedMatrix {
     entry: ParameterEntry,
+    rank: usize,
+    alpha: f64,
     /// `[rank, inputs]`
     a: usize,
     /// `[outputs, rank]`
@@ -62,6 +63,17 @@ impl AdaptedMatrix {
     /// `[outputs, inputs]`
     fn shape(&self) -> [i64; 2] {
         [self.entry.shape[0] as i64, self.entry.shape[1] as i64]
+    }
+
+    /// The parts of its adapter; `part` makes each from its offset and shape.
+    fn factors(&self, part: impl Fn(usize, &[i64]) -> Tensor) -> Factors {
+        let (rank, [outputs, inputs]) = (self.rank as i64, self.shape());
+        Factors {
+            a: part(self.a, &[rank, inputs]),
+            b: part(self.b, &[outputs, rank]),
+            magnitude: self.magnitude.map(|magnitude| part(magnitude, &[outputs, 1])),
+            scale: self.alpha / self.rank as f64,
+        }
     }
 }
 
@@ -89,19 +101,6 @@ impl Factors {
             None => direction,
             // arXiv:2402.09353, eq. 5
             Some(magnitude) => &direction * (magnitude / norms(&direction)),
-        }
-    }
-}
-
-impl AdapterLayout {
-    /// The adapter of a matrix; `part` makes each part from its offset and shape.
-    fn factors(&self, matrix: &AdaptedMatrix, part: impl Fn(usize, &[i64]) -> Tensor) -> Factors {
-        let (rank, [outputs, inputs]) = (i64::from(self.settings.rank), matrix.shape());
-        Factors {
-            a: part(matrix.a, &[rank, inputs]),
-            b: part(matrix.b, &[outputs, rank]),
-            magnitude: matrix.magnitude.map(|magnitude| part(magnitude, &[outputs, 1])),
-            scale: self.settings.alpha / f64::from(self.settings.rank),
         }
     }
 }
@@ -149,7 +148,7 @@ impl Adapted {
             values.extend((0..rank * inputs).map(|_| ((2.0 * uniforms.uniform() - 1.0) * bound) as f32));
             let b = values.len();
             values.resize(b + outputs * rank, 0.0);
-            matrices.push(AdaptedMatrix { entry, a, b, magnitude: None });
+            matrices.push(AdaptedMatrix { entry, rank, alpha: settings.alpha, a, b, magnitude: None });
         }
         if settings.kind == AdapterKind::Dora {
             for matrix in &mut matrices {
@@ -167,12 +166,8 @@ impl Adapted {
             let of = |matrix: &AdaptedMatrix| base.tensor(&matrix.entry, Kind::Float, place.device);
             matrices.iter().map(of).collect()
         });
-        let layout = Arc::new(AdapterLayout { settings: settings.clone(), matrices });
+        let layout = Arc::new(AdapterLayout { matrices });
         Ok(Adapted { base: base.clone(), held, layout, parameters })
-    }
-
-    pub fn settings(&self) -> &Adapter {
-        &self.layout.settings
     }
 
     /// The trained parameters as one vector.
@@ -186,26 +181,6 @@ impl Adapted {
         first.unwrap_or(self.parameters.numel())
     }
 
-    /// Each part with its name in PEFT's layout, its shape and its values.
-    pub fn parts(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let rank = self.layout.settings.rank as usize;
-        let mut parts = Vec::new();
-        for AdaptedMatrix { entry, a, b, magnitude } in &self.layout.matrices {
-            let module = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
-            let mut add = |part: &str, offset: usize, shape: Vec<usize>| {
-                let count: usize = shape.iter().product();
-                let values = to_vec(&self.parameters.narrow(0, offset as i64, count as i64));
-                parts.push((format!("base_model.model.{module}.{part}"), shape, values));
-            };
-            add("lora_A.weight", *a, vec![rank, entry.shape[1]]);
-            add("lora_B.weight", *b, vec![entry.shape[0], rank]);
-            if let Some(magnitude) = magnitude {
-                add("lora_magnitude_vector", *magnitude, vec![entry.shape[0]]);
-            }
-        }
-        parts
-    }
-
     /// The original matrix.
     fn base(&self, index: usize) -> Tensor {
         let read = || {
@@ -216,7 +191,7 @@ impl Adapted {
     }
 
     fn factors(&self, matrix: &AdaptedMatrix) -> Factors {
-        self.layout.factors(matrix, |offset, shape| part(&self.parameters, offset, shape))
+        matrix.factors(|offset, shape| part(&self.parameters, offset, shape))
     }
 
     /// Merges the adapter into a model's flat vector.
@@ -249,7 +224,7 @@ impl Adapted {
 
     /// Whether its gradient can be computed from the inputs of products and d loss / d their outputs.
     pub(super) fn follows_products(&self) -> bool {
-        self.layout.settings.kind == AdapterKind::Lora
+        self.layout.matrices.iter().all(|matrix| matrix.magnitude.is_none())
     }
 
     /// The adapter's gradient from `by_weights`, d loss / d whole matrices from `offset` on. With G the
@@ -307,6 +282,21 @@ impl Adapted {
     }
 }
 
+/// The adapter of one matrix, as plain data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatrixAdapter {
+    pub entry: ParameterEntry,
+    pub rank: usize,
+    /// The product of B and A is multiplied by alpha / rank.
+    pub alpha: f64,
+    /// `[rank, inputs]`
+    pub a: Vec<f32>,
+    /// `[outputs, rank]`
+    pub b: Vec<f32>,
+    /// `[outputs]`; absent for LoRA.
+    pub magnitude: Option<Vec<f32>>,
+}
+
 /// A model with an adapter, as plain data.
 #[derive(Debug)]
 pub struct Merged {
@@ -316,8 +306,45 @@ pub struct Merged {
 }
 
 impl Merged {
-    pub(super) fn base(&self) -> &Weights {
+    /// `adapters` are of matrices of the base, in the order of its layout.
+    pub fn new(base: Arc<Weights>, adapters: Vec<MatrixAdapter>) -> Merged {
+        let mut parameters: Vec<f32> = Vec::new();
+        let mut matrices: Vec<AdaptedMatrix> = Vec::with_capacity(adapters.len());
+        for MatrixAdapter { entry, rank, alpha, a, b, magnitude } in adapters {
+            let (outputs, inputs) = (entry.shape[0], entry.shape[1]);
+            assert_eq!((a.len(), b.len()), (rank * inputs, outputs * rank), "the adapter of another matrix");
+            assert!(magnitude.as_ref().is_none_or(|all| all.len() == outputs), "magnitudes of other rows");
+            assert!(matrices.last().is_none_or(|last| last.entry.offset < entry.offset), "another order");
+            let mut append = |values: Vec<f32>| {
+                let offset = parameters.len();
+                parameters.extend(values);
+                offset
+            };
+            let (a, b, magnitude) = (append(a), append(b), magnitude.map(append));
+            matrices.push(AdaptedMatrix { entry, rank, alpha, a, b, magnitude });
+        }
+        Merged { base, layout: Arc::new(AdapterLayout { matrices }), parameters }
+    }
+
+    pub fn base(&self) -> &Arc<Weights> {
         &self.base
+    }
+
+    /// The adapter of each matrix, in the order of the model's layout.
+    pub fn adapters(&self) -> impl Iterator<Item = MatrixAdapter> {
+        self.layout.matrices.iter().map(|matrix| {
+            let AdaptedMatrix { entry, rank, alpha, a, b, magnitude } = matrix;
+            let (outputs, inputs) = (entry.shape[0], entry.shape[1]);
+            let part = |offset: usize, count: usize| self.parameters[offset..offset + count].to_vec();
+            MatrixAdapter {
+                entry: entry.clone(),
+                rank: *rank,
+                alpha: *alpha,
+                a: part(*a, rank * inputs),
+                b: part(*b, outputs * rank),
+                magnitude: magnitude.map(|offset| part(offset, outputs)),
+            }
+        })
     }
 
     /// The changed matrices: the range in the flat vector, and the values.
@@ -329,16 +356,26 @@ impl Merged {
         matrices.map(|matrix| (matrix.range(), self.numbers(matrix)))
     }
 
-    /// The values of an entry; `None` where the adapter does not change it.
-    pub(super) fn of(&self, entry: &ParameterEntry) -> Option<Vec<f32>> {
+    /// The adapter of an entry; `None` where it has none.
+    fn matrix(&self, entry: &ParameterEntry) -> Option<&AdaptedMatrix> {
         let matrices = &self.layout.matrices;
         let known = matrices.binary_search_by_key(&entry.offset, |matrix| matrix.entry.offset).ok()?;
-        Some(self.numbers(&matrices[known]))
+        Some(&matrices[known])
+    }
+
+    /// Whether the adapter changes an entry.
+    pub(super) fn changes(&self, entry: &ParameterEntry) -> bool {
+        self.matrix(entry).is_some()
+    }
+
+    /// The values of an entry; `None` where the adapter does not change it.
+    pub(super) fn of(&self, entry: &ParameterEntry) -> Option<Vec<f32>> {
+        self.matrix(entry).map(|matrix| self.numbers(matrix))
     }
 
     fn numbers(&self, matrix: &AdaptedMatrix) -> Vec<f32> {
         let _guard = no_grad_guard();
-        let factors = self.layout.factors(matrix, |offset, shape| {
+        let factors = matrix.factors(|offset, shape| {
             let count = shape.iter().product::<i64>() as usize;
             Tensor::from_slice(&self.parameters[offset..offset + count]).view(shape)
         });

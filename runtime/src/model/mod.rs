@@ -26,7 +26,7 @@ mod step;
 mod streamed;
 mod weights;
 
-pub use adapter::Adapted;
+pub use adapter::{Adapted, MatrixAdapter, Merged};
 pub use attention::cap;
 pub use cache::Generator;
 pub use config::{

@@ -1,5 +1,5 @@
-//! The storage of a model's parameters: in memory; in mapped files that are read on demand; or as another
-//! model's parameters with an adapter that is merged on demand.
+//! The storage of a model's parameters: in memory; in mapped files that are read on demand; or computed on
+//! demand, as another model's parameters with an adapter, or as a merge of several models.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,6 +13,7 @@ use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 use tch::{Device, Kind, Tensor};
 
 use super::adapter::Merged;
+use super::merge::Combination;
 use super::{ParameterEntry, Weights, layout};
 use crate::machine::place;
 use crate::machine::transfer::{note_to_device, upload};
@@ -24,6 +25,7 @@ pub(super) enum ParameterData {
     Owned(Arc<Vec<f32>>),
     Stored(Arc<EntryParts>),
     Merged(Arc<Merged>),
+    Combined(Arc<Combination>),
 }
 
 /// One part per entry of the layout.
@@ -65,6 +67,7 @@ impl ParameterData {
             ParameterData::Owned(values) => values.len(),
             ParameterData::Stored(parts) => parts.len(),
             ParameterData::Merged(merged) => Weights::parameters(&merged.base().config),
+            ParameterData::Combined(combination) => Weights::parameters(&combination.like().config),
         }
     }
 
@@ -89,6 +92,13 @@ impl ParameterData {
                 }
                 Cow::Owned(values)
             }
+            ParameterData::Combined(combination) => {
+                let mut values = Vec::with_capacity(self.len());
+                for entry in layout(&combination.like().config) {
+                    values.extend(combination.of(&entry));
+                }
+                Cow::Owned(values)
+            }
         }
     }
 
@@ -110,12 +120,29 @@ impl ParameterData {
             ParameterData::Merged(merged) => {
                 merged.of(entry).map_or_else(|| merged.base().of(entry), Cow::Owned)
             }
+            ParameterData::Combined(combination) => Cow::Owned(combination.of(entry)),
         }
     }
 
-    /// One entry in its file, if the parameters are in files.
+    /// One entry in its file, if it is in one.
     pub fn in_file(&self, entry: &ParameterEntry) -> Option<&MappedTensor> {
-        if let ParameterData::Stored(parts) = self { Some(parts.of(entry)) } else { None }
+        match self {
+            ParameterData::Owned(_) | ParameterData::Combined(_) => None,
+            ParameterData::Stored(parts) => Some(parts.of(entry)),
+            ParameterData::Merged(merged) if merged.changes(entry) => None,
+            ParameterData::Merged(merged) => merged.base().in_file(entry),
+        }
+    }
+
+    /// Whether both are the same numbers in memory, or in one file.
+    pub fn is_shared(&self, other: &ParameterData) -> bool {
+        match (self, other) {
+            (ParameterData::Owned(one), ParameterData::Owned(other)) => Arc::ptr_eq(one, other),
+            (ParameterData::Stored(one), ParameterData::Stored(other)) => Arc::ptr_eq(one, other),
+            (ParameterData::Merged(one), ParameterData::Merged(other)) => Arc::ptr_eq(one, other),
+            (ParameterData::Combined(one), ParameterData::Combined(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 
     /// A range of whole entries as one vector on a device, without a second copy there.
@@ -140,6 +167,15 @@ impl ParameterData {
                 }
                 vector
             }
+            ParameterData::Combined(combination) => {
+                let vector = empty(range.len(), kind, device);
+                let entries = layout(&combination.like().config);
+                for entry in entries.iter().filter(|entry| range.contains(&entry.offset)) {
+                    let mut part = vector.narrow(0, (entry.offset - range.start) as i64, entry.len() as i64);
+                    part.copy_(&converted(&combination.of(entry), kind, device));
+                }
+                vector
+            }
         }
     }
 
@@ -157,6 +193,9 @@ impl ParameterData {
                 layout(&merged.base().config).iter().for_each(|entry| look(&self.of(entry)));
                 merged.base().release();
             }
+            ParameterData::Combined(combination) => {
+                layout(&combination.like().config).iter().for_each(|entry| look(&combination.of(entry)));
+            }
         }
     }
 
@@ -166,6 +205,7 @@ impl ParameterData {
             ParameterData::Owned(_) => {}
             ParameterData::Stored(all) => all.parts.iter().for_each(MappedTensor::release),
             ParameterData::Merged(merged) => merged.base().release(),
+            ParameterData::Combined(combination) => combination.release(),
         }
     }
 }

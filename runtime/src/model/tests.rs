@@ -9,6 +9,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::*;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
+use crate::random::{Key, Purpose};
 use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
 
 mod generated;
@@ -39,6 +40,23 @@ pub fn of_family(family: plan::Family) -> Config {
 }
 
 /// Weights large enough that attention and the gates are far from linear, and scales other than 1.
+/// A model with a random adapter of its query and down projections.
+pub fn random_adapter(base: &Arc<Weights>, rank: usize) -> Weights {
+    let key = Key::new(7, rank as u64, Purpose::Initialise, 0);
+    let mut numbers = key.row(0, 0);
+    let mut random =
+        |count: usize| (0..count).map(|_| (numbers.uniform() - 0.5) as f32).collect::<Vec<f32>>();
+    let adapters = layout(&base.config)
+        .into_iter()
+        .filter(|entry| ["q_proj.weight", "down_proj.weight"].iter().any(|end| entry.name.ends_with(end)))
+        .map(|entry| {
+            let (a, b) = (random(rank * entry.shape[1]), random(entry.shape[0] * rank));
+            MatrixAdapter { entry, rank, alpha: 3.0, a, b, magnitude: None }
+        });
+    let adapters = adapters.collect();
+    Weights::merged(Merged::new(base.clone(), adapters))
+}
+
 pub fn random_model(config: &Config, seed: u64) -> Weights {
     let weights = Weights::initialise(Arc::new(config.clone()), Arc::new(Tokenizer::Bytes), seed, 0);
     let values = weights.values().into_owned().into_iter().enumerate();

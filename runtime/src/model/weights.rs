@@ -1,4 +1,4 @@
-//! Weights as plain data: one flat vector, in memory, in mapped files or with an adapter merged into it, and
+//! Weights as plain data: one flat vector, in memory, in mapped files or computed when it is read, and
 //! the layout that names its parts. Threads, merges and the store use this form; [`super::Decoder`] turns it
 //! into tensors.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use super::adapter::Merged;
+use super::merge::Combination;
 use super::parameter_data::{EntryParts, ParameterData};
 use super::{Config, EntryKind, ParameterEntry, layout};
 use crate::mapped::MappedTensor;
@@ -39,8 +40,24 @@ impl Weights {
 
     /// A model with an adapter.
     pub fn merged(merged: Merged) -> Weights {
-        let Weights { config, tokenizer, .. } = merged.base().clone();
+        let Weights { config, tokenizer, .. } = (**merged.base()).clone();
         Weights { config, tokenizer, numbers: ParameterData::Merged(Arc::new(merged)) }
+    }
+
+    /// A merge of models.
+    pub fn combined(combination: Combination) -> Weights {
+        let Weights { config, tokenizer, .. } = combination.like().clone();
+        Weights { config, tokenizer, numbers: ParameterData::Combined(Arc::new(combination)) }
+    }
+
+    /// The adapter and the model that it changes; `None` for weights without one.
+    pub fn adapted(&self) -> Option<&Merged> {
+        if let ParameterData::Merged(merged) = &self.numbers { Some(merged) } else { None }
+    }
+
+    /// Whether both have one copy of the numbers in memory, or one file.
+    pub fn shares_numbers(&self, other: &Weights) -> bool {
+        self.config == other.config && self.numbers.is_shared(&other.numbers)
     }
 
     /// The same model with other values.
@@ -77,6 +94,13 @@ impl Weights {
     /// Releases the memory of mapped files that were read; they can be read again.
     pub fn release(&self) {
         self.numbers.release();
+    }
+
+    /// The same of one entry.
+    pub fn release_entry(&self, entry: &ParameterEntry) {
+        if let Some(part) = self.in_file(entry) {
+            part.release();
+        }
     }
 
     /// Random weights: matrices normal with the configuration's initial deviation, biases at 0,
@@ -172,9 +196,13 @@ impl Weights {
         self.tensor(&self.lm_head_entry(), kind, device)
     }
 
-    /// The LM head in its file, if the weights are in files.
+    /// The LM head in its file, if it is in one.
     pub fn lm_head_in_file(&self) -> Option<&MappedTensor> {
-        self.numbers.in_file(&self.lm_head_entry())
+        self.in_file(&self.lm_head_entry())
+    }
+
+    pub(super) fn in_file(&self, entry: &ParameterEntry) -> Option<&MappedTensor> {
+        self.numbers.in_file(entry)
     }
 
     fn lm_head_entry(&self) -> ParameterEntry {

@@ -361,7 +361,6 @@ impl StageTrial<'_> {
             steps,
             sources: self.sources(train, |data| trained(data, train), verifier)?,
             start: train::beginning(train, start, 0, 0),
-            start_place: String::new(),
             models: train.scorer_and_writer_models().map(|id| (id, models.of[&id].clone())).collect(),
             models_fit: Some(self.models_fit()),
             budget: self.context.budget,

@@ -13,9 +13,9 @@ use serde::Serialize;
 use super::unchanged::HashedFiles;
 use crate::failure::{Error, Result};
 use crate::formats::hub::{self, Hub};
-use crate::formats::{gguf, huggingface, safetensors};
+use crate::formats::{gguf, huggingface, peft, safetensors};
 use crate::mapped::MappedFile;
-use crate::model::{Config, Weights};
+use crate::model::{Config, Merged, Weights};
 use crate::store::Checkpoint;
 use crate::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::{data, tokenizer};
@@ -64,7 +64,8 @@ pub fn load_with_ends(
         })
     };
     let files = files.iter().map(hashed).collect::<Result<Vec<_>>>()?;
-    let content = content_hash(&weights, files.iter().map(|(file, _)| file.hash.clone()).collect());
+    let content =
+        content_hash(&weights, weights.adapted(), files.iter().map(|(file, _)| file.hash.clone()).collect());
     Ok(LoadedModel { weights, content, unchanged: HashedFiles::model(files) })
 }
 
@@ -85,9 +86,20 @@ pub fn look(source: &PretrainedSource, base: &Path) -> Result<Option<Config>> {
             return gguf::open(&data::path_as_written(base, file)).map(|opened| Some(opened.config));
         }
     };
-    let config = huggingface::config(&folder)?;
-    safetensors::files(&folder)?;
+    if !peft::is_adapter(&folder)? {
+        return looked_at(&folder).map(Some);
+    }
+    let Some(base) = peft::cached_base(&folder)? else { return Ok(None) };
+    let config = looked_at(&base)?;
+    peft::read(&folder, &config)?;
     Ok(Some(config))
+}
+
+/// The configuration of a whole model, whose weights are there.
+fn looked_at(folder: &Path) -> Result<Config> {
+    let config = huggingface::config(folder)?;
+    safetensors::files(folder)?;
+    Ok(config)
 }
 
 /// The model with further end tokens.
@@ -110,13 +122,17 @@ pub fn saved_content(weights: &Weights, folder: &Path, written: &BTreeMap<String
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         written[&name].clone()
     };
-    Ok(content_hash(weights, safetensors::files(folder)?.iter().map(hash).collect()))
+    Ok(content_hash(weights, None, safetensors::files(folder)?.iter().map(hash).collect()))
 }
 
-/// `files` are the Blake3 hashes of the files that hold the weights, in their order.
-fn content_hash(weights: &Weights, files: Vec<String>) -> String {
+/// `files` are the Blake3 hashes of the files that hold the weights, in their order, an adapter's among them.
+fn content_hash(weights: &Weights, adapter: Option<&Merged>, files: Vec<String>) -> String {
     let (config, tokenizer) = (&*weights.config, weights.tokenizer.hash());
-    let content = ModelContent { config, tokenizer, weights: files };
+    // The tensors of an adapter are in its file, and what multiplies them is not.
+    let adapter = adapter.map(|merged| {
+        merged.adapters().map(|adapter| (adapter.entry.name, adapter.rank, adapter.alpha)).collect()
+    });
+    let content = ModelContent { config, tokenizer, weights: files, adapter };
     keys::hash("mopd model", keys::VERSION, &content).to_hex().to_string()
 }
 
@@ -127,6 +143,9 @@ struct ModelContent<'a> {
     tokenizer: String,
     /// Blake3 of each file.
     weights: Vec<String>,
+    /// The matrices that an adapter changes, each with its rank and alpha.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<Vec<(String, usize, f64)>>,
 }
 
 /// A model and the files that hold its weights.
@@ -134,7 +153,12 @@ type OpenedModel = (Weights, Vec<PathBuf>);
 
 fn of_folder(folder: &Path) -> Result<OpenedModel> {
     let weights = Checkpoint::load(folder)?.weights;
-    Ok((weights, safetensors::files(folder)?))
+    if !peft::is_adapter(folder)? {
+        return Ok((weights, safetensors::files(folder)?));
+    }
+    let mut files = safetensors::files(&peft::base_folder(folder)?)?;
+    files.push(folder.join(peft::MODEL));
+    Ok((weights, files))
 }
 
 fn of_gguf(path: &Path) -> Result<OpenedModel> {
@@ -164,7 +188,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::model::tests::{random_model, tiny};
+    use crate::model::tests::{random_adapter, random_model, tiny};
     use crate::store::{CheckpointProvenance, CurrentFiles, Store};
 
     fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
@@ -175,7 +199,7 @@ mod tests {
                 &CheckpointProvenance::new(weights, name, 1, name, Vec::new()),
                 weights,
                 &Default::default(),
-                &Vec::new(),
+                None,
             )
             .unwrap();
         store.publish(name, folder, name, 1, &CurrentFiles::of(weights)).unwrap();
@@ -205,6 +229,11 @@ mod tests {
         let provenance = CheckpointProvenance::new(&weights, "written", 1, "", Vec::new());
         let hashes = crate::store::save(&written, &provenance, &weights).unwrap();
         assert_eq!(saved_content(&weights, &written, &hashes).unwrap(), checkpoint(&first));
+        // A model that was merged from an adapter is whole in its folder.
+        let (whole, adapted) = (folder.path().join("whole"), random_adapter(&Arc::new(weights), 2));
+        fs::create_dir(&whole).unwrap();
+        let hashes = crate::store::save(&whole, &provenance, &adapted).unwrap();
+        assert_eq!(saved_content(&adapted, &whole, &hashes).unwrap(), checkpoint("whole"));
         // The same folder by the other constructor is the same model.
         assert_eq!(
             content(&PretrainedSource::HuggingFace { name: first.clone(), revision: None }),

@@ -2,6 +2,7 @@
 //! sparsity (arXiv:2505.11711), and its rank.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use half::bf16;
 use mopd_plan::WeightGroup;
@@ -11,10 +12,10 @@ use tch::{Kind, Tensor};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::formats::huggingface;
-use crate::mapped::MappedTensor;
+use crate::formats::{huggingface, peft};
 use crate::model::change::{first_difference, is_beyond};
-use crate::model::{ParameterEntry, layout};
+use crate::model::{Merged, ParameterEntry, Weights, layout};
+use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
 
 /// Emits one [`Event::Delta`] per parameter, then one per group and one for all.
@@ -62,18 +63,25 @@ pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// A model's parameters in their files.
+/// A model's parameters, which stay in their files.
 struct Folder {
     path: String,
     entries: Vec<ParameterEntry>,
-    parts: Vec<MappedTensor>,
+    weights: Weights,
 }
 
 impl Folder {
     fn open(path: &str) -> Result<Folder> {
-        let config = huggingface::config(Path::new(path))?;
-        let parts = huggingface::parts(Path::new(path), &config)?;
-        Ok(Folder { path: path.to_owned(), entries: layout(&config), parts })
+        let folder = Path::new(path);
+        let weights = match peft::is_adapter(folder)? {
+            false => numbers(folder)?,
+            true => {
+                let base = Arc::new(numbers(&peft::base_folder(folder)?)?);
+                let adapters = peft::read(folder, &base.config)?;
+                Weights::merged(Merged::new(base, adapters))
+            }
+        };
+        Ok(Folder { path: path.to_owned(), entries: layout(&weights.config), weights })
     }
 
     /// Checks that its parameters are those of `other`.
@@ -86,9 +94,8 @@ impl Folder {
     }
 
     fn numbers(&self, index: usize) -> Result<Vec<f32>> {
-        let mut numbers = vec![0.0; self.entries[index].len()];
-        self.parts[index].read(&mut numbers);
-        self.parts[index].release();
+        let numbers = self.weights.of(&self.entries[index]).into_owned();
+        self.weights.release();
         match numbers.iter().filter(|number| !number.is_finite()).count() {
             0 => Ok(numbers),
             broken => {
@@ -102,6 +109,13 @@ impl Folder {
             }
         }
     }
+}
+
+/// The weights in a folder, which may be without a tokenizer: no text is read.
+fn numbers(folder: &Path) -> Result<Weights> {
+    let config = huggingface::config(folder)?;
+    let parts = huggingface::parts(folder, &config)?;
+    Ok(Weights::stored(Arc::new(config), Arc::new(Tokenizer::Bytes), parts))
 }
 
 /// A parameter's entries after and before a change.

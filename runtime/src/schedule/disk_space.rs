@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use mopd_plan::events::{FailureKind, RunJob};
-use mopd_plan::{ModelId, Objective, Stage};
+use mopd_plan::{ModelId, Objective, Stage, Train, Trainable};
 use mopd_store::files::{free_space, is_on_file_system_of};
 use mopd_store::{Folder, StoreItemKind};
 
@@ -166,11 +166,17 @@ fn given_way(store: &Path) -> u64 {
 /// Least bytes of a stage's models, which are stored in single precision.
 fn bytes_of_result(stage: &Stage<Objective>, sizes: &ModelSizes, id: ModelId) -> u64 {
     let of = |id: ModelId| 4 * sizes.parameters(id).unwrap_or(0);
+    // Of an adapter, only its own matrices are stored, which are small.
+    let of_trained = |train: &Train<Objective>, id| match train.trainable {
+        Trainable::Adapter(_) if train.ema.is_none() => 0,
+        _ => of(id),
+    };
     match stage {
         // The first is not stored, and the second is, with the others of its joint stage.
         Stage::Load(_) | Stage::Learner { .. } => 0,
-        Stage::Initialise(_) | Stage::Merge(_) | Stage::Train(_) => of(id),
-        Stage::Joint(_) => stage.trains().iter().map(|train| of(train.start)).sum(),
+        Stage::Initialise(_) | Stage::Merge(_) => of(id),
+        Stage::Train(train) => of_trained(train, id),
+        Stage::Joint(_) => stage.trains().iter().map(|train| of_trained(train, train.start)).sum(),
     }
 }
 

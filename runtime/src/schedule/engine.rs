@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mopd_plan::events::{Event, FailureKind};
-use mopd_plan::{EngineJob, EngineStage, ModelId, Objective, Stage, Teacher, Train};
+use mopd_plan::{EngineJob, EngineStage, ModelId, Objective, Stage, Teacher, Train, Trainable};
 use mopd_store::{read_json, write_whole};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,12 +19,11 @@ use super::Work;
 use super::run::{Scheduler, TaskStopped};
 use super::stage::{StageJob, StageOutput};
 use crate::failure::{Error, Result};
-use crate::formats::huggingface;
-use crate::model::Weights;
+use crate::formats::{huggingface, peft};
+use crate::model::{Merged, Weights};
 use crate::program::{ChildProcess, ProcessEnd, Received};
 use crate::report::Record;
 use crate::rollout::Sequence;
-use crate::store::adapter;
 use crate::train::{
     self, EngineSteps, Group, LearnerTurn, Pace, ReportedStep, RolloutCache, RolloutsBySource, ToJudge,
 };
@@ -95,7 +94,7 @@ impl Scheduler<'_> {
         let weights = running.weights(&stage)?;
         let record = Record { names: self.record_names(job.id), ..std::mem::take(&mut running.record) };
         let mut output = StageOutput::new(weights);
-        (output.record, output.adapter) = (record, running.adapter());
+        output.record = record;
         Ok(output)
     }
 }
@@ -283,16 +282,12 @@ impl EngineProgram<'_> {
 
     fn weights(&self, stage: &train::Stage) -> Result<Weights> {
         let start = &stage.start;
+        if let Trainable::Adapter(_) = stage.train.trainable {
+            let adapters = peft::read(&self.folder.join("trained/adapter"), &start.config)?;
+            return Ok(Weights::merged(Merged::new(start.clone(), adapters)));
+        }
         let parts = huggingface::parts(&self.folder.join("trained"), &start.config)?;
         Ok(Weights::stored(start.config.clone(), start.tokenizer.clone(), parts))
-    }
-
-    /// The adapter, as PEFT writes it.
-    fn adapter(&self) -> adapter::AdapterFiles {
-        let read = |name: &'static str| {
-            Some((name, fs::read(self.folder.join("trained").join(adapter::FOLDER).join(name)).ok()?))
-        };
-        [adapter::CONFIG, "adapter_model.safetensors"].into_iter().filter_map(read).collect()
     }
 
     fn checkpoint(&self, step: u32) -> PathBuf {

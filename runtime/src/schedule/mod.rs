@@ -1,5 +1,6 @@
 //! The tasks of a plan and their order: stages per seed, then evaluations.
 
+mod adapters;
 mod disk_space;
 mod elsewhere;
 mod engine;

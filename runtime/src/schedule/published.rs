@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mopd_plan::{Objective, Stage, Train};
+use mopd_plan::Stage;
 
 use super::Work;
 use super::run::Scheduler;
@@ -30,24 +30,8 @@ impl Scheduler<'_> {
     /// its tokenizer that change no token, so the files with these are written as they are for this run.
     pub(super) fn publish_model(&self, job: &StageJob) -> Result<()> {
         let tokenizer = &self.specs[job.id.0 as usize].tokenizer;
-        let current = CurrentFiles { tokenizer, adapter_base: self.adapter_base(job) };
+        let current = CurrentFiles { tokenizer, adapter_base: self.place_of_base(job) };
         self.store.publish(job.key, &self.out, job.name, job.seed, &current)?;
         Ok(())
-    }
-
-    /// The public location of the model that a stage's adapter changes.
-    fn adapter_base(&self, job: &StageJob) -> Option<String> {
-        let start = |train: &Train<Objective>| train.start;
-        match &self.plan.experiment.model(job.id).stage {
-            Stage::Train(train) => Some(self.found_at(job, start(train))),
-            Stage::Joint(joint) => Some(self.found_at(job, start(&joint.learners.first()?.train))),
-            Stage::Learner { joint: id, learner, .. } => {
-                let Stage::Joint(joint) = &self.plan.experiment.model(*id).stage else { return None };
-                let index = *self.tasks[job.index].needs.first()?;
-                let train = &joint.learners.get(*learner as usize)?.train;
-                Some(self.found_at(&StageJob { index, ..*job }, start(train)))
-            }
-            Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) => None,
-        }
     }
 }

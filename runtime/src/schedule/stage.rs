@@ -9,6 +9,7 @@ use mopd_plan::events::{Event, FailureKind};
 use mopd_plan::results::{ScoresFound, StageRecord};
 use mopd_plan::{Learner, ModelId, Objective, Pretrained, PretrainedSource, Stage, Train};
 use mopd_store::Lock;
+use mopd_store::files::folder_of_model;
 
 use super::exclusive::RunningTask;
 use super::run::{Scheduler, TaskOutput, TaskStopped, lock};
@@ -23,10 +24,10 @@ use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
-use crate::store::{Ancestor, CheckpointProvenance, Lookup, adapter};
+use crate::store::{Ancestor, CheckpointProvenance, Lookup};
 use crate::train::{
     self, Checkpoints, LearnerTurn, NoiseSecret, RestoreMode, RolloutCache, RolloutsBySource, ScoreCache,
-    Source, SourceTeachers, TrainedModel, check_weights,
+    Source, SourceTeachers, check_weights,
 };
 use crate::zip::zip_equal;
 
@@ -45,9 +46,8 @@ pub(super) struct StageJob<'a> {
 pub(super) struct StageOutput {
     pub(super) weights: Weights,
     pub(super) record: Record,
-    pub(super) adapter: adapter::AdapterFiles,
     /// Further models that the stage trained.
-    others: Vec<TrainedModel>,
+    others: Vec<Weights>,
     /// `None` where no model's scores are stored.
     scores_found: Option<ScoresFound>,
     /// Time that earlier runs spent on this stage.
@@ -60,7 +60,6 @@ impl StageOutput {
         StageOutput {
             weights,
             record: Record::default(),
-            adapter: adapter::AdapterFiles::new(),
             others: Vec::new(),
             scores_found: None,
             seconds_before: 0.0,
@@ -111,13 +110,13 @@ impl Scheduler<'_> {
         let find = || {
             // A stage with several models is found if all of them are.
             for other in self.keys.other_models(job.index) {
-                match self.store.find(other) {
-                    Lookup::Found(_) => {}
+                match self.store.find_files(other) {
+                    Lookup::Found(()) => {}
                     Lookup::Absent => return Lookup::Absent,
                     Lookup::Damaged(reason) => return Lookup::Damaged(reason),
                 }
             }
-            self.store.find(key)
+            self.store.find(key, || self.base_of(job))
         };
         let Some(entry) = self.stored(job.index, guard, find)? else { return Ok(None) };
         self.drop_leftovers(key, guard.is_some());
@@ -182,7 +181,7 @@ impl Scheduler<'_> {
     }
 
     /// The weights of a stage's input.
-    fn input(&self, job: &StageJob, wanted: ModelId) -> Arc<Weights> {
+    pub(super) fn input(&self, job: &StageJob, wanted: ModelId) -> Arc<Weights> {
         let found = self.maker(job, wanted);
         // Two models with the same key are the same model, and share one copy.
         let needs = &self.tasks[job.index].needs;
@@ -191,7 +190,7 @@ impl Scheduler<'_> {
     }
 
     /// The task that produces a stage's input.
-    fn maker(&self, job: &StageJob, wanted: ModelId) -> &usize {
+    pub(super) fn maker(&self, job: &StageJob, wanted: ModelId) -> &usize {
         let mut needs = self.tasks[job.index].needs.iter();
         let found = needs.find(|need| self.tasks[**need].work == Work::Stage(wanted));
         found.expect("a stage's inputs are among its needs")
@@ -212,6 +211,11 @@ impl Scheduler<'_> {
                     | PretrainedSource::Gguf { file: folder },
                 ..
             }) => data::path_as_written(&self.base, folder),
+            // The place of its base is written for this run in the folder of results.
+            _ if self.store.is_adapter(self.keys.of(*self.maker(job, wanted))) => {
+                let name = &self.plan.experiment.model(wanted).name;
+                self.out.join("models").join(folder_of_model(name, job.seed))
+            }
             _ => self.store.path(self.keys.of(*self.maker(job, wanted))),
         };
         std::path::absolute(&folder).unwrap_or(folder).to_string_lossy().into_owned()
@@ -279,7 +283,6 @@ impl Scheduler<'_> {
             guards_from: self.guards_from(index),
             sources: self.sources(settings, |data| trained(data, settings))?,
             start: train::beginning(settings, &self.input(job, settings.start), seed, stream),
-            start_place: self.found_at(job, settings.start),
             models: inputs.map(|id| (id, self.input(job, id))).collect(),
             models_fit: None,
             budget: self.device_memory.generation(self.widths[index] > 1),
@@ -349,7 +352,6 @@ impl Scheduler<'_> {
         Ok(StageOutput {
             weights: finished.weights,
             record: Record { names: self.record_names(job.id), ..finished.record },
-            adapter: finished.adapter,
             others: finished.others,
             scores_found: finished.found,
             seconds_before: finished.seconds - began.elapsed().as_secs_f64(),
@@ -372,16 +374,20 @@ impl Scheduler<'_> {
     }
 
     fn store_result(&self, job: &StageJob, computed: &StageOutput) -> Result<()> {
-        let StageOutput { weights, record, adapter, others, .. } = computed;
+        let StageOutput { weights, record, others, .. } = computed;
         self.check_unchanged(job.index)?;
+        let trains = self.plan.experiment.model(job.id).stage.trains();
+        let base = |learner: usize, weights| self.stored_beside(job, trains.get(learner)?, weights);
         // The other models first: when the stage's own model is stored, all are.
-        for (key, TrainedModel { weights, adapter }) in zip_equal(self.keys.other_models(job.index), others) {
+        for (place, (key, weights)) in zip_equal(self.keys.other_models(job.index), others).enumerate() {
             let provenance = self.provenance(&StageJob { key, ..*job }, weights);
-            self.store.insert(key, &provenance, weights, &Record::default(), adapter)?;
+            let base = base(place + 1, weights);
+            self.store.insert(key, &provenance, weights, &Record::default(), base.as_ref())?;
             lock(&self.made).insert(key.clone());
         }
-        let provenance = self.provenance(job, weights);
-        self.keep_finished(job.index, || self.store.insert(job.key, &provenance, weights, record, adapter))?;
+        let (provenance, base) = (self.provenance(job, weights), base(0, weights));
+        let insert = || self.store.insert(job.key, &provenance, weights, record, base.as_ref());
+        self.keep_finished(job.index, insert)?;
         lock(&self.made).insert(job.key.to_owned());
         Ok(())
     }
@@ -395,8 +401,7 @@ impl Scheduler<'_> {
         } else {
             "the result is not stored: its inputs are finite, so merge them with smaller weights"
         };
-        let others = computed.others.iter().map(|other| &other.weights);
-        let checked = std::iter::once(&computed.weights).chain(others).try_for_each(check_weights);
+        let checked = std::iter::once(&computed.weights).chain(&computed.others).try_for_each(check_weights);
         match checked.map_err(|error| error.with_prefix(&format!("`{}`: ", job.name)).help(help)) {
             Ok(()) => Ok(computed),
             Err(error) => Err(TaskStopped { error, record: computed.record }),
@@ -415,7 +420,7 @@ impl Scheduler<'_> {
         let StageOutput { record, scores_found, seconds_before, .. } = computed;
         self.publish_model(job)?;
         // Later stages read the weights from the store, so that unused ones take no memory.
-        let weights = self.store.weights(job.key)?;
+        let weights = self.store.weights(job.key, || self.base_of(job))?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
         // An engine's processes are not measured.
         let peak_memory = match self.engine_of(job.id) {

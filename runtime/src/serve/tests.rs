@@ -97,7 +97,7 @@ fn start(job: ServeJob) -> Running {
 fn saved(weights: &Weights, folder: &Path, name: &str) -> PathBuf {
     let store = Store::open(&folder.join("store")).unwrap();
     let provenance = CheckpointProvenance::new(weights, name, 1, name, Vec::new());
-    store.insert(name, &provenance, weights, &Default::default(), &Vec::new()).unwrap();
+    store.insert(name, &provenance, weights, &Default::default(), None).unwrap();
     store.publish(name, folder, name, 1, &CurrentFiles::of(weights)).unwrap();
     folder.join(format!("models/{name}-seed1")).canonicalize().unwrap()
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use mopd_plan::events::FailureKind;
+use mopd_plan::events::{FailureKind, MergedJob};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -15,8 +15,9 @@ use super::hashed::write_hashed;
 use crate::failure::{Error, Result};
 use crate::formats::config_json::{self, TokenIds};
 use crate::formats::huggingface::{self, PROVENANCE};
+use crate::formats::peft;
 use crate::formats::safetensors::{self, TensorHeader};
-use crate::model::{Config, Weights, layout};
+use crate::model::{Config, Merged, Weights, layout};
 use crate::tokenizer::{BEGIN, Tokenizer};
 
 const GENERATION: &str = "generation_config.json";
@@ -92,31 +93,56 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a folder. Every tensor must exist with its shape; no number is read yet.
+    /// Opens a folder. Every tensor must exist with its shape; no number but those of an adapter is read yet.
+    /// An adapter's base is where the folder says.
     pub fn load(folder: &Path) -> Result<Checkpoint> {
-        let path = folder.join(PROVENANCE);
-        let provenance = match fs::read(&path) {
-            Ok(text) => Some(
-                serde_json::from_slice::<CheckpointProvenance>(&text)
-                    .map_err(|error| unreadable(&path, error))?,
-            ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(unreadable(&path, error)),
-        };
-        if let Some(CheckpointProvenance { format, .. }) = provenance
-            && format != FORMAT
-        {
-            return Err(unreadable(
-                &path,
-                format!("format {format} is not supported, this version reads {FORMAT}"),
-            ));
-        }
-        let tokenizer = match &provenance {
-            Some(CheckpointProvenance { bytes: true, .. }) => Arc::new(Tokenizer::Bytes),
-            _ => huggingface::tokenizer(folder)?,
-        };
-        Ok(Checkpoint { provenance, weights: huggingface::weights(folder, tokenizer)? })
+        let base = || Ok(Arc::new(Checkpoint::load(&peft::base_folder(folder)?)?.weights));
+        Checkpoint::load_on(folder, base)
     }
+
+    /// The same if the caller knows the model that an adapter changes.
+    pub fn load_on(folder: &Path, base: impl FnOnce() -> Result<Arc<Weights>>) -> Result<Checkpoint> {
+        let provenance = provenance(folder)?;
+        let bytes = provenance.as_ref().is_some_and(|provenance| provenance.bytes);
+        let weights = if peft::is_adapter(folder)? {
+            let base = base()?;
+            let merged = Merged::new(base.clone(), peft::read(folder, &base.config)?);
+            let tokenizer = if bytes {
+                base.tokenizer.clone()
+            } else {
+                huggingface::tokenizer_of_adapter(folder, &base)?
+            };
+            let mut weights = Weights::merged(merged);
+            weights.tokenizer = tokenizer;
+            weights
+        } else {
+            let tokenizer = if bytes { Arc::new(Tokenizer::Bytes) } else { huggingface::tokenizer(folder)? };
+            huggingface::weights(folder, tokenizer)?
+        };
+        Ok(Checkpoint { provenance, weights })
+    }
+}
+
+/// The provenance of the model in a folder, if this program wrote it.
+fn provenance(folder: &Path) -> Result<Option<CheckpointProvenance>> {
+    let path = folder.join(PROVENANCE);
+    let provenance = match fs::read(&path) {
+        Ok(text) => Some(
+            serde_json::from_slice::<CheckpointProvenance>(&text)
+                .map_err(|error| unreadable(&path, error))?,
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(unreadable(&path, error)),
+    };
+    if let Some(CheckpointProvenance { format, .. }) = provenance
+        && format != FORMAT
+    {
+        return Err(unreadable(
+            &path,
+            format!("format {format} is not supported, this version reads {FORMAT}"),
+        ));
+    }
+    Ok(provenance)
 }
 
 fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
@@ -141,7 +167,46 @@ pub fn check_can_be_saved(config: &Config) -> Result<()> {
     }
 }
 
-/// Writes a model's folder. Returns the files with the BLAKE3 hash of each one's content in hexadecimal.
+/// Writes a model as a folder of PEFT: its adapter, whose base is at `base`. Returns what [`save`] does.
+pub fn save_as_adapter(
+    folder: &Path,
+    provenance: &CheckpointProvenance,
+    merged: &Merged,
+    base: &str,
+) -> Result<BTreeMap<String, String>> {
+    let mut files = vec![(PROVENANCE.to_owned(), pretty(provenance))];
+    files.extend(peft::files(merged, base)?.into_iter().map(|(name, content)| (name.to_owned(), content)));
+    files.extend(tokenizer_files(&merged.base().tokenizer));
+    files
+        .into_iter()
+        .map(|(name, content)| {
+            let sum = write_hashed(&folder.join(&name), |file| file.write_all(&content))?;
+            Ok((name, sum))
+        })
+        .collect()
+}
+
+/// Writes the whole model of a folder with an adapter, entry by entry.
+pub fn write_merged(job: &MergedJob) -> Result<()> {
+    let (folder, out) = (Path::new(&job.folder), Path::new(&job.out));
+    let Checkpoint { provenance, weights } = Checkpoint::load(folder)?;
+    if weights.adapted().is_none() {
+        let message = format!("{} has no adapter: it is a whole model", folder.display());
+        return Err(Error::new(FailureKind::Model, message));
+    }
+    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        let message = format!("{} is not empty", out.display());
+        return Err(Error::new(FailureKind::Storage, message).help("name another folder with `--out`"));
+    }
+    let named = || folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let provenance =
+        provenance.unwrap_or_else(|| CheckpointProvenance::new(&weights, &named(), 0, "", Vec::new()));
+    save(out, &provenance, &weights)?;
+    Ok(())
+}
+
+/// Writes the folder of a whole model. Returns the files with the BLAKE3 hash of each one's content in
+/// hexadecimal.
 pub fn save(
     folder: &Path,
     provenance: &CheckpointProvenance,
@@ -208,9 +273,9 @@ pub fn tokenizer_files(tokenizer: &Tokenizer) -> Vec<(String, Vec<u8>)> {
 
 /// Whether a file of a stored model is one of [`tokenizer_files`].
 pub fn is_of_tokenizer(name: &str) -> bool {
-    let others = [huggingface::CONFIG, PROVENANCE, safetensors::INDEX];
+    let others = [huggingface::CONFIG, peft::CONFIG, PROVENANCE, safetensors::INDEX];
     let is_weights = Path::new(name).extension().is_some_and(|extension| extension == "safetensors");
-    let is_adapter = Path::new(name).starts_with(super::adapter::FOLDER);
+    let is_adapter = Path::new(name).starts_with(super::ADAPTER_BESIDE);
     super::is_of_model(name) && !others.contains(&name) && !is_weights && !is_adapter
 }
 

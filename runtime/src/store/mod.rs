@@ -2,7 +2,6 @@
 //! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not
 //! count.
 
-pub mod adapter;
 mod checkpoint;
 mod checkpoints;
 mod hashed;
@@ -13,6 +12,7 @@ mod tokens;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mopd_plan::events::FailureKind;
 use mopd_store::{Damage, Folder, Lock, StoredRun, read_json, write_whole};
@@ -21,12 +21,16 @@ use serde::de::DeserializeOwned;
 
 use self::hashed::write_json;
 use crate::failure::{Error, Result};
+use crate::formats::peft;
 use crate::machine::arithmetic::Arithmetic;
 use crate::model::Weights;
 use crate::report::tokens::TokenLog;
 use crate::report::{Record, RecordNames};
 
-pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked, check_can_be_saved, save};
+pub use checkpoint::{
+    Ancestor, Checkpoint, CheckpointProvenance, Forked, check_can_be_saved, save, save_as_adapter,
+    write_merged,
+};
 pub use mopd_store::Lookup;
 pub use publish::CurrentFiles;
 pub use scores::ScoreEntry;
@@ -40,10 +44,21 @@ const NAMES: &str = "names.json";
 /// Folder of the arithmetics that made results, with a file for each.
 const ARITHMETIC: &str = "arithmetic";
 const VALUE: &str = "value.json";
+/// Where earlier versions stored an adapter, beside the weights that it was merged into.
+const ADAPTER_BESIDE: &str = "adapter";
 
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: Folder,
+}
+
+/// The model that the adapter of a result changes, which is not stored with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterBase {
+    /// A name on the hub, or a folder, as the run that stores the result has it.
+    pub place: String,
+    /// Its own entry; `None` if it is a file of the user's.
+    pub key: Option<String>,
 }
 
 /// A finished stage.
@@ -77,6 +92,11 @@ impl Store {
     /// Whether there is an entry; it may turn out to be damaged.
     pub fn has(&self, key: &str) -> bool {
         self.folder.has(key)
+    }
+
+    /// Whether an entry is stored as an adapter.
+    pub fn is_adapter(&self, key: &str) -> bool {
+        self.path(key).join(peft::CONFIG).exists()
     }
 
     /// The lock to compute a result; `None` if another run holds it.
@@ -128,9 +148,10 @@ impl Store {
         }))
     }
 
-    pub fn find(&self, key: &str) -> Lookup<StoredStage> {
+    /// `base` is asked for the model that the adapter of the result changes, where it has one.
+    pub fn find(&self, key: &str, base: impl FnOnce() -> Result<Arc<Weights>>) -> Lookup<StoredStage> {
         self.folder.read(key, |folder| {
-            let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
+            let checkpoint = Checkpoint::load_on(folder, base).map_err(|error| error.to_string())?;
             Ok(StoredStage { weights: checkpoint.weights, record: read_record(folder)? })
         })
     }
@@ -147,9 +168,14 @@ impl Store {
         })
     }
 
+    /// Whether an entry is there with all its files as they were written.
+    pub fn find_files(&self, key: &str) -> Lookup<()> {
+        self.folder.read(key, |_| Ok(()))
+    }
+
     /// The weights of an entry, mapped from its files. Unlike [`Store::find`], it does not verify checksums.
-    pub fn weights(&self, key: &str) -> Result<Weights> {
-        match Checkpoint::load(&self.path(key)) {
+    pub fn weights(&self, key: &str, base: impl FnOnce() -> Result<Arc<Weights>>) -> Result<Weights> {
+        match Checkpoint::load_on(&self.path(key), base) {
             Ok(checkpoint) => Ok(checkpoint.weights),
             Err(error) => Err(self.deleted(key).unwrap_or(error)),
         }
@@ -189,25 +215,26 @@ impl Store {
         self.folder.read(key, |folder| read_json(&folder.join(VALUE)))
     }
 
-    /// Stores a finished stage. `adapter` has the files of the adapter merged into the weights, if any.
+    /// Stores a finished stage: with a `base`, only the adapter of its weights, else all of them.
     pub fn insert(
         &self,
         key: &str,
         provenance: &CheckpointProvenance,
         weights: &Weights,
         record: &Record,
-        adapter: &adapter::AdapterFiles,
+        base: Option<&AdapterBase>,
     ) -> Result<()> {
-        self.folder.write(key, &format!("{}, seed {}", provenance.model, provenance.seed), |folder| {
-            let mut sums = checkpoint::save(folder, provenance, weights)?;
+        let about = format!("{}, seed {}", provenance.model, provenance.seed);
+        let adapted = weights.adapted().zip(base);
+        let needs = adapted.and_then(|(_, base)| base.key.as_deref());
+        self.folder.write_needing(key, &about, needs, |folder| {
+            let mut sums = match adapted {
+                Some((merged, base)) => checkpoint::save_as_adapter(folder, provenance, merged, &base.place)?,
+                None => checkpoint::save(folder, provenance, weights)?,
+            };
             sums.insert(METRICS.to_owned(), write_json(&folder.join(METRICS), &record.rows)?);
             sums.insert(TOKENS.to_owned(), write_json(&folder.join(TOKENS), &record.tokens)?);
             sums.insert(NAMES.to_owned(), write_json(&folder.join(NAMES), &record.names)?);
-            for (name, bytes) in adapter {
-                let name = format!("{}/{name}", adapter::FOLDER);
-                let sum = write_whole(&folder.join(&name), bytes)?;
-                sums.insert(name, sum);
-            }
             Ok(sums)
         })
     }
@@ -253,11 +280,15 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::model::tests::{random_model, tiny};
+    use crate::model::tests::{random_adapter, random_model, tiny};
     use crate::tokenizer::tests::pretrained;
     use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
 
     const CHECKSUMS: &str = "checksums.json";
+
+    fn no_base() -> Result<Arc<Weights>> {
+        unreachable!("a whole model has no base")
+    }
 
     fn provenance() -> CheckpointProvenance {
         CheckpointProvenance::new(
@@ -273,16 +304,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = random_model(&tiny(), 1);
-        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
+        store.insert("key", &provenance(), &weights, &Record::default(), None).unwrap();
         (folder, store, weights)
     }
 
     #[test]
     fn store_finds_inserted_entries_only() {
         let (_folder, store, weights) = filled();
-        let Lookup::Found(entry) = store.find("key") else { panic!("not found") };
+        let Lookup::Found(entry) = store.find("key", no_base) else { panic!("not found") };
         assert_eq!(entry.weights.values(), weights.values());
-        assert!(matches!(store.find("other"), Lookup::Absent));
+        assert!(matches!(store.find("other", no_base), Lookup::Absent));
         store.insert_value("value", "a value", &vec![1.5, 0.1]).unwrap();
         assert!(matches!(store.find_value::<Vec<f64>>("value"), Lookup::Found(value) if value == [1.5, 0.1]));
     }
@@ -297,19 +328,19 @@ mod tests {
                 let mut bad = good.clone();
                 bad[place] ^= 4;
                 fs::write(&path, &bad).unwrap();
-                assert!(matches!(store.find("key"), Lookup::Damaged(_)), "{name} at {place}");
+                assert!(matches!(store.find("key", no_base), Lookup::Damaged(_)), "{name} at {place}");
             }
             fs::write(&path, &good[..good.len() / 2]).unwrap();
-            assert!(matches!(store.find("key"), Lookup::Damaged(_)), "{name} cut off");
+            assert!(matches!(store.find("key", no_base), Lookup::Damaged(_)), "{name} cut off");
             fs::write(&path, &good).unwrap();
-            assert!(matches!(store.find("key"), Lookup::Found(_)));
+            assert!(matches!(store.find("key", no_base), Lookup::Found(_)));
         }
         fs::remove_file(store.path("key").join("model.safetensors")).unwrap();
-        let Lookup::Damaged(damage) = store.find("key") else { panic!("not noticed") };
+        let Lookup::Damaged(damage) = store.find("key", no_base) else { panic!("not noticed") };
         assert!(damage.reason.contains("model.safetensors"), "{damage}");
         // An entry that is written again counts.
-        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
-        assert!(matches!(store.find("key"), Lookup::Found(_)));
+        store.insert("key", &provenance(), &weights, &Record::default(), None).unwrap();
+        assert!(matches!(store.find("key", no_base), Lookup::Found(_)));
     }
 
     #[test]
@@ -359,7 +390,7 @@ mod tests {
     fn an_unfinished_entry_is_absent() {
         let (_folder, store, _) = filled();
         fs::remove_file(store.path("key").join(CHECKSUMS)).unwrap();
-        assert!(matches!(store.find("key"), Lookup::Absent));
+        assert!(matches!(store.find("key", no_base), Lookup::Absent));
     }
 
     #[test]
@@ -399,18 +430,52 @@ mod tests {
         let values = random.values().into_owned();
         let weights = Weights::new(random.config.clone(), old.into(), values);
         let provenance = CheckpointProvenance::new(&weights, "m", 3, "key", Vec::new());
-        let config = br#"{"base_model_name_or_path": "old", "r": 2}"#.to_vec();
-        let adapter = vec![(adapter::CONFIG, config)];
-        store.insert("key", &provenance, &weights, &Record::default(), &adapter).unwrap();
+        let (weights, base) =
+            (random_adapter(&Arc::new(weights), 2), AdapterBase { place: "old".to_owned(), key: None });
+        store.insert("key", &provenance, &weights, &Record::default(), Some(&base)).unwrap();
         let current = CurrentFiles { tokenizer: &new, adapter_base: Some("org/new".to_owned()) };
         let out = folder.path().join("out");
         let published = store.publish("key", &out, "m", 3, &current).unwrap();
         let text = |name: &str| fs::read_to_string(published.join(name)).unwrap();
         assert!(text("generation_config.json").contains("0.5"));
         assert!(!published.join("additional_chat_templates/old.jinja").exists());
-        let config: Value = serde_json::from_str(&text("adapter/adapter_config.json")).unwrap();
+        let config: Value = serde_json::from_str(&text("adapter_config.json")).unwrap();
         assert_eq!((&config["base_model_name_or_path"], &config["r"]), (&"org/new".into(), &2.into()));
         assert!(store.is_published("key", &out, "m", 3) && store.damage("key").is_none());
+    }
+
+    /// A result with an adapter is its adapter alone, and is read with its base as it was.
+    #[test]
+    fn an_adapter_is_stored_without_its_base() {
+        let (folder, store, base) = filled();
+        let base = Arc::new(base);
+        let weights = random_adapter(&base, 2);
+        let whole = store.path("key");
+        let place = AdapterBase { place: whole.display().to_string(), key: Some("key".to_owned()) };
+        let insert =
+            || store.insert("on", &provenance(), &weights, &Record::default(), Some(&place)).unwrap();
+        insert();
+        assert!(store.is_adapter("on") && !store.path("on").join("model.safetensors").exists());
+        let Lookup::Found(entry) = store.find("on", || Ok(base.clone())) else { panic!("not found") };
+        assert_eq!(entry.weights.values(), weights.values());
+        assert!(entry.weights.adapted().unwrap().base().shares_numbers(&base), "one copy of the base");
+        // In the folder of results it is a folder of PEFT, which names its base.
+        let out = folder.path().join("out");
+        let current = CurrentFiles { tokenizer: &weights.tokenizer, adapter_base: Some(place.place.clone()) };
+        let published = store.publish("on", &out, "m", 3, &current).unwrap();
+        assert_eq!(Checkpoint::load(&published).unwrap().weights.values(), weights.values());
+        assert!(store.is_published("on", &out, "m", 3));
+        // The folder of a whole model becomes one of an adapter, and back.
+        store.publish("key", &out, "m", 3, &CurrentFiles::of(&base)).unwrap();
+        assert_eq!(Checkpoint::load(&published).unwrap().weights.values(), base.values());
+        store.publish("on", &out, "m", 3, &current).unwrap();
+        assert_eq!(Checkpoint::load(&published).unwrap().weights.values(), weights.values());
+        // Any change of the adapter is damage.
+        let path = store.path("on").join("adapter_model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(store.find("on", || Ok(base.clone())), Lookup::Damaged(_)));
     }
 
     #[test]

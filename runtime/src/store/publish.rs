@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use mopd_plan::events::FailureKind;
 use mopd_store::files::folder_of_model;
 use mopd_store::links::{link_or_copy, seems_equal};
-use mopd_store::{read_json, write_whole};
-use serde_json::{Map, Value};
+use mopd_store::write_whole;
 
-use super::{Store, adapter, checkpoint, is_of_model};
+use super::{ADAPTER_BESIDE, Store, checkpoint, is_of_model};
 use crate::failure::{Error, Result};
-use crate::formats::safetensors;
+use crate::formats::{huggingface, peft, safetensors};
 use crate::tokenizer::Tokenizer;
 
 /// What the files of a published model say besides its weights, as it is in the run that publishes it.
@@ -35,11 +34,11 @@ impl Store {
     /// Whether all files of a model are in the folder of [`Store::publish`].
     pub fn is_published(&self, key: &str, out: &Path, model: &str, seed: u64) -> bool {
         let folder = out.join("models").join(folder_of_model(model, seed));
-        let (entry, config) = (self.path(key), adapter_config());
+        let entry = self.path(key);
         let is_there = |name: &String| {
             let path = folder.join(name);
             // The content of the configuration is that of the run.
-            if *name == config { path.exists() } else { seems_equal(&entry.join(name), &path) }
+            if name == peft::CONFIG { path.exists() } else { seems_equal(&entry.join(name), &path) }
         };
         let sums = self.folder.checksums(key);
         sums.is_ok_and(|sums| sums.files.keys().filter(|name| is_fixed(name)).all(is_there))
@@ -75,7 +74,9 @@ impl Store {
         let written = written(&entry, current);
         let is_written = |name: &str| written.iter().any(|(known, _)| known == name);
         // Files of an earlier run would take precedence when the folder is loaded.
-        for name in [safetensors::MODEL, safetensors::INDEX] {
+        let of_weights =
+            [safetensors::MODEL, safetensors::INDEX, huggingface::CONFIG, peft::CONFIG, peft::MODEL];
+        for name in of_weights {
             if !stored().any(|stored| stored == name) {
                 remove(&folder.join(name))?;
             }
@@ -84,9 +85,9 @@ impl Store {
         for name in stored().filter(|name| checkpoint::is_of_tokenizer(name) && !is_written(name)) {
             remove(&folder.join(name))?;
         }
-        // The adapter of another model.
-        let stale = folder.join(adapter::FOLDER);
-        if stale.exists() && !stored().any(|name| Path::new(name).starts_with(adapter::FOLDER)) {
+        // The adapter of another model, where earlier versions put it.
+        let stale = folder.join(ADAPTER_BESIDE);
+        if stale.exists() && !stored().any(|name| Path::new(name).starts_with(ADAPTER_BESIDE)) {
             fs::remove_dir_all(&stale).map_err(|error| Error::storage(&stale, error))?;
         }
         for (name, hash) in sums.files.iter().filter(|(name, _)| is_fixed(name) && !is_written(name)) {
@@ -108,19 +109,12 @@ fn is_fixed(name: &str) -> bool {
     is_of_model(name) && !checkpoint::is_of_tokenizer(name)
 }
 
-fn adapter_config() -> String {
-    format!("{}/{}", adapter::FOLDER, adapter::CONFIG)
-}
-
 /// The files whose content is that of the run.
 fn written(entry: &Path, current: &CurrentFiles) -> Vec<(String, Vec<u8>)> {
     let mut files = checkpoint::tokenizer_files(current.tokenizer);
-    let config = read_json::<Map<String, Value>>(&entry.join(adapter_config()));
-    if let (Some(base), Ok(mut config)) = (&current.adapter_base, config) {
-        config.insert(adapter::BASE.to_owned(), base.as_str().into());
-        let content = serde_json::to_vec_pretty(&config).expect("it was read from JSON");
-        files.push((adapter_config(), content));
-    }
+    let config =
+        current.adapter_base.as_ref().and_then(|base| peft::with_base(&entry.join(peft::CONFIG), base));
+    files.extend(config.map(|content| (peft::CONFIG.to_owned(), content)));
     files
 }
 
@@ -147,7 +141,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = random_model(&tiny(), 1);
         let provenance = CheckpointProvenance::new(&weights, "m", 3, "key", Vec::new());
-        store.insert("key", &provenance, &weights, &Record::default(), &Vec::new()).unwrap();
+        store.insert("key", &provenance, &weights, &Record::default(), None).unwrap();
         let out = folder.path().join("out");
         let publish = || store.publish("key", &out, "m", 3, &CurrentFiles::of(&weights)).unwrap();
         let path = publish().join(safetensors::MODEL);

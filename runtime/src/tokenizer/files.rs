@@ -98,6 +98,20 @@ impl TokenizerFiles {
         Ok(files)
     }
 
+    /// Whether a folder has a tokenizer.
+    pub fn are_in(folder: &Path) -> bool {
+        folder.join(TOKENIZER).exists()
+    }
+
+    /// Takes the tokens that end a completion from those of another tokenizer, if these files name none.
+    pub fn end_as(&mut self, other: &TokenizerFiles) {
+        if self.find(GENERATION).is_none() && self.model_ends.is_none() {
+            let generation = other.find(GENERATION).map(|content| (GENERATION.to_owned(), content.to_vec()));
+            self.files.extend(generation);
+            self.model_ends.clone_from(&other.model_ends);
+        }
+    }
+
     pub fn find(&self, name: &str) -> Option<&[u8]> {
         self.files.iter().find(|(known, _)| known == name).map(|(_, content)| content.as_slice())
     }

@@ -6,10 +6,10 @@ use super::batches::RolloutCache;
 use super::guards::TriggeredGuard;
 use super::scoring::ScoreCache;
 use super::stage::Stage;
-use super::student::{StudentWeights, TrainedModel};
+use super::student::StudentWeights;
 use super::trainer::{RestoreMode, Trainer};
 use crate::failure::Result;
-use crate::model::Decoder;
+use crate::model::{Decoder, Weights};
 use crate::report::Record;
 use crate::store::state::{StateTensors, TrainState};
 use crate::zip::zip_equal;
@@ -110,7 +110,7 @@ impl<'a> Learners<'a> {
     }
 
     /// The trained models: that of the stage itself, then the others.
-    pub fn trained_models(self) -> Result<(TrainedModel, Vec<TrainedModel>)> {
+    pub fn trained_models(self) -> (Weights, Vec<Weights>) {
         // Frees what only further training needs before the results take memory.
         let left = |trainer| {
             let Trainer { stage, student, .. } = trainer;
@@ -118,8 +118,7 @@ impl<'a> Learners<'a> {
         };
         let left: Vec<_> = self.0.into_iter().map(left).collect();
         let mut answers = left.into_iter().map(|(stage, student)| student.result(stage));
-        let first = answers.next().expect("a stage trains a model")?;
-        Ok((first, answers.collect::<Result<_>>()?))
+        (answers.next().expect("a stage trains a model"), answers.collect())
     }
 }
 

@@ -10,7 +10,7 @@
 //! it). From the bottom to the top:
 //!
 //! - what is trained: [`learner_turn`], [`route`], [`stage`]
-//! - the parameters that change, and optimizers: [`master`], [`elements`], [`trained`], [`peft`],
+//! - the parameters that change, and optimizers: [`master`], [`elements`], [`trained`],
 //!   [`optimizer`]
 //! - the objective, as a program: [`objective`]
 //! - the sequences of a step, and how a model reads them: [`sequences`], [`completions`], [`views`],
@@ -49,7 +49,6 @@ mod optimizer;
 mod other_tokenizer;
 mod packing;
 mod part;
-pub mod peft;
 pub mod privacy;
 mod progress;
 mod rollouts;
@@ -81,5 +80,4 @@ pub use self::scoring::{AT_MOST, ScoreCache, ScoredBatch};
 pub use self::sequences::{Group, RolloutsBySource};
 pub use self::stage::{NoiseSecret, Source, Stage, beginning};
 pub use self::steps::{FinishedTraining, StoppedTraining, train, train_in_turns};
-pub use self::student::TrainedModel;
 pub use self::trainer::RestoreMode;

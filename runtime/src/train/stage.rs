@@ -42,7 +42,6 @@ pub struct Stage<'a> {
     pub sources: Vec<Source<'a>>,
     pub start: Arc<Weights>,
     /// Where other programs find `start`: a name on the hub, or a folder.
-    pub start_place: String,
     /// Teachers, references, and models that write rollouts.
     pub models: HashMap<ModelId, Arc<Weights>>,
     /// Whether `models` stay in memory together; `None`: their size decides.

@@ -15,13 +15,11 @@ use super::learners::{Learners, LearnersPosition};
 use super::non_finite::check_learning_rate;
 use super::scoring::CachedScores;
 use super::stage::Stage;
-use super::student::TrainedModel;
 use super::trainer::RestoreMode;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::remote::CancelToken;
 use crate::report::Record;
-use crate::store::adapter;
 use crate::store::state::TrainState;
 use crate::zip::zip_equal;
 
@@ -36,10 +34,8 @@ pub struct StoppedTraining {
 /// The result of training.
 pub struct FinishedTraining {
     pub weights: Weights,
-    /// The adapter that the weights were merged with.
-    pub adapter: adapter::AdapterFiles,
-    /// The other models that were trained.
-    pub others: Vec<TrainedModel>,
+    /// Those of the other models that were trained.
+    pub others: Vec<Weights>,
     pub record: Record,
     /// `None` where no model's scores are cached.
     pub found: Option<ScoresFound>,
@@ -87,7 +83,7 @@ pub fn train_in_turns(
         }
     };
     match training.train_on(from) {
-        Ok(()) => training.finished(),
+        Ok(()) => Ok(training.finished()),
         Err(EarlyStop { error, last_good }) => {
             Err(Box::new(StoppedTraining { error, last_good, record: training.record }))
         }
@@ -283,15 +279,11 @@ impl TrainingLoop<'_> {
         trim_heap();
     }
 
-    fn finished(self) -> Result<FinishedTraining, Box<StoppedTraining>> {
+    fn finished(self) -> FinishedTraining {
         let seconds = self.seconds();
         let found = self.learners.0[0].parts[0].kept.as_ref().map(CachedScores::found);
-        match self.learners.trained_models() {
-            Ok((TrainedModel { weights, adapter }, others)) => {
-                Ok(FinishedTraining { weights, adapter, others, record: self.record, found, seconds })
-            }
-            Err(error) => Err(Box::new(StoppedTraining { error, last_good: None, record: self.record })),
-        }
+        let (weights, others) = self.learners.trained_models();
+        FinishedTraining { weights, others, record: self.record, found, seconds }
     }
 }
 

@@ -7,22 +7,13 @@ use tch::{Tensor, no_grad_guard};
 
 use super::master::Master;
 use super::optimizer::OptimizerState;
-use super::peft;
 use super::stage::Stage;
 use super::trained::TrainedParameters;
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, ExpertLoad, Gradient, Weights};
 use crate::random::{Key, Purpose};
-use crate::store::adapter;
 use crate::store::state::StateTensors;
-
-/// A model that was trained, with the adapter that its weights were merged with: none where they are an
-/// average.
-pub struct TrainedModel {
-    pub weights: Weights,
-    pub adapter: adapter::AdapterFiles,
-}
 
 /// A model whose weights are trained.
 pub struct StudentWeights {
@@ -124,26 +115,12 @@ pub struct FinishedStudent {
 
 impl FinishedStudent {
     /// The result of the stage.
-    pub fn result(self, stage: &Stage) -> Result<TrainedModel> {
+    pub fn result(self, stage: &Stage) -> Weights {
         let FinishedStudent { model, trained, average } = self;
-        // An average of merged matrices is not the merge of any adapter.
-        let adapted = trained.adapter().filter(|_| average.is_none());
-        let obstacle = adapted.and_then(|adapted| peft::obstacle(&stage.start.config, adapted.settings()));
-        if let Some(why) = obstacle {
-            let name = stage.name;
-            stage.control.warn(format!("`{name}` has no `adapter/` beside the merged model: {why}"));
-        }
-        let adapted = adapted.filter(|_| obstacle.is_none());
-        let weights = match average {
+        match average {
             Some((_, average)) => stage.start.with_values(to_vec(&trained.with_frozen_parameters(average))),
             None => trained.weights(&model),
-        };
-        drop(model);
-        let adapter = adapted.map_or_else(
-            || Ok(adapter::AdapterFiles::new()),
-            |adapted| peft::files(adapted, &stage.start_place),
-        )?;
-        Ok(TrainedModel { weights, adapter })
+        }
     }
 }
 

@@ -184,7 +184,6 @@ impl Fixture {
             guards_from: 0,
             sources: vec![source(0), source(1)],
             start: models[0].clone(),
-            start_place: "org/base".to_owned(),
             models: models
                 .iter()
                 .enumerate()

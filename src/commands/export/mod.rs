@@ -9,13 +9,14 @@ mod tensorboard;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mopd_plan::events::MetricsRow;
+use mopd_plan::events::{Failure, Job, MergedJob, MetricsRow};
 use mopd_store::files::folder_of_model;
 
 pub use self::engine::located;
 pub use self::live::LiveEventFiles;
 use self::tensorboard::{Events, ScalarRecord};
 use crate::args::ExportArgs;
+use crate::host::as_text;
 use crate::metrics::{
     LearnerTurns, NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, WholeStep, domain, gathered, number, step_of,
     totals_of_steps,
@@ -23,6 +24,7 @@ use crate::metrics::{
 use crate::output;
 use crate::problem::{CommandStatus, Problem};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
+use crate::worker;
 
 /// The folder of the event files in a run's folder, and the file name in the folder of each series.
 /// TensorBoard looks for `tfevents`.
@@ -30,6 +32,9 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 pub fn export(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
+    if arguments.merged {
+        return merged(arguments);
+    }
     if let Some(engine) = arguments.engine {
         return engine::export(engine, arguments);
     }
@@ -47,6 +52,33 @@ pub fn export(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
             format!("{} has no {METRICS} with steps: no stage has trained yet", arguments.path.display());
         return Err(Problem::usage("no-results", message));
     };
+    output::result(&format!("{}\n", out.display()));
+    Ok(CommandStatus::Success)
+}
+
+/// Writes the whole model of a folder with an adapter.
+fn merged(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
+    let Some(out) = &arguments.out else {
+        let message = "name the folder for the whole model: `--out DIR`";
+        return Err(Problem::usage("usage", message));
+    };
+    if !arguments.path.is_dir() {
+        let message = format!("there is no folder {}", arguments.path.display());
+        return Err(Problem::usage("no-checkpoint", message)
+            .help("name the folder of a model with an adapter, such as runs/NAME/models/STAGE-seed1"));
+    }
+    let job = MergedJob { folder: as_text(&arguments.path)?, out: as_text(out)? };
+    let failed = |failure: &Failure| {
+        let problem = Problem::run(failure.kind.name(), failure.message.clone());
+        match &failure.help {
+            Some(help) => problem.help(help.clone()),
+            None => problem,
+        }
+    };
+    let status = worker::ask(&Job::Merged(job), failed, |_| {})?;
+    if !status.success() {
+        return Err(worker::death(status));
+    }
     output::result(&format!("{}\n", out.display()));
     Ok(CommandStatus::Success)
 }

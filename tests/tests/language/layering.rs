@@ -43,14 +43,13 @@ const RUNTIME: [&str; 25] = [
 
 /// The modules of `runtime/src/train`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const TRAIN: [&str; 40] = [
+const TRAIN: [&str; 39] = [
     "learner_turn",
     "route",
     "stage",
     "master",
     "elements",
     "trained",
-    "peft",
     "optimizer",
     "objective",
     "sequences",

@@ -144,21 +144,39 @@ fn the_student_teaches_itself() {
     assert_eq!(all.len(), 3);
 }
 
-/// An adapter is saved in its own files beside the merged model; freezing, averaging and recomputation
-/// also run.
+/// An adapter is saved without its base, and `mopd export --merged` writes the whole model; freezing,
+/// averaging and recomputation also run.
 #[test]
-fn adapters_are_saved_beside_the_model() {
+fn adapters_are_saved_without_their_base() {
     let models = "model adapted = grpo(start, on: domains) {\n  adapter = dora(rank: 4, alpha: 8, targets: \
                   [attention, feed_forward])\n  checkpointing = all\n  steps = 4, prompts = 4, samples = 4, \
                   max_tokens = 6, lr = 1e-2\n}\nmodel upper = sft(start, on: domains) { target = answer, \
                   train_only = [attention], ema = 0.9, steps = 4, batch = 8, lr = 1e-3 }\n";
     let folder = run(models, &["adapted", "upper"]);
-    assert_ne!(weights(&folder, "adapted"), weights(&folder, "start"));
     assert_ne!(weights(&folder, "upper"), weights(&folder, "start"));
-    let adapter = folder.path().join("out/models/adapted-seed1/adapter");
+    let adapted = folder.path().join("out/models/adapted-seed1");
     let config: Value =
-        serde_json::from_slice(&fs::read(adapter.join("adapter_config.json")).expect("a config"))
+        serde_json::from_slice(&fs::read(adapted.join("adapter_config.json")).expect("a config"))
             .expect("JSON");
     assert_eq!(config["r"], 4);
-    assert!(adapter.join("adapter_model.safetensors").exists());
+    assert!(adapted.join("adapter_model.safetensors").exists());
+    assert!(!adapted.join("model.safetensors").exists() && !adapted.join("config.json").exists());
+    let merged = |to: &str| {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(&folder).args(["export", "--merged", "out/models/adapted-seed1", "--out", to]);
+        command.output().expect("it runs")
+    };
+    let output = merged("whole");
+    assert!(output.status.success(), "{output:?}");
+    let whole = fs::read(folder.path().join("whole/model.safetensors")).expect("weights");
+    assert_eq!(whole.len(), weights(&folder, "start").len());
+    assert_ne!(whole, weights(&folder, "start"));
+    // What is there is not overwritten, and a whole model has nothing to merge.
+    assert!(!merged("whole").status.success());
+    let output = Command::new(mopd_tests::mopd())
+        .current_dir(&folder)
+        .args(["export", "--merged", "whole", "--out", "again"])
+        .output()
+        .expect("it runs");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("whole has no adapter"), "{output:?}");
 }

@@ -57,6 +57,11 @@ def adapted(model, adapter):
 def loaded(weights, dtype=torch.float32):
     if os.path.isabs(weights["path"]) and not os.path.isdir(weights["path"]):
         raise ValueError(f"{weights['path']} is not there: `mopd run` writes it")
+    if os.path.exists(os.path.join(weights["path"], "adapter_config.json")):
+        import peft
+
+        # Merged before it is rounded, as in a run.
+        return peft.AutoPeftModelForCausalLM.from_pretrained(weights["path"]).merge_and_unload().to(dtype)
     return AutoModelForCausalLM.from_pretrained(weights["path"], revision=weights["revision"], dtype=dtype)
 
 
@@ -146,7 +151,9 @@ def main():
         trainer.save_model(str(HERE / "trained"))
     elif trainer.is_world_process_zero():
         model.save_pretrained(HERE / "trained" / "adapter")
-        model.merge_and_unload().save_pretrained(HERE / "trained")
+        # A run merges it itself.
+        if mopd_run.RUN is None:
+            model.merge_and_unload().save_pretrained(HERE / "trained")
     if trainer.is_world_process_zero():
         (HERE / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
 

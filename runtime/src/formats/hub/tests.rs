@@ -226,6 +226,18 @@ fn a_model_of_the_hub_is_the_same_as_in_a_folder() {
     );
     assert!(text.contains("holds an adapter (LoRA) beside the model"), "{text}");
     assert!(!asked.lock().unwrap().iter().any(|path| path.ends_with("safetensors")));
+    // One alone is a model, with what it has beside it.
+    let cache = tempfile::tempdir().unwrap();
+    let alone = BTreeMap::from([
+        ("adapter_config.json", "{\"base_model_name_or_path\": \"org/base\"}"),
+        ("adapter_model.safetensors", "weights"),
+        ("README.md", "not needed"),
+    ]);
+    let (endpoint, _) = serve(alone, FIRST);
+    let find = |offline| hub(cache.path(), &endpoint, offline).find("org/tiny", None, Path::new("/nowhere"));
+    let found = find(false).unwrap().folder;
+    assert!(found.join("adapter_model.safetensors").exists() && !found.join("README.md").exists());
+    assert_eq!(find(true).unwrap().folder, found);
 }
 
 #[test]

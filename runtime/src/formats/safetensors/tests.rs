@@ -170,7 +170,7 @@ fn a_folder_without_safetensors_says_what_it_has_instead() {
         failure.help.unwrap()
     };
     assert!(help("pytorch_model.bin").contains("save_pretrained"));
-    assert!(help("adapter_model.safetensors").contains("adapter"));
+    assert!(help("adapter_model.safetensors").contains("adapter_config.json"));
     assert!(help("weights.gguf").contains("gguf("));
     assert!(help("README.md").contains("config.json"));
 }

@@ -33,7 +33,7 @@ fn stages<'a>(
 }
 
 fn numbers(finished: &FinishedTraining) -> [Vec<f32>; 2] {
-    [finished.weights.values().into_owned(), finished.others[0].weights.values().into_owned()]
+    [finished.weights.values().into_owned(), finished.others[0].values().into_owned()]
 }
 
 /// The first model learns as if it were trained alone; the second as if the first, with the weights of its

@@ -1,6 +1,7 @@
 //! The trained parameters: all weights, some of them, or an adapter.
 
 use super::*;
+use crate::formats::peft;
 
 /// Frozen weights stay, to the bit. Those of the chosen group change, as they do where all are trained: the
 /// gradients are not clipped, because the norm is that of the trained weights.
@@ -88,8 +89,7 @@ fn adapters_have_the_references_gradient() {
                     .view(shape.as_slice())
                     .set_requires_grad(true)
             };
-            let parts: HashMap<String, Tensor> = adapted
-                .parts()
+            let parts: HashMap<String, Tensor> = peft::parts(&adapted.merged())
                 .into_iter()
                 .map(|(name, shape, values)| (name, leaf(&shape, &values)))
                 .collect();
@@ -125,7 +125,8 @@ fn adapters_have_the_references_gradient() {
                 })
                 .collect();
             let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
-            let names: Vec<String> = adapted.parts().into_iter().map(|(name, ..)| name).collect();
+            let names: Vec<String> =
+                peft::parts(&adapted.merged()).into_iter().map(|(name, ..)| name).collect();
             // The vector's order: A and B of each matrix, then the magnitudes.
             let (factors, magnitudes): (Vec<&String>, Vec<&String>) =
                 names.iter().partition(|name| !name.ends_with("vector"));
@@ -197,8 +198,9 @@ fn an_adapter_changes_its_targets_alone() {
     // Averaged weights are not the merge of an adapter.
     let averaged = Train { ema: Some(0.9), ..train.clone() };
     let averaged = super::super::train(&Stage { train: &averaged, ..stage.clone() }, None);
-    assert!(averaged.map_err(|stopped| stopped.error).unwrap().adapter.is_empty());
-    let [(config_name, config), (model_name, model)] = &finished.adapter[..] else { panic!("two files") };
+    assert!(averaged.map_err(|stopped| stopped.error).unwrap().weights.adapted().is_none());
+    let files = peft::files(finished.weights.adapted().unwrap(), "org/base").unwrap();
+    let [(config_name, config), (model_name, model)] = &files[..] else { panic!("two files") };
     assert_eq!((*config_name, *model_name), ("adapter_config.json", "adapter_model.safetensors"));
     let config: serde_json::Value = serde_json::from_slice(config).unwrap();
     assert_eq!(

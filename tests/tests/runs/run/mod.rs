@@ -136,8 +136,10 @@ impl Bench {
     }
 
     fn student(&self, out: &str) -> Vec<u8> {
-        fs::read(self.path(out).join("models/student-seed1/model.safetensors"))
-            .expect("the student's weights")
+        let folder = self.path(out).join("models/student-seed1");
+        let adapter = folder.join("adapter_model.safetensors");
+        let weights = if adapter.exists() { adapter } else { folder.join("model.safetensors") };
+        fs::read(weights).expect("the student's weights")
     }
 
     /// Runs, expects exit status 1, and returns the whole output.

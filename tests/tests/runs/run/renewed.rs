@@ -175,7 +175,7 @@ fn a_kept_adapter_names_its_base_of_now() {
         "lr = start_lr, adapter = lora(rank: 2, alpha: 4, targets: [attention]) }",
     );
     bench.tables("out", &[]);
-    let adapter = bench.path("out/models/start-seed1/adapter/adapter_config.json");
+    let adapter = bench.path("out/models/start-seed1/adapter_config.json");
     let base = || read(&adapter)["base_model_name_or_path"].as_str().expect("a text").to_owned();
     assert!(base().ends_with("/mine"), "{}", base());
     fs::rename(bench.path("mine"), bench.path("yours")).expect("renamed");
