@@ -19,6 +19,8 @@ pub enum CommandStatus {
     UsageError,
     /// Interrupted; the same command resumes it.
     Interrupted,
+    /// That of a program that the command was asked to start.
+    Program(u8),
 }
 
 impl CommandStatus {
@@ -28,6 +30,7 @@ impl CommandStatus {
             CommandStatus::Failure => 1,
             CommandStatus::UsageError => 2,
             CommandStatus::Interrupted => 130,
+            CommandStatus::Program(number) => number,
         }
     }
 }

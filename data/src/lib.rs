@@ -23,6 +23,6 @@ pub use error::{DataError, DataProblem, RowPlace};
 pub use files::{DataFile, find, path_as_written};
 pub use look::{Extent, Look, columns, look};
 pub use numbers::number;
-pub use reading::{ReadRow, RowOutcome, RowReader};
+pub use reading::{ReadRow, RowOutcome, RowReader, record};
 pub use request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
 pub use rows::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, read};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use mopd_plan::{DataFault, DataFormula, NullField, PromptFormat};
+use serde_json::{Map, Value};
 
 use crate::error::{DataProblem, RowPlace};
 use crate::json::{Json, JsonNumber, Object, describe};
@@ -260,6 +261,22 @@ impl<'a> RowReader<'a> {
             _ => return Err(wrong("a string or a list of messages")),
         };
         Ok((prompt, if parts.is_empty() { String::new() } else { Json::Object(parts).to_string() }))
+    }
+}
+
+/// What a verifier gets of a row: all of it, if whole rows were requested, else the prompt and the requested
+/// fields.
+pub fn record<'t>(
+    whole: Option<&str>,
+    prompt: &'t str,
+    fields: impl Iterator<Item = (&'t str, &'t str)>,
+) -> Map<String, Value> {
+    match whole {
+        Some(whole) => serde_json::from_str(whole).expect("an object was written"),
+        None => std::iter::once((PROMPT, prompt))
+            .chain(fields)
+            .map(|(name, text)| (name.to_owned(), Value::from(text)))
+            .collect(),
     }
 }
 

@@ -12,7 +12,7 @@ pub use super::failures::{Failure, FailureKind};
 use super::results::{ComparedTable, PrivateStage, RowDifferences};
 pub use super::results::{Fork, Prediction, TimeRange, Versions};
 pub use super::roofline::{MachineRates, Phase, StepPart};
-pub use super::served::ServeJob;
+pub use super::served::{RewardsJob, ServeJob};
 pub use super::server_reports::{LONGEST_LIST, ServerReport};
 use super::why::StageFate;
 use super::{EngineJob, Plan};
@@ -35,6 +35,8 @@ pub enum Job {
     Merged(MergedJob),
     /// Loads a model and serves requests until it is stopped.
     Serve(ServeJob),
+    /// Judges the completions of an exported folder until it is stopped.
+    Rewards(RewardsJob),
     /// Returns tables of a finished run.
     Read(ReadJob),
     /// Compares the tables of several runs.
@@ -322,6 +324,11 @@ pub enum Event {
         /// A hash of the weights.
         weights: String,
         context: u32,
+    },
+    /// A [`RewardsJob`] accepts requests from now on.
+    ServingRewards {
+        /// `http://127.0.0.1:41234`
+        url: String,
     },
     /// Sent several times a second while the completions of a prompt are generated: their tokens so far, and
     /// the maximum. A single completion is streamed: `text` continues the text sent before.

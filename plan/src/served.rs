@@ -56,6 +56,13 @@ pub struct ServeJob {
     pub entries: Option<u32>,
 }
 
+/// The job of `mopd rewards`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RewardsJob {
+    /// An exported folder, as an absolute path.
+    pub folder: String,
+}
+
 /// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -279,6 +279,7 @@ fn work(
         | Job::Probe
         | Job::Sample(_)
         | Job::Serve(_)
+        | Job::Rewards(_)
         | Job::Read(_)
         | Job::Compare(_)
         | Job::Differences(_)
@@ -300,6 +301,7 @@ fn work(
         Job::Probe => return Ok(None),
         Job::Sample(job) => sample::sample(job, place, control)?,
         Job::Serve(job) => serve::serve(job, place, control)?,
+        Job::Rewards(job) => serve::rewards(job, control)?,
         Job::Read(job) => read::read(job, control)?,
         Job::Compare(job) => read::compare(job, control)?,
         Job::Differences(job) => read::differences(job, control)?,

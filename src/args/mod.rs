@@ -88,6 +88,7 @@ pub enum Command {
     Explain(ExplainArgs),
     Sample(SampleArgs),
     Serve(ServeArgs),
+    Rewards(RewardsArgs),
     Eval(EvalArgs),
     Setup(SetupArgs),
     Doctor(DoctorArgs),

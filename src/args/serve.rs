@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -46,4 +47,21 @@ pub struct ServeArgs {
     /// `json` writes the worker's events to standard output, one per line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+}
+
+/// Judge completions for the training of an exported folder
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd rewards student-verl -- sh -c 'python3 ...'     while a program runs
+  mopd rewards student-verl                            until it is stopped, on a further machine
+
+`launch.sh` of the folder does the first. Programs of this machine that can read the folder's file
+rewards-service.HOST.json, with the address and a secret, may ask.")]
+pub struct RewardsArgs {
+    /// The folder that `mopd export --engine` wrote
+    pub folder: PathBuf,
+    /// A program to start, with which the service ends: the exit status is the program's
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }

@@ -22,6 +22,7 @@ mod man;
 mod new;
 mod plan;
 mod report;
+mod rewards;
 mod run;
 mod sample;
 mod serve;
@@ -64,6 +65,7 @@ const BUILT: &[&str] = &[
     "explain",
     "sample",
     "serve",
+    "rewards",
     "eval",
     "setup",
     "doctor",
@@ -129,6 +131,7 @@ pub fn dispatch(command: Command) -> Result<CommandStatus, Problem> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Serve(arguments) => serve::serve(&arguments),
+        Command::Rewards(arguments) => rewards::rewards(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

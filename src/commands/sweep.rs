@@ -348,7 +348,9 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
                 }
                 ended.push(Some(results(&out)?));
             }
-            CommandStatus::Failure | CommandStatus::UsageError => ended.push(None),
+            CommandStatus::Failure | CommandStatus::UsageError | CommandStatus::Program(_) => {
+                ended.push(None)
+            }
         }
     }
     let mut left = ended.iter().any(Option::is_some);

@@ -226,6 +226,7 @@ impl RunProgress {
             | Event::SampleWritten { .. }
             | Event::Sample { .. }
             | Event::Serving { .. }
+            | Event::ServingRewards { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }
             | Event::MeasuredFloor { .. }

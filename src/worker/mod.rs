@@ -233,20 +233,37 @@ pub fn ask(
     failed: impl Fn(&Failure) -> Problem,
     mut heard: impl FnMut(Event),
 ) -> Result<ExitStatus, Problem> {
+    attend(job, failed, |_, event| {
+        event.into_iter().for_each(&mut heard);
+        Ok(())
+    })
+}
+
+/// The same, where `heard` may end the worker by its channel, and gets `None` after each pause without an
+/// event.
+pub fn attend(
+    job: &Job,
+    failed: impl Fn(&Failure) -> Problem,
+    mut heard: impl FnMut(&Requests, Option<Event>) -> Result<(), Problem>,
+) -> Result<ExitStatus, Problem> {
+    const PAUSE: Duration = Duration::from_millis(50);
     let interrupts = Interrupts::handled();
     let mut worker = Worker::start(job, |line| output::error(&format!("{}\n", output::printable(line))))?;
     let forwarding = interrupts.end_with(&worker);
-    let mut failure = None;
-    while let Some(said) = worker.next()? {
+    let (requests, mut failure) = (worker.requests(), None);
+    worker.each(PAUSE, |said| {
         match said {
-            WorkerMessage::Event(Event::Failed(found)) => failure = Some(found),
-            WorkerMessage::Event(Event::Warning { message }) => {
+            Some(WorkerMessage::Event(Event::Failed(found))) => failure = Some(found),
+            Some(WorkerMessage::Event(Event::Warning { message })) => {
                 output::error(&format!("warning: {}\n", output::printable(&message)))
             }
-            WorkerMessage::Event(event) => heard(event),
-            WorkerMessage::Text(text) => output::error(&format!("{text}\n")),
+            Some(WorkerMessage::Text(text)) => output::error(&format!("{text}\n")),
+            Some(WorkerMessage::Event(event)) => return heard(&requests, Some(event)),
+            None => return heard(&requests, None),
         }
-    }
+        Ok(())
+    })?;
+    drop(requests);
     let status = worker.wait()?;
     drop(forwarding);
     if interrupts.any() {

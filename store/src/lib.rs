@@ -25,6 +25,7 @@ mod cache;
 pub mod content;
 mod entries;
 pub mod files;
+pub mod host;
 pub mod host_memory;
 pub mod links;
 mod lock;
@@ -42,7 +43,7 @@ pub use entries::{Checksums, Damage, Folder, Lookup, read_json, write_whole};
 pub use files::{WriteError, write_atomically};
 pub use lock::Lock;
 pub use runs::{StoredRun, StoredRuns};
-pub use secret::random_bytes;
+pub use secret::{random_bytes, write_private};
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::entries::Folder;
-use crate::files::{partial_file, reason};
+use crate::files::{WriteError, partial_file, reason};
 
 /// Its folder and file.
 pub(crate) const PRIVATE: &str = "private";
@@ -37,6 +37,15 @@ impl Folder {
 fn read(path: &Path) -> io::Result<[u8; 32]> {
     let cut = |_| io::Error::new(io::ErrorKind::InvalidData, "the file must have 32 bytes");
     fs::read(path)?.try_into().map_err(cut)
+}
+
+/// Writes a file that only its owner can read, atomically.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let folder = path.parent().unwrap_or(path);
+    let written = partial_file(folder, 0o600)
+        .and_then(|mut file| file.write_all(bytes).map(|()| file))
+        .and_then(|file| file.persist(path).map_err(|failure| failure.error));
+    written.map(drop).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
 /// Writes the secret atomically; if several runs draw at once, the first one's counts.

@@ -2,9 +2,11 @@
 //! terminal), SIGXFSZ, which would end it, and SIGWINCH, the terminal's new size.
 
 use std::io;
+use std::process::Child;
 use std::sync::Arc;
 use std::thread;
 
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -18,6 +20,12 @@ pub fn on_termination(heard: impl FnMut() + Send + 'static) -> io::Result<()> {
         signals.add_signal(SIGHUP)?;
     }
     on_each(signals, "signals", heard)
+}
+
+/// Asks a child to end.
+pub fn terminate(child: &Child) {
+    // It may have ended already.
+    let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }
 
 /// Calls `heard` whenever the terminal's size has changed, on a separate thread.

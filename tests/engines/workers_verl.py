@@ -1,4 +1,4 @@
-"""Three steps of verl's own FSDP2 engine in two Ray workers on a CPU: `workers_verl.py FOLDER OUT`.
+"""Three steps of verl's own FSDP2 engine in two Ray workers on a CPU: `mopd rewards FOLDER -- workers_verl.py FOLDER OUT`.
 
 Completions are drawn greedily here, since verl's rollout needs a GPU. Teachers that verl would serve score them here.
 Writes the loss and the gradient norm that verl reports at each step.
@@ -80,7 +80,7 @@ def batch(config, rows, drawn, models, objective, step, log_probabilities):
         columns["position_ids"].append(torch.arange(len(ids)))
         columns["response_mask"].append(torch.ones(len(response), dtype=torch.long))
         text = tokenizer.decode([token for token in response if token < 256], skip_special_tokens=True)
-        score = mopd_rewards.compute_score(row["data_source"], text, row["reward_model"]["ground_truth"])
+        score = mopd_rewards.compute_score(row["data_source"], text, row["reward_model"]["ground_truth"], row["extra_info"])
         columns["rm_scores"].append(torch.tensor([0.0] * (len(response) - 1) + [score]))
         logs = log_probabilities(ids)[len(prompt) - 1 :]
         columns["old_log_probs"].append(logs)
@@ -117,7 +117,6 @@ def batch(config, rows, drawn, models, objective, step, log_probabilities):
 def train(folder, steps=3):
     import importlib
 
-    import mopd_rewards
     import ray
     import torch
     from hydra import compose, initialize_config_dir

@@ -8,8 +8,7 @@ mod adapters;
 pub mod coverage;
 mod names;
 mod numbers;
-pub mod patterns;
-pub mod rewards;
+mod rewards;
 pub mod schema;
 pub mod stage;
 pub mod torch;
@@ -68,6 +67,8 @@ pub struct Export {
     pub files: Vec<ExportFile>,
     /// Whether prompts are written as lists of messages, also those of plain text.
     pub messages: bool,
+    /// Whether `mopd rewards` judges the completions, which needs the rewards and the records of the rows.
+    pub judged: bool,
 }
 
 /// Exports a stage to an engine. There are files only where nothing is refused.

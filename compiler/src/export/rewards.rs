@@ -1,93 +1,47 @@
-//! The built-in verifiers as Python.
+//! The rewards of completions, which `mopd rewards` computes beside the engine with the verifiers of a run.
 
-use mopd_plan::{Reward, RewardPart};
+use mopd_plan::Reward;
 
+use super::ExportFile;
 use super::coverage::Coverage;
-use super::patterns::python_pattern;
 use super::stage::ExportSettings;
 
-/// The Python module that judges completions.
-pub const REWARDS: &str = include_str!("python/mopd_rewards.py");
+/// The module that asks for rewards.
+const ASKS: &str = include_str!("python/mopd_rewards.py");
+/// The end of `launch.sh`, which starts the program in its arguments.
+const START: &str = include_str!("python/launch_rewards.sh");
 
-/// The rewards of the stage's domains, as the content of `rewards.json`. Adds their lines to the report.
-pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json::Value {
-    let read = settings.train.objectives().any(|(_, objective)| objective.reads_reward());
-    let mut all = serde_json::Map::new();
+/// The files of a folder that are about rewards. `launch` sets the program that trains.
+pub fn files(launch: &str) -> [ExportFile; 2] {
+    [ExportFile::new("mopd_rewards.py", ASKS), ExportFile::new("launch.sh", format!("{launch}{START}"))]
+}
+
+/// Reports the rewards of the stage's domains. `single` says that the engine asks for one completion at a
+/// time.
+pub fn report(settings: &ExportSettings, single: bool, coverage: &mut Coverage) {
     for part in &settings.domains {
         let domain = part.domain;
-        let construct = format!("reward of domain `{}`: `{}`", domain.name, name(&domain.reward));
-        if settings.by_run {
+        let construct = format!("reward of domain `{}`: `{}`", domain.name, domain.reward.name());
+        if single && takes_lists(&domain.reward) {
+            let how = "the engine asks for one completion at a time, so the lists of the function or server \
+                       are others than in a run; the rewards differ only if they depend on the list";
+            coverage.approximate(construct, domain.origin, how);
+        } else {
             coverage.exact(construct, domain.origin);
-            continue;
         }
-        let reward = match carried(&domain.reward) {
-            Ok(reward) => {
-                if has_pattern(&domain.reward) {
-                    let how =
-                        "the pattern is matched by Python's `re`, whose character classes differ slightly";
-                    coverage.approximate(construct, domain.origin, how);
-                } else {
-                    coverage.exact(construct, domain.origin);
-                }
-                serde_json::to_value(&reward).expect("a reward is text and numbers")
-            }
-            Err(why) if read => {
-                coverage.refuse(construct, domain.origin, why);
-                serde_json::Value::Null
-            }
-            Err(_) => {
-                let how = "the objective does not read it: the engine reports 0; use `mopd eval` afterwards";
-                coverage.approximate(construct, domain.origin, how);
-                serde_json::json!({"kind": "none"})
-            }
-        };
-        all.insert(domain.name.clone(), reward);
-    }
-    serde_json::Value::Object(all)
-}
-
-/// The reward with its pattern translated for Python, or the reason why it can't be exported.
-fn carried(reward: &Reward) -> Result<Reward, String> {
-    let why = match reward {
-        Reward::ExactMatch { .. } | Reward::Numeric { .. } => return Ok(reward.clone()),
-        Reward::Regex { pattern, field } => {
-            let pattern = python_pattern(pattern)
-                .map_err(|what| format!("Python's `re` has no equivalent of {what} in the pattern"))?;
-            return Ok(Reward::Regex { pattern, field: field.clone() });
-        }
-        Reward::Parts { parts } => {
-            let part = |part: &RewardPart| Ok(RewardPart { reward: carried(&part.reward)?, ..part.clone() });
-            return Ok(Reward::Parts { parts: parts.iter().map(part).collect::<Result<_, String>>()? });
-        }
-        Reward::Command { .. } => "reward programs can't be exported",
-        Reward::Python { .. } => {
-            "reward functions in Python can't be exported: they take lists of completions"
-        }
-        Reward::JsonSchema { .. } => "the exporter has no validator for JSON schemas",
-        Reward::UnitTests { .. } => "the exporter has no sandbox to run code in",
-        Reward::Http { .. } => "reward servers can't be exported",
-    };
-    Err(why.to_owned())
-}
-
-fn has_pattern(reward: &Reward) -> bool {
-    match reward {
-        Reward::Regex { .. } => true,
-        Reward::Parts { parts } => parts.iter().any(|part| has_pattern(&part.reward)),
-        _ => false,
     }
 }
 
-fn name(reward: &Reward) -> &'static str {
+/// Whether a function or a server of the author gets several completions at once.
+fn takes_lists(reward: &Reward) -> bool {
     match reward {
-        Reward::ExactMatch { .. } => "exact_match",
-        Reward::Numeric { .. } => "numeric",
-        Reward::Regex { .. } => "regex",
-        Reward::Command { .. } => "command",
-        Reward::Python { .. } => "python",
-        Reward::JsonSchema { .. } => "json_schema",
-        Reward::UnitTests { .. } => "unit_tests",
-        Reward::Http { .. } => "http",
-        Reward::Parts { .. } => "parts",
+        Reward::Python { batch, .. } | Reward::Http { batch, .. } => *batch > 1,
+        Reward::Parts { parts } => parts.iter().any(|part| takes_lists(&part.reward)),
+        Reward::ExactMatch { .. }
+        | Reward::Numeric { .. }
+        | Reward::Regex { .. }
+        | Reward::JsonSchema { .. }
+        | Reward::UnitTests { .. }
+        | Reward::Command { .. } => false,
     }
 }

@@ -3,9 +3,9 @@
 
 use mopd_lang::experiment as checked;
 use mopd_plan::{
-    DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Origin, Plan, Pretrained, Producer,
-    PromptFormat, Recipe, Sampling, Stage, StudentCopy, Teacher, TeacherChoice, Temperature, Train,
-    Trainable, View, WeightFilter,
+    Domain, Dtype, Keep, Length, Model, ModelId, Objective, Origin, Plan, Pretrained, Producer, PromptFormat,
+    Recipe, Sampling, Stage, StudentCopy, Teacher, TeacherChoice, Temperature, Train, Trainable, View,
+    WeightFilter,
 };
 
 use super::coverage::Coverage;
@@ -57,19 +57,12 @@ pub struct ExportedTeacher {
     pub origin: Origin,
 }
 
-/// A case of a domain's route. The first whose condition holds for a row decides.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RoutingCase {
-    pub when: Option<DataFormula>,
-    /// The index of the teacher.
-    pub teacher: usize,
-}
-
 /// A domain's part in the stage.
 pub struct DomainPart<'a> {
     pub domain: &'a Domain,
     pub share: f64,
-    pub arms: Vec<RoutingCase>,
+    /// For each arm of the route, the index of its teacher.
+    pub arms: Vec<usize>,
 }
 
 /// The settings of a stage that every engine needs.
@@ -227,7 +220,7 @@ fn teachers(
         arms.get(number).map_or(settings.origins.model, |arm| arm.origin)
     };
     let mut found: Vec<ExportedTeacher> = Vec::new();
-    let mut arms: Vec<Vec<RoutingCase>> = train.mixture.iter().map(|_| Vec::new()).collect();
+    let mut arms: Vec<Vec<usize>> = train.mixture.iter().map(|_| Vec::new()).collect();
     for (number, choice) in train.scorers.routed().iter().enumerate() {
         let name = format!("teacher `{}`", choice.name);
         let Some((model, copy)) = model_of(choice, &name, train.start, at(number), coverage) else {
@@ -244,7 +237,7 @@ fn teachers(
             found.len() - 1
         });
         if let Some(part) = train.mixture.iter().position(|share| share.domain == choice.domain) {
-            arms[part].push(RoutingCase { when: choice.when.clone(), teacher });
+            arms[part].push(teacher);
         }
     }
     if found.len() > 1 {

@@ -9,11 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::coverage::Coverage;
 use super::numbers::{DISTRIBUTIONS, DistributionNumbers, EngineNumber, Summands, live_number, number};
-use super::rewards::rewards;
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
 use super::stage::ExportSettings;
 use super::updates::{adamw, checkpointed, micro_batch, rate};
-use super::{Export, ExportFile, adapters, live_text, objective_header, torch};
+use super::{Export, ExportFile, adapters, live_text, objective_header, rewards, torch};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
 const WHOLE: &str = include_str!("python/mopd_whole.py");
@@ -23,7 +22,7 @@ const LAUNCH: &str = include_str!("python/launch_trl.sh");
 
 pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     let objective = objective(settings, coverage);
-    let rewards = rewards(settings, coverage);
+    rewards::report(settings, false, coverage);
     let configuration = configuration(settings, coverage);
     let stage = stage(settings, coverage);
     let mut files = vec![
@@ -35,16 +34,13 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
         ExportFile::new("mopd_distributions.py", DISTRIBUTIONS),
         ExportFile::new("mopd_trl.py", TRAINER),
         ExportFile::new("train.py", TRAIN),
-        ExportFile::new("launch.sh", LAUNCH),
     ];
-    if !settings.by_run {
-        files.push(ExportFile::new("rewards.json", format!("{rewards:#}\n")));
-        files.push(ExportFile::new("mopd_rewards.py", super::rewards::REWARDS));
-    }
+    files.extend(rewards::files(LAUNCH));
     if let (Some(objective), Some(rate)) = (objective, rate(settings, coverage)) {
         files.push(ExportFile::new("objective.py", format!("{objective}\n\n{rate}")));
     }
-    Export { files, messages: false }
+    let judged = !settings.by_run && settings.train.objective.reads_reward();
+    Export { files, messages: false, judged }
 }
 
 fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
@@ -83,7 +79,10 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
                 }
                 distributions.name(signal, spec)
             }
-            None => return Err(not_received(signal).to_owned()),
+            None => match signal {
+                Signal::RewardPart { part } => format!("reward.{part}"),
+                other => return Err(not_received(other).to_owned()),
+            },
         };
         if !reads.borrow().contains(&name) {
             reads.borrow_mut().push(name.clone());
@@ -116,15 +115,22 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
     let summands = summands.0.into_inner();
     let functions: String = summands.iter().map(|code| format!("{code}\n\n")).collect();
     let table: Vec<String> = (0..summands.len()).map(|number| format!("summand{number}")).collect();
+    let part = |signal: Signal| match signal {
+        Signal::RewardPart { part } => Some(part),
+        _ => None,
+    };
+    let parts: Vec<String> = objective.signals().into_iter().filter_map(part).collect();
     let header = objective_header("TRL 1.16.0", objective);
     Some(format!(
-        "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\n\n\
+        "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\
+         REWARD_PARTS = {}\n\n\n\
          {functions}SUMMANDS = [{}]\n\n\n{}",
         torch::literal(&json!(roles)),
         torch::number(objective.temperature.constant()?),
         torch::literal(&json!(live)),
         torch::literal(&distributions.json()),
         torch::literal(&json!(reads.into_inner())),
+        torch::literal(&json!(parts)),
         table.join(", "),
         body,
     ))
@@ -151,7 +157,6 @@ fn not_received(signal: &Signal) -> &'static str {
         Signal::Data { .. } | Signal::DataIs { .. } => "the trainer does not receive the fields of a row",
         Signal::DomainPlace => "the trainer does not receive the domain of a prompt",
         Signal::State { .. } => "the engine's checkpoints do not contain it",
-        Signal::RewardPart { .. } => "the trainer receives only the total reward",
         _ => "TRL's trainer does not provide it",
     }
 }

@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 use self::objective::{PluginObjective, TeacherSource, objective};
 use super::coverage::Coverage;
 use super::numbers::DISTRIBUTIONS;
-use super::rewards::rewards;
 use super::schema::{Configuration, yaml};
 use super::stage::ExportSettings;
 use super::updates::{adamw, checkpointed, micro_batch};
-use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, adapters, torch};
+use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, adapters, rewards, torch};
 
 const PLUGIN: &str = include_str!("python/mopd_verl.py");
 const MODELS: &str = include_str!("python/mopd_models.py");
@@ -25,21 +24,20 @@ const TEMPLATE_TOKENS: u32 = 256;
 
 pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     let objective = objective(settings, coverage);
-    let rewards = rewards(settings, coverage);
+    rewards::report(settings, true, coverage);
     let configuration = configuration(settings, objective.as_ref(), coverage);
     let mut files = vec![
         ExportFile::new("config.yaml", yaml(&configuration.0)),
-        ExportFile::new("rewards.json", format!("{rewards:#}\n")),
-        ExportFile::new("mopd_rewards.py", super::rewards::REWARDS),
         ExportFile::new("mopd_tensors.py", torch::TENSORS),
         ExportFile::new("mopd_distributions.py", DISTRIBUTIONS),
         ExportFile::new("mopd_models.py", MODELS),
         ExportFile::new("mopd_verl.py", PLUGIN),
-        ExportFile::new("launch.sh", LAUNCH),
     ];
+    files.extend(rewards::files(LAUNCH));
     files.extend(objective.map(|objective| ExportFile::new("objective.py", objective.code)));
     places::name(coverage);
-    Export { files, messages: true }
+    // verl asks for rewards, whatever the objective reads, and reports them.
+    Export { files, messages: true, judged: true }
 }
 
 fn configuration(

@@ -104,6 +104,21 @@ pub struct RewardPart {
 }
 
 impl Reward {
+    /// Its name in the language.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Reward::ExactMatch { .. } => "exact_match",
+            Reward::Numeric { .. } => "numeric",
+            Reward::Regex { .. } => "regex",
+            Reward::Command { .. } => "command",
+            Reward::Python { .. } => "python",
+            Reward::JsonSchema { .. } => "json_schema",
+            Reward::UnitTests { .. } => "unit_tests",
+            Reward::Http { .. } => "http",
+            Reward::Parts { .. } => "parts",
+        }
+    }
+
     /// The name of the group of a pattern that must equal the data field.
     pub const ANSWER_GROUP: &'static str = "answer";
 

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mopd_data::{
-    DOCUMENTS, DataError, DataProblem, DatasetRequest, MESSAGES, PROMPT, Reach, RowPlace, RowProjection,
-    TOOLS, VARIABLES, find, path_as_written,
+    DOCUMENTS, DataError, DataProblem, DatasetRequest, MESSAGES, Reach, RowPlace, RowProjection, TOOLS,
+    VARIABLES, find, path_as_written,
 };
 use mopd_plan::keys;
 use mopd_plan::{DataFormula, DataSource, FieldColumn, PromptFormat};
@@ -163,14 +163,8 @@ impl Dataset {
 
     /// The fields of a row: all of them if whole rows were requested, else the needed ones.
     pub fn object(&self, row: usize) -> Map<String, Value> {
-        match &self.rows {
-            Some(rows) => serde_json::from_str(rows.text(row)).expect("an object was written"),
-            None => {
-                let texts =
-                    self.fields.iter().map(|(name, texts)| (name.clone(), Value::from(texts.text(row))));
-                std::iter::once((PROMPT.to_owned(), Value::from(self.prompt(row)))).chain(texts).collect()
-            }
-        }
+        let fields = self.fields.iter().map(|(name, texts)| (name.as_str(), texts.text(row)));
+        mopd_data::record(self.rows.as_ref().map(|rows| rows.text(row)), self.prompt(row), fields)
     }
 
     /// Whether rows are conversations, or prompts that a model's template turns into conversations.

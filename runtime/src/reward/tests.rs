@@ -2,7 +2,6 @@
 
 mod built_in;
 mod command;
-mod exported;
 mod http;
 mod json_schema;
 mod parts;

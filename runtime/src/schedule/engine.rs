@@ -13,7 +13,7 @@ use mopd_plan::events::{Event, FailureKind};
 use mopd_plan::{EngineJob, EngineStage, ModelId, Objective, Stage, Teacher, Train, Trainable};
 use mopd_store::{read_json, write_whole};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Work;
 use super::run::{Scheduler, TaskStopped};
@@ -235,8 +235,12 @@ impl EngineProgram<'_> {
             if self.judged.is_none() && asked.exists() {
                 let asked: ToJudge = read_json(&asked).map_err(|why| self.unreadable(&why))?;
                 let groups = self.steps.judged(&asked).map_err(|error| error.at_step(self.next))?;
-                let rewards = groups.iter().flatten().map(|sequence| sequence.reward);
-                let rewards: Vec<Option<f64>> = rewards.collect();
+                let verdict = |Sequence { reward, reward_parts, .. }: &Sequence| {
+                    let parts: Map<String, Value> =
+                        reward_parts.iter().map(|(name, reward)| (name.clone(), json!(reward))).collect();
+                    json!({ "reward": reward, "parts": parts })
+                };
+                let rewards: Vec<Value> = groups.iter().flatten().map(verdict).collect();
                 self.judged = Some(groups);
                 self.write_json(&format!("judge/{}.rewards.json", self.next), &rewards)?;
             }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::engine::{RequestRefusal, ScoreRequest};
+use super::engine::ScoreRequest;
+use super::transport::RequestRefusal;
 
 /// Bytes of a listed entry: its text, and the numbers that it is written from.
 const ENTRY: u64 = 112;

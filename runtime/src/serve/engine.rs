@@ -1,9 +1,9 @@
 //! The thread that holds the model: its requests and its replies.
 
 use tch::{Kind, Tensor, no_grad_guard};
-use tokio::sync::oneshot;
 
 use super::http::Shared;
+use super::transport::{ReplySender, RequestRefusal};
 use super::update::WeightsUpdate;
 use super::write::WriteRequest;
 use crate::failure;
@@ -26,30 +26,6 @@ pub struct Limits {
     pub entries: Option<u32>,
     pub context: usize,
 }
-
-/// Why a request is refused.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RequestRefusal {
-    pub status: u16,
-    pub message: String,
-}
-
-impl RequestRefusal {
-    pub fn new(status: u16, message: impl Into<String>) -> RequestRefusal {
-        RequestRefusal { status, message: message.into() }
-    }
-
-    pub fn bad(message: impl Into<String>) -> RequestRefusal {
-        RequestRefusal::new(400, message)
-    }
-
-    pub fn internal(message: impl Into<String>) -> RequestRefusal {
-        RequestRefusal::new(500, message)
-    }
-}
-
-/// The channel for the reply to a request.
-pub type ReplySender<T> = oneshot::Sender<Result<T, RequestRefusal>>;
 
 /// A request to the model's thread, with the channel for its reply.
 pub enum EngineRequest {

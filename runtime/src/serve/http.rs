@@ -1,28 +1,24 @@
-//! HTTP requests: authorization, limits and routes. No request names a path of the file system except an
+//! Requests about a model: limits and routes. No request names a path of the file system except an
 //! update, whose path is checked in [`super::update`].
 
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
-use axum::http::{Method, StatusCode};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::Method;
 use axum::response::Response;
 use mopd_plan::Dtype;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
+use super::access::RequestAccess;
 use super::answer_size::{AnswerMemory, AnswerShare};
 use super::connections::ConnectionHandle;
-use super::engine::{
-    EngineRequest, Limits, ReadRequest, ReplySender, RequestRefusal, ScoreRequest, ScoredRequest,
-};
+use super::engine::{EngineRequest, Limits, ReadRequest, ScoreRequest, ScoredRequest};
 use super::metrics::Metrics;
+use super::transport::{ReplySender, RequestRefusal, ResponseBody, read_body, response};
 use super::update::{self, Updates};
 use super::write::WriteRequest;
 use super::{ServedModelInfo, sglang, vllm};
@@ -35,14 +31,11 @@ use crate::tokenizer::{Token, Tokenizer};
 const BODY: (usize, usize) = (32, 1 << 20);
 /// Most bytes of a text for each token: to split a text takes several hundred times its size.
 const TEXT: usize = 16;
-/// Time limit for a body to arrive.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// State shared by the request threads and the model's thread.
 pub struct Shared {
     pub name: String,
-    /// Hash of the API key, so that the comparison takes constant time.
-    pub key: Option<blake3::Hash>,
+    pub access: RequestAccess,
     pub queue: SyncSender<EngineRequest>,
     pub metrics: Metrics,
     pub about: RwLock<ServedModelInfo>,
@@ -52,17 +45,6 @@ pub struct Shared {
     pub updates: Option<Updates>,
     pub limits: Limits,
     pub answers: AnswerMemory,
-    /// The hosts that requests may name; all where a key is required. A web page whose name resolves to this
-    /// machine must not use the server (DNS rebinding).
-    pub hosts: Option<Vec<String>>,
-}
-
-pub enum ResponseBody {
-    Json(Value),
-    /// JSON that was written already.
-    Written(Bytes),
-    Text(String),
-    Bytes(Vec<u8>),
 }
 
 impl Shared {
@@ -95,10 +77,10 @@ impl Shared {
                 "too many requests are waiting: try \
                 again later",
             ),
-            TrySendError::Disconnected(_) => RequestRefusal::new(503, "the server is shutting down"),
+            TrySendError::Disconnected(_) => RequestRefusal::shutting_down(),
         })?;
         self.metrics.waiting.inc();
-        told.await.unwrap_or_else(|_| Err(RequestRefusal::new(503, "the server is shutting down")))
+        told.await.unwrap_or_else(|_| Err(RequestRefusal::shutting_down()))
     }
 
     /// Most bytes of a body.
@@ -126,30 +108,6 @@ impl Shared {
         let share = self.answers.share(&score, self.tokenizer.vocabulary()).await?;
         let scored = self.ask(|reply| EngineRequest::Read(ReadRequest::Score(score, reply))).await?;
         Ok((scored, share))
-    }
-
-    /// Refuses requests that web pages send.
-    fn is_no_web_page(&self, request: &Request) -> Result<(), RequestRefusal> {
-        let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
-        if text(ORIGIN).is_some() {
-            return Err(RequestRefusal::new(403, "requests of web pages are not answered"));
-        }
-        let (Some(hosts), Some(host)) = (&self.hosts, text(HOST)) else { return Ok(()) };
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => host,
-        };
-        if hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            return Ok(());
-        }
-        Err(RequestRefusal::new(403, "this server can only be reached by an address of this machine"))
-    }
-
-    fn may(&self, request: &Request) -> bool {
-        let Some(key) = &self.key else { return true };
-        let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
-        given.is_some_and(|given| blake3::hash(given.as_bytes()) == *key)
     }
 }
 
@@ -188,23 +146,10 @@ async fn answer(
 ) -> Response {
     let started = Instant::now();
     let path = PATHS.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
-    let (status, kind, body) = match of_request(&shared, path, &connection, request).await {
-        Ok(ResponseBody::Json(value)) => (200, "application/json", Body::from(value.to_string())),
-        Ok(ResponseBody::Written(bytes)) => (200, "application/json", Body::from(bytes)),
-        Ok(ResponseBody::Text(text)) => (200, "text/plain; version=0.0.4", Body::from(text)),
-        Ok(ResponseBody::Bytes(bytes)) => (200, "application/octet-stream", Body::from(bytes)),
-        Err(RequestRefusal { status, message }) => {
-            let said = json!({ "error": { "message": message, "code": status } });
-            (status, "application/json", Body::from(said.to_string()))
-        }
-    };
+    let (status, response) = response(of_request(&shared, path, &connection, request).await);
     shared.metrics.requests.with_label_values(&[path, &status.to_string()]).inc();
     shared.metrics.seconds.with_label_values(&[path]).observe(started.elapsed().as_secs_f64());
-    Response::builder()
-        .status(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
-        .header(CONTENT_TYPE, kind)
-        .body(body)
-        .expect("a status, a header and a body make a response")
+    response
 }
 
 async fn of_request(
@@ -213,15 +158,15 @@ async fn of_request(
     connection: &ConnectionHandle,
     request: Request,
 ) -> Result<ResponseBody, RequestRefusal> {
-    shared.is_no_web_page(&request)?;
+    shared.access.is_no_web_page(&request)?;
     if path == "/health" || path == "/ping" {
         return Ok(ResponseBody::Text(String::new()));
     }
-    if !shared.may(&request) {
+    if !shared.access.may(&request) {
         return Err(RequestRefusal::new(401, "requests need a key: `Authorization: Bearer ...`"));
     }
     let method = request.method().clone();
-    let body = read(shared.largest(), request).await?;
+    let body = read_body(shared.largest(), " (`--max-request-tokens`)", request).await?;
     let _running = connection.run();
     let get = || {
         if method == Method::GET {
@@ -283,25 +228,6 @@ async fn of_request(
         // There is no prefix cache to reset.
         "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({ "success": true }))),
         _ => Err(RequestRefusal::new(404, "unknown path")),
-    }
-}
-
-async fn read(largest: usize, request: Request) -> Result<Bytes, RequestRefusal> {
-    let too_long = || {
-        RequestRefusal::new(413, format!("the body is larger than {largest} bytes (`--max-request-tokens`)"))
-    };
-    let said =
-        request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|length| length > largest as u64) {
-        return Err(too_long());
-    }
-    match timeout(REQUEST_TIMEOUT, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
-            Err(too_long())
-        }
-        Ok(Err(error)) => Err(RequestRefusal::bad(format!("the body cannot be read: {error}"))),
-        Err(_) => Err(RequestRefusal::new(408, "the body did not arrive in full")),
     }
 }
 

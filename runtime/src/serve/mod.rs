@@ -2,17 +2,24 @@
 //! Some threads read and check requests; one holds the model. Completions of several requests are written
 //! together, a token at a time; between two tokens, at most one other request is answered. No number of a
 //! reply depends on concurrent requests.
+//!
+//! And `mopd rewards`: the verifiers of an exported folder behind HTTP, in [`rewards`](mod@rewards).
 
+mod access;
 mod answer_size;
 mod connections;
 mod engine;
 mod http;
 mod metrics;
+mod rewards;
 mod settings;
 mod sglang;
+mod transport;
 mod update;
 mod vllm;
 mod write;
+
+pub use self::rewards::rewards;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
@@ -23,11 +30,12 @@ use std::time::Duration;
 use mopd_plan::PretrainedSource;
 use mopd_plan::events::{Event, FailureKind, ServeJob};
 
+use self::access::{RequestAccess, hosts};
 use self::answer_size::AnswerMemory;
-use self::connections::{ConnectionHandle, Connections};
-use self::engine::{EngineRequest, Limits, ReplySender, ServingEngine};
+use self::engine::{EngineRequest, Limits, ServingEngine};
 use self::http::Shared;
 use self::metrics::Metrics;
+use self::transport::{HttpServer, ReplySender};
 use self::update::{Updates, WeightsUpdate};
 use self::write::RequestBatcher;
 use crate::control::Control;
@@ -71,7 +79,10 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let (queue, waiting) = sync_channel::<EngineRequest>(MAX_REQUESTS);
     let shared = Arc::new(Shared {
         name: job.name.clone(),
-        key: key.map(|key| blake3::hash(key.as_bytes())),
+        access: RequestAccess {
+            hosts: key.is_none().then(|| hosts(&job.address)),
+            key: key.map(|key| blake3::hash(key.as_bytes())),
+        },
         queue,
         metrics: Metrics::new(),
         about: RwLock::new(about),
@@ -81,31 +92,19 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
         updates,
         limits,
         answers: AnswerMemory::new(),
-        hosts: job.key.is_none().then(|| hosts(&job.address)),
     });
     let engine = ServingEngine::new(weights, place, kind(job.dtype), limits);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|error| wrong(format!("no thread for requests: {error}"), "free memory or processes"))?;
-    let place = listener.local_addr().map_err(|error| wrong(error.to_string(), "try another port"))?;
-    let router = http::router(shared.clone()).into_make_service_with_connect_info::<ConnectionHandle>();
-    runtime.spawn(async move {
-        // This task ends with the process.
-        if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-            let _ = axum::serve(Connections::new(listener), router).await;
-        }
-    });
+    let server = HttpServer::start(listener, http::router(shared.clone()))?;
     control.emit(&Event::Serving {
-        url: format!("http://{place}"),
+        url: format!("http://{}", server.address),
         model: job.name.clone(),
         weights: shared.about().content,
         context: context as u32,
     });
     let ended = answer_all(engine, &shared, &waiting, control);
-    runtime.shutdown_background();
+    // Requests that wait are told.
+    drop(waiting);
+    server.end();
     ended
 }
 
@@ -177,12 +176,6 @@ fn read_key(name: &str) -> Result<String> {
             format!("the environment variable {name}, which the key of requests is read from, is not set");
         wrong(message, "set it where `mopd serve` is started")
     })
-}
-
-/// The names by which this machine reaches a server at `address`.
-fn hosts(address: &str) -> Vec<String> {
-    let own = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    ["localhost", "127.0.0.1", "[::1]", own].map(str::to_owned).to_vec()
 }
 
 fn listen(address: &str, has_key: bool) -> Result<TcpListener> {

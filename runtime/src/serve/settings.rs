@@ -3,7 +3,7 @@
 use mopd_plan::Sampling;
 use serde_json::{Map, Value};
 
-use super::engine::RequestRefusal;
+use super::transport::RequestRefusal;
 use crate::remote::sampling::RolloutBatch;
 use crate::rollout::OwnedPrompt;
 use crate::tokenizer::Token;

@@ -7,6 +7,7 @@ mod hedging;
 mod limits;
 mod probe;
 mod recorded;
+mod rewards;
 mod sampling;
 mod security;
 mod together;

@@ -9,8 +9,9 @@ use mopd_plan::events::FailureKind;
 use serde_json::{Value, json};
 
 use super::ServedModelInfo;
-use super::engine::{EngineRequest, RequestRefusal};
+use super::engine::EngineRequest;
 use super::http::Shared;
+use super::transport::RequestRefusal;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::prepare::load::{LoadedModel, load};

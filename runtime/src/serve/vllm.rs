@@ -6,9 +6,10 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::answer_size::counted;
-use super::engine::{EngineRequest, Generated, RequestRefusal, ScoreRequest, TokenScores};
+use super::engine::{EngineRequest, Generated, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
 use super::settings::{self, count, flag, only, sampling, without_special_tokens};
+use super::transport::RequestRefusal;
 use super::write::WriteRequest;
 use crate::rollout::Completion;
 use crate::tokenizer::Token;

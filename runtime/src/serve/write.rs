@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use mopd_plan::Sampling;
 use mopd_store::random_bytes;
 
-use super::engine::{Generated, ReplySender, RequestRefusal, ServingEngine};
+use super::engine::{Generated, ServingEngine};
 use super::http::Shared;
+use super::transport::{ReplySender, RequestRefusal};
 use super::{ServedModelInfo, settings};
 use crate::control::Control;
 use crate::failure::{Error, caught};

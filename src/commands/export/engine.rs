@@ -4,13 +4,16 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::export::coverage::Coverage;
-use mopd_compiler::export::stage::{ExportRequest, RowFacts, trained};
+use mopd_compiler::export::stage::{DomainPart, ExportRequest, RowFacts, trained};
 use mopd_compiler::export::{ExportEngine, export as exported};
 use mopd_lang::diag::nearest;
 use mopd_lang::experiment::SweepAxis;
-use mopd_plan::{ModelId, Plan, Pretrained, PretrainedSource, Recipe, Stage};
+use mopd_plan::{
+    ExportedRewards, ModelId, Plan, Pretrained, PretrainedSource, RECORDS_FILE, REWARDS_FILE, Recipe, Stage,
+};
 use mopd_store::files::folder_of_model;
 use mopd_store::named::NamedModel;
+use serde_json::json;
 
 use super::report::{self, LocatedReport};
 use super::rows::{self, DomainRows};
@@ -77,8 +80,19 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     for file in &files.files {
         write(&out, &file.name, &file.text)?;
     }
-    let lines = rows::lines(engine, &settings, &rows, files.messages)?;
+    // Those of another stage.
+    for left in [REWARDS_FILE, RECORDS_FILE] {
+        let _ = std::fs::remove_file(out.join(left));
+    }
+    let lines = rows::lines(engine, &settings, &rows, &files)?;
     write(&out, "train.jsonl", &lines)?;
+    if files.judged {
+        let reward = |part: &DomainPart| (part.domain.name.clone(), part.domain.reward.clone());
+        let domains = settings.domains.iter().map(reward).collect();
+        let rewards = ExportedRewards { base: absolute(base), domains };
+        write(&out, REWARDS_FILE, &format!("{:#}\n", json!(rewards)))?;
+        write(&out, RECORDS_FILE, &rows::records(&rows))?;
+    }
     let report = report::text(&placed, name, engine, crate::args::Format::Human);
     write(&out, "COVERAGE.txt", &report)?;
     output::note(&format!("wrote {}; `sh {}` trains\n", out.display(), out.join("launch.sh").display()));

@@ -1,39 +1,54 @@
 //! The rows of an export: for each domain, the rows that the steps of a run train on, with the same share of
-//! every step, in another order.
+//! every step, in another order. They are read as a run reads them.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use mopd_compiler::export::ExportEngine;
 use mopd_compiler::export::stage::{DomainPart, ExportSettings, RowFacts};
-use mopd_data::json::{Json, Object};
-use mopd_data::{DataError, DataProblem, DataRow, Reach, RowProjection};
+use mopd_compiler::export::{Export, ExportEngine};
+use mopd_data::reads::DomainReads;
+use mopd_data::{
+    DataError, DataProblem, DataRow, DatasetRequest, MESSAGES, Reach, ReadRow, RowOutcome, RowProjection,
+    RowReader,
+};
 use mopd_plan::views::{Moment, Slot};
 use mopd_plan::{
-    DataFault, DataFormula, DataSource, DataValue, Domain, Length, ModelId, NullField, Objective, Plan,
-    PromptFormat, Reward, RewardPart, Share, Stage, Train, View, number_of_text, quotas,
+    DataFormula, ExportedRecord, Length, ModelId, Objective, Plan, PromptFormat, Share, Signal, Stage, Train,
+    View, quotas,
 };
 use serde_json::{Map, Value, json};
 
 use crate::problem::Problem;
 
-/// Columns that a chat template may read besides the messages.
-const BESIDE_MESSAGES: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
-
 /// The rows of one domain of a stage.
+#[derive(Default)]
 pub struct DomainRows {
     rows: Vec<ExportRow>,
     longest_prompt: u32,
 }
 
 struct ExportRow {
-    /// The original row, by the names of its columns.
-    columns: Map<String, Value>,
     /// A text, or the conversation that a rollout starts from.
     prompt: Value,
+    /// The arm of the route.
+    arm: usize,
+    /// The fields that templates show.
+    fields: Map<String, Value>,
+    /// The numbers that the objective reads, by name.
+    numbers: Map<String, Value>,
+    record: ExportedRecord,
+    /// The record's, over all domains.
+    number: usize,
 }
 
 impl DomainRows {
+    fn add(&mut self, row: ExportRow) {
+        let length = row.prompt.as_str().map_or_else(|| row.prompt.to_string().len(), str::len);
+        self.longest_prompt = self.longest_prompt.max(length as u32);
+        self.rows.push(row);
+    }
+
     pub fn facts(&self) -> RowFacts {
         RowFacts { rows: self.rows.len() as u32, longest_prompt: self.longest_prompt }
     }
@@ -42,173 +57,99 @@ impl DomainRows {
 /// The rows of every domain that a stage is trained on, in the order of its mixture.
 pub fn read(plan: &Plan, model: ModelId, base: &Path) -> Result<Vec<DomainRows>, Problem> {
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(Vec::new()) };
-    let of_domain = |share: &Share| {
-        let arms = train.scorers.routed().iter().filter(|choice| choice.domain == share.domain);
-        let conditions: Vec<&DataFormula> = arms.map_while(|choice| choice.when.as_ref()).collect();
-        of_domain(plan.experiment.domain(share.domain), &conditions, base)
-    };
-    train.mixture.iter().map(of_domain).collect()
-}
-
-fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Result<DomainRows, Problem> {
-    let source = &domain.prompts;
-    let path = mopd_data::path_as_written(base, &source.path);
-    let mut rows = Vec::new();
-    let mut longest = 0;
-    let unread = |error: &DataError| {
+    let unread = |error: DataError| {
         let code =
             if matches!(*error.problem, DataProblem::Missing { .. }) { "can't-read" } else { "wrong-data" };
         Problem::usage(code, error.to_string()).help(error.help())
     };
-    let mut take = |row: DataRow| -> Result<Option<ExportRow>, String> {
-        let columns = columns_of(row.whole.unwrap_or_default())?;
-        if let Some(filter) = &source.filter
-            && !holds(filter, NullField::Unknown, source, &columns)?
-        {
-            return Ok(None);
-        }
-        for condition in conditions {
-            if holds(condition, NullField::Fault, source, &columns)? {
-                break;
-            }
-        }
-        for (field, kind) in needed(&domain.reward) {
-            text_of(field, kind, source, &columns)?;
-        }
-        let prompt = prompt(&domain.format, source, &columns)?;
-        longest = longest.max(prompt.as_str().map_or_else(|| prompt.to_string().len(), str::len));
-        Ok(Some(ExportRow { columns, prompt }))
-    };
-    let mut wrong = None;
-    let whole = RowProjection { columns: &[], whole: true };
-    for file in mopd_data::find(&path, source.split.as_deref()).map_err(|error| unread(&error))? {
-        let read = mopd_data::read(&file, whole, Reach::First { bytes: u64::MAX }, &mut |row| {
-            let place = row.place;
-            match take(row) {
-                Ok(row) => rows.extend(row),
-                Err(what) => {
-                    let message = format!("{}, {}: {what}", file.path.display(), place.words());
-                    wrong = Some(Problem::usage("wrong-data", message));
+    let mut number = 0;
+    let mut of_domain = |share: &Share| {
+        let reads = DomainReads::of(plan, share.domain, &[model]);
+        // No engine trains on the turns of trajectories.
+        let Some(reads) = reads.prompts else { return Ok(DomainRows::default()) };
+        let request = reads.request(None);
+        let name = &plan.experiment.domain(share.domain).name;
+        let mut rows = DomainRows::default();
+        let mut reader = RowReader::new(request);
+        let columns = reader.columns().to_vec();
+        let wanted = RowProjection { columns: &columns, whole: request.whole };
+        let path = mopd_data::path_as_written(base, &request.source.path);
+        for file in mopd_data::find(&path, request.source.split.as_deref())? {
+            let take = &mut |mut row: DataRow| {
+                match reader.read(&mut row)? {
+                    RowOutcome::Read(read) => {
+                        rows.add(export_row(train, name, &request, read, number)?);
+                        number += 1;
+                    }
+                    RowOutcome::LeftOut => {}
+                    RowOutcome::Enough => return Ok(ControlFlow::Break(())),
                 }
-            }
-            let enough = source.limit.is_some_and(|limit| rows.len() >= limit as usize);
-            Ok(if enough || wrong.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        });
-        read.map_err(|error| unread(&error))?;
-        if let Some(wrong) = wrong {
-            return Err(wrong);
+                Ok(ControlFlow::Continue(()))
+            };
+            mopd_data::read(&file, wanted, Reach::First { bytes: u64::MAX }, take)?;
         }
-        if source.limit.is_some_and(|limit| rows.len() >= limit as usize) {
-            break;
+        if rows.rows.is_empty() {
+            let problem = match reader.left_out() {
+                0 => DataProblem::Empty,
+                rows => DataProblem::AllLeftOut { rows },
+            };
+            return Err(DataError::of_file(&path, problem));
         }
-    }
-    if rows.is_empty() {
-        return Err(Problem::usage("wrong-data", format!("{} has no row to train on", path.display())));
-    }
-    Ok(DomainRows { rows, longest_prompt: longest as u32 })
-}
-
-/// The columns of a row. A number keeps its digits.
-fn columns_of(row: Object) -> Result<Map<String, Value>, String> {
-    let column = |(name, value): (String, Json)| {
-        let value = serde_json::from_str(&value.to_string()).map_err(|error| error.to_string())?;
-        Ok((name, value))
+        Ok(rows)
     };
-    row.into_iter().map(column).collect()
+    train.mixture.iter().map(|share| of_domain(share).map_err(unread)).collect()
 }
 
-/// The prompt in its original form.
-fn prompt(format: &PromptFormat, source: &DataSource, columns: &Map<String, Value>) -> Result<Value, String> {
-    let value = |field: &str| columns.get(source.column(field));
-    let given = value("prompt").or_else(|| value("messages"));
-    let given = match (format, given) {
-        (PromptFormat::Text, Some(Value::Array(_))) => {
-            let what = "the prompt is a list of messages, but prompts are plain text";
-            return Err(format!("{what}: write `format = chat` in the domain"));
-        }
-        (_, Some(given @ (Value::String(_) | Value::Array(_)))) => given.clone(),
-        _ => return Err("the row has no `prompt`, a text or a list of messages".to_owned()),
+/// What an export has of a row, of which a request was read. `number` is that of its record.
+fn export_row(
+    train: &Train<Objective>,
+    domain: &str,
+    request: &DatasetRequest,
+    read: ReadRow,
+    number: usize,
+) -> Result<ExportRow, DataProblem> {
+    let ReadRow { place: _, prompts, texts, arms, numbers, whole } = read;
+    let (question, conversation) = prompts.into_iter().next().expect("a row that is no trajectory has one");
+    let names = request.texts().map(|field| field.name);
+    let fields: Vec<(&str, &str)> = names.zip(texts.iter().map(Cow::as_ref)).collect();
+    let of_data = |(_, formula): (Signal, DataFormula)| {
+        let at = request.numbers.iter().position(|known| *known == formula)?;
+        // In the precision of a run.
+        Some((formula.text(), json!(numbers[at] as f32)))
     };
-    let PromptFormat::Chat { system } = format else { return Ok(given) };
-    if let Some(beside) =
-        BESIDE_MESSAGES.iter().find(|name| value(name).is_some_and(|value| !value.is_null()))
-    {
-        return Err(format!("`{beside}` of a conversation is not exported"));
-    }
-    Ok(conversation(given, system.as_deref()))
-}
-
-/// Whether a formula holds in a row, by the rules of a run.
-fn holds(
-    formula: &DataFormula,
-    null: NullField,
-    source: &DataSource,
-    columns: &Map<String, Value>,
-) -> Result<bool, String> {
-    let value = |field: &str| columns.get(source.column(field)).map(read_value);
-    formula.holds(null, value).map_err(|fault| match fault {
-        DataFault::Missing { field } => missing(field, source, columns),
-        DataFault::Mismatch { field, wanted } => mismatch(field, wanted, source, columns),
+    let record = mopd_data::record(whole.as_deref(), &question, fields.iter().copied());
+    Ok(ExportRow {
+        prompt: prompt(request.format, &question, &conversation)?,
+        arm: arms.first().map_or(0, |arm| *arm as usize),
+        fields: fields.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect(),
+        numbers: train.data_signals().into_iter().filter_map(of_data).collect(),
+        record: ExportedRecord { domain: domain.to_owned(), prompt: question, record },
+        number,
     })
 }
 
-fn read_value(value: &Value) -> DataValue<'_> {
-    match value {
-        Value::Null => DataValue::Null,
-        Value::Bool(truth) => DataValue::Bool(*truth),
-        Value::String(text) => DataValue::Text(text.into()),
-        Value::Number(number) => DataValue::Text(number.to_string().into()),
-        Value::Array(_) | Value::Object(_) => DataValue::Other,
+/// The prompt as a text, or as the conversation that a rollout starts from.
+fn prompt(format: &PromptFormat, question: &str, conversation: &str) -> Result<Value, DataProblem> {
+    let PromptFormat::Chat { system } = format else { return Ok(json!(question)) };
+    let mut parts: Map<String, Value> = match conversation {
+        "" => Map::new(),
+        parts => serde_json::from_str(parts).expect("an object was written"),
+    };
+    let messages = parts.remove(MESSAGES).unwrap_or_else(|| json!(question));
+    match parts.keys().next() {
+        None => Ok(self::conversation(messages, system.as_deref())),
+        Some(beside) => Err(DataProblem::Chat {
+            problem: format!("`{beside}` of a conversation is not exported"),
+            help: Some("engines pass only messages to a chat template: leave it out".to_owned()),
+        }),
     }
 }
 
-fn missing(field: &str, source: &DataSource, columns: &Map<String, Value>) -> String {
-    let present: Vec<&str> = columns.keys().map(String::as_str).collect();
-    format!("the field `{}` is missing; found `{}`", source.column(field), present.join("`, `"))
-}
-
-fn mismatch(field: &str, wanted: &str, source: &DataSource, columns: &Map<String, Value>) -> String {
-    let found = columns.get(source.column(field)).map(Value::to_string).unwrap_or_default();
-    format!("the field `{field}` must be {wanted}; found {found}")
-}
-
-/// The type of the field that a verifier compares with a completion.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TargetKind {
-    Text,
-    Number,
-}
-
-/// The fields that exportable verifiers read.
-fn needed(reward: &Reward) -> Vec<(&str, TargetKind)> {
-    match reward {
-        Reward::ExactMatch { field } => vec![(field, TargetKind::Text)],
-        Reward::Numeric { field, .. } => vec![(field, TargetKind::Number)],
-        Reward::Regex { pattern, field } => {
-            let reads = Reward::has_answer_group(pattern);
-            reads.then_some((field.as_str(), TargetKind::Text)).into_iter().collect()
-        }
-        Reward::Parts { parts } => {
-            parts.iter().flat_map(|RewardPart { reward, .. }| needed(reward)).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn text_of(
-    field: &str,
-    kind: TargetKind,
-    source: &DataSource,
-    columns: &Map<String, Value>,
-) -> Result<(), String> {
-    let value = columns.get(source.column(field)).ok_or_else(|| missing(field, source, columns))?;
-    match (read_value(value), kind) {
-        (DataValue::Text(text), TargetKind::Number) if number_of_text(&text).is_none() => {
-            Err(mismatch(field, "a number", source, columns))
-        }
-        (DataValue::Text(_), _) => Ok(()),
-        _ => Err(mismatch(field, "a string or a number", source, columns)),
-    }
+/// The records of all rows, one per line, in the order of their numbers.
+pub fn records(rows: &[DomainRows]) -> String {
+    let all = rows.iter().flat_map(|of| &of.rows);
+    let line = |row: &ExportRow| serde_json::to_string(&row.record).expect("it is plain data") + "\n";
+    all.map(line).collect()
 }
 
 /// The rows of all batches, one per line.
@@ -216,7 +157,7 @@ pub fn lines(
     engine: ExportEngine,
     settings: &ExportSettings,
     rows: &[DomainRows],
-    messages: bool,
+    export: &Export,
 ) -> Result<String, Problem> {
     let batches = settings.batches().unwrap_or(0);
     let mut order = DomainOrder::new(settings, rows);
@@ -227,7 +168,7 @@ pub fn lines(
         let moment = Moment::Step { step: batch * settings.train.updates_per_batch(), steps, learned: None };
         for (domain, row) in order.step(settings.groups) {
             let part = &settings.domains[domain];
-            let line = line(engine, settings, part, &rows[domain].rows[row], messages, group, moment)?;
+            let line = line(engine, settings, part, &rows[domain].rows[row], export, group, moment)?;
             text += &line.to_string();
             text.push('\n');
             group += 1;
@@ -247,68 +188,59 @@ fn line(
     settings: &ExportSettings,
     part: &DomainPart,
     row: &ExportRow,
-    messages: bool,
+    export: &Export,
     group: u64,
     moment: Moment,
 ) -> Result<Value, Problem> {
-    let Domain { name: domain, prompts: source, reward, .. } = part.domain;
+    let domain = part.domain;
     let prompt = match &row.prompt {
-        Value::String(text) if messages => json!([{"role": "user", "content": text}]),
+        Value::String(text) if export.messages => json!([{"role": "user", "content": text}]),
         prompt => prompt.clone(),
     };
-    // Errors of the conditions were reported when the row was read.
-    let takes = |when: &DataFormula| holds(when, NullField::Fault, source, &row.columns).unwrap_or(false);
-    let arm = part.arms.iter().find(|arm| arm.when.as_ref().is_none_or(takes));
-    let exported = arm.map(|arm| &settings.teachers[arm.teacher]);
+    let exported = part.arms.get(row.arm).map(|teacher| &settings.teachers[*teacher]);
     let teacher = exported.map(|teacher| teacher.key.as_str());
     let shown = exported.and_then(|teacher| teacher.sees.as_ref());
-    let shown = shown.map(|view| seen(view, moment, source, row)).transpose();
-    let shown = shown.map_err(|what| Problem::usage("wrong-data", format!("{}: {what}", source.path)))?;
-    let mut whole: Map<String, Value> = source.renamed(row.columns.clone()).into_iter().collect();
-    // A column that is renamed can also be read by its own name.
-    for (field, _) in needed(reward) {
-        if let Some(value) = row.columns.get(source.column(field)) {
-            whole.insert(field.to_owned(), value.clone());
+    let shown = shown.map(|view| seen(view, moment, row)).transpose();
+    let shown =
+        shown.map_err(|what| Problem::usage("wrong-data", format!("{}: {what}", domain.prompts.path)))?;
+    let (mut line, beside) = match engine {
+        ExportEngine::Verl => {
+            let mut beside = json!({"index": group, "shown": shown});
+            if !row.numbers.is_empty() {
+                beside["numbers"] = json!(row.numbers);
+            }
+            // verl requires the entry of a reward model, which our function does not read.
+            let reward_model = json!({"style": "rule", "ground_truth": ""});
+            let line = json!({
+                "data_source": domain.name,
+                "teacher": teacher,
+                "prompt": prompt,
+                "reward_model": reward_model,
+                "extra_info": beside,
+            });
+            (line, "/extra_info")
         }
+        ExportEngine::Trl => {
+            (json!({"prompt": prompt, "teacher": teacher, "domain": domain.name, "group": group}), "")
+        }
+    };
+    if export.judged {
+        line.pointer_mut(beside).expect("it was written")["record"] = json!(row.number);
     }
-    let whole = Value::Object(whole).to_string();
-    Ok(match engine {
-        ExportEngine::Verl => json!({
-            "data_source": domain,
-            "teacher": teacher,
-            "prompt": prompt,
-            "reward_model": {"style": "rule", "ground_truth": whole},
-            "extra_info": {"index": group, "shown": shown},
-        }),
-        ExportEngine::Trl => json!({
-            "prompt": prompt,
-            "teacher": teacher,
-            "domain": domain,
-            "group": group,
-            "row": whole,
-        }),
-    })
+    Ok(line)
 }
 
 /// What a teacher with a template reads in place of a row's prompt, as messages.
-fn seen(view: &View, moment: Moment, source: &DataSource, row: &ExportRow) -> Result<Value, String> {
-    let ExportRow { columns, prompt } = row;
-    let conversation = prompt.as_array();
+fn seen(view: &View, moment: Moment, row: &ExportRow) -> Result<Value, &'static str> {
+    let conversation = row.prompt.as_array();
     let last = match conversation {
         Some(messages) => messages.last().and_then(|message| message["content"].as_str()),
-        None => prompt.as_str(),
+        None => row.prompt.as_str(),
     };
     let prompt = last.ok_or("the last message is not a text")?;
-    let mut fields: Map<String, Value> = Map::new();
-    for field in view.fields() {
-        text_of(field, TargetKind::Text, source, columns)?;
-        let value = columns.get(source.column(field)).map(read_value);
-        let Some(DataValue::Text(text)) = value else { return Err(missing(field, source, columns)) };
-        fields.insert(field.to_owned(), json!(text));
-    }
     let slot = |slot: &Slot| match slot {
         Slot::Prompt => prompt,
-        Slot::Data(field) => fields.get(field).and_then(Value::as_str).unwrap_or_default(),
+        Slot::Data(field) => row.fields.get(field).and_then(Value::as_str).unwrap_or_default(),
         // Such a template is refused.
         _ => "",
     };

@@ -31,7 +31,7 @@ def numbers(values):
 
 
 def judged(step, completions, is_first):
-    """The rewards of the step's completions, in their order. `mopd` computes them."""
+    """For each of the step's completions its `reward`, and the `parts` of it by name. `mopd` computes them."""
     asked, given = HERE / "judge" / f"{step}.json", HERE / "judge" / f"{step}.rewards.json"
     if is_first:
         given.unlink(missing_ok=True)
@@ -39,11 +39,11 @@ def judged(step, completions, is_first):
         # Ends with this process, which `mopd` ends if it can't judge.
         while not given.exists():
             time.sleep(PAUSE)
-    rewards = json.loads(given.read_text()) if is_first else None
+    verdicts = json.loads(given.read_text()) if is_first else None
     if is_first:
         asked.unlink()
         given.unlink()
-    return gathered(rewards)[0]
+    return gathered(verdicts)[0]
 
 
 def report(step, **values):

@@ -8,11 +8,12 @@ does not grow with the batch. On a GPU, one teacher is there at a time.
 import time
 
 import mopd_distributions as md
+import mopd_rewards
 import mopd_run
 import mopd_tensors as mt
 import objective
 import torch
-from mopd_whole import WholeBatch
+from mopd_whole import WholeBatch, gathered
 from torch.utils.checkpoint import checkpoint
 from trl import DistillationTrainer
 
@@ -71,18 +72,19 @@ class MopdTrainer(DistillationTrainer):
             for row, (by_student, given) in enumerate(zip(written, self.given, strict=True)):
                 mask[row, : len(given)] = torch.tensor(by_student or [1] * len(given))
             output["mopd_written"] = mask
-        if mopd_run.RUN is None and {"reward", "correct"} & set(objective.READS):
-            import mopd_rewards
-
-            ids = [ids[mask.bool()] for ids, mask in zip(output["completion_ids"], output["completion_mask"])]
-            texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
-            scores = [
-                mopd_rewards.of_row(row["domain"], text, row["row"]) for row, text in zip(inputs, texts, strict=True)
-            ]
-            output["mopd_reward"] = torch.tensor(scores, device=device)
+        if "record" in inputs[0]:
+            output["mopd_record"] = torch.tensor([row["record"] for row in inputs], device=device)
         self.rollout_seconds = time.perf_counter() - begun
         self.scoring_begun = time.perf_counter()
         return output
+
+    def _judged(self, records, completions):
+        """The rewards of the step's completions. The first process asks for all, so that lists are those of a run."""
+        verdicts = None
+        if self.is_world_process_zero():
+            texts = self.processing_class.batch_decode(completions, skip_special_tokens=True)
+            verdicts = mopd_rewards.judged(records, texts)
+        return gathered(verdicts)[0]
 
     def _logits(self, model, ids, mask, keep):
         some = {"logits_to_keep": keep + 1} if "logits_to_keep" in self.model_kwarg_keys else {}
@@ -160,11 +162,17 @@ class MopdTrainer(DistillationTrainer):
             signals["truncated"] = truncated.float()
         completions = whole.lists([row[real].tolist() for row, real in zip(of["completion_ids"], completed)])
         step = self.state.global_step
+        verdicts = None
         if mopd_run.RUN is not None and mopd_run.RUN["judges"]:
-            rewards = mopd_run.judged(step, completions, self.is_world_process_zero())
-            signals["reward"] = torch.tensor(rewards, dtype=torch.float64, device=ids.device)
-        elif "mopd_reward" in of:
-            signals["reward"] = whole.sequences(of["mopd_reward"])
+            verdicts = mopd_run.judged(step, completions, self.is_world_process_zero())
+        elif "mopd_record" in of:
+            verdicts = self._judged(whole.sequences(of["mopd_record"]).tolist(), completions)
+        if verdicts is not None:
+            rewards = {"reward": [verdict["reward"] for verdict in verdicts]}
+            for part in objective.REWARD_PARTS:
+                rewards[f"reward.{part}"] = [verdict["parts"][part] for verdict in verdicts]
+            for name, values in rewards.items():
+                signals[name] = torch.tensor(values, dtype=torch.float64, device=ids.device)
         groups, domains = whole.sequences(of["mopd_group"]), whole.sequences(of["mopd_domain"])
         groups, group_of_sequence = torch.unique_consecutive(groups, return_inverse=True)
         domain_of_group = group_of_sequence.new_zeros(len(groups)).scatter(0, group_of_sequence, domains)

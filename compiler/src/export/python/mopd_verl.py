@@ -8,11 +8,8 @@ micro-batches nor on the number of processes.
 VERL_USE_EXTERNAL_MODULES names this module, so that each process of verl imports it before reading its configuration.
 """
 
-import json
-
 import mopd_distributions as md
 import mopd_models
-import mopd_rewards
 import mopd_tensors as mt
 import objective
 import torch
@@ -102,17 +99,6 @@ def of_response(data, name):
     return data[name].values()[data["response_mask"].values().bool()]
 
 
-def field_number(row, field, text):
-    """The number of a field of the data, or whether it is this text. `row` is JSON; its numbers are kept as text."""
-    value = json.loads(row, parse_int=str, parse_float=str)[field]
-    if text is not None:
-        return float(value == text)
-    found = float(value) if isinstance(value, bool) else mopd_rewards.number(str(value))
-    if found is None:
-        raise ValueError(f"the field `{field}` must be a number; found {value}")
-    return found
-
-
 def own_rows(engine, data, numbers):
     """The numbers of this process's completions, one entry for each."""
     mask = data["response_mask"]
@@ -132,10 +118,8 @@ def own_rows(engine, data, numbers):
     if "truncated" in objective.READS:
         ends = torch.tensor(mopd_models.end_tokens(engine), device=mask.device)
         per_sequence["truncated"] = [float(not torch.isin(row, ends).any()) for row in data["responses"].unbind()]
-    if objective.FIELDS:
-        texts = [model["ground_truth"] for model in column(data, "reward_model")]
-        for name, of_field in objective.FIELDS.items():
-            per_sequence[name] = [field_number(text, of_field["field"], of_field["text"]) for text in texts]
+    for name in objective.OF_DATA:
+        per_sequence[name] = [row["numbers"][name] for row in extra]
     return [
         {
             "order": (extra[row]["index"], samples[row]),
@@ -181,6 +165,15 @@ def update_number(engine, data):
     return batch * objective.UPDATES + part
 
 
+def complete(engine, step, count):
+    """Stops where a batch lacks completions. verl trains on the others if a reward or a rollout fails."""
+    part = step % objective.UPDATES
+    engine.mopd_completions = count + (engine.mopd_completions if part else 0)
+    if part == objective.UPDATES - 1 and engine.mopd_completions != objective.COMPLETIONS:
+        message = f"a batch has {engine.mopd_completions} completions in place of {objective.COMPLETIONS}"
+        raise RuntimeError(f"{message}: the agent loop's log, above, has the error of those that are missing")
+
+
 class Rates:
     """In place of verl's schedule: the learning rate is set before each update."""
 
@@ -209,6 +202,7 @@ def train_batch(engine, data, loss_function):
     rank = engine.get_data_parallel_rank()
     whole = [(row["order"], owner, number, row) for owner, part in enumerate(everyone) for number, row in enumerate(part)]
     whole.sort(key=lambda entry: entry[:3])
+    complete(engine, step, len(whole))
     loss, of_batch = adjoints([row for *_, row in whole], step)
     places = sorted((number, place) for place, (_, owner, number, _) in enumerate(whole) if owner == rank)
     mask = data["response_mask"]

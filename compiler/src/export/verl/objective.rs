@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::roles::Role;
 use mopd_expr::signals::{Axis, Distribution, Live, Signal, Support};
-use mopd_plan::{Dtype, Objective, Trainable};
+use mopd_plan::{DataFormula, Dtype, Objective, Trainable};
 use serde_json::{Map, Value, json};
 
 use super::super::coverage::Coverage;
@@ -65,7 +65,6 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
         summands: Summands::default(),
         distributions: DistributionNumbers::default(),
         columns: RefCell::default(),
-        fields: RefCell::default(),
         reads: RefCell::default(),
     };
     let mut live: Vec<Value> = Vec::new();
@@ -192,8 +191,6 @@ struct Names<'a> {
     distributions: DistributionNumbers,
     /// What verl has, by the name of its column.
     columns: RefCell<Map<String, Value>>,
-    /// Fields of a prompt's row.
-    fields: RefCell<Map<String, Value>>,
     reads: RefCell<Vec<String>>,
 }
 
@@ -254,27 +251,18 @@ impl Names<'_> {
 
     /// What verl has of the prompt's row.
     fn of_row(&self, signal: &Signal) -> Result<String, String> {
-        let (field, text) = match signal {
-            Signal::DomainPlace => return Ok("domain".to_owned()),
-            Signal::Data { field } => (field, None),
-            Signal::DataIs { field, text } => (field, Some(text)),
-            Signal::RewardPart { .. } => {
-                return Err("verl's reward is one number (`_compute_score` in \
-                            verl/experimental/agent_loop/agent_loop.py)"
-                    .to_owned());
+        match signal {
+            Signal::DomainPlace => Ok("domain".to_owned()),
+            Signal::Data { .. } | Signal::DataIs { .. } => {
+                Ok(DataFormula::of_signal(signal).expect("it is one of the data").text())
             }
-            _ => {
-                return Err("verl's training processes do not have it (`_agent_loop_postprocess` in \
-                            verl/trainer/ppo/v1/agent_loop_tq.py)"
-                    .to_owned());
-            }
-        };
-        let name = match text {
-            None => format!("data.{field}"),
-            Some(text) => format!("data.{field} == {text}"),
-        };
-        self.fields.borrow_mut().insert(name.clone(), json!({"field": field, "text": text}));
-        Ok(name)
+            Signal::RewardPart { .. } => Err("verl's reward is one number (`_compute_score` in \
+                                              verl/experimental/agent_loop/agent_loop.py)"
+                .to_owned()),
+            _ => Err("verl's training processes do not have it (`_agent_loop_postprocess` in \
+                      verl/trainer/ppo/v1/agent_loop_tq.py)"
+                .to_owned()),
+        }
     }
 
     fn code(&self, live: &[Value], body: &str, rate: &str) -> String {
@@ -307,6 +295,8 @@ impl Names<'_> {
             Dtype::Bfloat16 => "bf16",
         };
         let domains: Vec<&str> = settings.domains.iter().map(|part| part.domain.name.as_str()).collect();
+        let of_data: Vec<String> =
+            settings.train.data_signals().iter().map(|(_, formula)| formula.text()).collect();
         let constants = [
             ("ROLES", json!(of_others(in_both))),
             ("LIVE_ROLES", json!(of_others(live_roles.collect()))),
@@ -319,7 +309,8 @@ impl Names<'_> {
             ("LIVE", json!(live)),
             ("DISTRIBUTIONS", self.distributions.json()),
             ("COLUMNS", Value::Object(self.columns.borrow().clone())),
-            ("FIELDS", Value::Object(self.fields.borrow().clone())),
+            ("OF_DATA", json!(of_data)),
+            ("COMPLETIONS", json!(settings.groups.saturating_mul(settings.samples))),
             ("READS", json!(*self.reads.borrow())),
         ];
         let mut text = objective_header("verl 0.9.1", objective);

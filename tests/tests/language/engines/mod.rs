@@ -87,6 +87,22 @@ fn two_jobs(folder: &Path, letters: impl Fn(u32) -> u32) {
     }
 }
 
+/// The data of `headline.mopd`: numbers, and programs with tests that half of them pass.
+fn sums_and_programs(folder: &Path) {
+    fs::create_dir_all(folder.join("data")).expect("a folder");
+    let rows =
+        |row: &dyn Fn(u32) -> Value| (0..16).map(|number| format!("{}\n", row(number))).collect::<String>();
+    let math = rows(
+        &|number| serde_json::json!({"prompt": format!("{number}+1="), "answer": format!("{}", number + 1)}),
+    );
+    let code = rows(&|number| {
+        let tests = format!("assert x == {}", number % 2);
+        serde_json::json!({"prompt": format!("set x, {number}:"), "answer": format!("x={}", number % 2), "tests": tests})
+    });
+    fs::write(folder.join("data/math.jsonl"), math).expect("a file");
+    fs::write(folder.join("data/code.jsonl"), code).expect("a file");
+}
+
 /// The metrics of a run, one row per stage, step and domain.
 fn metrics(python: &Path, run_folder: &Path) -> Vec<Value> {
     let script = "import json, pyarrow.parquet as p; print(json.dumps(p.read_table('metrics.parquet', \

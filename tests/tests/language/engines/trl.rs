@@ -7,7 +7,7 @@ use std::process::Command;
 use mopd_tests::{mopd, root};
 use serde_json::Value;
 
-use super::{metrics, python_of, run, two_jobs};
+use super::{metrics, python_of, run, sums_and_programs, two_jobs};
 
 const STAGES: [&str; 4] = ["full", "skewed", "rewarded", "cooled"];
 
@@ -27,6 +27,7 @@ fn trl_trains_as_mopd_does() {
         let environment = [("PYTHONPATH", folder.as_os_str()), ("CUDA_VISIBLE_DEVICES", "".as_ref())];
         let mut launch = Command::new("sh");
         launch.arg(folder.join("launch.sh")).env("MOPD_PYTHON", &python).env("CUDA_VISIBLE_DEVICES", "");
+        launch.env("MOPD", mopd());
         // One of them in two processes.
         run(launch.env("MOPD_PROCESSES", if stage == STAGES[1] { "2" } else { "1" }));
         if stage == STAGES[0] {
@@ -50,4 +51,32 @@ fn trl_trains_as_mopd_does() {
             assert!((norm.0 - norm.1).abs() < 1e-4 * norm.0.abs().max(1.0), "{stage}: {norm:?}");
         }
     }
+}
+
+/// Two processes of TRL train an exported stage whose rewards are tests.
+#[test]
+fn trl_trains_on_tests() {
+    let Some(python) = python_of("trl") else { return };
+    let place = tempfile::tempdir().expect("a folder");
+    sums_and_programs(place.path());
+    fs::copy(root().join("tests/engines/headline.mopd"), place.path().join("headline.mopd")).expect("a copy");
+    let program = |words: &[&str]| run(Command::new(mopd()).current_dir(place.path()).args(words));
+    program(&["run", "headline.mopd"]);
+    program(&["export", "--engine", "trl", "--stage", "expert[code]", "--out", "code", "headline.mopd"]);
+    let folder = place.path().join("code");
+    let mut launch = Command::new("sh");
+    launch.arg(folder.join("launch.sh")).env("MOPD_PYTHON", &python).env("CUDA_VISIBLE_DEVICES", "");
+    let said = run(launch.env("MOPD", mopd()).env("MOPD_PROCESSES", "2"));
+    assert!(said.contains("rewards of ") && said.contains(" at http://127.0.0.1:"), "{said}");
+    let log = fs::read_to_string(folder.join("log.json")).expect("the log");
+    let log: Vec<Value> = serde_json::from_str(&log).expect("rows");
+    let norms: Vec<f64> = log.iter().filter_map(|row| row["grad_norm"].as_f64()).collect();
+    // Without differences of rewards, there is no gradient.
+    assert!(norms.len() == 2 && norms.iter().any(|norm| *norm > 0.0), "{norms:?}");
+    println!("gradient norms {norms:?}");
+    // Where there is no service, nothing is trained.
+    let alone = Command::new(&python).arg(folder.join("train.py")).env("PYTHONPATH", &folder).output();
+    let output = alone.expect("Python starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("launch.sh starts it"), "{said}");
 }

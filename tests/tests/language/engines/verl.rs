@@ -13,7 +13,7 @@ use mopd_plan::{Objective, Signal, Stage, Train};
 use mopd_tests::{check_text, files, mopd, root};
 use serde_json::{Value, json};
 
-use super::{located, metrics, python_of, run, two_jobs};
+use super::{located, metrics, python_of, run, sums_and_programs, two_jobs};
 
 fn file<'a>(export: &'a Export, name: &str) -> &'a str {
     &export.files.iter().find(|file| file.name == name).expect("a file").text
@@ -149,6 +149,7 @@ const STAGES: [(&str, &[&str]); 2] = [
 /// An experiment of `tests/engines` in a folder, after a run.
 fn ran(place: &Path, name: &str) {
     two_jobs(place, |row| 3 + row % 4);
+    sums_and_programs(place);
     let file = format!("{name}.mopd");
     fs::copy(root().join("tests/engines").join(&file), place.join(&file)).expect("a copy");
     run(Command::new(mopd()).current_dir(place).args(["run", &file]));
@@ -178,7 +179,9 @@ fn compared(place: &Path, python: &Path, name: &str, stage: &str, all: &[Value])
     let folder = place.join(format!("{stage}-verl"));
     let out = place.join(format!("{stage}.json"));
     let script = root().join("tests/engines/workers_verl.py");
-    run(Command::new(python).current_dir(place).arg(script).arg(&folder).arg(&out));
+    let mut service = Command::new(mopd());
+    service.current_dir(place).arg("rewards").arg(&folder).arg("--").arg(python);
+    run(service.arg(script).arg(&folder).arg(&out));
     let theirs: Vec<Value> = serde_json::from_str(&fs::read_to_string(&out).expect("results")).expect("rows");
     let ours: Vec<&Value> =
         all.iter().filter(|row| row["stage"] == stage && row["domain"] == "sort").collect();
@@ -200,20 +203,32 @@ fn compared(place: &Path, python: &Path, name: &str, stage: &str, all: &[Value])
 fn the_written_folder_starts_verl() {
     let Some(python) = python_of("verl") else { return };
     let place = tempfile::tempdir().expect("a folder");
-    ran(place.path(), "workers");
-    exported(place.path(), "workers", "top");
     let programs = python.parent().expect("a folder").display().to_string();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new("sh")
-        .arg(place.path().join("top-verl/launch.sh"))
-        .current_dir("/")
-        .env("PATH", path)
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .env("WANDB_API_KEY", "not-to-be-printed")
-        .output()
-        .expect("sh starts");
-    let text =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("Total available GPUs 0 is less than total desired GPUs 3"), "{text}");
-    assert!(!text.contains("not-to-be-printed"), "verl prints a secret:\n{text}");
+    // A student with two teachers, and a teacher whose rewards are tests.
+    for (name, stage, folder, gpus) in [("workers", "top", "top", 3), ("headline", "expert[code]", "code", 1)]
+    {
+        ran(place.path(), name);
+        let file = format!("{name}.mopd");
+        let words = ["export", "--engine", "verl", "--stage", stage, "--out", folder, &file];
+        run(Command::new(mopd()).current_dir(place.path()).args(words));
+        let output = Command::new("sh")
+            .arg(place.path().join(folder).join("launch.sh"))
+            .current_dir("/")
+            .env("PATH", &path)
+            .env("MOPD", mopd())
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .env("WANDB_API_KEY", "not-to-be-printed")
+            .output()
+            .expect("sh starts");
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            text.contains(&format!("Total available GPUs 0 is less than total desired GPUs {gpus}")),
+            "{text}"
+        );
+        assert!(text.contains("rewards of "), "{text}");
+        assert!(!text.contains("not-to-be-printed"), "verl prints a secret:\n{text}");
+        assert!(!text.contains("Bearer") && !text.contains("rewards-service"), "{text}");
+    }
 }

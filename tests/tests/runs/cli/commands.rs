@@ -465,7 +465,7 @@ fn the_book_has_every_option_of_every_command() {
         });
         found
     };
-    let commands = "new check fmt plan audit run watch report ls compare delta export import explain sample eval serve setup doctor lsp expr \
+    let commands = "new check fmt plan audit run watch report ls compare delta export import explain sample eval serve rewards setup doctor lsp expr \
                     try completions man";
     let benches =
         ["check", "distill", "divergence", "expr", "generate", "watch"].map(|what| vec!["bench", what]);

@@ -141,7 +141,7 @@ fn an_export_leaves_checkpoints_of_another_program_alone() {
     assert_eq!((place.read(config), place.read(checkpoint)), ("as it was".to_owned(), "weights".to_owned()));
 }
 
-/// A stage on these domains, exported for TRL.
+/// A stage on these domains, exported for verl.
 fn exported(place: &Place, domains: &str, route: &str, length: &str) -> super::Said {
     let text = format!(
         "use std.opd.mopd\n\nexperiment \"x\" {{ seed = 1 }}\n\n{domains}\n\n\
@@ -154,15 +154,20 @@ fn exported(place: &Place, domains: &str, route: &str, length: &str) -> super::S
          lr = 1e-3\n}}\n"
     );
     place.write("x.mopd", &text);
-    place.mopd(&["export", "--engine", "trl", "--out", "out", "x.mopd"])
+    place.mopd(&["export", "--engine", "verl", "--out", "out", "x.mopd"])
 }
 
-/// `(prompt, teacher, row)` of each line, sorted.
+/// `(prompt, teacher, record)` of each line, sorted.
 fn lines(place: &Place) -> Vec<(String, String, serde_json::Value)> {
+    let json = |line: &str| -> serde_json::Value { serde_json::from_str(line).expect("JSON") };
+    let records: Vec<_> = place.read("out/records.jsonl").lines().map(json).collect();
     let line = |line: &str| {
-        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-        (text("prompt"), text("teacher"), serde_json::from_str(&text("row")).expect("JSON"))
+        let line = json(line);
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let record = &records[line["extra_info"]["record"].as_u64().expect("a number") as usize];
+        let prompt = text(&line["prompt"][0]["content"]);
+        assert_eq!(record["prompt"], prompt.as_str());
+        (prompt, text(&line["teacher"]), record["record"].clone())
     };
     let mut lines: Vec<_> = place.read("out/train.jsonl").lines().map(line).collect();
     lines.sort_by(|one, other| one.0.cmp(&other.0));
@@ -192,12 +197,12 @@ fn conditions_hold_in_an_export_where_they_hold_in_a_run() {
     assert_eq!(teachers(&place), ["second"; 4]);
     for (level, what) in [
         ("\"level\": null", "the field `level` must be a number or a bool; found null"),
-        ("\"level\": \"hard\"", "the field `level` must be a number or a bool; found \"hard\""),
-        ("\"other\": 1", "the field `level` is missing; found `answer`, `other`, `prompt`"),
+        ("\"level\": \"hard\"", "the field `level` must be a number or a bool; found the string \"hard\""),
+        ("\"other\": 1", "the field `level` is missing; found `prompt`, `answer`, `other`"),
     ] {
         place.write("rows.ndjson", &format!("{{\"prompt\": \"a\", \"answer\": \"a\", {level}}}\n"));
         let said = exported(&place, domain, "data.level >= 3 -> first, else -> second", "steps = 1");
-        said.is(2, &[&format!("rows.ndjson, line 1: {what}")]);
+        said.is(2, &[&format!("rows.ndjson:1: {what}")]);
     }
 }
 
@@ -529,4 +534,65 @@ fn a_run_of_a_sweep_is_selected_for_an_export() {
         .mopd(&["export", "--engine", "trl", "--report", "a.mopd"])
         .is(2, &["error[several-runs]: the file sweeps over `rate`", "select a run", "--set rate=0.001"]);
     place.mopd(&["export", "--engine", "trl", "--report", "--set", "rate=2e-3", "a.mopd"]).is(0, &[]);
+}
+
+/// What a verifier gets of a row is what it gets in a run, and relative paths are those of the experiment.
+#[test]
+fn an_export_has_the_rewards_of_a_run() {
+    let place = Place::with(&[(
+        "a.mopd",
+        &GOOD.replace("reward = exact_match", "reward = python(\"judge.py:score\")"),
+    )]);
+    let row = "{\"prompt\": \"ba\", \"answer\": \"ab\", \"demonstration\": \"ab\", \"level\": 1e3, \"tags\": [1]}\n";
+    place.write("sort.jsonl", &row.repeat(2));
+    for (engine, whole) in
+        [("trl", "exact        reward of domain `sort`: `python`"), ("verl", "approximate  reward")]
+    {
+        let said = place.mopd(&["export", "--engine", engine, "--stage", "expert", "a.mopd"]).is(0, &[]);
+        assert!(said.out.contains(whole), "{}", said.out);
+        let folder = format!("expert-{engine}");
+        let rewards: serde_json::Value =
+            serde_json::from_str(&place.read(&format!("{folder}/rewards.json"))).expect("JSON");
+        let base = std::path::absolute(place.path("")).expect("a path");
+        assert_eq!(std::path::Path::new(rewards["base"].as_str().expect("a path")), base);
+        assert_eq!(rewards["domains"]["sort"]["file"], "judge.py");
+        let records = place.read(&format!("{folder}/records.jsonl"));
+        let records: Vec<serde_json::Value> =
+            records.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let record = serde_json::from_str::<serde_json::Value>(row).expect("JSON");
+        let wanted = serde_json::json!({"domain": "sort", "prompt": "ba", "record": record});
+        assert_eq!(records, [wanted.clone(), wanted]);
+        let launch = std::process::Command::new("sh")
+            .arg(place.path(&folder).join("launch.sh"))
+            .env("MOPD", "no-such-mopd")
+            .output()
+            .expect("sh starts");
+        let said = String::from_utf8_lossy(&launch.stderr).into_owned();
+        // verl itself is looked for first.
+        let cause = if engine == "trl" {
+            "there is no no-such-mopd, which computes the rewards"
+        } else {
+            "launch.sh"
+        };
+        assert!(!launch.status.success() && said.contains(cause), "{said}");
+    }
+    // TRL reports no rewards: of an objective that reads none, none are computed.
+    place.mopd(&["export", "--engine", "trl", "--out", "expert-trl", "a.mopd"]).is(0, &[]);
+    assert!(
+        !place.path("expert-trl/rewards.json").exists() && !place.path("expert-trl/records.jsonl").exists()
+    );
+}
+
+/// The paper's use: teachers by reinforcement learning, also from tests, and a student of them.
+#[test]
+fn engines_take_the_papers_use() {
+    let place = Place::new();
+    let text =
+        std::fs::read_to_string(mopd_tests::root().join("tests/engines/headline.mopd")).expect("a program");
+    place.write("headline.mopd", &text);
+    let said = place.mopd(&["export", "headline.mopd"]).is(0, &[]);
+    for stage in ["expert[math]", "expert[code]", "student"] {
+        let line = said.out.lines().find(|line| line.starts_with(stage)).expect("a line");
+        assert!(!line.contains("refused") && line.split_whitespace().count() == 4, "{}", said.out);
+    }
 }

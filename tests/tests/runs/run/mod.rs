@@ -4,6 +4,7 @@ mod data;
 mod delta;
 mod disk;
 mod elements;
+mod exported_rewards;
 mod faulty_data;
 mod finite;
 mod guards;

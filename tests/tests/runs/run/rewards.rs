@@ -292,7 +292,7 @@ fn a_reward_beyond_single_precision_is_named() {
 
 /// A server that gives 0.5 for each of the first three letters of the alphabet, at most 1, and counts its
 /// requests.
-fn serve(answer: impl Fn(&[Value]) -> String + Send + Sync + 'static) -> (String, Arc<AtomicUsize>) {
+pub fn serve(answer: impl Fn(&[Value]) -> String + Send + Sync + 'static) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/judge", listener.local_addr().expect("its address"));
     let (asked, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(answer));
@@ -326,7 +326,7 @@ fn serve(answer: impl Fn(&[Value]) -> String + Send + Sync + 'static) -> (String
     (url, asked)
 }
 
-fn letters(list: &[Value]) -> String {
+pub fn letters(list: &[Value]) -> String {
     let of = |one: &Value| {
         let completion = one["completion"].as_str().expect("a text");
         assert!(one["record"]["answer"].is_string() && one["prompt"].is_string(), "{one}");
