@@ -55,7 +55,7 @@ pub fn report(report: &Report, style: Style) -> String {
         Severity::Error => style.red(&head),
         Severity::Warning => style.yellow(&head),
     };
-    let mut text = format!("{head}{}\n", style.bold(&format!(": {}", printable(report.message))));
+    let mut text = format!("{head}{}\n", style.bold(&format!(": {}", shown(report.message))));
     let mut files: Vec<&str> = Vec::new();
     for mark in &report.marks {
         if !files.contains(&mark.path) {
@@ -70,7 +70,7 @@ pub fn report(report: &Report, style: Style) -> String {
         };
     }
     for note in &report.notes {
-        text += &hanging(&style.cyan("  note: "), "        ", &printable(note));
+        text += &hanging(&style.cyan("  note: "), "        ", &shown(note));
     }
     if let Some(help) = report.help {
         let written = |mark: &MarkedSpan| words_of(mark.path, mark.start, report.code).is_some();
@@ -78,12 +78,24 @@ pub fn report(report: &Report, style: Style) -> String {
             true => of_command(help),
             false => help.to_owned(),
         };
-        text += &hanging(&style.cyan("  help: "), "        ", &printable(&help));
+        text += &hanging(&style.cyan("  help: "), "        ", &shown(&help));
     }
     if let Some(fix) = &report.fix {
-        text += &hanging(&style.cyan("  fix:  "), "        ", &printable(fix));
+        text += &hanging(&style.cyan("  fix:  "), "        ", &shown(fix));
     }
     text
+}
+
+/// A text of a report, without its middle if it is longer than any line that is drawn.
+fn shown(text: &str) -> String {
+    const ENDS: usize = 100;
+    let text = printable(text);
+    if text.len() <= WIDEST {
+        return text;
+    }
+    let (head, tail) = (text.floor_char_boundary(ENDS), text.ceil_char_boundary(text.len() - ENDS));
+    let between = text[head..tail].chars().count();
+    format!("{} ... {between} more characters ... {}", &text[..head], &text[tail..])
 }
 
 /// The help for an error in a generated text: its settings are options of the command, and it has no file.
@@ -106,7 +118,7 @@ fn snippet(marks: &[&MarkedSpan], severity: Severity, style: Style) -> String {
     }
     let labels = marks.iter().enumerate().map(|(index, mark)| {
         let (start, end) = visible(mark);
-        let text = (!mark.label.is_empty()).then(|| printable(mark.label));
+        let text = (!mark.label.is_empty()).then(|| shown(mark.label));
         if index == 0 {
             LabeledSpan::new_primary_with_span(text, (start, end - start))
         } else {
@@ -157,7 +169,7 @@ fn not_drawn(mark: &MarkedSpan) -> String {
         let line = mark.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         1 + mark.text[line..start].chars().count()
     });
-    let label = if mark.label.is_empty() { String::new() } else { format!(": {}", printable(mark.label)) };
+    let label = if mark.label.is_empty() { String::new() } else { format!(": {}", shown(mark.label)) };
     format!("  {}:{line}:{column}{label}\n", mark.path)
 }
 
@@ -310,6 +322,15 @@ error[unit-mismatch]: nats minus real
                 "error[missing-experiment]: no experiment\n  a.mopd is empty: nothing says what to run\n"
             );
         }
+    }
+
+    #[test]
+    fn a_long_text_is_shown_by_its_ends() {
+        assert_eq!(shown("short"), "short");
+        let long = format!("begin{}end", "é".repeat(WIDEST));
+        let shown = shown(&long);
+        assert!(shown.starts_with("beginé") && shown.ends_with("éend") && shown.len() < 300, "{shown}");
+        assert!(shown.contains(" ... 1905 more characters ... "), "{shown}");
     }
 
     #[test]

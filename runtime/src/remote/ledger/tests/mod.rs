@@ -1,6 +1,7 @@
 //! Servers that lie, in every dialect: what they return must not be trained on, unless the book says that the
 //! lie can't be told from the truth.
 
+mod cost;
 mod rollouts;
 mod teachers;
 mod world;
