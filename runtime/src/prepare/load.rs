@@ -69,37 +69,27 @@ pub fn load_with_ends(
     Ok(LoadedModel { weights, content, unchanged: HashedFiles::model(files) })
 }
 
-/// Checks that a model is where the plan says, without reading its weights, and returns its configuration.
-/// `None` for a repository of the hub that is not in the cache: its content is known when it is fetched.
-pub fn look(source: &PretrainedSource, base: &Path) -> Result<Option<Config>> {
+/// Opens a model as [`load_with_ends`] does, but hashes none of its files and fetches nothing. `None` for a
+/// repository of the hub that is not in the cache: its content is known when it is fetched.
+pub fn open(source: &PretrainedSource, end_tokens: &[String], base: &Path) -> Result<Option<Weights>> {
     let folder = match source {
         PretrainedSource::HuggingFace { name, revision } => {
             let revision = revision.as_deref();
-            let own = hub::own_folder(name, revision, base)?;
-            match own.or_else(|| Hub::from_environment().cached(name, revision)) {
-                Some(folder) => folder,
-                None => return Ok(None),
-            }
+            let local = hub::own_folder(name, revision, base)?;
+            local.or_else(|| Hub::from_environment().cached(name, revision))
         }
-        PretrainedSource::Checkpoint { folder } => data::path_as_written(base, folder),
+        PretrainedSource::Checkpoint { folder } => Some(data::path_as_written(base, folder)),
         PretrainedSource::Gguf { file } => {
-            return gguf::open(&data::path_as_written(base, file)).map(|opened| Some(opened.config));
+            let (weights, _) = of_gguf(&data::path_as_written(base, file))?;
+            return with_ends(weights, end_tokens).map(Some);
         }
     };
-    if !peft::is_adapter(&folder)? {
-        return looked_at(&folder).map(Some);
+    let Some(folder) = folder else { return Ok(None) };
+    if peft::is_adapter(&folder)? && peft::cached_base(&folder)?.is_none() {
+        return Ok(None);
     }
-    let Some(base) = peft::cached_base(&folder)? else { return Ok(None) };
-    let config = looked_at(&base)?;
-    peft::read(&folder, &config)?;
-    Ok(Some(config))
-}
-
-/// The configuration of a whole model, whose weights are there.
-fn looked_at(folder: &Path) -> Result<Config> {
-    let config = huggingface::config(folder)?;
-    safetensors::files(folder)?;
-    Ok(config)
+    let (weights, _) = of_folder(&folder)?;
+    with_ends(weights, end_tokens).map(Some)
 }
 
 /// The model with further end tokens.

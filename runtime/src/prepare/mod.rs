@@ -31,7 +31,6 @@ use self::check::{
     check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, other_templates, unfinished_schedules,
     unmarked_ends,
 };
-pub use self::configs::configs;
 use self::load::{LoadedModel, load_with_ends};
 use self::merges::check_merge;
 use self::opened::OpenedFiles;
@@ -112,10 +111,40 @@ impl ModelSpec {
 
 /// The specification of every model: that of the weights it descends from.
 pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
-    let ReadContext { base, notes, .. } = places;
+    let load = |pretrained: &Pretrained| {
+        let Pretrained { source, end_tokens } = pretrained;
+        let loaded = load_with_ends(source, end_tokens, places.base, Some(places.notes))?;
+        let Weights { config, tokenizer, .. } = loaded.weights.clone();
+        Ok(Some(ModelSpec { config, tokenizer, loaded: Some(loaded), of_files: true }))
+    };
+    let specs: Option<Vec<ModelSpec>> = specs_by(plan, places.base, load)?.into_iter().collect();
+    specs.ok_or_else(|| Error::new(FailureKind::Runtime, "a model without a specification"))
+}
+
+/// The same without reading weights or fetching models, so without what is [loaded](ModelSpec::loaded). `None`
+/// for models of the hub that are not in its cache, and those that descend from them.
+pub fn looked_at_specs(plan: &Plan, base: &Path) -> Result<Vec<Option<ModelSpec>>> {
+    specs_by(plan, base, |Pretrained { source, end_tokens }| {
+        let opened = load::open(source, end_tokens, base)?;
+        let spec = |Weights { config, tokenizer, .. }: Weights| ModelSpec {
+            config,
+            tokenizer,
+            loaded: None,
+            of_files: true,
+        };
+        Ok(opened.map(spec))
+    })
+}
+
+/// The specifications, where `load` gives that of existing weights.
+fn specs_by(
+    plan: &Plan,
+    base: &Path,
+    load: impl Fn(&Pretrained) -> Result<Option<ModelSpec>>,
+) -> Result<Vec<Option<ModelSpec>>> {
     let heads = plan::scalar_heads(&plan.experiment.models);
     let second_heads = plan::second_heads(&plan.experiment.models);
-    let mut specs: Vec<ModelSpec> = Vec::new();
+    let mut specs: Vec<Option<ModelSpec>> = Vec::new();
     for (model, (head, second)) in zip_equal(&plan.experiment.models, zip_equal(heads, second_heads)) {
         let inherited = |from: &ModelId| {
             let spec = specs.get(from.0 as usize).ok_or_else(|| {
@@ -124,25 +153,23 @@ pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
                     format!("the plan uses the model `{}` before it is made", model.name),
                 )
             })?;
-            Ok::<ModelSpec, Error>(ModelSpec { loaded: None, ..spec.clone() })
+            Ok::<_, Error>(spec.clone().map(|spec| ModelSpec { loaded: None, ..spec }))
         };
         let spec = match &model.stage {
             Stage::Initialise(architecture) => {
                 let (config, tokenizer) = configs::initialised(model, architecture, base)?;
                 let (config, tokenizer) = (Arc::new(config), Arc::new(tokenizer));
-                ModelSpec { config, tokenizer, loaded: None, of_files: false }
+                Some(ModelSpec { config, tokenizer, loaded: None, of_files: false })
             }
-            Stage::Load(pretrained) => {
-                let Pretrained { source, end_tokens } = pretrained;
-                let loaded = load_with_ends(source, end_tokens, base, Some(notes));
-                let loaded = loaded.map_err(|error| error.at(model.origin))?;
-                let Weights { config, tokenizer, .. } = loaded.weights.clone();
-                ModelSpec { config, tokenizer, loaded: Some(loaded), of_files: true }
-            }
+            Stage::Load(pretrained) => load(pretrained).map_err(|error| error.at(model.origin))?,
             stage => match stage.start() {
                 Some(from) => inherited(&from)?,
                 None => return Err(Error::new(FailureKind::Runtime, "a merge of no models").at(model.origin)),
             },
+        };
+        let Some(spec) = spec else {
+            specs.push(None);
+            continue;
         };
         let config = match head {
             Some(true) => Arc::new(Config { scalar_head: true, ..(*spec.config).clone() }),
@@ -154,7 +181,7 @@ pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
             }
             _ => config,
         };
-        specs.push(ModelSpec { config, ..spec });
+        specs.push(Some(ModelSpec { config, ..spec }));
     }
     Ok(specs)
 }
@@ -184,9 +211,8 @@ pub fn prepare(
     }
     for id in stages {
         let model = plan.experiment.model(*id);
-        let spec = &specs[id.0 as usize];
-        if spec.loaded.is_none() {
-            check_can_be_saved(&spec.config).map_err(|error| error.at(model.origin))?;
+        if !matches!(model.stage, Stage::Load(_)) {
+            check_can_be_saved(&specs[id.0 as usize].config).map_err(|error| error.at(model.origin))?;
         }
         check_merge(plan, &model.stage, specs).map_err(|error| error.at(model.origin))?;
         warnings.extend(unfinished_schedules(plan, *id, &domains));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mopd_plan::events::{Event, FailureKind, RunJob, Versions};
-use mopd_plan::{Device, DomainId, ModelId, Plan, SCHEMA, Stage};
+use mopd_plan::{Device, DomainId, ModelId, Plan, SCHEMA};
 
 use super::disk_space::{self, StoredResults};
 use super::fits::{self, ModelSizes};
@@ -19,7 +19,7 @@ use crate::machine::arithmetic::Arithmetic;
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
 use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
-use crate::prepare::{ModelSpec, ReadContext, configs, longest_on_servers, model_specs, prepare};
+use crate::prepare::{ModelSpec, ReadContext, longest_on_servers, looked_at_specs, prepare};
 use crate::remote::StudentIdentity;
 use crate::store::Store;
 
@@ -110,8 +110,8 @@ pub(super) fn judged_by(plan: &Plan, task: &Task) -> BTreeSet<DomainId> {
 }
 
 /// Reports which data of a plan can't be read, which rewards don't respond, and what does not fit in memory
-/// or on a disk, without reading weights. Where a plan loads no model, also checks that sequences fit the
-/// models' contexts.
+/// or on a disk, without reading weights. Where all models that a plan loads are here, also checks that the
+/// data fits them, with contexts and templates.
 pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     check_schema(plan)?;
@@ -137,8 +137,8 @@ pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control)
     Ok(())
 }
 
-/// Checks that models and results fit on this machine, and, where a plan loads no model, that the data fits
-/// the models.
+/// Checks that models and results fit on this machine, and, where no model needs to be fetched, that the data
+/// fits the models.
 fn fits_here(
     job: &RunJob,
     tasks: &[Task],
@@ -148,13 +148,11 @@ fn fits_here(
     control: &Control,
 ) -> Result<()> {
     let plan = &job.plan;
-    let sizes = if plan.experiment.models.iter().any(|model| matches!(model.stage, Stage::Load(_))) {
-        ModelSizes::of_configs(&configs(plan, places.base)?)
-    } else {
-        let specs = model_specs(plan, places)?;
+    let specs = looked_at_specs(plan, places.base)?;
+    let sizes = ModelSizes::of_specs(specs.iter().map(Option::as_ref));
+    if let Some(specs) = specs.into_iter().collect::<Option<Vec<ModelSpec>>>() {
         data_fits(plan, tasks, &specs, places)?;
-        ModelSizes::of_specs(&specs)
-    };
+    }
     resources_suffice(job, tasks, &sizes, versions, place, control)
 }
 
