@@ -518,3 +518,26 @@ fn a_scorer_needs_room_for_the_longest_sequence() {
     ];
     assert_says(&said, &parts);
 }
+
+/// The context of a model that is loaded from its files is known before a run, as is that of a new one.
+#[test]
+fn contexts_of_loaded_models_are_checked_with_the_files() {
+    let bench = Bench::new();
+    assert!(bench.run(&["--out", "made"]).status.success());
+    let program = |max_tokens: u32| {
+        format!(
+            "experiment \"tiny\" {{ seed = 1 }}\n\
+             domain copy {{ prompts = \"copy.jsonl\", tests = \"copy.test.jsonl\", reward = exact_match }}\n\
+             model made = checkpoint(\"made/models/student-seed1\")\n\
+             compare \"made\" {{ models = [made], samples = 1, temperature = 1.0, max_tokens = {max_tokens} }}\n"
+        )
+    };
+    bench.write("tiny.mopd", &program(4));
+    assert!(check(&bench, &[]).status.success(), "{}", text(&check(&bench, &[])));
+    bench.write("tiny.mopd", &program(500));
+    let parts = ["its completion up to 500", "context"];
+    assert_says(&bench.fails(&["--out", "long"]), &parts);
+    let output = check(&bench, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_says(&text(&output), &parts);
+}
