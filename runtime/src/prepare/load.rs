@@ -279,7 +279,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let problem =
             |pretrained: PretrainedSource| load(&pretrained, folder.path(), None).unwrap_err().to_string();
-        // `look` reports the same without opening a model.
+        // `open` reports the same without hashing a model.
         let none = || {
             [
                 PretrainedSource::Checkpoint { folder: "runs/none".to_owned() },
@@ -288,13 +288,13 @@ mod tests {
             ]
         };
         for model in none() {
-            let seen = look(&model, folder.path()).unwrap_err().to_string();
+            let seen = open(&model, &[], folder.path()).unwrap_err().to_string();
             if !matches!(model, PretrainedSource::Checkpoint { .. }) {
                 assert_eq!(seen, problem(model));
             }
         }
         let elsewhere = PretrainedSource::HuggingFace { name: "org/none".to_owned(), revision: None };
-        assert!(look(&elsewhere, folder.path()).is_ok());
+        assert!(open(&elsewhere, &[], folder.path()).is_ok());
         assert!(
             problem(PretrainedSource::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none")
         );

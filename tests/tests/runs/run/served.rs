@@ -711,7 +711,7 @@ fn a_teacher_that_is_replaced_between_two_commands_ends_the_second() {
     assert!(lines.any(|line| line.contains("\"step\":3,")), "it ended early");
     let stopped = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     assert!(stopped.success());
-    drop(lines.count());
+    lines.for_each(drop);
     assert!(!child.wait().expect("it ends").success());
     post(&servers[1], "/update_weights_from_disk", &update);
     let output = begin().wait_with_output().expect("mopd ends");
