@@ -1,10 +1,12 @@
-//! The shapes of models that begin with random weights.
+//! The shapes of a plan's models, known without reading their weights.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Architecture, Model, Objective, TokenizerSpec};
+use mopd_plan::{Architecture, Model, Objective, Plan, Stage, TokenizerSpec};
 
+use super::load;
 use crate::data;
 use crate::failure::{Error, Result};
 use crate::model::Config;
@@ -28,4 +30,23 @@ pub(super) fn initialised(
         Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
     })?;
     Ok((config, tokenizer))
+}
+
+/// The configuration of every model: that of the weights it descends from, without heads that stages add.
+/// `None` for models of the hub that are not in its cache, and those that descend from them.
+pub fn configs(plan: &Plan, base: &Path) -> Result<Vec<Option<Arc<Config>>>> {
+    let mut configs: Vec<Option<Arc<Config>>> = Vec::new();
+    for model in &plan.experiment.models {
+        configs.push(match &model.stage {
+            Stage::Initialise(architecture) => {
+                let (config, _) = initialised(model, architecture, base)?;
+                Some(Arc::new(config))
+            }
+            Stage::Load(pretrained) => {
+                load::look(&pretrained.source, base).map_err(|error| error.at(model.origin))?.map(Arc::new)
+            }
+            stage => stage.start().and_then(|from| configs.get(from.0 as usize)?.clone()),
+        });
+    }
+    Ok(configs)
 }

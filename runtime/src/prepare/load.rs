@@ -69,9 +69,15 @@ pub fn load_with_ends(
     Ok(LoadedModel { weights, content, unchanged: HashedFiles::model(files) })
 }
 
-/// Opens a model as [`load_with_ends`] does, but hashes none of its files and fetches nothing. `None` for a
-/// repository of the hub that is not in the cache: its content is known when it is fetched.
-pub fn open(source: &PretrainedSource, end_tokens: &[String], base: &Path) -> Result<Option<Weights>> {
+/// Where the files of a model are.
+enum ModelFiles {
+    Folder(PathBuf),
+    Gguf(PathBuf),
+}
+
+/// Finds a model without fetching it. `None` for a repository of the hub that is not in the cache, also that
+/// of an adapter's base: its content is known when it is fetched.
+fn found(source: &PretrainedSource, base: &Path) -> Result<Option<ModelFiles>> {
     let folder = match source {
         PretrainedSource::HuggingFace { name, revision } => {
             let revision = revision.as_deref();
@@ -80,15 +86,44 @@ pub fn open(source: &PretrainedSource, end_tokens: &[String], base: &Path) -> Re
         }
         PretrainedSource::Checkpoint { folder } => Some(data::path_as_written(base, folder)),
         PretrainedSource::Gguf { file } => {
-            let (weights, _) = of_gguf(&data::path_as_written(base, file))?;
-            return with_ends(weights, end_tokens).map(Some);
+            return Ok(Some(ModelFiles::Gguf(data::path_as_written(base, file))));
         }
     };
     let Some(folder) = folder else { return Ok(None) };
-    if peft::is_adapter(&folder)? && peft::cached_base(&folder)?.is_none() {
-        return Ok(None);
+    let is_whole = !peft::is_adapter(&folder)? || peft::cached_base(&folder)?.is_some();
+    Ok(is_whole.then_some(ModelFiles::Folder(folder)))
+}
+
+/// Checks that a model is where the plan says, without reading its weights or its tokenizer, and returns its
+/// configuration. `None` where it must be fetched.
+pub fn look(source: &PretrainedSource, base: &Path) -> Result<Option<Config>> {
+    let folder = match found(source, base)? {
+        None => return Ok(None),
+        Some(ModelFiles::Gguf(file)) => return gguf::open(&file).map(|opened| Some(opened.config)),
+        Some(ModelFiles::Folder(folder)) => folder,
+    };
+    if !peft::is_adapter(&folder)? {
+        return looked_at(&folder).map(Some);
     }
-    let (weights, _) = of_folder(&folder)?;
+    let config = looked_at(&peft::base_folder(&folder)?)?;
+    peft::read(&folder, &config)?;
+    Ok(Some(config))
+}
+
+/// The configuration of a whole model, whose weights are there.
+fn looked_at(folder: &Path) -> Result<Config> {
+    let config = huggingface::config(folder)?;
+    safetensors::files(folder)?;
+    Ok(config)
+}
+
+/// Opens a model as [`load_with_ends`] does, but hashes none of its files. `None` where it must be fetched.
+pub fn open(source: &PretrainedSource, end_tokens: &[String], base: &Path) -> Result<Option<Weights>> {
+    let (weights, _) = match found(source, base)? {
+        None => return Ok(None),
+        Some(ModelFiles::Gguf(file)) => of_gguf(&file)?,
+        Some(ModelFiles::Folder(folder)) => of_folder(&folder)?,
+    };
     with_ends(weights, end_tokens).map(Some)
 }
 
@@ -279,7 +314,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let problem =
             |pretrained: PretrainedSource| load(&pretrained, folder.path(), None).unwrap_err().to_string();
-        // `open` reports the same without hashing a model.
+        // `look` reports the same without opening a model.
         let none = || {
             [
                 PretrainedSource::Checkpoint { folder: "runs/none".to_owned() },
@@ -288,13 +323,13 @@ mod tests {
             ]
         };
         for model in none() {
-            let seen = open(&model, &[], folder.path()).unwrap_err().to_string();
+            let seen = look(&model, folder.path()).unwrap_err().to_string();
             if !matches!(model, PretrainedSource::Checkpoint { .. }) {
                 assert_eq!(seen, problem(model));
             }
         }
         let elsewhere = PretrainedSource::HuggingFace { name: "org/none".to_owned(), revision: None };
-        assert!(open(&elsewhere, &[], folder.path()).is_ok());
+        assert!(look(&elsewhere, folder.path()).is_ok());
         assert!(
             problem(PretrainedSource::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none")
         );

@@ -31,6 +31,7 @@ use self::check::{
     check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, other_templates, unfinished_schedules,
     unmarked_ends,
 };
+pub use self::configs::configs;
 use self::load::{LoadedModel, load_with_ends};
 use self::merges::check_merge;
 use self::opened::OpenedFiles;
@@ -121,19 +122,19 @@ pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
     specs.ok_or_else(|| Error::new(FailureKind::Runtime, "a model without a specification"))
 }
 
-/// The same without reading weights or fetching models, so without what is [loaded](ModelSpec::loaded). `None`
-/// for models of the hub that are not in its cache, and those that descend from them.
-pub fn looked_at_specs(plan: &Plan, base: &Path) -> Result<Vec<Option<ModelSpec>>> {
-    specs_by(plan, base, |Pretrained { source, end_tokens }| {
+/// The same without hashing weights, so without what is [loaded](ModelSpec::loaded). `None` where a model
+/// must be fetched.
+pub fn opened_specs(plan: &Plan, base: &Path) -> Result<Option<Vec<ModelSpec>>> {
+    let specs = specs_by(plan, base, |Pretrained { source, end_tokens }| {
         let opened = load::open(source, end_tokens, base)?;
-        let spec = |Weights { config, tokenizer, .. }: Weights| ModelSpec {
+        Ok(opened.map(|Weights { config, tokenizer, .. }: Weights| ModelSpec {
             config,
             tokenizer,
             loaded: None,
             of_files: true,
-        };
-        Ok(opened.map(spec))
-    })
+        }))
+    })?;
+    Ok(specs.into_iter().collect())
 }
 
 /// The specifications, where `load` gives that of existing weights.

@@ -9,7 +9,7 @@ use mopd_plan::producers::Producer;
 use mopd_plan::{self as plan, DomainId, ModelId, Plan, Served, Stage, Train};
 use serde_json::{Map, Value};
 
-use super::load::open;
+use super::load::look as look_for_model;
 use super::{DomainData, ReadContext, load, programs, turns};
 use crate::control::Control;
 use crate::data::{self, Dataset, overlap};
@@ -137,7 +137,7 @@ pub fn look(
             found(Error::from(error).at(model.origin));
         }
         if let Stage::Load(pretrained) = &model.stage
-            && let Err(error) = open(&pretrained.source, &pretrained.end_tokens, places.base)
+            && let Err(error) = look_for_model(&pretrained.source, places.base)
         {
             found(error.at(model.origin));
         }

@@ -1,5 +1,7 @@
 //! Refuses stages that can't fit in memory, before they allocate anything.
 
+use std::sync::Arc;
+
 use mopd_plan::events::{FailureKind, RunJob};
 use mopd_plan::producers::Writer;
 use mopd_plan::{
@@ -11,7 +13,7 @@ use super::predicted::Predicted;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::Weights;
+use crate::model::{Config, Weights};
 use crate::prepare::ModelSpec;
 use crate::rollout::Sequence;
 
@@ -23,9 +25,13 @@ const TIGHT: f64 = 0.9;
 pub(super) struct ModelSizes(Vec<Option<u64>>);
 
 impl ModelSizes {
-    pub fn of_specs<'a>(specs: impl Iterator<Item = Option<&'a ModelSpec>>) -> ModelSizes {
-        let size = |spec: &ModelSpec| Weights::parameters(&spec.config) as u64;
-        ModelSizes(specs.map(|spec| spec.map(size)).collect())
+    pub fn of_specs(specs: &[ModelSpec]) -> ModelSizes {
+        ModelSizes(specs.iter().map(|spec| Some(Weights::parameters(&spec.config) as u64)).collect())
+    }
+
+    pub fn of_configs(configs: &[Option<Arc<Config>>]) -> ModelSizes {
+        let size = |config: &Option<Arc<Config>>| Some(Weights::parameters(config.as_ref()?) as u64);
+        ModelSizes(configs.iter().map(size).collect())
     }
 
     /// `None` where it is not known.

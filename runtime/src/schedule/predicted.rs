@@ -63,7 +63,7 @@ impl Predicted {
         let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
         let plan = &job.plan;
         let mut trials = StageTrials::new(plan, prepared, job.predict, place, store);
-        let sizes = ModelSizes::of_specs(specs.iter().map(Some));
+        let sizes = ModelSizes::of_specs(specs);
         let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
         // The first stage with a key, whose prediction the others share.
         let mut known: HashMap<&str, ModelId> = HashMap::new();

@@ -19,7 +19,7 @@ use crate::machine::arithmetic::Arithmetic;
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
 use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
-use crate::prepare::{ModelSpec, ReadContext, longest_on_servers, looked_at_specs, prepare};
+use crate::prepare::{ModelSpec, ReadContext, configs, longest_on_servers, opened_specs, prepare};
 use crate::remote::StudentIdentity;
 use crate::store::Store;
 
@@ -148,12 +148,11 @@ fn fits_here(
     control: &Control,
 ) -> Result<()> {
     let plan = &job.plan;
-    let specs = looked_at_specs(plan, places.base)?;
-    let sizes = ModelSizes::of_specs(specs.iter().map(Option::as_ref));
-    if let Some(specs) = specs.into_iter().collect::<Option<Vec<ModelSpec>>>() {
-        data_fits(plan, tasks, &specs, places)?;
-    }
-    resources_suffice(job, tasks, &sizes, versions, place, control)
+    let sizes = ModelSizes::of_configs(&configs(plan, places.base)?);
+    // Of a model that is too large, no tokenizer needs to be read.
+    resources_suffice(job, tasks, &sizes, versions, place, control)?;
+    let Some(specs) = opened_specs(plan, places.base)? else { return Ok(()) };
+    data_fits(plan, tasks, &specs, places)
 }
 
 /// Checks that the data of stages and tables fits the models. Its warnings are those of a run.

@@ -110,7 +110,7 @@ pub fn predict(job: &RunJob, versions: &Versions, place: Place, control: &Contro
     let device_memory = DeviceMemoryBudget::detect(workers(job, &prepared.tasks), place);
     let keys = keys_of(job, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
     let to_do = TasksToDo { keys: &keys, waiting: &|_| true, done: &|_| 0 };
-    let sizes = ModelSizes::of_specs(prepared.specs.iter().map(Some));
+    let sizes = ModelSizes::of_specs(&prepared.specs);
     // The rest of the plan holds for larger machines, too.
     let refused = match fits::weights(job, &prepared.tasks, &sizes, &device_memory, |_| true) {
         Ok(()) => {

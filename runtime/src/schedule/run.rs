@@ -163,7 +163,7 @@ pub fn run(
     }
     let workers = workers(job, tasks);
     let device_memory = DeviceMemoryBudget::detect(workers, place);
-    let sizes = fits::ModelSizes::of_specs(prepared.specs.iter().map(Some));
+    let sizes = fits::ModelSizes::of_specs(&prepared.specs);
     let here = |index: usize| waiting(index) && !super::on_engine(job, &tasks[index]);
     fits::weights(job, tasks, &sizes, &device_memory, here)?;
     disk_space::check(job, tasks, &sizes, waiting, (&keys, &store), control)?;

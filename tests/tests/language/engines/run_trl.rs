@@ -1,5 +1,5 @@
-//! `mopd run --engine trl` with several processes: the same numbers as of a run without an engine, and the same
-//! command goes on after a process was killed.
+//! `mopd run --engine trl` with several processes: the same numbers as of a run without an engine, and the
+//! same command goes on after a process was killed.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -655,25 +655,21 @@ fn post(server: &Server, path: &str, body: &str) {
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
 }
 
-/// Trains another model than the teachers. Returns the request by which a server takes its weights.
-fn other_weights(bench: &Bench) -> String {
-    let mut program = head("others");
-    program += "model base = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }\n\
-                model other = sft(base, on: domains) { target = answer, steps = 40, batch = 8, lr = 1e-2 }\n\
-                compare \"other\" { models = [other], samples = 1, temperature = 1.0, max_tokens = 6 }\n";
-    bench.write("tiny.mopd", &program);
-    assert!(bench.run(&["--out", "others"]).status.success());
-    let other = fs::canonicalize(bench.path("others/models/other-seed1")).expect("a model");
-    format!("{{\"model_path\": {:?}, \"weight_version\": \"other\"}}", other.to_str().expect("text"))
-}
-
 /// SGLang's answers name the version of the weights; vLLM's don't, so there the canary shows it, before the
 /// result is kept.
 #[test]
 fn a_teacher_that_is_replaced_in_the_middle_ends_the_run() {
     let bench = with_teachers();
     let folder = bench.folder.path().to_owned();
-    let update = other_weights(&bench);
+    let mut program = head("others");
+    program += "model base = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }\n\
+                model other = sft(base, on: domains) { target = answer, steps = 40, batch = 8, lr = 1e-2 }\n\
+                compare \"other\" { models = [other], samples = 1, temperature = 1.0, max_tokens = 6 }\n";
+    bench.write("tiny.mopd", &program);
+    assert!(bench.run(&["--out", "others"]).status.success());
+    let other = fs::canonicalize(folder.join("others/models/other-seed1")).expect("a model");
+    let update =
+        format!("{{\"model_path\": {:?}, \"weight_version\": \"other\"}}", other.to_str().expect("text"));
     for (engine, expected) in [
         ("sglang", "names the version `other` of its weights now"),
         ("vllm", "gives a fixed request other numbers than when the run began"),
@@ -691,34 +687,6 @@ fn a_teacher_that_is_replaced_in_the_middle_ends_the_run() {
         assert!(failed.contains(expected), "{failed}");
         assert!(!bench.path(engine).join("models/student-seed1").exists(), "{engine}: a student was kept");
     }
-}
-
-/// A run that goes on has the canary of its checkpoint: nothing else of vLLM's answers names the weights.
-#[test]
-fn a_teacher_that_is_replaced_between_two_commands_ends_the_second() {
-    let bench = with_teachers();
-    let folder = bench.folder.path().to_owned();
-    let update = other_weights(&bench);
-    let start = |domain: &str| Server::start(&folder, &model(domain), "0", &["--allow-updates", "."]);
-    let servers = DOMAINS.map(start);
-    bench.write("tiny.mopd", &served("vllm", "sampled", SAMPLED, 60));
-    let begin = || {
-        let mut command = command(&bench, "out", &servers);
-        command.args(["--checkpoint-every", "0s"]).spawn().expect("mopd starts")
-    };
-    let mut child = begin();
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("\"step\":3,")), "it ended early");
-    let stopped = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
-    assert!(stopped.success());
-    lines.for_each(drop);
-    assert!(!child.wait().expect("it ends").success());
-    post(&servers[1], "/update_weights_from_disk", &update);
-    let output = begin().wait_with_output().expect("mopd ends");
-    assert!(!output.status.success(), "{}", text(&output));
-    assert_says(&text(&output), &["other numbers than when the checkpoint was written"]);
-    assert!(!text(&output).contains("\"event\":\"step\""), "a step was trained on them");
-    assert!(!bench.path("out/models/student-seed1").exists());
 }
 
 /// The gap between sampler and trainer is a metric of every step; a server whose numbers are others ends the

@@ -1,5 +1,5 @@
-//! What the ledger costs, for the book: `cargo test --release -p mopd-runtime ledger::tests::cost -- --ignored
-//! --nocapture`. Requests of the canary are one token in a thousand by construction.
+//! What the ledger costs, for the book: `ledger::tests::cost --ignored --nocapture`. Requests of the canary
+//! are one token in a thousand by construction.
 
 use std::time::Instant;
 
