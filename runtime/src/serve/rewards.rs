@@ -95,8 +95,9 @@ impl RecordJudge {
         let records: Vec<ExportedRecord> = asked.iter().map(record).collect();
         let mut judgements: Vec<Option<Judgement>> = vec![None; asked.len()];
         for (domain, verifier) in &self.verifiers {
-            let own: Vec<usize> = (0..asked.len()).filter(|at| records[*at].domain == *domain).collect();
-            if own.is_empty() {
+            let of_domain: Vec<usize> =
+                (0..asked.len()).filter(|at| records[*at].domain == *domain).collect();
+            if of_domain.is_empty() {
                 continue;
             }
             let answer = |at: &usize| RewardInput {
@@ -104,11 +105,11 @@ impl RecordJudge {
                 completion: &asked[*at].1,
                 record: &records[*at].record,
             };
-            let verdicts = verifier.judge(&own.iter().map(answer).collect::<Vec<_>>(), control)?;
+            let verdicts = verifier.judge(&of_domain.iter().map(answer).collect::<Vec<_>>(), control)?;
             for warning in verifier.take_warnings() {
                 control.warn(warning);
             }
-            for (at, verdict) in zip_equal(own, verdicts) {
+            for (at, verdict) in zip_equal(of_domain, verdicts) {
                 judgements[at] = Some(verdict);
             }
         }
