@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use mopd_plan::events::Failure;
 use mopd_store::WriteError;
 use mopd_store::files::reason;
 
@@ -38,6 +39,17 @@ impl CommandStatus {
 impl From<CommandStatus> for ExitCode {
     fn from(status: CommandStatus) -> ExitCode {
         ExitCode::from(status.number())
+    }
+}
+
+impl From<&Failure> for Problem {
+    /// What ended a job of the worker that has no place in a program.
+    fn from(failure: &Failure) -> Problem {
+        let problem = Problem::run(failure.kind.name(), failure.message.clone());
+        match &failure.help {
+            Some(help) => problem.help(help.clone()),
+            None => problem,
+        }
     }
 }
 

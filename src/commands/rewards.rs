@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mopd_plan::events::{Event, Failure, Job, RewardsJob, WorkerRequest};
+use mopd_plan::events::{Event, Job, RewardsJob, WorkerRequest};
 use mopd_store::signals::terminate;
 
 use crate::args::RewardsArgs;
@@ -26,21 +26,24 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub fn rewards(arguments: &RewardsArgs) -> Result<CommandStatus, Problem> {
     let folder = absolute(&arguments.folder).unwrap_or_else(|_| arguments.folder.clone());
     let job = Job::Rewards(RewardsJob { folder: host::as_text(&folder)? });
-    let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
     let mut launch = None;
-    let served = worker::attend(&job, failed, |requests, event| {
-        if let Some(Event::ServingRewards { url }) = event {
-            output::note(&format!(
-                "rewards of {} at {url}\n",
-                printable(&arguments.folder.display().to_string())
-            ));
-            launch = Launch::of(&arguments.command);
-        }
-        if launch.as_mut().is_some_and(Launch::is_over) {
-            requests.send(&WorkerRequest::End)?;
-        }
-        Ok(())
-    });
+    let served = worker::attend(
+        &job,
+        |failure| failure.into(),
+        |requests, event| {
+            if let Some(Event::ServingRewards { url }) = event {
+                output::note(&format!(
+                    "rewards of {} at {url}\n",
+                    printable(&arguments.folder.display().to_string())
+                ));
+                launch = Launch::of(&arguments.command);
+            }
+            if launch.as_mut().is_some_and(Launch::is_over) {
+                requests.send(&WorkerRequest::End)?;
+            }
+            Ok(())
+        },
+    );
     let problem = || served.and_then(|status| Err(worker::death(status)));
     match launch {
         None => problem(),

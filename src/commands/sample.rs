@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use mopd_plan::events::{Event, Failure, Job, SampleJob, SamplePrompt};
+use mopd_plan::events::{Event, Job, SampleJob, SamplePrompt};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -63,36 +63,40 @@ pub fn sample(arguments: &SampleArgs) -> Result<CommandStatus, Problem> {
     let mut written = CompletionProgress::new(arguments);
     let mut completions: Vec<SampledText> = Vec::new();
     let mut finished = false;
-    let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
-    let asked = worker::ask(&job, failed, |event| match event {
-        Event::SampleWritten { prompt, tokens, most, text } => {
-            let heading = |prompt| heading(prompt, style);
-            let above = arguments.prompts.as_ref().and_then(|_| prompts.get(prompt as usize)).map(heading);
-            written.look(tokens, most, &text, above, style);
-        }
-        Event::Sample { prompt, text, tokens, finished, logp } => {
-            let completion = SampledText { text, tokens, finished, logp };
-            let (prompt, several) = (prompts.get(prompt as usize), arguments.prompts.is_some());
-            if arguments.format == Format::Human {
-                let begun = written.end();
-                if several && completions.is_empty() && begun.is_empty() {
-                    output::result(&prompt.map(|prompt| heading(prompt, style)).unwrap_or_default());
-                }
-                let line = line(&completion, completions.len() + 1, style);
-                // If the beginning of the text was streamed already, only the rest is printed.
-                output::result(line.strip_prefix(&begun).unwrap_or(&format!("\n{line}")));
+    let asked = worker::ask(
+        &job,
+        |failure| failure.into(),
+        |event| match event {
+            Event::SampleWritten { prompt, tokens, most, text } => {
+                let heading = |prompt| heading(prompt, style);
+                let above =
+                    arguments.prompts.as_ref().and_then(|_| prompts.get(prompt as usize)).map(heading);
+                written.look(tokens, most, &text, above, style);
             }
-            completions.push(completion);
-            if several && completions.len() == arguments.n as usize {
-                let said = json!({ "completions": std::mem::take(&mut completions) });
-                if arguments.format == Format::Json {
-                    output::result(&json_line(prompt, said));
+            Event::Sample { prompt, text, tokens, finished, logp } => {
+                let completion = SampledText { text, tokens, finished, logp };
+                let (prompt, several) = (prompts.get(prompt as usize), arguments.prompts.is_some());
+                if arguments.format == Format::Human {
+                    let begun = written.end();
+                    if several && completions.is_empty() && begun.is_empty() {
+                        output::result(&prompt.map(|prompt| heading(prompt, style)).unwrap_or_default());
+                    }
+                    let line = line(&completion, completions.len() + 1, style);
+                    // If the beginning of the text was streamed already, only the rest is printed.
+                    output::result(line.strip_prefix(&begun).unwrap_or(&format!("\n{line}")));
+                }
+                completions.push(completion);
+                if several && completions.len() == arguments.n as usize {
+                    let said = json!({ "completions": std::mem::take(&mut completions) });
+                    if arguments.format == Format::Json {
+                        output::result(&json_line(prompt, said));
+                    }
                 }
             }
-        }
-        Event::Finished { .. } => finished = true,
-        _ => {}
-    });
+            Event::Finished { .. } => finished = true,
+            _ => {}
+        },
+    );
     if !written.end().is_empty() {
         output::result("\n");
     }

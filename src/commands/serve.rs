@@ -1,6 +1,6 @@
 //! `mopd serve`: serves a model over HTTP.
 
-use mopd_plan::events::{Event, Failure, Job, ServeJob};
+use mopd_plan::events::{Event, Job, ServeJob};
 
 use crate::args::{Format, ServeArgs};
 use crate::host;
@@ -25,18 +25,21 @@ pub fn serve(arguments: &ServeArgs) -> Result<CommandStatus, Problem> {
         tokens: arguments.max_request_tokens,
         entries: arguments.max_logprobs,
     });
-    let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
-    let status = worker::ask(&job, failed, |event| {
-        if arguments.format == Format::Json {
-            let line = serde_json::to_string(&event).expect("an event is plain data");
-            output::result(&(line + "\n"));
-        } else if let Event::Serving { url, model, weights, context } = event {
-            let weights = &weights[..weights.len().min(12)];
-            output::result(&format!(
-                "{} at {url}: weights {weights}, context {context}\n",
-                printable(&model)
-            ));
-        }
-    })?;
+    let status = worker::ask(
+        &job,
+        |failure| failure.into(),
+        |event| {
+            if arguments.format == Format::Json {
+                let line = serde_json::to_string(&event).expect("an event is plain data");
+                output::result(&(line + "\n"));
+            } else if let Event::Serving { url, model, weights, context } = event {
+                let weights = &weights[..weights.len().min(12)];
+                output::result(&format!(
+                    "{} at {url}: weights {weights}, context {context}\n",
+                    printable(&model)
+                ));
+            }
+        },
+    )?;
     Err(worker::death(status))
 }

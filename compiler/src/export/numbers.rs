@@ -125,12 +125,12 @@ pub struct DistributionNumbers(RefCell<Vec<(String, Value)>>);
 impl DistributionNumbers {
     pub fn name(&self, signal: &Signal, spec: Map<String, Value>) -> String {
         let spec = Value::Object(spec);
-        let mut known = self.0.borrow_mut();
-        if let Some((name, _)) = known.iter().find(|(_, other)| *other == spec) {
+        let mut numbers = self.0.borrow_mut();
+        if let Some((name, _)) = numbers.iter().find(|(_, other)| *other == spec) {
             return name.clone();
         }
-        let name = format!("{} #{}", torch::signal_name(signal), known.len());
-        known.push((name.clone(), spec));
+        let name = format!("{} #{}", torch::signal_name(signal), numbers.len());
+        numbers.push((name.clone(), spec));
         name
     }
 

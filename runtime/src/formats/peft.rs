@@ -111,22 +111,22 @@ pub fn base_folder(folder: &Path) -> Result<PathBuf> {
     };
     let revision = revision.filter(|revision| !revision.is_empty());
     let beside = folder.join(&name);
-    let found = match beside.is_dir() {
+    let base = match beside.is_dir() {
         true => Ok(beside),
         false => Hub::from_environment().find(&name, revision.as_deref(), Path::new("")).map(|at| at.folder),
     };
-    let found = found.map_err(|error| {
+    let base = base.map_err(|error| {
         error.with_prefix(&format!("the model that the adapter in {} changes: ", folder.display()))
     })?;
-    if is_adapter(&found)? {
+    if is_adapter(&base)? {
         let message = format!(
             "the adapter in {} changes {}, which has an adapter too",
             folder.display(),
-            found.display()
+            base.display()
         );
         return Err(Error::new(FailureKind::Model, message).help(MERGE));
     }
-    Ok(found)
+    Ok(base)
 }
 
 /// The base as the folder names it, if that is known without a network.
@@ -179,8 +179,8 @@ pub fn read(folder: &Path, config: &Config) -> Result<Vec<MatrixAdapter>> {
         let rows = if shape.len() == 1 { 1 } else { shape[0] };
         let stored = tensor.matrix(rows, shape[shape.len() - 1]).filter(|_| tensor.shape == shape);
         let Some(stored) = stored else {
-            let found = &tensor.shape;
-            return Err(unreadable(&path, format!("{name} has the shape {found:?}, expected {shape:?}")));
+            let stored = &tensor.shape;
+            return Err(unreadable(&path, format!("{name} has the shape {stored:?}, expected {shape:?}")));
         };
         let mut values = vec![0.0; stored.len()];
         stored.read(&mut values);
@@ -279,8 +279,8 @@ fn unsupported(settings: &Settings) -> Option<String> {
         Value::Object(fields) => !fields.is_empty(),
         _ => true,
     };
-    let known = |name: &str| WITHOUT_EFFECT.contains(&name);
-    let set = settings.others.iter().find(|(name, value)| !known(name) && is_set(value));
+    let is_without_effect = |name: &str| WITHOUT_EFFECT.contains(&name);
+    let set = settings.others.iter().find(|(name, value)| !is_without_effect(name) && is_set(value));
     set.map(|(name, _)| format!("`{name}`, which this version does not read"))
 }
 

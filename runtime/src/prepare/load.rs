@@ -77,7 +77,7 @@ enum ModelFiles {
 
 /// Finds a model without fetching it. `None` for a repository of the hub that is not in the cache, also that
 /// of an adapter's base: its content is known when it is fetched.
-fn found(source: &PretrainedSource, base: &Path) -> Result<Option<ModelFiles>> {
+fn locate(source: &PretrainedSource, base: &Path) -> Result<Option<ModelFiles>> {
     let folder = match source {
         PretrainedSource::HuggingFace { name, revision } => {
             let revision = revision.as_deref();
@@ -97,7 +97,7 @@ fn found(source: &PretrainedSource, base: &Path) -> Result<Option<ModelFiles>> {
 /// Checks that a model is where the plan says, without reading its weights or its tokenizer, and returns its
 /// configuration. `None` where it must be fetched.
 pub fn look(source: &PretrainedSource, base: &Path) -> Result<Option<Config>> {
-    let folder = match found(source, base)? {
+    let folder = match locate(source, base)? {
         None => return Ok(None),
         Some(ModelFiles::Gguf(file)) => return gguf::open(&file).map(|opened| Some(opened.config)),
         Some(ModelFiles::Folder(folder)) => folder,
@@ -119,7 +119,7 @@ fn looked_at(folder: &Path) -> Result<Config> {
 
 /// Opens a model as [`load_with_ends`] does, but hashes none of its files. `None` where it must be fetched.
 pub fn open(source: &PretrainedSource, end_tokens: &[String], base: &Path) -> Result<Option<Weights>> {
-    let (weights, _) = match found(source, base)? {
+    let (weights, _) = match locate(source, base)? {
         None => return Ok(None),
         Some(ModelFiles::Gguf(file)) => of_gguf(&file)?,
         Some(ModelFiles::Folder(folder)) => of_folder(&folder)?,

@@ -46,6 +46,6 @@ fn text(request: &Request, name: HeaderName) -> Option<&str> {
 
 /// The names by which this machine reaches a server at `address`.
 pub fn hosts(address: &str) -> Vec<String> {
-    let own = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    ["localhost", "127.0.0.1", "[::1]", own].map(str::to_owned).to_vec()
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    ["localhost", "127.0.0.1", "[::1]", host].map(str::to_owned).to_vec()
 }

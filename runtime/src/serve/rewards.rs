@@ -44,7 +44,7 @@ pub fn rewards(job: &RewardsJob, control: &Control) -> Result<()> {
     let (queue, waiting) = channel();
     let access = RequestAccess { key: Some(blake3::hash(secret.as_bytes())), hosts: Some(hosts(ADDRESS)) };
     let shared = Arc::new(RewardQueue { access, records: judge.records.len(), queue });
-    let router = Router::new().fallback(answer).layer(DefaultBodyLimit::max(LARGEST)).with_state(shared);
+    let router = Router::new().fallback(reply).layer(DefaultBodyLimit::max(LARGEST)).with_state(shared);
     let server = HttpServer::start(listen(ADDRESS, true)?, router)?;
     // From here on, there is a file to delete.
     control.begin_work();
@@ -100,12 +100,12 @@ impl RecordJudge {
             if of_domain.is_empty() {
                 continue;
             }
-            let answer = |at: &usize| RewardInput {
+            let input = |at: &usize| RewardInput {
                 prompt: &records[*at].prompt,
                 completion: &asked[*at].1,
                 record: &records[*at].record,
             };
-            let verdicts = verifier.judge(&of_domain.iter().map(answer).collect::<Vec<_>>(), control)?;
+            let verdicts = verifier.judge(&of_domain.iter().map(input).collect::<Vec<_>>(), control)?;
             for warning in verifier.take_warnings() {
                 control.warn(warning);
             }
@@ -148,7 +148,7 @@ impl ServiceFile {
 
 impl Drop for ServiceFile {
     fn drop(&mut self) {
-        // Another service of the folder may have written its own.
+        // Another service of the folder may have written another.
         if fs::read(&self.path).is_ok_and(|text| text == self.text) {
             let _ = fs::remove_file(&self.path);
         }
@@ -210,7 +210,7 @@ struct RewardBody {
     completions: Vec<String>,
 }
 
-async fn answer(
+async fn reply(
     State(shared): State<Arc<RewardQueue>>,
     ConnectInfo(connection): ConnectInfo<ConnectionHandle>,
     request: Request,
@@ -249,9 +249,9 @@ async fn of_request(
     let asked = records.into_iter().zip(completions).collect();
     shared.queue.send(RewardRequest { asked, reply }).map_err(|_| RequestRefusal::shutting_down())?;
     let judgements = told.await.unwrap_or_else(|_| Err(RequestRefusal::shutting_down()))?;
-    let said = |Judgement { reward, parts, feedback: _ }: Judgement| {
+    let verdict = |Judgement { reward, parts, feedback: _ }: Judgement| {
         let parts: BTreeMap<String, f64> = parts.into_iter().collect();
         json!({ "reward": reward, "parts": parts })
     };
-    Ok(ResponseBody::Json(judgements.into_iter().map(said).collect()))
+    Ok(ResponseBody::Json(judgements.into_iter().map(verdict).collect()))
 }

@@ -2,7 +2,7 @@
 
 use comfy_table::CellAlignment;
 use mopd_plan::Dtype;
-use mopd_plan::events::{Event, Failure, GenerateJob, GenerationRound, GenerationShape, Job};
+use mopd_plan::events::{Event, GenerateJob, GenerationRound, GenerationShape, Job};
 use serde_json::{Value, json};
 
 use super::{median, plain_table};
@@ -70,15 +70,18 @@ pub fn generate(arguments: &BenchGenerateArgs) -> Result<CommandStatus, Problem>
         shapes,
         rounds: arguments.rounds,
     });
-    let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
     let mut all: Vec<GenerationFigures> = Vec::new();
-    worker::ask(&job, failed, |event| {
-        let Event::MeasuredGeneration(round) = event else { return };
-        match all.iter_mut().find(|figures| figures.shape == round.shape) {
-            Some(figures) => figures.rounds.push(round),
-            None => all.push(GenerationFigures { shape: round.shape, rounds: vec![round] }),
-        }
-    })?;
+    worker::ask(
+        &job,
+        |failure| failure.into(),
+        |event| {
+            let Event::MeasuredGeneration(round) = event else { return };
+            match all.iter_mut().find(|figures| figures.shape == round.shape) {
+                Some(figures) => figures.rounds.push(round),
+                None => all.push(GenerationFigures { shape: round.shape, rounds: vec![round] }),
+            }
+        },
+    )?;
     let text = if arguments.json { json(arguments, &all) } else { table(arguments, &all) };
     output::result(&text);
     Ok(CommandStatus::Success)

@@ -9,7 +9,7 @@ mod tensorboard;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mopd_plan::events::{Failure, Job, MergedJob, MetricsRow};
+use mopd_plan::events::{Job, MergedJob, MetricsRow};
 use mopd_store::files::folder_of_model;
 
 pub use self::engine::located;
@@ -68,14 +68,7 @@ fn merged(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
             .help("name the folder of a model with an adapter, such as runs/NAME/models/STAGE-seed1"));
     }
     let job = MergedJob { folder: as_text(&arguments.path)?, out: as_text(out)? };
-    let failed = |failure: &Failure| {
-        let problem = Problem::run(failure.kind.name(), failure.message.clone());
-        match &failure.help {
-            Some(help) => problem.help(help.clone()),
-            None => problem,
-        }
-    };
-    let status = worker::ask(&Job::Merged(job), failed, |_| {})?;
+    let status = worker::ask(&Job::Merged(job), |failure| failure.into(), |_| {})?;
     if !status.success() {
         return Err(worker::death(status));
     }

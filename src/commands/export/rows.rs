@@ -110,8 +110,9 @@ fn export_row(
 ) -> Result<ExportRow, DataProblem> {
     let ReadRow { place: _, prompts, texts, arms, numbers, whole } = read;
     let (question, conversation) = prompts.into_iter().next().expect("a row that is no trajectory has one");
-    let names = request.texts().map(|field| field.name);
-    let fields: Vec<(&str, &str)> = names.zip(texts.iter().map(Cow::as_ref)).collect();
+    let names: Vec<&str> = request.texts().map(|field| field.name).collect();
+    assert_eq!(names.len(), texts.len(), "a text for each field that was asked for");
+    let fields: Vec<(&str, &str)> = names.into_iter().zip(texts.iter().map(Cow::as_ref)).collect();
     let of_data = |(_, formula): (Signal, DataFormula)| {
         let at = request.numbers.iter().position(|known| *known == formula)?;
         // In the precision of a run.

@@ -39,9 +39,9 @@ impl Service {
         let line = |number: usize| serde_json::to_string(&record(number, of.len())).unwrap() + "\n";
         fs::write(folder.path().join(RECORDS_FILE), (0..records).map(line).collect::<String>()).unwrap();
         let (control, events) = control();
-        let own = control.clone();
+        let of_service = control.clone();
         let job = RewardsJob { folder: folder.path().display().to_string() };
-        let thread = thread::spawn(move || rewards(&job, &own));
+        let thread = thread::spawn(move || rewards(&job, &of_service));
         let Ok(Event::ServingRewards { url }) = events.recv_timeout(Duration::from_secs(60)) else {
             panic!("the service says where it is")
         };
@@ -232,16 +232,16 @@ fn only_who_knows_the_secret_may_ask() {
     );
     let wrong = secret.replacen(|letter: char| letter != '0', "0", 1);
     let bearer = |key: &str| format!("Authorization: Bearer {key}\r\n");
-    let own = bearer(&secret);
+    let authorized = bearer(&secret);
     for (start, head, status) in [
-        ("POST /rewards", format!("Host: localhost\r\n{own}"), 200),
+        ("POST /rewards", format!("Host: localhost\r\n{authorized}"), 200),
         ("POST /rewards", "Host: localhost\r\n".to_owned(), 403),
         ("POST /rewards", format!("Host: localhost\r\n{}", bearer(&wrong)), 403),
         ("POST /rewards", format!("Host: localhost\r\n{}", bearer("")), 403),
-        ("POST /rewards", format!("Host: attacker.example\r\n{own}"), 403),
-        ("POST /rewards", format!("Host: localhost\r\nOrigin: null\r\n{own}"), 403),
-        ("GET /rewards", format!("Host: localhost\r\n{own}"), 405),
-        ("POST /", format!("Host: localhost\r\n{own}"), 404),
+        ("POST /rewards", format!("Host: attacker.example\r\n{authorized}"), 403),
+        ("POST /rewards", format!("Host: localhost\r\nOrigin: null\r\n{authorized}"), 403),
+        ("GET /rewards", format!("Host: localhost\r\n{authorized}"), 405),
+        ("POST /", format!("Host: localhost\r\n{authorized}"), 404),
     ] {
         let (found, said) = service.request(start, &head, body);
         assert_eq!(found, status, "{start} {head}: {said}");
