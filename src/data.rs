@@ -5,10 +5,10 @@ use std::path::Path;
 
 use mopd_data::reads::{DomainReads, RowsRead, made, more_than_rows};
 use mopd_data::{DataError, DataProblem, Extent, Look, look};
+use mopd_experiment::{self as checked, Experiment};
 use mopd_lang::Analysis;
 use mopd_lang::check::allow::is_allowed;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{self as checked, Experiment};
 use mopd_lang::source::{Sources, Span};
 use mopd_plan::{DataSource, DomainId, ModelId, Origin, Plan, PretrainedSource, Stage, TokenizerSpec};
 

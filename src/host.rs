@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use mopd_experiment::Experiment;
 use mopd_lang::Analysis;
 use mopd_lang::check::{Auditor, Loader, SweptValue, analyse_audited, analyse_run, analyse_runs};
 use mopd_lang::diag::{Diagnostic, Severity, nearest};
-use mopd_lang::experiment::Experiment;
 use mopd_lang::source::{MOST_BYTES, SourceFile, Span, TOO_LONG_HELP};
 use mopd_plan::Plan;
 pub use mopd_store::files::reason;
@@ -154,14 +154,19 @@ pub fn set_standard_input(text: String, parts: Vec<WrittenPart>) {
     let _ = WRITTEN.set(parts);
 }
 
-/// The command-line words that a place in a generated text comes from: `None` for other texts, `Some(None)`
-/// if it comes from none. Errors with the code `reward` belong to `--reward`, wherever they are.
-pub fn words_of(path: &str, start: usize, code: &str) -> Option<Option<&'static str>> {
-    let written = WRITTEN.get().filter(|_| is_standard_input(Path::new(path)))?;
+/// Whether this is a text that a command generated in place of standard input.
+pub fn is_generated(path: &str) -> bool {
+    WRITTEN.get().is_some() && is_standard_input(Path::new(path))
+}
+
+/// The command-line words that a place in a generated text comes from, if it comes from any. Errors with the
+/// code `reward` belong to `--reward`, wherever they are.
+pub fn words_of(start: usize, code: &str) -> Option<&'static str> {
+    let written = WRITTEN.get()?;
     let option = format!("--{code} ");
     let named = written.iter().find(|part| part.words.starts_with(&option));
     let part = named.or_else(|| written.iter().find(|part| part.bytes.contains(&start)));
-    Some(part.map(|part| part.words.as_str()))
+    part.map(|part| part.words.as_str())
 }
 
 fn entry(path: &Path) -> Result<SourceFile, Problem> {

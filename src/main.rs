@@ -40,7 +40,7 @@ use crate::problem::{CommandStatus, Problem};
 fn main() -> ExitCode {
     crash::install_hook();
     // A check needs more stack than the system gives to the first thread, which may have hardly any.
-    match mopd_lang::stack::on_new_thread(run) {
+    match mopd_experiment::stack::on_new_thread(run) {
         Ok(status) => status.unwrap_or(ExitCode::FAILURE),
         Err(error) => reported(no_stack(&error)).into(),
     }
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 fn no_stack(error: &std::io::Error) -> Problem {
     let message = format!(
         "can't reserve {} MiB of address space for the stack: {}",
-        mopd_lang::stack::RESERVED >> 20,
+        mopd_experiment::stack::RESERVED >> 20,
         host::reason(error)
     );
     Problem::usage("no-memory", message)

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use mopd_experiment::{Experiment, Origin, Pretrained, PretrainedSource, Stage, TokenizerSpec};
 use mopd_lang::diag::{Code, Diagnostic, missing_file_help, nearest_file};
-use mopd_lang::experiment::{Experiment, Origin, Pretrained, PretrainedSource, Stage, TokenizerSpec};
 use mopd_lang::source::Span;
 use mopd_plan::is_file_pattern;
 use mopd_store::files::names_beside;

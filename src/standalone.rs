@@ -1,11 +1,11 @@
 //! Objectives that no stage of their file uses. Each is tried in a stage of the usual kinds: what all of them
 //! refuse, no stage can run as it is written, and a check of the objective alone says so.
 
+use mopd_experiment::formula::{Formula, FormulaKind, ModelSignal, Role, Signal};
 use mopd_expr::jit;
 use mopd_lang::Analysis;
 use mopd_lang::check::{Loader, NamedObjective, analyse_with};
 use mopd_lang::diag::{Code, Diagnostic, Severity};
-use mopd_lang::formula::{Formula, FormulaKind, ModelSignal, Role, Signal};
 use mopd_lang::source::{FileId, SourceFile};
 
 /// The completions of the stages that an objective is tried in.

@@ -1,7 +1,7 @@
 //! Builds graphs: operands are broadcast to one axis, constants are folded, and operations that change
 //! nothing in IEEE arithmetic are left out.
 
-use mopd_lang::experiment::Schedule;
+use mopd_experiment::Schedule;
 
 use crate::graph::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};
 

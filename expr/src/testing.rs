@@ -1,7 +1,7 @@
 //! Random graphs and batches for tests, determined by a number so that failures can be repeated. Always
 //! compiled: behind a feature for tests, every crate above this one would be compiled twice.
 
-use mopd_lang::experiment::{Schedule, ScheduleLength};
+use mopd_experiment::{Schedule, ScheduleLength};
 
 use crate::graph::signals::{Axis, Deviation, Function, Memory, Reduction, Role, Scan, Signal, Statistic};
 

@@ -4,15 +4,10 @@
 
 pub mod check;
 pub mod diag;
-pub mod experiment;
 pub mod fmt;
 pub mod ide;
 pub mod source;
-pub mod stack;
 pub mod syntax;
-
-/// Formulas contain rollouts and rollouts contain formulas: they are one module.
-pub use experiment::formula;
 
 pub use check::{
     Analysis, Auditor, ParseCache, analyse, analyse_audited, analyse_edited, analyse_run, analyse_runs,

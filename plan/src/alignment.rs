@@ -1,7 +1,7 @@
 //! Gradients of the parts of a loss, which show whether the parts agree.
 
+pub use mopd_experiment::GradientPartition;
 use mopd_expr::graph::NodeId;
-pub use mopd_lang::experiment::GradientPartition;
 use serde::{Deserialize, Serialize};
 
 /// At some steps the gradient of each part of the loss is computed separately, over the trained weights, for

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-pub use mopd_lang::experiment::{Normalized, Row};
+pub use mopd_experiment::{Normalized, Row};
 use serde::{Deserialize, Serialize};
 
 use super::{DomainId, ModelId, Origin, Sampling};

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-pub use mopd_lang::experiment::DATA_ENDINGS;
-use mopd_lang::experiment::{FieldColumn, Origin};
-use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
+pub use mopd_experiment::DATA_ENDINGS;
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
+use mopd_experiment::{FieldColumn, Origin};
 use serde::{Deserialize, Serialize};
 
 /// The longest text of a formula, in characters.

@@ -1,6 +1,6 @@
 //! The difference between two sets of weights: the job of `mopd delta` for the worker, and its result.
 
-use mopd_lang::experiment::WeightGroup;
+use mopd_experiment::WeightGroup;
 use serde::{Deserialize, Serialize};
 
 /// Compares two models, and optionally their difference with that of two other models.

@@ -1,6 +1,6 @@
 //! An experiment: its domains, its models, and the tables that compare them.
 
-use mopd_lang::experiment::named_sources;
+use mopd_experiment::named_sources;
 use serde::{Deserialize, Serialize};
 
 use super::comparisons::Comparison;

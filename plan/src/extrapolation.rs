@@ -1,6 +1,6 @@
 //! Extrapolation of weights along their change so far, where a benchmark improves.
 
-use mopd_lang::experiment::powers_up_to;
+use mopd_experiment::powers_up_to;
 use serde::{Deserialize, Serialize};
 
 use super::{DomainId, Evaluation, WeightGroup};

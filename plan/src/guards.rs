@@ -1,11 +1,11 @@
 //! Guards, which watch the numbers of a stage's steps and act when a condition holds.
 
-pub use mopd_lang::experiment::GuardAction;
-pub use mopd_lang::formula::{Pooling, StepNumber, StepWindow};
+pub use mopd_experiment::GuardAction;
+pub use mopd_experiment::formula::{Pooling, StepNumber, StepWindow};
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Origin, Signal, step_functions};
-use mopd_lang::experiment::StageStep;
+use mopd_experiment::StageStep;
 
 /// A guard. It acts when its condition has held for `steps` steps in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -24,7 +24,6 @@ mod objective;
 mod panels;
 mod plan;
 pub mod producers;
-pub mod refusal;
 pub mod results;
 mod rewards;
 mod roofline;
@@ -38,7 +37,6 @@ mod server_reports;
 mod settings;
 mod stages;
 mod step_functions;
-pub mod template;
 mod train;
 mod validation;
 pub mod views;
@@ -75,16 +73,14 @@ pub use settings::{
     WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
-pub use step_functions::{
-    AdaptiveSchedule, Ladder, Learned, StepFunction, adaptive_schedule, is_of_steps, schedule,
-};
+pub use step_functions::{AdaptiveSchedule, Ladder, Learned, StepFunction, is_of_steps};
 pub use train::{OwnData, Train};
 pub use validation::Validation;
 pub use views::View;
 
+pub use mopd_experiment::nearest::{missing_file_help, nearest, nearest_file, unlike_a_path};
 pub use mopd_expr::roles::{Role, ScorerId};
 pub use mopd_expr::signals::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Function, Live,
     Mass, Memory, Reduction, Scan, Signal, Statistic, Summand, Support,
 };
-pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file, unlike_a_path};

@@ -1,9 +1,9 @@
 //! Scorers: the models, besides the student, whose distributions an objective reads. Formulas refer to them
 //! by their index in a list.
 
+use mopd_experiment::{DomainId, ModelId};
 use mopd_expr::roles::{Role, ScorerId};
 use mopd_expr::signals::{DivergenceParameter, Signal};
-use mopd_lang::experiment::{DomainId, ModelId};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataFormula;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mopd_lang::experiment::{Capability, Dtype, Secret};
+use mopd_experiment::{Capability, Dtype, Secret};
 use serde::{Deserialize, Serialize};
 
 /// A teacher that another program has loaded, on this machine or another one.

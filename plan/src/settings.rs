@@ -1,7 +1,7 @@
 //! The settings that the runtime can execute. The language's types can express more; lowering refuses the
 //! rest by name.
 
-pub use mopd_lang::experiment::{
+pub use mopd_experiment::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
     Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
     Origin, Pretrained, PretrainedSource, Projection, PromptFormat, Recipe, Schedule, ScheduleLength,

@@ -1,12 +1,9 @@
 //! Numbers of a stage that change during training, by a schedule or depending on the run.
 
+use mopd_experiment::{Schedule, StageStep};
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::signals::{self, Signal};
-use mopd_lang::experiment::{Schedule, StageStep};
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use serde::{Deserialize, Serialize};
-
-use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -138,32 +135,5 @@ impl AdaptiveSchedule {
             AdaptiveSchedule::Schedule(schedule) => schedule.at(step, steps),
             AdaptiveSchedule::Ladder { ladder, values } => values[climbed[*ladder as usize] as usize],
         }
-    }
-}
-
-/// Converts a number that may change during training. `what` describes it, as a noun phrase.
-pub fn adaptive_schedule(formula: &Formula, what: &str, origins: Origins) -> Converted<AdaptiveSchedule> {
-    let at = origins.span(formula.0.origin);
-    match &formula.0.kind {
-        FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
-            let ladder = origins.ladders.iter().position(|known| known.0.kind == formula.0.kind);
-            let ladder = ladder.expect("a stage knows the ladders of its rollouts") as u32;
-            Ok(AdaptiveSchedule::Ladder { ladder, values: values.clone() })
-        }
-        FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
-            Err(refused(at, format!("{what} that is learned")))
-        }
-        _ => schedule(formula, what, origins).map(AdaptiveSchedule::Schedule),
-    }
-}
-
-/// [`adaptive_schedule`] for a number that may not depend on the run.
-pub fn schedule(formula: &Formula, what: &str, origins: Origins) -> Converted<Schedule> {
-    let at = origins.span(formula.0.origin);
-    match &formula.0.kind {
-        FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }),
-        FormulaKind::Schedule(schedule) => Ok(schedule.clone()),
-        FormulaKind::Adaptive(_) => Err(refused(at, format!("{what} that adapts to the run"))),
-        _ => Err(refused(at, format!("{what} that is computed from others"))),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-pub use mopd_lang::experiment::GroupMember;
+pub use mopd_experiment::GroupMember;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Schedule};

@@ -6,9 +6,9 @@
 
 use mopd_compiler::audit::{self, AuditedObjective};
 use mopd_compiler::trial::{self, Trial, TrialError, TrialNumbers};
+use mopd_experiment::{Objective, Rollout};
 use mopd_lang::check::{Analysis, analyse_audited};
 use mopd_lang::diag::{self, Severity};
-use mopd_lang::experiment::{Objective, Rollout};
 use mopd_lang::fmt;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde::{Deserialize, Serialize};

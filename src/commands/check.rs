@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use mopd_experiment::Experiment;
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, Severity, apply_certain};
-use mopd_lang::experiment::Experiment;
 use mopd_lang::source::{FileId, Sources};
 use mopd_plan::Plan;
 use mopd_plan::events::Failure;

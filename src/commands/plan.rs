@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use mopd_experiment::{AuthorProgram, Experiment, Train};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
-use mopd_lang::experiment::{AuthorProgram, Experiment, Train};
 use mopd_lang::source::FileId;
 use mopd_lang::syntax::ast::ItemKind;
 use mopd_plan::difference::NamedPlan;

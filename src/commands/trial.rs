@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use mopd_compiler::trial::{self, TrialError, TrialNumbers, UnmetExpectation};
+use mopd_experiment::{Objective, Rollout, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{Objective, Rollout, Stage};
 use serde_json::json;
 
 use super::{expr, report};

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use capabilities::EditorClient;
 use lsp_server::{Connection, ErrorCode, Message, Notification, Request, Response};
 use message_queue::MessageQueue;
-use mopd_lang::stack;
+use mopd_experiment::stack;
 use session::{RefreshOutcome, Session};
 
 use crate::problem::{CommandStatus, Problem};

@@ -8,7 +8,7 @@ use mopd_lang::diag::{Diagnostic, Severity};
 use mopd_lang::source::Sources;
 
 use super::{MarkedSpan, Report, of_diagnostic};
-use crate::host::words_of;
+use crate::host::{is_generated, words_of};
 use crate::output::{Style, counted, hanging, printable, printable_in_place};
 
 /// The widest line, in bytes, that is drawn. Of a file without line breaks, every mark would show all of it.
@@ -64,17 +64,17 @@ pub fn report(report: &Report, style: Style) -> String {
     }
     for path in files {
         let marks: Vec<&MarkedSpan> = report.marks.iter().filter(|mark| mark.path == path).collect();
-        text += &match marks.first().and_then(|first| words_of(path, first.start, report.code)) {
-            Some(words) => words.map_or_else(String::new, |words| format!("  in `{}`\n", printable(words))),
-            None => snippet(&marks, report.severity, style),
+        text += &match marks.first() {
+            Some(first) if is_generated(path) => words_of(first.start, report.code)
+                .map_or_else(String::new, |words| format!("  in `{}`\n", printable(words))),
+            _ => snippet(&marks, report.severity, style),
         };
     }
     for note in &report.notes {
         text += &hanging(&style.cyan("  note: "), "        ", &shown(note));
     }
     if let Some(help) = report.help {
-        let written = |mark: &MarkedSpan| words_of(mark.path, mark.start, report.code).is_some();
-        let help = match report.marks.first().is_some_and(written) {
+        let help = match report.marks.first().is_some_and(|mark| is_generated(mark.path)) {
             true => of_command(help),
             false => help.to_owned(),
         };

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Function, Live};
+use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Function, Live};
 
 use super::range::{self, ALL, RunFacts, ValueRange, is_of_itself, is_one};
 use super::teachers::Teachers;

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use mopd_lang::formula::{Axis, DivergenceKind, Formula, FormulaKind, Function, ModelSignal, Signal, Unit};
+use mopd_experiment::formula::{
+    Axis, DivergenceKind, Formula, FormulaKind, Function, ModelSignal, Signal, Unit,
+};
 
 use super::evaluate::Evaluator;
 use super::judge::{Query, quoted};

@@ -1,7 +1,7 @@
 //! A term on the tokens of one sampler, and whether it has a gradient there.
 
-use mopd_lang::experiment::{ModelId, Objective, Origin, StageStep, TeacherId, Temperature, Term};
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role, Signal};
+use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Role, Signal};
+use mopd_experiment::{ModelId, Objective, Origin, StageStep, TeacherId, Temperature, Term};
 
 use super::judge::Query;
 use super::moments::{is_scheduled, moments};

@@ -1,11 +1,11 @@
 //! Diagnostics of the audit: terms that teach nothing or the opposite, and misleading losses.
 
-use mopd_lang::diag::{Code, Diagnostic, Severity};
-use mopd_lang::experiment::{
+use mopd_experiment::formula::{Formula, Role};
+use mopd_experiment::{
     Experiment, Objective, Optimizer, Origin, Reward, Rollout, Stage, StageStep, Temperature, Train,
     Trainable,
 };
-use mopd_lang::formula::{Formula, Role};
+use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_lang::source::Span;
 
 use super::bounds::{self, Bounds};

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use mopd_expr::summand::LEAST_PROBABILITY;
-use mopd_lang::experiment::StageStep;
-use mopd_lang::formula::{
+use mopd_experiment::StageStep;
+use mopd_experiment::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Role, Side, SideProbability,
     Summand, Support,
 };
+use mopd_expr::summand::LEAST_PROBABILITY;
 
 use super::dual::{Dual, log_sum, sum};
 use super::evaluate::{elementwise, of_probabilities};

@@ -1,8 +1,8 @@
 //! Objectives that compare the prompt's domain: each domain is audited on its own, with the teachers that its
 //! prompts go to.
 
-use mopd_lang::experiment::{DomainId, Experiment, Objective, Train};
-use mopd_lang::formula::{Formula, FormulaKind, Signal};
+use mopd_experiment::formula::{Formula, FormulaKind, Signal};
+use mopd_experiment::{DomainId, Experiment, Objective, Train};
 
 use super::bounds::Culprit;
 use super::range::{RunFacts, ValueRange};

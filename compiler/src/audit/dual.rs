@@ -1,6 +1,6 @@
 //! Dual numbers: values with their derivatives by the student's logits.
 
-use mopd_lang::formula::Function;
+use mopd_experiment::formula::Function;
 use mopd_ops::FunctionValue;
 use mopd_ops::expr::{Arguments, NumberOps};
 

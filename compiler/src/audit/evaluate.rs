@@ -13,7 +13,7 @@ use super::leaves::ToySample;
 use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use crate::lower::{FormulaGraph, GraphLeaf};
-use mopd_lang::experiment::StageStep;
+use mopd_experiment::StageStep;
 
 /// Evaluates a graph in a toy model.
 pub(super) struct Evaluator<'a> {

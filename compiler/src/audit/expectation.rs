@@ -1,7 +1,7 @@
 //! The exact expected gradient of a term in a toy model: the mean of its derivative over everything that can
 //! be drawn. Sampling is not differentiated: prefixes and samples are constants, as in trainers.
 
-use mopd_lang::formula::{Axis, Formula};
+use mopd_experiment::formula::{Axis, Formula};
 
 use super::dual::Dual;
 use super::evaluate::Evaluator;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mopd_lang::formula::{Formula, FormulaKind, ModelSignal as Number, Role, Signal, text};
+use mopd_experiment::formula::{Formula, FormulaKind, ModelSignal as Number, Role, Signal, text};
 
 use super::divergence::EntryGraphs;
 use super::expectation::{ALL, AppliedParts};
@@ -281,7 +281,7 @@ impl<'a> Query<'a> {
 
     /// Whether the term reads a distribution other than the student's, and nothing else.
     fn compares(&self) -> bool {
-        let other = |node: &mopd_lang::formula::FormulaNode| {
+        let other = |node: &mopd_experiment::formula::FormulaNode| {
             matches!(
                 node.kind,
                 FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct)

@@ -3,7 +3,7 @@
 //!
 //! The gradient is compared with that of completions that the student would draw now, at the same student.
 
-use mopd_lang::formula::{FormulaKind, FormulaNode, Role};
+use mopd_experiment::formula::{FormulaKind, FormulaNode, Role};
 use serde::Serialize;
 
 use super::expectation::{ALL, AppliedParts};

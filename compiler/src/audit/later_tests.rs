@@ -2,8 +2,8 @@
 //! From the audit's code come the text of the verdict and the distributions of the toy models, and nothing
 //! else.
 
-use mopd_lang::experiment::StageStep;
-use mopd_lang::formula::Role;
+use mopd_experiment::StageStep;
+use mopd_experiment::formula::Role;
 use mopd_lang::source::SourceFile;
 
 use super::judge::Query;

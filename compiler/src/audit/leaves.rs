@@ -1,7 +1,7 @@
 //! The leaves of a term's graph: signals, live primitives and parameters, for one sample of a toy model.
 
+use mopd_experiment::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 use mopd_expr::batch::Layout;
-use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 
 use super::divergence::TokenContext;
 use super::dual::Dual;
@@ -245,7 +245,7 @@ pub(super) fn judgement(signal: &Signal) -> Option<String> {
         Signal::RewardPart { .. }
         | Signal::SpanScore { .. }
         | Signal::Agreement { .. }
-        | Signal::Of { part: ModelSignal::Score, .. } => Some(mopd_lang::formula::text::signal(signal)),
+        | Signal::Of { part: ModelSignal::Score, .. } => Some(mopd_experiment::formula::text::signal(signal)),
         _ => None,
     }
 }

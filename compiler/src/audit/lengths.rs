@@ -1,9 +1,9 @@
 //! Completions of several lengths. Where a `reduce` divides by the length of a completion, the drawn tokens
 //! decide the divisor, so it is not only a weight of prefixes: it may turn the gradient.
 
+use mopd_experiment::formula::{Axis, Reduction};
+use mopd_experiment::{Origin, Reduce, ReduceStep};
 use mopd_expr::batch::Layout;
-use mopd_lang::experiment::{Origin, Reduce, ReduceStep};
-use mopd_lang::formula::{Axis, Reduction};
 
 use super::expectation::{ALL, CompiledTerm};
 use super::fit::per_prefix;

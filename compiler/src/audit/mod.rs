@@ -52,11 +52,11 @@ mod verdict;
 mod view;
 mod zero;
 
-use mopd_lang::Analysis;
-use mopd_lang::experiment::{
+use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Role};
+use mopd_experiment::{
     Experiment, Keep, Length, Objective, Rollout, Stage, StageStep, Temperature, Term, Train,
 };
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role};
+use mopd_lang::Analysis;
 use serde::Serialize;
 
 pub use diagnostics::{diagnostics, diagnostics_while};

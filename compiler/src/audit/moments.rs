@@ -1,7 +1,7 @@
 //! The steps of a run at which a term is audited.
 
-use mopd_lang::experiment::{Schedule, StageStep, Temperature};
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind, FormulaNode, Signal};
+use mopd_experiment::formula::{Adaptive, Formula, FormulaKind, FormulaNode, Signal};
+use mopd_experiment::{Schedule, StageStep, Temperature};
 
 use super::sampler::Sampler;
 use super::teachers::Teachers;

@@ -1,6 +1,6 @@
 //! The named gradients, with which a term's gradient is compared.
 
-use mopd_lang::formula::{
+use mopd_experiment::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, Mass, Role, Signal, Support, text,
 };
 

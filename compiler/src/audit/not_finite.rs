@@ -1,7 +1,7 @@
 //! Finds terms whose value or gradient is infinite or NaN for something that can be drawn.
 
+use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Function, ModelSignal, Signal, text};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Function, ModelSignal, Signal, text};
 use mopd_lang::source::Span;
 
 use super::expectation::{ALL, CompiledTerm};

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use mopd_lang::experiment::Temperature;
-use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Reduction, Signal, text};
+use mopd_experiment::Temperature;
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Reduction, Signal, text};
 
 use super::expectation::{ALL, AppliedParts};
 use super::fit::{cosine, difference, distance, norm};

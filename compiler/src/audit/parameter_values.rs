@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use mopd_lang::formula::{Formula, FormulaKind, Function, Unit};
+use mopd_experiment::formula::{Formula, FormulaKind, Function, Unit};
 
 use super::view::TermView;
 

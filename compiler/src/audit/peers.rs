@@ -1,7 +1,7 @@
 //! Statistics over a group or a batch. Toy models have two or three peers, real batches many. What a number
 //! of few peers does to the gradient may vanish with their number.
 
-use mopd_lang::formula::{Axis, FormulaKind, FormulaNode};
+use mopd_experiment::formula::{Axis, FormulaKind, FormulaNode};
 
 use super::expectation::{ALL, CompiledTerm};
 use super::fit::per_prefix;

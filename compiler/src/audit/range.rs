@@ -3,11 +3,11 @@
 
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Reward, RolloutSource, Schedule, StageStep, Train};
-use mopd_lang::formula::{
+use mopd_experiment::formula::{
     Adaptive, Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
     Live, Mass, Memory, ModelSignal, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
 };
+use mopd_experiment::{Reward, RolloutSource, Schedule, StageStep, Train};
 use mopd_ops::interval::ValueInterval;
 
 use super::USUAL_STEPS;

@@ -1,8 +1,8 @@
 //! Diagnostics of terms that lead the wrong way.
 
+use mopd_experiment::formula::{FormulaKind, FormulaNode, Role, Signal, text};
+use mopd_experiment::{TeacherWeights, Term};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{TeacherWeights, Term};
-use mopd_lang::formula::{FormulaKind, FormulaNode, Role, Signal, text};
 
 use super::case::AuditCase;
 use super::diagnostics::AuditPass;

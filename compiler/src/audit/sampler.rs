@@ -1,8 +1,8 @@
 //! The samplers of the tokens that a term is trained on, as far as the audit depends on them.
 
-use mopd_lang::experiment::{Edit, Rollout, Sampling, Schedule, StageStep, Temperature, TokensOf};
-use mopd_lang::formula::Role;
-use mopd_lang::formula::text;
+use mopd_experiment::formula::Role;
+use mopd_experiment::formula::text;
+use mopd_experiment::{Edit, Rollout, Sampling, Schedule, StageStep, Temperature, TokensOf};
 
 use super::toy_model::{ToyModel, normalised, scores};
 
@@ -51,7 +51,7 @@ impl Sampler {
     }
 
     /// The temperature of the policy trained on such tokens, if the objective does not set it. See
-    /// [`mopd_lang::experiment::Rollout::policy_temperature`].
+    /// [`mopd_experiment::Rollout::policy_temperature`].
     pub fn policy_temperature(&self) -> Temperature {
         match self {
             Sampler::Student { temperature, .. } if *temperature != Temperature::Constant(0.0) => {

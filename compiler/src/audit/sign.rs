@@ -1,7 +1,7 @@
 //! The direction in which a term moves the student. The commonest mistake is a sign: one minus too many
 //! teaches the opposite.
 
-use mopd_lang::formula::{
+use mopd_experiment::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, ModelSignal, Role, Signal, Support,
 };
 

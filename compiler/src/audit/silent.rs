@@ -1,8 +1,8 @@
 //! Diagnostics of what is known without sampling: terms without any gradient, and conditions that never hold.
 
+use mopd_experiment::Origin;
+use mopd_experiment::formula::{Formula, FormulaKind, text};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{Formula, FormulaKind, text};
 use mopd_lang::source::Span;
 
 use super::bounds::{Culprit, ZeroGradientCause};

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
+use mopd_experiment::formula::{DivergenceKind, FormulaKind, Live};
 use mopd_lang::analyse;
-use mopd_lang::formula::{DivergenceKind, FormulaKind, Live};
 use mopd_lang::source::SourceFile;
 
 /// A divergence of the standard library that every gradient is compared with.

@@ -1,7 +1,7 @@
 //! The values of states at which a term is audited, beside the first one: a run moves them, and a condition
 //! or a difference may then choose another gradient.
 
-use mopd_lang::formula::{Formula, FormulaKind, Function, Signal};
+use mopd_experiment::formula::{Formula, FormulaKind, Function, Signal};
 
 use super::bounds::range_of;
 use super::range::ValueRange;

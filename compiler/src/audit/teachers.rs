@@ -4,11 +4,11 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{
+use mopd_experiment::formula::{Formula, FormulaKind, Role, Signal, WeightedRole};
+use mopd_experiment::{
     Alignment, DomainId, Experiment, Pool, SelfCopy, StageStep, Teacher, TeacherChoice, TeacherWeights,
     Template, Train,
 };
-use mopd_lang::formula::{Formula, FormulaKind, Role, Signal, WeightedRole};
 
 use super::dual::Dual;
 use super::evaluate::elementwise;

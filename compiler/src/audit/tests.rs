@@ -1,8 +1,8 @@
 //! Gradients of toy models against sums that are written out over all outcomes, with probabilities and scores
 //! and nothing else of the audit.
 
-use mopd_lang::experiment::{Objective, StageStep};
-use mopd_lang::formula::{FormulaKind, Role};
+use mopd_experiment::formula::{FormulaKind, Role};
+use mopd_experiment::{Objective, StageStep};
 use mopd_lang::source::SourceFile;
 
 use super::bounds::never_positive;

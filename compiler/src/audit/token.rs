@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use mopd_lang::formula::{FormulaKind, Live, ModelSignal, Role, Signal, Support};
+use mopd_experiment::formula::{FormulaKind, Live, ModelSignal, Role, Signal, Support};
 
 use super::divergence::TokenContext;
 use super::dual::Dual;

@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Schedule, StageStep, Temperature};
-use mopd_lang::formula::Role;
+use mopd_experiment::formula::Role;
+use mopd_experiment::{Schedule, StageStep, Temperature};
 
 use super::divergence::EntryGraphs;
 use super::parameter_values::ParameterValues;

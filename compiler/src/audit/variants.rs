@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Function};
 
 use super::bounds::never_positive;
 use super::evaluate::bounded;
@@ -26,7 +26,7 @@ pub(super) fn has_bounds(view: &TermView) -> bool {
 
 /// Whether a part is a divergence whose summands are bounded.
 fn clipped(part: &Formula) -> bool {
-    use mopd_lang::formula::{Live, Signal};
+    use mopd_experiment::formula::{Live, Signal};
     match &part.0.kind {
         FormulaKind::Live(Live::Divergence(divergence))
         | FormulaKind::Signal(Signal::Divergence(divergence)) => divergence.clip_each.is_some(),

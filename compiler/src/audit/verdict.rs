@@ -1,6 +1,6 @@
 //! The results of an audit.
 
-use mopd_lang::formula::Role;
+use mopd_experiment::formula::Role;
 use serde::Serialize;
 
 use super::later::LaterUpdates;

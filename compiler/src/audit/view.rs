@@ -1,10 +1,10 @@
 //! A term with its weights and masks, and its properties that the audit needs before it evaluates anything.
 
-use mopd_lang::experiment::{Objective, Reduce, State, Temperature, Term};
-use mopd_lang::formula::{
+use mopd_experiment::formula::{
     Adaptive, Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
     ModelSignal, Reduction, Role, Signal, Statistic, Support,
 };
+use mopd_experiment::{Objective, Reduce, State, Temperature, Term};
 
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;

@@ -1,6 +1,6 @@
 //! The reason why a term has no gradient in toy models.
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind};
 
 use super::bounds::{self, Culprit};
 use super::branches::truths;

@@ -1,6 +1,6 @@
 //! The report of an export: for every construct of a stage whether it is exact, approximate or refused.
 
-use mopd_lang::experiment::Origin;
+use mopd_experiment::Origin;
 use serde::Serialize;
 
 /// How well an engine supports a construct.

@@ -1,7 +1,7 @@
 //! The settings of a stage that all engines share (weights, data, sampling), and the refusals common to all.
 //! Engine-specific settings are in the engine's file.
 
-use mopd_lang::experiment as checked;
+use mopd_experiment as checked;
 use mopd_plan::{
     Domain, Dtype, Keep, Length, Model, ModelId, Objective, Origin, Plan, Pretrained, Producer, PromptFormat,
     Recipe, Sampling, Stage, StudentCopy, Teacher, TeacherChoice, Temperature, Train, Trainable, View,

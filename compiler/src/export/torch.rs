@@ -107,7 +107,7 @@ pub fn number(value: f64) -> String {
     format!("{value:?}")
 }
 
-fn at_step(schedule: &mopd_lang::experiment::Schedule, at: &str) -> String {
+fn at_step(schedule: &mopd_experiment::Schedule, at: &str) -> String {
     let shape = serde_json::to_value(schedule).expect("schedules are numbers and names");
     format!("mt.schedule({}, {at})", literal(&shape))
 }

@@ -1,8 +1,8 @@
 //! Lowers functions over the elements of an axis, over several values of one element, and over steps.
 
+use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
 use mopd_plan::{Axis, Function, Memory, Scan, Signal, Statistic};
 
 use super::formula::Lowering;

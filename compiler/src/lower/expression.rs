@@ -5,12 +5,12 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{
-    Edit, ExpertTurns, Rollout, RolloutArgument, RolloutSource, Sampling, Slot, Template, TemplatePiece,
-};
-use mopd_lang::formula::{
+use mopd_experiment::formula::{
     Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
     NamedFormula, Preference, PreferenceKind, Scan, Signal, Unit, text,
+};
+use mopd_experiment::{
+    Edit, ExpertTurns, Rollout, RolloutArgument, RolloutSource, Sampling, Slot, Template, TemplatePiece,
 };
 
 use super::postorder::ordered;

@@ -1,8 +1,8 @@
 //! Refuses settings that are not finite, before the plan is made: a plan is JSON, which has no infinity and
 //! no NaN.
 
+use crate::lower::refusal::Origins;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_plan::refusal::Origins;
 use mopd_plan::{
     Comparison, Domain, MergeMethod, Model, Optimizer, Reward, RewardPart, Sampling, Schedule, Stage,
     StepFunction, Train,

@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::lower::refusal::{Origins, refused};
+use mopd_experiment::Origin;
+use mopd_experiment::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, LiveId, NodeId, Operation};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{Axis, Function, Live, Signal};
 
 use super::executable::formula::{self as executable, CrossRolloutReads, ExecutableKind};

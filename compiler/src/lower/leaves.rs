@@ -3,9 +3,9 @@
 
 use std::rc::Rc;
 
+use crate::lower::refusal::Origins;
+use mopd_experiment::formula::{Axis, Formula};
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_lang::formula::{Axis, Formula};
-use mopd_plan::refusal::Origins;
 
 use super::formula::{LeafScope, Lowering};
 

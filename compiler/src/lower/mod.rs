@@ -14,15 +14,16 @@ mod objective;
 mod parts;
 mod positions;
 mod postorder;
+mod refusal;
 mod scores;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod unsupported;
 
+use mopd_experiment as checked;
+use mopd_experiment::formula::{Formula, FormulaKind, Signal as CheckedSignal};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as checked;
-use mopd_lang::formula::{Formula, FormulaKind, Signal as CheckedSignal};
 use mopd_lang::source::{Sources, Span};
 
 pub(crate) use leaves::{FormulaGraph, GraphLeaf};
@@ -31,10 +32,10 @@ pub(crate) use objective::{WholeObjective, whole};
 pub(crate) use postorder::ordered;
 
 use objective::StageRequest;
+use refusal::{Origins, refused};
 use steps::ExecutableExperiment;
 
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{GradientPartition, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 
 /// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`]. Its

@@ -4,14 +4,12 @@
 
 mod reading;
 
-use mopd_lang::experiment::{
-    Keep, Objective, Reduce, Rollout, RolloutSource, State, Temperature, Term, Train,
-};
-use mopd_lang::formula::text;
-use mopd_lang::formula::{
+use mopd_experiment::formula::text;
+use mopd_experiment::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, ModelSignal,
     PreferenceKind, Role, Signal, Support, Unit,
 };
+use mopd_experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Temperature, Term, Train};
 use mopd_plan::NormalForm;
 use reading::{FormulaParts, FormulaReading};
 

@@ -1,6 +1,6 @@
 //! Selects the parts of a formula that become nodes.
 
-use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
+use mopd_experiment::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 use mopd_plan::Function;
 
 /// The parts of a formula that become separate nodes. The parts of a divergence belong to the primitive.

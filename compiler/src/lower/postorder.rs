@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use mopd_lang::formula::{Formula, FormulaNode};
+use mopd_experiment::formula::{Formula, FormulaNode};
 
 /// The parts of some formulas, each once, operands before users, in the order in which they are read. It is
 /// not recursive, because a sum of ten thousand summands is a deep formula.

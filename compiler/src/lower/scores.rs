@@ -1,8 +1,8 @@
 //! Lowers outputs of scalar heads, and losses on two completions of a prompt.
 
+use mopd_experiment::Origin;
+use mopd_experiment::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 use mopd_plan::{Axis, Function, Live, Reduction, Role, Signal};
 
 use super::formula::{LeafScope, Lowering};

@@ -2,11 +2,11 @@
 //! [`ExecutableExperiment`], the objectives are [`Lowered`] to graphs, and the [`Plan`] adds keys, costs and
 //! places.
 
+use crate::lower::refusal::Origins;
+use mopd_experiment as checked;
 use mopd_lang::check::allow::is_allowed;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as checked;
 use mopd_lang::source::Sources;
-use mopd_plan::refusal::Origins;
 use mopd_plan::{
     Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Plan, SCHEMA, Schedule,
     SourcePlace, Stage, StageFacts, Train,

@@ -1,6 +1,6 @@
 //! Example numbers for an objective.
 
-use mopd_lang::formula::{Axis, FormulaKind, Role, Signal};
+use mopd_experiment::formula::{Axis, FormulaKind, Role, Signal};
 use serde_json::{Map, Value, json};
 
 use super::supply::{given_as, random_choices, roles};

@@ -13,9 +13,9 @@ mod numbers;
 mod part;
 mod supply;
 
+use mopd_experiment::formula::{Formula, FormulaKind, Signal};
+use mopd_experiment::{DomainId, Objective, Rollout, StageStep};
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{DomainId, Objective, Rollout, StageStep};
-use mopd_lang::formula::{Formula, FormulaKind, Signal};
 use mopd_lang::source::Span;
 use serde::Serialize;
 
@@ -75,7 +75,7 @@ impl From<Box<Diagnostic>> for TrialError {
 }
 
 /// Evaluates an objective, in a stage on `rollout` if it is a model's: the rollout sets the temperature of
-/// the log-probabilities. Its [`Origin`](mopd_lang::experiment::Origin)s index `origins`.
+/// the log-probabilities. Its [`Origin`](mopd_experiment::Origin)s index `origins`.
 ///
 /// # Errors
 /// A part of the objective that has no value on numbers alone; missing numbers, or lists of a wrong length.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use mopd_experiment::formula::Axis;
 use mopd_expr::batch::{Domains, Layout, TokenPartition};
-use mopd_lang::formula::Axis;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::normalised;

@@ -1,7 +1,7 @@
 //! Selects a part of an objective. The numbers are for one batch of completions, hence for the terms trained
 //! on it. The objective's loss is the sum over its batches.
 
-use mopd_lang::experiment::Objective;
+use mopd_experiment::Objective;
 
 /// The part of the objective that consists of `terms`. Without names there must be a single part.
 ///

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use mopd_experiment::StageStep;
+use mopd_experiment::formula::{Axis, FormulaKind, ModelSignal, Role, Signal, Support, text};
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_expr::interpret::interpret;
 use mopd_expr::signals;
-use mopd_lang::experiment::StageStep;
-use mopd_lang::formula::{Axis, FormulaKind, ModelSignal, Role, Signal, Support, text};
 
 use super::blocks::Blocks;
 use super::numbers::TrialNumbers;

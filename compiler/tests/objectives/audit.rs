@@ -7,8 +7,8 @@
 use mopd_compiler::audit::{
     Audit, ExpectedGradient, ObjectiveUse, Sampler, ToyModel, Verdict, audit, expected,
 };
-use mopd_lang::experiment::{Objective, TeacherId};
-use mopd_lang::formula::Role;
+use mopd_experiment::formula::Role;
+use mopd_experiment::{Objective, TeacherId};
 use mopd_lang::source::SourceFile;
 
 const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];
@@ -341,7 +341,7 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
         .parts()
         .iter()
         .flat_map(|part| match &part.0.kind {
-            mopd_lang::formula::FormulaKind::Live(live) => live.roles(),
+            mopd_experiment::formula::FormulaKind::Live(live) => live.roles(),
             _ => Vec::new(),
         })
         .filter(|role| matches!(role, Role::Named { .. }))

@@ -2,10 +2,10 @@
 //! formulas, the compiler symbolically, node by node of a graph. Where both apply, they must agree.
 
 use mopd_compiler::audit::{ToyModel, expected};
+use mopd_experiment as checked;
+use mopd_experiment::formula;
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::interpret::interpret;
-use mopd_lang::experiment as checked;
-use mopd_lang::formula;
 use mopd_lang::source::SourceFile;
 use mopd_plan::{self as plan, Role, Signal, Stage};
 

@@ -3,7 +3,7 @@
 
 use mopd_compiler::audit::{ToyModel, expected};
 use mopd_compiler::normal_form;
-use mopd_lang::experiment::Objective;
+use mopd_experiment::Objective;
 use mopd_lang::source::SourceFile;
 
 fn objectives(text: &str) -> Vec<Objective> {

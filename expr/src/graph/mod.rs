@@ -10,7 +10,7 @@ pub mod signals;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use mopd_lang::experiment::Schedule;
+use mopd_experiment::Schedule;
 use serde::{Deserialize, Serialize};
 
 use self::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};

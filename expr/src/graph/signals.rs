@@ -1,6 +1,6 @@
 //! The leaves of graphs: the signals, divergences and statistics that the runtime can compute.
 
-pub use mopd_lang::formula::{
+pub use mopd_experiment::formula::{
     Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic, StepNumber, StepWindow,
 };
 use serde::{Deserialize, Serialize};

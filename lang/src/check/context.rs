@@ -2,8 +2,8 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::experiment::{Benchmark, Domain, MarkedSetting, Model, Panel, SweepAxis, Teacher};
 use crate::source::Span;
+use mopd_experiment::{Benchmark, Domain, MarkedSetting, Model, Panel, SweepAxis, Teacher};
 
 use crate::check::names::modules::ItemId;
 use crate::check::teachers::SaidOrigins;

@@ -17,7 +17,7 @@
 //!      checked against the list of all of them.
 //!    - Items, one after the other, each evaluated when first needed ([`values::evaluate`]). A value known
 //!      before the run (number, domain, model, objective) becomes a [`values::value::Value`]; a number known
-//!      only per token becomes a typed [`crate::formula::Formula`], built in [`formulas`]:
+//!      only per token becomes a typed [`mopd_experiment::formula::Formula`], built in [`formulas`]:
 //!      operators, functions, reductions, divergences, signals.
 //!      A call binds its arguments in [`values::calls`]. Built-ins are declared in [`builtins`], with their
 //!      arguments, and the words and keys of blocks in [`builtins::vocabulary`].
@@ -51,16 +51,16 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use crate::diag::{Diagnostic, Severity, bounded};
-use crate::experiment::{
-    Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, Stage, SweepAxis, Teacher, TeacherId,
-};
 use crate::source::{SourceFile, Sources, Span};
-use crate::stack;
 use crate::syntax::ast::ItemKind;
 pub use builtins::{bounds, vocabulary};
 use context::{CallStack, Cancellation, ExperimentParts};
 pub use formulas::divergences::COMMON as DIVERGENCE_SETTINGS;
 pub(crate) use formulas::signals::{is_role, named_number};
+use mopd_experiment::stack;
+use mopd_experiment::{
+    Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, Stage, SweepAxis, Teacher, TeacherId,
+};
 use names::index::ValueInfo;
 use names::items::callable;
 use names::load::{Parsed, parse_all};
@@ -87,7 +87,7 @@ pub struct Analysis {
     pub experiment: Option<Experiment>,
     /// Every sound objective of the entry file; a parameter without a default may have any value.
     pub objectives: Vec<NamedObjective>,
-    /// The places that [`crate::experiment::Origin`] indexes.
+    /// The places that [`mopd_experiment::Origin`] indexes.
     pub origins: Vec<Span>,
     /// The targets of all names.
     pub index: index::LazyIndex,

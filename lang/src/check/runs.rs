@@ -7,10 +7,10 @@ use super::context::Cancellation;
 use super::names::load::parse_all;
 use super::{Analysis, Auditor, CancellationCheck, Checker, Loader, ParseCache};
 use crate::diag::{Code, Diagnostic, Severity};
-use crate::experiment::SweepAxis;
 use crate::source::{SourceFile, Span};
-use crate::stack;
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::SweepAxis;
+use mopd_experiment::stack;
 
 /// Checks `entry` and everything that it imports: with the file's own values, and with the diagnostics of
 /// every run of its `sweep`.

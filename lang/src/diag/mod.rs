@@ -3,18 +3,21 @@
 mod bounded;
 mod codes;
 mod fixes;
-mod nearest;
-
-use std::path::Path;
 
 pub use bounded::{MOST, bounded};
 pub use codes::Code;
 pub use fixes::{apply_certain, apply_once};
-pub(crate) use nearest::folded;
-pub use nearest::{nearest, nearest_file, same_letters};
+pub use mopd_experiment::nearest::{
+    folded, missing_file_help, nearest, nearest_file, same_letters, unlike_a_path,
+};
 
 use crate::source::Span;
 use fixes::setting_at_end;
+
+/// A mistake was found and reported, so there is no value. In results of what may be absent without a
+/// mistake: `Result<Option<T>, Reported>`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reported;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -166,34 +169,4 @@ impl Diagnostic {
             self.help(format!("did you mean `{meant}`?")).replace_with(format!("change to `{meant}`"), meant);
         if same_letters(written, meant) { diagnostic } else { diagnostic.possibly() }
     }
-}
-
-/// The help for a file that does not exist. `beside` are the names in the folder where it was looked
-/// for.
-pub fn missing_file_help(file: &str, beside: &[String]) -> String {
-    let path = Path::new(file);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    match nearest_file(&name, beside.iter().map(String::as_str)) {
-        Some(meant) => format!("did you mean `{}`?", path.with_file_name(meant).display()),
-        None => unlike_a_path(path)
-            .unwrap_or_else(|| "paths are relative to the folder of the experiment's file".to_owned()),
-    }
-}
-
-/// What to do about a missing path that a shell or the hub would understand.
-pub fn unlike_a_path(path: &Path) -> Option<String> {
-    if path.starts_with("~") {
-        return Some("`~` is not expanded: write the whole path".to_owned());
-    }
-    let parts: Vec<_> = path.iter().collect();
-    let [.., owner, name] = parts[..] else { return None };
-    let is_repository =
-        path.extension().is_none() && path.is_relative() && !owner.to_string_lossy().starts_with('.');
-    let name = format!("{}/{}", owner.to_string_lossy(), name.to_string_lossy());
-    is_repository.then(|| {
-        format!(
-            "paths are relative to the folder of the experiment's file; a dataset of the hub is downloaded first: \
-             `hf download {name} --repo-type dataset --local-dir FOLDER`, and name that folder"
-        )
-    })
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use crate::check::Analysis;
 use crate::check::index::{Symbol, SymbolId, SymbolKind, ValueInfo};
-use crate::formula::Axis;
-use crate::syntax::ast::{Item, ItemKind, Parameter};
+use crate::syntax::ast::{DivergenceItem, Item, ItemKind, Parameter};
+use mopd_experiment::formula::Axis;
 
 /// The longest declaration that is shown whole, in characters.
 const LONGEST: usize = 110;
@@ -26,7 +26,7 @@ pub fn head(item: &Item, source: &str) -> String {
         ItemKind::Objective { name, parameters, .. } => callable("objective", &name.text, parameters),
         ItemKind::Template { name, parameters, .. } => callable("template", &name.text, parameters),
         ItemKind::Rollout { name, parameters, .. } => callable("rollout", &name.text, parameters),
-        ItemKind::Divergence { name, directed, parameters, .. } => {
+        ItemKind::Divergence(DivergenceItem { name, directed, parameters, .. }) => {
             let head = callable("divergence", &name.text, parameters);
             if *directed { head.replacen(", ", " || ", 1) } else { head }
         }
@@ -113,7 +113,7 @@ pub fn parameters(item: &Item) -> &[Parameter] {
         | ItemKind::Teacher { parameters, .. }
         | ItemKind::Template { parameters, .. }
         | ItemKind::Rollout { parameters, .. }
-        | ItemKind::Divergence { parameters, .. } => parameters,
+        | ItemKind::Divergence(DivergenceItem { parameters, .. }) => parameters,
         _ => &[],
     }
 }

@@ -5,7 +5,7 @@
 use super::{ENTRY, describe};
 use crate::check::Analysis;
 use crate::check::index::{NameTarget, NameUse, Symbol, SymbolKind};
-use crate::formula::Axis;
+use mopd_experiment::formula::Axis;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inlay {

@@ -7,7 +7,7 @@ use super::outside;
 use crate::check::builtins::{BuiltinKind, DataName, GuardName, SupportName, TeacherName, WeightsName};
 use crate::check::index::{SymbolId, SymbolKind};
 use crate::check::vocabulary::{self, ArgumentKind};
-use crate::formula::StepNumber;
+use mopd_experiment::formula::StepNumber;
 
 /// The step numbers that a guard can read.
 pub fn step_numbers(list: &mut List, context: &CompletionContext) {

@@ -29,6 +29,16 @@ pub struct Item {
     pub kind: ItemKind,
 }
 
+/// The declaration of a divergence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DivergenceItem {
+    pub name: Name,
+    /// Whether `||` is between the sides.
+    pub directed: bool,
+    pub parameters: Vec<Parameter>,
+    pub body: Expr,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum ItemKind {
     Use(Use),
@@ -81,13 +91,7 @@ pub enum ItemKind {
     },
     /// `divergence name(p || q, parameters) = summand`, `name(p, q, ...)` where the order of the sides has no
     /// meaning, or `name(u, ...) = generator`.
-    Divergence {
-        name: Name,
-        /// Whether `||` is between the sides.
-        directed: bool,
-        parameters: Vec<Parameter>,
-        body: Expr,
-    },
+    Divergence(DivergenceItem),
     /// `rollout name(parameters) = value`
     Rollout {
         name: Name,

@@ -107,6 +107,7 @@ structs! {
     Name { text, span }
     Text { text, span }
     Item { doc, public, span, kind }
+    DivergenceItem { name, directed, parameters, body }
     Use { module, names }
     Parameter { name, annotation, default }
     Index { name, over }
@@ -140,7 +141,7 @@ enums! {
         Model(binding),
         Teacher { binding, parameters },
         Template { name, parameters, text },
-        Divergence { name, directed, parameters, body },
+        Divergence(declared),
         Rollout { name, parameters, body },
         Panel { name, value },
         Sweep { span, axes },

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashSet};
 use comparisons::comparison;
 use computed::{KnownResults, computed};
 use curriculum::{choice_of_prompts, of_formula};
-use mopd_lang::formula::text;
+use mopd_experiment::formula::text;
 use scorers::{arms, feedback, name_writers, panels, teacher};
 use serde::Serialize;
 use serde_json::{Map, Value, json};

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
+use mopd_experiment::formula::text;
 use mopd_expr::graph::{Graph, NodeId, Operation};
-use mopd_lang::formula::text;
 use serde_json::Value;
 
 use super::{SettingChange, values};

@@ -1,6 +1,6 @@
 //! Settings as JSON values, compared field by field.
 
-use mopd_lang::formula::text;
+use mopd_experiment::formula::text;
 use serde_json::Value;
 
 use super::SettingChange;

@@ -2,11 +2,9 @@
 //! each prompt.
 
 use mopd_expr::graph::Graph;
-use mopd_lang::experiment::Edit;
 use serde::Deserialize;
 
-use super::{FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer};
-use crate::refusal::{Converted, refused};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer};
 use crate::{Axis, Formula, Role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -130,32 +128,4 @@ impl ProducerKind for Chosen {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-}
-
-/// Whether an edit is a choice of completions.
-pub(super) fn makes(edit: &Edit) -> bool {
-    matches!(edit, Edit::Keep { .. } | Edit::Best { .. })
-}
-
-/// The rollout after an edit, or unchanged if the edit is no choice.
-pub(super) fn executable(
-    of: Producer,
-    edit: &Edit,
-    at: mopd_lang::source::Span,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let choice = match edit {
-        Edit::Keep { condition } => {
-            SampleChoice::Keep { condition: of_completions(condition, "a `keep`", Axis::Sequence)? }
-        }
-        Edit::Best { by, of } => {
-            SampleChoice::Best { by: of_completions(by, "a `best`", Axis::Sequence)?, count: *of }
-        }
-        _ => return Ok(of),
-    };
-    if of.once().is_some() {
-        let construct = format!("the edit `{}` of rollouts that are made once", edit.name());
-        return Err(refused(at, construct));
-    }
-    Ok(Chosen { choice, of }.into())
 }

@@ -1,10 +1,8 @@
 //! `first_of(tried |> keep(correct), hinted)`: for each prompt, the first rollout that has a completion.
 
-use mopd_lang::experiment as checked;
 use serde::Deserialize;
 
-use super::{FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, mix};
-use crate::refusal::{Converted, Origins, refused};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct FirstOf {
@@ -97,41 +95,8 @@ impl ProducerKind for FirstOf {
     }
 }
 
-pub(super) fn executable(
-    choices: &[std::rc::Rc<checked::Rollout>],
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let mut made: Vec<Producer> = Vec::with_capacity(choices.len());
-    for choice in choices {
-        let at = origins.span(choice.origin);
-        let producer = mix::side(choice, "first_of", origins, of_completions)?;
-        if producer.all().into_iter().any(|inside| matches!(inside, Producer::FirstOf(_))) {
-            return Err(refused(at, "a `first_of` inside another"));
-        }
-        let (group, first) = (producer.kind().group(), made.first().map(|first| first.kind().group()));
-        if let Some(first) = first.filter(|first| *first != group) {
-            return Err(refused(at, format!("a `first_of` of groups of {first} and of {group} samples")));
-        }
-        made.push(producer);
-    }
-    let mut first_of = FirstOf::new(made);
-    let declared: Vec<_> = choices.iter().map(|choice| origins.span(choice.source_origin)).collect();
-    let of_settings = first_of.shared();
-    let places: Vec<usize> = (0..choices.len()).collect();
-    // Data is the same wherever it is declared.
-    let is_drawn = |place: usize| !first_of.choices[place].drawn().is_empty();
-    let shared = first_of_each(&places, |one, other| {
-        of_settings[*one] == of_settings[*other] && (declared[*one] == declared[*other] || !is_drawn(*one))
-    });
-    if shared != of_settings {
-        first_of.same_as = shared.into_iter().map(|index| index as u32).collect();
-    }
-    Ok(first_of.into())
-}
-
 /// For each element the index of the first one that is the same.
-fn first_of_each<T>(all: &[T], same: impl Fn(&T, &T) -> bool) -> Vec<usize> {
+pub fn first_of_each<T>(all: &[T], same: impl Fn(&T, &T) -> bool) -> Vec<usize> {
     let first = |one| all.iter().position(|other| same(one, other)).expect("it is the same as itself");
     all.iter().map(first).collect()
 }

@@ -1,12 +1,10 @@
 //! `token_mix(0.2, sample(...))`, `interleave(top_k: 25, sample(...))`: the student's rollouts, where the
 //! routed teachers affect each token.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
-use crate::refusal::{Converted, Origins, refused};
-use crate::{AdaptiveSchedule, Role, adaptive_schedule};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer};
+use crate::{AdaptiveSchedule, Role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Guided {
@@ -74,25 +72,4 @@ impl ProducerKind for Guided {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-}
-
-pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
-    let (guidance, of) = match &rollout.source {
-        RolloutSource::TokenMix { alpha, of } => (
-            Guidance::TokenMix { alpha: adaptive_schedule(alpha, "an `alpha` of a `token_mix`", origins)? },
-            of,
-        ),
-        RolloutSource::Interleave { top_k, of } => (Guidance::Interleave { top_k: *top_k }, of),
-        _ => unreachable!("the caller has looked"),
-    };
-    let at = origins.span(of.origin);
-    if let Some(edit) = of.edits.first() {
-        return Err(refused(at, edit_name(edit)));
-    }
-    let RolloutSource::Sample(drawn) = &of.source else {
-        let (name, inside) = (rollout.source.name(), of.source.name());
-        return Err(refused(at, format!("`{name}` of the rollout `{inside}`")));
-    };
-    let of = Producer::student(sampling(drawn, origins, of.origin)?);
-    Ok(Guided { guidance, of }.into())
 }

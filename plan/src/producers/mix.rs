@@ -1,14 +1,9 @@
 //! `mix(share, first, second)`: each group from the first with probability `share`, else from the second.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{
-    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_inside,
-    other_edits, producer,
-};
-use crate::refusal::{Converted, Origins, refused};
-use crate::{AdaptiveSchedule, adaptive_schedule};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer};
+use crate::AdaptiveSchedule;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Mix {
@@ -16,9 +11,6 @@ pub struct Mix {
     pub first: Producer,
     pub second: Producer,
 }
-
-/// The deepest nesting of mixes. The number of a node in the tree, in 32 bits, selects its random numbers.
-const LEVELS: usize = 30;
 
 impl ProducerKind for Mix {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
@@ -60,55 +52,4 @@ impl ProducerKind for Mix {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-}
-
-pub(super) fn executable(
-    rollout: &checked::Rollout,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let RolloutSource::Mix { share, first, second } = &rollout.source else {
-        unreachable!("the caller has looked")
-    };
-    let side = |rollout| side(rollout, "mix", origins, of_completions);
-    let at = origins.span(share.0.origin);
-    let share = adaptive_schedule(share, "a share of a `mix`", origins)?;
-    let place = origins.span(second.origin);
-    let (first, second) = (side(first)?, side(second)?);
-    let groups = [&first, &second].map(|side| side.kind().group());
-    if groups[0] != groups[1] {
-        let [first, second] = groups;
-        return Err(refused(place, format!("a `mix` of groups of {first} and of {second} samples")));
-    }
-    if [&first, &second].iter().any(|side| levels(side) >= LEVELS) {
-        return Err(refused(at, format!("a `mix` of more than {LEVELS} levels")));
-    }
-    Ok(Producer::mix(share, first, second))
-}
-
-/// Converts one of several rollouts among which prompts are divided.
-pub(super) fn side(
-    rollout: &checked::Rollout,
-    of: &str,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let at = origins.span(rollout.origin);
-    if let Some(edit) = other_edits(rollout).next() {
-        return Err(edit_inside(edit, of, at));
-    }
-    match producer(rollout, Keep::All, origins, of_completions)? {
-        producer if producer.once().is_some() => {
-            Err(refused(at, format!("a `{of}` of rollouts that are made once")))
-        }
-        producer => Ok(producer),
-    }
-}
-
-/// The depth of the tree of producers, where several inside one count as nested pairs.
-fn levels(producer: &Producer) -> usize {
-    let inner = producer.kind().inner();
-    let most = inner.len().max(2) - 1;
-    let level = |(place, inner): (usize, &Producer)| (place + 1).min(most) + levels(inner);
-    inner.into_iter().enumerate().map(level).max().unwrap_or(0)
 }

@@ -1,13 +1,12 @@
 //! Producers: the sources of the sequences that an objective scores. A producer is a node of a tree, with a
-//! file for each kind: its executable form, its conversion from the language's rollout, its part of keys, its
-//! requirements and its cost. Drawing is in a file of the same name in the runtime's `train/batches`. Code
-//! that would match on all kinds uses [`ProducerKind`] instead.
+//! file for each kind: its executable form, its part of keys, its requirements and its cost. Drawing is in a
+//! file of the same name in the runtime's `train/batches`. Code that would match on all kinds uses
+//! [`ProducerKind`] instead.
 
 mod chosen;
 mod data;
 mod derived;
 mod each_turn;
-mod executable;
 mod fields;
 mod first_of;
 mod guided;
@@ -34,12 +33,11 @@ pub use data::Data;
 pub use derived::{Derived, DerivedText};
 pub use each_turn::EachTurn;
 pub use fields::{FieldValue, Fields};
-pub use first_of::FirstOf;
+pub use first_of::{FirstOf, first_of_each};
 pub use guided::{Guidance, Guided};
 pub use mix::Mix;
 pub use model::Model;
-pub use mopd_lang::experiment::ReplayContents;
-use mopd_lang::experiment::{self as checked, RolloutSource};
+pub use mopd_experiment::ReplayContents;
 pub use pairs::Pairs;
 pub use ranked::Ranked;
 pub use refine::Refine;
@@ -56,11 +54,8 @@ pub use through::{ProducerProgram, Through};
 pub use turns::{ExpertTurns, Turns};
 pub use writer::Writer;
 
-use self::executable::{OfCompletions, edit_inside, edit_name, editable, other_edits, sampling_once};
-pub use self::executable::{producer, rollout, sampling};
 use super::views::Piece;
 use super::{AdaptiveSchedule, Keep, ModelId, Role, RolloutServer, Sampling, View};
-use crate::refusal::{Converted, Origins, refused};
 
 /// The sequences that a stage, or a term with completions of its own, trains on.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -113,42 +108,6 @@ macro_rules! kinds {
 kinds! {
     Data, Student, Teacher, Model, Pairs, Mix, Replay, Turns, Guided, Refine, Chosen, Through, Rewrite, Retry,
     FirstOf, Speculative, Derived, EachTurn, SampledBy, Ranked,
-}
-
-/// The source of a rollout, as the runtime executes it.
-fn source(
-    rollout: &checked::Rollout,
-    keep: Keep,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let at = origins.span(rollout.origin);
-    let source = &rollout.source;
-    match source {
-        RolloutSource::Data { field } => Ok(Producer::data(field)),
-        RolloutSource::Sample(of) => student::executable(of, rollout.origin, origins),
-        RolloutSource::SampledBy { server, of, every } => {
-            sampled_by::executable(server, *every, of, rollout, origins)
-        }
-        RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
-        RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
-        RolloutSource::Mix { .. } => mix::executable(rollout, origins, of_completions),
-        RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_completions),
-        RolloutSource::Turns { .. } => turns::executable(rollout, origins, of_completions),
-        RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
-            guided::executable(rollout, origins)
-        }
-        RolloutSource::Refine { .. } => refine::executable(rollout, origins),
-        RolloutSource::FirstOf { choices } => first_of::executable(choices, origins, of_completions),
-        RolloutSource::Derived { .. } => derived::executable(rollout, origins, of_completions),
-        RolloutSource::Speculative { .. } | RolloutSource::EachTurn { .. } => {
-            Err(refused(at, format!("the rollout `{}` inside another one", source.name())))
-        }
-        RolloutSource::Parameter { name, .. } => {
-            Err(refused(at, format!("the rollout `{name}`, a parameter without a value")))
-        }
-        RolloutSource::Denoise { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
-    }
 }
 
 /// The properties of a kind of producer. By default it draws nothing itself, and has no producers inside. The

@@ -1,12 +1,8 @@
 //! `snapshot(model, sample(...))`: rollouts of a model that does not change, generated once for each prompt.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{
-    FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling, sampling_once,
-};
-use crate::refusal::{Converted, Origins, refused};
+use super::{FieldValue, Fields, ModelId, ProducerKind, Sampling, Writer};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Model {
@@ -71,24 +67,5 @@ impl ProducerKind for Model {
 
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
-    }
-}
-
-pub(super) fn executable(
-    model: ModelId,
-    of: &checked::Rollout,
-    once: bool,
-    origins: Origins,
-) -> Converted<Producer> {
-    let at = origins.span(of.origin);
-    if let Some(edit) = of.edits.first() {
-        return Err(refused(at, edit_name(edit)));
-    }
-    match &of.source {
-        RolloutSource::Sample(drawn) => {
-            let sampling = if once { sampling_once } else { sampling }(drawn, origins, of.origin)?;
-            Ok(Model { once, model, sampling }.into())
-        }
-        other => Err(refused(at, format!("a `snapshot` of the rollout `{}`", other.name()))),
     }
 }

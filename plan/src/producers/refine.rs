@@ -1,12 +1,10 @@
 //! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student's drafts, rewritten by a teacher
 //! that sees the draft.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
-use crate::refusal::{Converted, Origins, refused, role};
-use crate::{Role, View, template};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer};
+use crate::{Role, View};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Refine {
@@ -83,21 +81,4 @@ impl ProducerKind for Refine {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-}
-
-pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
-    let RolloutSource::Refine { by, sees, of } = &rollout.source else {
-        unreachable!("the caller has looked")
-    };
-    let (at, inside) = (origins.span(rollout.origin), origins.span(of.origin));
-    if let Some(edit) = of.edits.first() {
-        return Err(refused(inside, edit_name(edit)));
-    }
-    let RolloutSource::Sample(drawn) = &of.source else {
-        return Err(refused(inside, format!("`refine` of the rollout `{}`", of.source.name())));
-    };
-    let of = Producer::student(sampling(drawn, origins, of.origin)?);
-    let sees = sees.as_ref().map(|shown| template::view(shown, at, origins)).transpose()?;
-    let by = role(by, origins.at(rollout.origin))?;
-    Ok(Refine { by, sees, of }.into())
 }

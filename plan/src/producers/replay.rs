@@ -1,15 +1,11 @@
 //! `replay(sample(...), capacity: 10_000, share: 0.25)`: with probability `share`, a group comes from a
 //! buffer of earlier groups, if it has one of the same domain; otherwise from `of`.
 
-use mopd_lang::experiment::{self as checked, ReplayContents, RolloutSource};
+use mopd_experiment::ReplayContents;
 use serde::Deserialize;
 
-use super::{
-    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_inside,
-    other_edits, producer,
-};
-use crate::refusal::{Converted, Origins, refused};
-use crate::{AdaptiveSchedule, Axis, Formula, adaptive_schedule};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer};
+use crate::{AdaptiveSchedule, Formula};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Replay {
@@ -69,38 +65,6 @@ impl ProducerKind for Replay {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-}
-
-pub(super) fn executable(
-    rollout: &checked::Rollout,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let at = origins.span(rollout.origin);
-    let RolloutSource::Replay { capacity, share, keeps, condition, order, of } = &rollout.source else {
-        unreachable!("the caller has looked")
-    };
-    if let Some(edit) = other_edits(of).next() {
-        return Err(edit_inside(edit, "replay", origins.span(of.origin)));
-    }
-    let inside = producer(of, Keep::All, origins, of_completions)?;
-    if inside.once().is_some() || !inside.is_redrawn() {
-        return Err(refused(at, "a `replay` of completions that are the same at every step"));
-    }
-    let share = adaptive_schedule(share, "a share of a `replay`", origins)?;
-    let condition = condition
-        .as_ref()
-        .map(|condition| of_completions(condition, "the `while` of a `replay`", Axis::Group));
-    let order = order.as_ref().map(|order| of_completions(order, "the `order` of a `replay`", Axis::Group));
-    Ok(Replay {
-        of: inside,
-        capacity: *capacity,
-        share,
-        keeps: *keeps,
-        condition: condition.transpose()?,
-        order: order.transpose()?,
-    }
-    .into())
 }
 
 impl Producer {

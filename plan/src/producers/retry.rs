@@ -1,17 +1,9 @@
 //! `... |> retry(until: correct, at_most: 8)`: a completion is resampled until a condition holds for it.
 
-use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
 
-use super::{
-    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, editable, holding,
-    reads_student,
-};
-use crate::refusal::{Converted, Origins, refused};
-use crate::{Axis, Formula};
-
-/// The most attempts at a completion. Each round of attempts has its own random numbers.
-const MOST: u32 = 255;
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, holding, reads_student};
+use crate::Formula;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Retry {
@@ -72,32 +64,4 @@ impl ProducerKind for Retry {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-}
-
-/// The rollout `of` with the retries of `edit`.
-pub(super) fn executable(
-    of: Producer,
-    edit: &Edit,
-    rollout: &checked::Rollout,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let Edit::Retry { until, at_most } = edit else { unreachable!("the caller has looked") };
-    let at = origins.span(rollout.origin);
-    editable(edit, rollout, at)?;
-    if of.once().is_some() || of.cached_per_prompt() {
-        return Err(refused(at, "the edit `retry` of rollouts that are made once"));
-    }
-    // A producer that leaves completions out has no index for another attempt.
-    if of.kind().may_drop() || of.all().into_iter().any(|inside| matches!(inside, Producer::Chosen(_))) {
-        return Err(refused(at, "the edit `retry` behind one that leaves completions out"));
-    }
-    if of.all().into_iter().any(|inside| matches!(inside, Producer::Retry(_))) {
-        return Err(refused(at, "the edit `retry` of a rollout twice"));
-    }
-    if *at_most > MOST {
-        return Err(refused(at, format!("the edit `retry` with more than {MOST} attempts")));
-    }
-    let until = of_completions(until, "a `retry`", Axis::Sequence)?;
-    Ok(Retry { until, at_most: *at_most, of }.into())
 }

@@ -1,16 +1,10 @@
 //! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: replaces a text in
 //! completions by another one.
 
-use mopd_lang::experiment::{self as checked, Edit, TemplatePiece};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, editable,
-    reads_student,
-};
-use crate::refusal::{Converted, Origins, refused};
-use crate::views::{Piece, Slot};
-use crate::{Axis, template};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, reads_student};
+use crate::views::Piece;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Rewrite {
@@ -92,38 +86,4 @@ impl ProducerKind for Rewrite {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-}
-
-/// The rollout `of` with rewritten completions.
-pub(super) fn executable(
-    of: Producer,
-    edit: &Edit,
-    rollout: &checked::Rollout,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let Edit::Rewrite { from, to } = edit else { unreachable!("the caller has looked") };
-    let at = origins.span(rollout.origin);
-    editable(edit, rollout, at)?;
-    if of.once().is_some() || of.cached_per_prompt() {
-        return Err(refused(at, "the edit `rewrite` of rollouts that are made once"));
-    }
-    let pattern = from.pieces.iter().map(|piece| match piece {
-        TemplatePiece::Text(text) => PatternPiece::Text(text.clone()),
-        TemplatePiece::Anything => PatternPiece::Anything,
-        other => unreachable!("{other:?} is not looked for, which the checker has said"),
-    });
-    let pattern = pattern.collect();
-    let text = template::pieces(to, template::TemplateContext::default(), at, origins, &|formula| {
-        of_completions(formula, "a number of a `rewrite`", Axis::Sequence)
-    })?;
-    if let Some(slot) = text.iter().filter_map(Piece::slot).find(|slot| slot.of_completion()) {
-        let slot = match slot {
-            Slot::Draft => "draft",
-            Slot::Feedback => "feedback",
-            _ => "group",
-        };
-        return Err(refused(at, format!("the slot `{{{slot}}}` in the text of a `rewrite`")));
-    }
-    Ok(Rewrite { pattern, text, of }.into())
 }

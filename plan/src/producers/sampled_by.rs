@@ -1,14 +1,10 @@
 //! `sampled_by("mopd", url: ..., model: ..., push: ..., sample(...))`: the student's rollouts, sampled at
 //! every step by a server that has the weights of that step, or with `every` those of an earlier one.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{
-    FieldValue, Fields, ModelId, Producer, ProducerKind, RolloutServer, Sampling, Writer, edit_name, sampling,
-};
+use super::{FieldValue, Fields, ModelId, ProducerKind, RolloutServer, Sampling, Writer};
 use crate::Engine;
-use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct SampledBy {
@@ -73,45 +69,4 @@ impl ProducerKind for SampledBy {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-}
-
-pub(super) fn executable(
-    server: &checked::RolloutEngine,
-    every: u32,
-    of: &checked::Rollout,
-    rollout: &checked::Rollout,
-    origins: Origins,
-) -> Converted<Producer> {
-    let (at, inside) = (origins.span(rollout.origin), origins.span(of.origin));
-    if let Some(edit) = of.edits.first() {
-        return Err(refused(inside, edit_name(edit)));
-    }
-    let checked::RolloutEngine { engine, url, model, push, key } = server;
-    let engine = Engine::named(engine).expect("the checker knows the engines");
-    let refuse = |what: &str, help: &str| {
-        let refusal = *refused(at, format!("`sampled_by({:?})`{what}", engine.name()));
-        Err(Box::new(refusal.help(help.to_owned())))
-    };
-    let RolloutSource::Sample(drawn) = &of.source else {
-        let refusal = *refused(inside, format!("`sampled_by` of the rollout `{}`", of.source.name()));
-        return Err(Box::new(refusal.help("a server samples the student's own completions: `sample(...)`")));
-    };
-    let sampling = sampling(drawn, origins, of.origin)?;
-    if engine != Engine::Mopd {
-        // Except at these settings, the server's log-probabilities depend on how it was started.
-        if !sampling.temperature.is_one() {
-            let what = format!(" at temperature {}", sampling.temperature);
-            return refuse(&what, "sample at temperature 1, or by `mopd serve`");
-        }
-        if !sampling.is_plain() {
-            let what = " with `top_k`, `top_p` or `repetition_penalty`";
-            return refuse(what, "leave them out, or sample by `mopd serve`");
-        }
-        if !sampling.stop.is_empty() {
-            return refuse(" with `stop`", "end completions by `max_tokens`, or sample by `mopd serve`");
-        }
-    }
-    let (url, model, push, key) = (url.clone(), model.clone(), push.clone(), key.clone());
-    let server = RolloutServer { engine, url, model, push, key };
-    Ok(SampledBy { server, sampling, every }.into())
 }

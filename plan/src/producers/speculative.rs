@@ -1,12 +1,10 @@
 //! `speculative(block: 16, sample(...))`: completions of the routed teachers, sampled with the student's
 //! drafts, and the rejected part of each draft.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
-use crate::refusal::{Converted, Origins, refused};
-use crate::{Keep, Role};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer};
+use crate::Role;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Speculative {
@@ -67,31 +65,4 @@ impl ProducerKind for Speculative {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-}
-
-/// Converts the source. It must be a stage's own rollout, or a term's. Since a rejected draft is no
-/// completion, completions can't be chosen, edited or stored for later.
-pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
-    let rollout = &train.rollout;
-    let RolloutSource::Speculative { block, of } = &rollout.source else {
-        unreachable!("the caller has looked")
-    };
-    let (at, inside) = (origins.span(rollout.origin), origins.span(of.origin));
-    if let Some(edit) = rollout.edits.first() {
-        return Err(refused(at, format!("the edit `{}` of the rollout `speculative`", edit.name())));
-    }
-    if let Some(edit) = of.edits.first() {
-        return Err(refused(inside, edit_name(edit)));
-    }
-    let RolloutSource::Sample(drawn) = &of.source else {
-        return Err(refused(inside, format!("`speculative` of the rollout `{}`", of.source.name())));
-    };
-    if train.keep != Keep::All {
-        return Err(refused(at, "`keep = correct` of the rollout `speculative`"));
-    }
-    if let Some(filter) = &train.filter {
-        return Err(refused(origins.span(filter.0.origin), "a `filter` of the rollout `speculative`"));
-    }
-    let of = Producer::student(sampling(drawn, origins, of.origin)?);
-    Ok(Speculative { block: *block, rejects: false, of }.into())
 }

@@ -1,10 +1,8 @@
 //! `sample(n: 8, temperature: 1.0, max_tokens: 24)`: the student's rollouts, sampled at every step.
 
-use mopd_lang::experiment::{self as checked, Heads};
 use serde::Deserialize;
 
-use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, sampling};
-use crate::refusal::{Converted, Origins, refused};
+use super::{FieldValue, Fields, ModelId, ProducerKind, Sampling, Writer};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Student {
@@ -41,19 +39,4 @@ impl ProducerKind for Student {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-}
-
-/// Converts the source. With `heads` it may sample two tokens per step.
-pub(super) fn executable(
-    of: &checked::Sampling,
-    origin: checked::Origin,
-    origins: Origins,
-) -> Converted<Producer> {
-    let accept = match of.heads {
-        None => None,
-        Some(Heads { heads: 2, accept }) => Some(accept),
-        Some(_) => return Err(refused(origins.span(origin), "sampling with more than two output heads")),
-    };
-    let one = checked::Sampling { heads: None, ..of.clone() };
-    Ok(Producer::student(Sampling { accept, ..sampling(&one, origins, origin)? }))
 }

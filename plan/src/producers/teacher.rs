@@ -2,12 +2,10 @@
 //! step (`sequences`) or at every step (`n`). The writer reads the template `sees`, or its template as a
 //! scorer.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, sampling, sampling_once};
-use crate::refusal::{Converted, Origins, role};
-use crate::{Keep, Role, View, template};
+use super::{FieldValue, Fields, ModelId, ProducerKind, Sampling, Writer};
+use crate::{Keep, Role, View};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Teacher {
@@ -104,17 +102,4 @@ impl ProducerKind for Teacher {
         let word = if self.once.is_some() { "batch" } else { "prompts" };
         format!("`{word} = {groups}`")
     }
-}
-
-pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Converted<Producer> {
-    let at = origins.span(rollout.origin);
-    let RolloutSource::From { teacher, sees, sequences, sampling: of } = &rollout.source else {
-        unreachable!("the caller has looked")
-    };
-    let sees = sees.as_ref().map(|shown| template::view(shown, at, origins)).transpose()?;
-    let once = sequences.map(|sequences| PrecomputedRollouts { sequences, keep });
-    let drawn = if once.is_some() { sampling_once } else { sampling };
-    let sampling = drawn(of, origins, rollout.origin)?;
-    let writer = role(teacher, origins.at(rollout.origin))?;
-    Ok(Teacher { writer, sees, once, sampling }.into())
 }

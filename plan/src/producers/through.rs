@@ -1,14 +1,10 @@
 //! `... |> through("python3 edit.py")`: completions that an author's program may rewrite or leave out.
 
-use mopd_lang::experiment::{self as checked, Edit, without_absolute_paths};
+use mopd_experiment::without_absolute_paths;
 use serde::Deserialize;
 
-use super::{
-    FieldValue, Fields, ModelId, PrecomputedRollouts, Producer, ProducerKind, Sampling, Writer, edit_name,
-    editable,
-};
+use super::{FieldValue, Fields, ModelId, PrecomputedRollouts, Producer, ProducerKind, Sampling, Writer};
 use crate::failures::FailureKind;
-use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Through {
@@ -112,28 +108,4 @@ impl ProducerKind for Through {
     fn groups_setting(&self, groups: u32) -> String {
         self.of.kind().groups_setting(groups)
     }
-}
-
-/// The rollout `of` with completions edited by a program.
-pub(super) fn executable(
-    of: Producer,
-    edit: &Edit,
-    rollout: &checked::Rollout,
-    origins: Origins,
-) -> Converted<Producer> {
-    let at = origins.span(rollout.origin);
-    let Edit::Through { command, time_limit_seconds, depends } = edit else {
-        unreachable!("the caller has looked")
-    };
-    editable(edit, rollout, at)?;
-    if matches!(of, Producer::Through(_)) {
-        return Err(refused(at, format!("{} twice", edit_name(edit))));
-    }
-    Ok(Through {
-        command: command.clone(),
-        time_limit_seconds: *time_limit_seconds,
-        depends: depends.clone(),
-        of,
-    }
-    .into())
 }

@@ -1,17 +1,12 @@
 //! `turns("python3 env.py", at_most: 30, sample(...))`: the student's turns, with a program's observations
 //! between them.
 
-use mopd_lang::experiment::{self as checked, Edit, RolloutSource, without_absolute_paths};
-use mopd_lang::formula;
+use mopd_experiment::without_absolute_paths;
 use serde::Deserialize;
 
-use super::{
-    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, ProducerProgram, Sampling, Writer,
-    edit_name, sampling,
-};
+use super::{FieldValue, Fields, ModelId, ProducerKind, ProducerProgram, Sampling, Writer};
 use crate::failures::FailureKind;
-use crate::refusal::{Converted, Origins, refused};
-use crate::{AdaptiveSchedule, Axis, Formula, Signal, adaptive_schedule};
+use crate::{AdaptiveSchedule, Formula};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Turns {
@@ -112,61 +107,4 @@ impl ProducerKind for Turns {
     fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
-}
-
-/// Whether an edit is a setting of turns.
-pub(super) fn makes(edit: &Edit) -> bool {
-    matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. })
-}
-
-pub(super) fn executable(
-    rollout: &checked::Rollout,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Converted<Producer> {
-    let RolloutSource::Turns { environment, time_limit_seconds, depends, at_most, of } = &rollout.source
-    else {
-        unreachable!("the caller has looked")
-    };
-    let at = origins.span(of.origin);
-    if let Some(edit) = of.edits.first() {
-        return Err(refused(at, edit_name(edit)));
-    }
-    let RolloutSource::Sample(drawn) = &of.source else {
-        return Err(refused(at, format!("`turns` of the rollout `{}`", of.source.name())));
-    };
-    let number = |formula: &formula::Formula, name: &str| {
-        let lowered = of_completions(formula, &format!("`{name}`"), Axis::Group)?;
-        let of_step = |signal: &Signal| matches!(signal, Signal::Step | Signal::Progress);
-        match lowered.graph.signals(&[lowered.value]).iter().all(of_step) {
-            true => Ok(lowered),
-            false => Err(refused(at, format!("`{name}` of a number that is not the step's alone"))),
-        }
-    };
-    let (mut first_turns, mut expert_turns) = (None, None);
-    for edit in &rollout.edits {
-        let twice = match edit {
-            Edit::FirstTurns { turns } => first_turns.replace(number(turns, "first_turns")?).is_some(),
-            Edit::ExpertTurns { turns: checked::ExpertTurns::First(turns) } => {
-                expert_turns.replace(ExpertTurns::First(number(turns, "expert_turns")?)).is_some()
-            }
-            Edit::ExpertTurns { turns: checked::ExpertTurns::AllBut(turns) } => {
-                expert_turns.replace(ExpertTurns::AllBut(number(turns, "expert_turns")?)).is_some()
-            }
-            _ => false,
-        };
-        if twice {
-            return Err(refused(origins.span(rollout.origin), format!("{} twice", edit_name(edit))));
-        }
-    }
-    Ok(Turns {
-        environment: environment.clone(),
-        time_limit_seconds: *time_limit_seconds,
-        depends: depends.clone(),
-        at_most: adaptive_schedule(at_most, "an `at_most`", origins)?,
-        first_turns,
-        expert_turns,
-        sampling: sampling(drawn, origins, of.origin)?,
-    }
-    .into())
 }

@@ -93,8 +93,9 @@ pub fn probe_teacher(
             }
         }
     };
-    findings.known(are_probabilities(served, &address, &sequence, entries).map_err(failed));
-    let asked = ask(served.answers);
+    let probabilities = late_once(|| are_probabilities(served, &address, &sequence, entries));
+    findings.known(probabilities.map_err(failed));
+    let asked = late_once(|| ask(served.answers));
     if let Err(Error::Failed(why)) = asked.clone().map_err(failed) {
         findings.note(|report| report.falls_short = Some(*why));
     }
@@ -102,6 +103,15 @@ pub fn probe_teacher(
     // A failed request for more than the run needs is not a problem of the run.
     let most = most_answered(served, known, entries, ask).unwrap_or_default();
     findings.note(|report| report.answers = most.or(known));
+}
+
+/// The result of a request, sent a second time if there was no response: an engine that compiles for its
+/// first requests answers them late.
+fn late_once<T>(request: impl Fn() -> Result<T, ReplyProblem>) -> Result<T, ReplyProblem> {
+    match request() {
+        Err(ReplyProblem::Gone(_)) => request(),
+        other => other,
+    }
 }
 
 /// The most that a server supports: whole distributions, or the longest list, found by bisection. A server

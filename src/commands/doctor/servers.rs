@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use mopd_experiment::{Capability, Experiment, TeacherId};
 use mopd_expr::jit;
 use mopd_lang::Analysis;
 use mopd_lang::check::{nearest_form, needed_of};
-use mopd_lang::experiment::{Capability, Experiment, TeacherId};
 use mopd_plan::events::{Event, Failure, Job, LONGEST_LIST, ServerReport, ServersJob};
 use mopd_plan::{Answers, Engine};
 
@@ -73,6 +73,10 @@ fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysi
     let of = needed_of(experiment, TeacherId(place as u32));
     *needed = of.as_ref().map(|(needed, _)| *needed);
     let (Some(failure), Some(answers)) = (&mut report.falls_short, report.answers) else { return };
+    // It did not answer in time, say.
+    if report.asked.is_some_and(|asked| asked <= answers) {
+        return;
+    }
     let enough = of.as_ref().is_none_or(|(needed, _)| *needed <= answers.capability());
     if enough && works_with(answers, place, experiment, analysis) {
         failure.help = Some(format!("write `answers: {answers}`: the experiment needs no more"));

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use mopd_compiler::export::coverage::Coverage;
 use mopd_compiler::export::stage::{DomainPart, ExportRequest, RowFacts, trained};
 use mopd_compiler::export::{ExportEngine, export as exported};
+use mopd_experiment::SweepAxis;
 use mopd_lang::diag::nearest;
-use mopd_lang::experiment::SweepAxis;
 use mopd_plan::{
     ExportedRewards, ModelId, Plan, Pretrained, PretrainedSource, RECORDS_FILE, REWARDS_FILE, Recipe, Stage,
 };

@@ -25,9 +25,9 @@ pub fn import(arguments: &ImportArgs) -> Result<CommandStatus, Problem> {
         return Err(Problem::usage("already-there", message).help("choose another name"));
     }
     let given = GivenSettings::read(&arguments.file)?;
-    let mut draft = match given.origin {
+    let mut draft = match &given.origin {
         SourceTool::Verl => verl::draft(&given),
-        SourceTool::Trl { .. } => trl::draft(&given),
+        SourceTool::Trl { class } => trl::draft(&given, class),
     };
     let left = given.settings.iter().filter_map(|setting| Some((setting.text(), left_out(setting, &given)?)));
     draft.left_out.extend(left);

@@ -7,7 +7,7 @@ use super::draft::{
     COUNT, DECAY, DIVISOR, Draft, EPSILON, FRACTION, NO_CLIP, NOT_NEGATIVE, PROBABILITY, RATE, SEED,
     TEMPERATURE, number, quoted, targets, word,
 };
-use super::given::{GivenSettings, SourceTool};
+use super::given::GivenSettings;
 
 /// A configuration with the defaults of its class.
 struct Settings<'a> {
@@ -49,8 +49,7 @@ pub fn default(class: &str, name: &str) -> Option<&'static Value> {
     fields(&TRL, &path_of(class)).get(name).map(|field| &field["default"])
 }
 
-pub fn draft(given: &GivenSettings) -> Draft {
-    let SourceTool::Trl { class } = &given.origin else { unreachable!("the caller has looked") };
+pub fn draft(given: &GivenSettings, class: &str) -> Draft {
     let path = path_of(class);
     let settings = Settings { given, defaults: fields(&TRL, &path) };
     let mut draft = Draft {

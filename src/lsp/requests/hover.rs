@@ -2,9 +2,9 @@
 
 use lsp_types::{Hover, HoverContents, HoverParams};
 use mopd_compiler::audit::{self, ObjectiveUse, TermAudit};
+use mopd_experiment::{Objective, Stage, Train};
 use mopd_lang::Analysis;
 use mopd_lang::check::index::{NameTarget, Symbol, SymbolKind};
-use mopd_lang::experiment::{Objective, Stage, Train};
 use mopd_lang::ide;
 
 use super::super::dispatch::RequestError;
@@ -43,7 +43,7 @@ fn gradients(
     symbol: &Symbol,
 ) -> Result<Option<String>, RefreshInterruption> {
     let (analysis, extent) = (&document.analysis, symbol.extent);
-    let is_within = |origin: mopd_lang::experiment::Origin| {
+    let is_within = |origin: mopd_experiment::Origin| {
         let Some(span) = analysis.origins.get(origin.0 as usize) else { return false };
         span.file == extent.file && extent.start <= span.start && span.end <= extent.end
     };

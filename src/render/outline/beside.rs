@@ -1,10 +1,8 @@
 //! Texts that models write besides a stage's completions: feedback about them, continuations of them, and
 //! completions of their own.
 
-use mopd_lang::experiment::{
-    BatchSize, Experiment, GroupMember, RolloutSource, Sampling, Slot, TeacherId, Train,
-};
-use mopd_lang::formula::{Formula, FormulaKind, ModelSignal, Signal, Statistic};
+use mopd_experiment::formula::{Formula, FormulaKind, ModelSignal, Signal, Statistic};
+use mopd_experiment::{BatchSize, Experiment, GroupMember, RolloutSource, Sampling, Slot, TeacherId, Train};
 
 use super::OutlineRows;
 use super::training::samples;

@@ -7,13 +7,13 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use mopd_lang::experiment::{
+use mopd_experiment::formula::Formula;
+use mopd_experiment::formula::text;
+use mopd_experiment::{
     AuthorProgram, Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint,
     MarkedSetting, Metric, Model, ModelId, Pretrained, PretrainedSource, PromptFormat, Reward, SettingMark,
     Stage, SweepAxis, TokenizerSpec, Train,
 };
-use mopd_lang::formula::Formula;
-use mopd_lang::formula::text;
 use mopd_plan::difference::NamedPlan;
 use mopd_plan::producers::SampledBy;
 use mopd_plan::{Cost, Plan, RolloutServer};
@@ -284,7 +284,7 @@ fn settings(model: &Model, experiment: &Experiment) -> OutlineRows {
         }
         Stage::Train(train) => training(train, experiment),
         Stage::Merge(merge) => {
-            use mopd_lang::experiment::MergeMethod::*;
+            use mopd_experiment::MergeMethod::*;
             let with = match &merge.method {
                 Average => String::new(),
                 TaskArithmetic { scale } => format!(", scale {}", setting(*scale)),
@@ -301,13 +301,13 @@ fn settings(model: &Model, experiment: &Experiment) -> OutlineRows {
 }
 
 fn members(joint: &Joint, experiment: &Experiment) -> OutlineRows {
-    let member = |member: &mopd_lang::experiment::JointMember| {
+    let member = |member: &mopd_experiment::JointMember| {
         let start = &experiment.model(member.start).name;
         let sees =
             member.sees.as_ref().map(|template| format!(", sees {}", template.name)).unwrap_or_default();
         ("trains", format!("{} from {start}{sees}", member.name))
     };
-    let step = |step: &mopd_lang::experiment::JointStep| {
+    let step = |step: &mopd_experiment::JointStep| {
         let updates = joint.members.get(step.updates).map_or("?", |member| member.name.as_str());
         let every =
             if step.every == 1 { "every step".to_owned() } else { format!("every {} steps", step.every) };

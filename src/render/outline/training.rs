@@ -1,12 +1,12 @@
 //! A training stage: its teachers, its rollouts, its optimizer, and its objective in normal form.
 
-use mopd_lang::experiment::{
+use mopd_experiment::formula::{Adaptive, Formula, FormulaKind};
+use mopd_experiment::{
     Adapter, BatchSize, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
     GradientAlignment, GradientPartition, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel,
     RolloutSource, Sampling, Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
     TeacherWeights, Temperature, Train, Trainable, Validation, WeightFilter, powers_up_to,
 };
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_plan::NormalForm;
 
 use super::{OutlineRows, beside, formula, joined};

@@ -2,8 +2,8 @@
 //! parts.
 
 use mopd_compiler::audit::{AuditedObjective, ObjectiveUse, audit, diagnostics, of_experiment, of_file};
+use mopd_experiment::Objective;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::Objective;
 use mopd_lang::source::{SourceFile, Span};
 
 const SETUP: &str = r#"experiment "found" { seed = 1 }

@@ -157,8 +157,7 @@ fn a_teacher_seen_from_above_stays_itself() {
             assert!(teachers.contains("nothing"), "{}", listing(&analysis));
             continue;
         };
-        let mopd_lang::experiment::Stage::Train(train) = &experiment.models.last().expect("a stage").stage
-        else {
+        let mopd_experiment::Stage::Train(train) = &experiment.models.last().expect("a stage").stage else {
             panic!("{teachers}")
         };
         let choice = &experiment.teachers[train.teachers.last().expect("a teacher").teacher.0 as usize];

@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use mopd_experiment::formula::text;
 use mopd_lang::check::ParseCache;
-use mopd_lang::formula::text;
 use mopd_lang::source::SourceFile;
 use mopd_tests::{fences, files, root};
 

@@ -44,6 +44,20 @@ fn crates_do_not_depend_on_forbidden_packages() {
             ][..],
         ),
         (
+            "mopd-experiment",
+            &[
+                "tch",
+                "torch-sys",
+                "cranelift",
+                "pest",
+                "parquet",
+                "mopd-lang",
+                "mopd-expr",
+                "mopd-plan",
+                "mopd-runtime",
+            ],
+        ),
+        (
             "mopd-lang",
             &[
                 "tch",
@@ -57,17 +71,29 @@ fn crates_do_not_depend_on_forbidden_packages() {
                 "mopd-runtime",
             ],
         ),
-        ("mopd-expr", &["tch", "torch-sys", "parquet", "miette", "lsp", "mopd-plan", "mopd-runtime"]),
-        ("mopd-plan", &["tch", "torch-sys", "parquet", "miette", "lsp", "mopd-compiler", "mopd-runtime"]),
+        ("mopd-expr", &["tch", "torch-sys", "pest", "parquet", "miette", "lsp", "mopd-lang", "mopd-plan"]),
+        ("mopd-plan", &["tch", "torch-sys", "pest", "parquet", "miette", "lsp", "mopd-lang", "mopd-runtime"]),
         ("mopd-compiler", &["tch", "torch-sys", "parquet", "miette", "lsp", "mopd-runtime"]),
         (
             "mopd-store",
             &["tch", "torch-sys", "parquet", "miette", "mopd-lang", "mopd-expr", "mopd-plan", "mopd-runtime"],
         ),
         ("mopd-kernels", &["tch", "torch-sys", "mopd-lang", "mopd-expr", "mopd-store", "mopd-runtime"]),
-        ("mopd-data", &["tch", "torch-sys", "miette", "mopd-kernels", "mopd-compiler", "mopd-runtime"]),
+        (
+            "mopd-data",
+            &[
+                "tch",
+                "torch-sys",
+                "pest",
+                "miette",
+                "mopd-lang",
+                "mopd-kernels",
+                "mopd-compiler",
+                "mopd-runtime",
+            ],
+        ),
         ("mopd", &["tch", "torch-sys", "mopd-runtime", "mopd-kernels"]),
-        ("mopd-runtime", &["miette", "clap", "mopd-std", "mopd-compiler"]),
+        ("mopd-runtime", &["miette", "clap", "pest", "mopd-lang", "mopd-std", "mopd-compiler"]),
     ];
     for (package, forbidden) in never {
         let tree = dependencies(package);

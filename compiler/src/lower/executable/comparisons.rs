@@ -1,6 +1,6 @@
 //! Converts tables, and the benchmarks that are columns or that decide about weights.
 
-use mopd_lang::experiment as checked;
+use mopd_experiment as checked;
 use mopd_plan::{Comparison, DataSource, Domain, DomainId, Metric, Origin, TableColumn};
 
 use super::settings::{SettingsConverter, evaluation};

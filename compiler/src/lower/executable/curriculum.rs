@@ -2,19 +2,18 @@
 
 use std::cell::RefCell;
 
+use crate::lower::refusal::{FormulaContext, Origins};
+use mopd_experiment as checked;
+use mopd_experiment::formula::{self, FormulaKind, FormulaNode};
 use mopd_expr::graph::Operation;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as checked;
-use mopd_lang::formula::{self, FormulaKind, FormulaNode};
-use mopd_plan::refusal::{FormulaContext, Origins};
 use mopd_plan::{
     Axis, Curriculum, CurriculumMeasure, Formula, Keep, Length, Producer, Rollout, Signal, is_of_run,
-    producers,
 };
 
 use super::formula::CrossRolloutReads;
 use super::settings::SettingsConverter;
-use super::{Converted, filter, refused};
+use super::{Converted, filter, producers, refused};
 
 /// The construct's name in refusals.
 const CHOICE: &str = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::lower::refusal::Origins;
+use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Signal};
 use mopd_lang::diag::Code;
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Signal};
-use mopd_plan::refusal::Origins;
 use mopd_plan::{DataFormula, DataNode};
 
 use super::{Converted, Diagnostic, refused};

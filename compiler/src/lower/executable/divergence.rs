@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::lower::refusal::FormulaContext;
+use mopd_experiment::formula::{self as checked, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, LiveId, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{self as checked, FormulaKind, FormulaNode};
-use mopd_plan::refusal::FormulaContext;
 use mopd_plan::{
     Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Role, Signal, Summand,
     Support,

@@ -1,6 +1,6 @@
 //! Converts the extrapolation of weights, and the comparison of gradients.
 
-use mopd_lang::experiment as checked;
+use mopd_experiment as checked;
 use mopd_plan::{Extrapolation, GradientAlignment, PromptFormat, Trainable};
 
 use super::comparisons::domain_of;

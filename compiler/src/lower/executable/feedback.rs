@@ -1,13 +1,13 @@
 //! Converts `feedback = from(peer, max_tokens: 64, sees: critique)`: the text for `{feedback}` in a teacher's
 //! template, which another model writes about each completion.
 
+use super::producers::sampling;
+use super::template::view;
+use crate::lower::refusal::{Origins, role};
+use mopd_experiment::formula::Role;
+use mopd_experiment::{self as checked, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as checked, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
-use mopd_lang::formula::Role;
 use mopd_lang::source::Span;
-use mopd_plan::producers::sampling;
-use mopd_plan::refusal::{Origins, role};
-use mopd_plan::template::view;
 use mopd_plan::{Feedback, Scorers, View};
 
 use super::{Converted, refused};

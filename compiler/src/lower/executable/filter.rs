@@ -1,8 +1,8 @@
 //! Converts formulas that choose or order prompts or completions, from numbers known before training on them.
 
+use crate::lower::refusal::Origins;
+use mopd_experiment::formula;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula;
-use mopd_plan::refusal::Origins;
 use mopd_plan::{Axis, Formula, Role, Signal};
 
 use super::formula::CrossRolloutReads;

@@ -3,16 +3,16 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Objective, Reduce, RolloutSource, Schedule};
-use mopd_lang::formula::text;
-use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode, NamedSpan, Similarity};
+use mopd_experiment::formula::text;
+use mopd_experiment::formula::{self as checked, Formula, FormulaKind, FormulaNode, NamedSpan, Similarity};
+use mopd_experiment::{Objective, Reduce, RolloutSource, Schedule};
 use mopd_lang::source::Span;
 
 use super::divergence::{divergence, support};
 use super::{Converted, Diagnostic, refused, sums};
+pub use crate::lower::refusal::role;
+use crate::lower::refusal::{FormulaContext, Origins};
 use crate::lower::scores::{ScorePosition, read_of};
-pub use mopd_plan::refusal::role;
-use mopd_plan::refusal::{FormulaContext, Origins};
 use mopd_plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 
 /// The executable form of a formula, apart from its operands. Some constructs are not in graphs and become a

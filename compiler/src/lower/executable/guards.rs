@@ -1,8 +1,8 @@
 //! Converts guards on the numbers of a stage's steps.
 
-use mopd_lang::experiment as checked;
-use mopd_lang::formula::text;
-use mopd_plan::refusal::Origins;
+use crate::lower::refusal::Origins;
+use mopd_experiment as checked;
+use mopd_experiment::formula::text;
 use mopd_plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
 
 use super::settings::SettingsConverter;
@@ -51,7 +51,7 @@ impl SettingsConverter<'_> {
         found
     }
 
-    fn condition(&self, condition: &mopd_lang::formula::Formula) -> Converted<Formula> {
+    fn condition(&self, condition: &mopd_experiment::formula::Formula) -> Converted<Formula> {
         let origins: Origins = self.origins;
         let mut lowering = Lowering::new(LeafScope::RuntimeOnly, origins);
         let value = lowering.lower(condition)?;

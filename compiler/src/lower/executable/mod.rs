@@ -13,14 +13,17 @@ pub(super) mod feedback;
 mod filter;
 pub(super) mod formula;
 mod guards;
-mod of_step;
 mod optimizer;
+mod producers;
 pub(super) mod roles;
+pub(super) mod schedules;
 pub(super) mod settings;
 mod shares;
 mod stage;
 pub(super) mod sums;
 pub(super) mod teacher;
+mod template;
 
 use mopd_lang::diag::Diagnostic;
-use mopd_plan::refusal::{Converted, refused};
+
+use crate::lower::refusal::{Converted, Origins, refused};

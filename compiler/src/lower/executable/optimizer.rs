@@ -1,6 +1,6 @@
 //! Converts optimizers: AdamW and SGD, and AdamW on differentially private gradients.
 
-use mopd_lang::experiment as checked;
+use mopd_experiment as checked;
 use mopd_plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
 use super::settings::SettingsConverter;

@@ -1,15 +1,15 @@
 //! Finds the models that a stage uses by name: teachers that its objective reads or that write, and the
 //! members of composed ones.
 
-use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{
+use crate::lower::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
+use mopd_experiment::formula::{Formula, FormulaKind, Role, WeightedRole};
+use mopd_experiment::{
     self as checked, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template,
     TemplatePiece, Train,
 };
-use mopd_lang::formula::{Formula, FormulaKind, Role, WeightedRole};
+use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Span;
 use mopd_plan::producers::Writer;
-use mopd_plan::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 use mopd_plan::{self as plan, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 
 use super::{derived, feedback, refused, teacher};

@@ -3,8 +3,8 @@
 
 use std::fmt::Display;
 
-use mopd_lang::experiment as checked;
-use mopd_plan::refusal::Origins;
+use crate::lower::refusal::Origins;
+use mopd_experiment as checked;
 use mopd_plan::{DataSource, Domain, Evaluation, Origin, Sampling};
 
 use super::{Diagnostic, data, refused};

@@ -1,9 +1,9 @@
 //! Converts the domains' shares of a step's prompts, computed from the objective's states.
 
+use crate::lower::refusal::Origins;
+use mopd_experiment as checked;
+use mopd_experiment::formula;
 use mopd_expr::graph::Operation;
-use mopd_lang::experiment as checked;
-use mopd_lang::formula;
-use mopd_plan::refusal::Origins;
 use mopd_plan::{Axis, Formula, Length, Rollout, Signal};
 
 use super::settings::SettingsConverter;

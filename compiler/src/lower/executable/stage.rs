@@ -1,16 +1,16 @@
 //! Converts stages. In place of its objective, a training stage keeps the checked stage for lowering.
 
-use mopd_lang::experiment as checked;
-use mopd_plan::producers;
-use mopd_plan::refusal::{Converted, LearnerInTurns, Origins};
-use mopd_plan::template::view;
+use super::producers;
+use super::template::view;
+use crate::lower::refusal::{Converted, LearnerInTurns, Origins};
+use mopd_experiment as checked;
 use mopd_plan::{
     Axis, Feedback, Formula, Joint, Learner, Model, Origin, OwnData, Rollout, Scorers, Stage, Train,
     Trainable, Validation, View,
 };
 
-use super::of_step::of_step;
 use super::roles::StageScorers;
+use super::schedules::of_step;
 use super::settings::SettingsConverter;
 use super::{derived, feedback, filter, refused, roles, teacher};
 

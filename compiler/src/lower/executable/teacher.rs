@@ -1,12 +1,10 @@
 //! Converts teachers: models of the run, models on servers, and teachers composed of others.
 
-use mopd_lang::experiment::{
-    self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
-};
-use mopd_lang::formula::{Formula, Role, WeightedRole};
+use super::template::{view_of_panel, view_with_numbers};
+use crate::lower::refusal::{FormulaContext, NamedScorer, Origins};
+use mopd_experiment::formula::{Formula, Role, WeightedRole};
+use mopd_experiment::{self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights};
 use mopd_lang::source::Span;
-use mopd_plan::refusal::{FormulaContext, NamedScorer, Origins};
-use mopd_plan::template::{view_of_panel, view_with_numbers};
 use mopd_plan::{
     self as plan, Answers, Composition, DivergenceParameter, Engine, Member, ModelId, Pool, Served,
     StudentCopy, TeacherChoice, View,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_lang::formula::{
+use mopd_experiment::formula::{
     Formula, FormulaKind, FormulaNode, Function, Live, ModelSignal, Reduction, Role, Signal,
 };
 

@@ -1,11 +1,11 @@
 //! `by domain`: weights tokens so that each domain has its share of the loss, whatever the length of its
 //! completions, and more of it while its signal is large (Open-MOPD, arXiv:2608.19098).
 
+use crate::lower::refusal::refused;
+use mopd_experiment::{Balance, Reduce};
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{Balance, Reduce};
 use mopd_lang::source::Span;
-use mopd_plan::refusal::refused;
 use mopd_plan::{Axis, Function, Reduction};
 
 use crate::lower::executable::formula as executable;

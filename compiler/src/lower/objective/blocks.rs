@@ -3,11 +3,11 @@
 //! it first. Tokens that are not chosen belong to no block, so a number of blocks counts only at chosen
 //! tokens.
 
+use crate::lower::refusal::{Converted, Origins, refused};
+use mopd_experiment as checked;
+use mopd_experiment::formula::{Adaptive, Formula, FormulaKind};
 use mopd_expr::graph::{Graph, NodeId, Operation};
-use mopd_lang::experiment as checked;
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
-use mopd_plan::refusal::{Converted, Origins, refused};
 use mopd_plan::{Axis, Statistic};
 
 use super::ObjectiveLowering;

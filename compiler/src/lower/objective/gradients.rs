@@ -1,11 +1,11 @@
 //! The derivative of an objective's loss, and the reported numbers that follow from it.
 
+use crate::lower::refusal::refused;
+use mopd_experiment::formula::text;
 use mopd_expr::derivative::adjoints_beside;
 use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::text;
 use mopd_lang::source::Span;
-use mopd_plan::refusal::refused;
 use mopd_plan::{Axis, Function, Reduction};
 
 use super::{ObjectiveLowering, blocks};

@@ -1,8 +1,8 @@
 //! The reduction of terms to one number: the loss of an objective, and of each of its terms.
 
+use mopd_experiment as checked;
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as checked;
 use mopd_plan::{Axis, Denominator, Function, Reduction};
 
 use super::balance::{self, IncludedMasks};

@@ -6,9 +6,9 @@ mod gradients;
 mod loss;
 mod standalone;
 
+use mopd_experiment as checked;
+use mopd_experiment::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as checked;
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
 
 pub(super) use standalone::expressions;
@@ -17,8 +17,8 @@ pub(crate) use standalone::{WholeObjective, whole};
 use self::loss::only_where;
 use super::executable::formula::CrossRolloutReads;
 use super::formula::{LeafScope, LossNode, Lowering, PrimitiveUse};
+use crate::lower::refusal::Origins;
 use mopd_expr::graph::{LiveId, NodeId};
-use mopd_plan::refusal::Origins;
 use mopd_plan::{
     Axis, Denominator, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Signal, State,
     Temperature, Term, TermGradient, TermLoss,

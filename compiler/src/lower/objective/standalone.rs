@@ -1,11 +1,11 @@
 //! Lowers objectives for evaluation without a run.
 
+use crate::lower::refusal::{Origins, refused};
+use mopd_experiment as checked;
+use mopd_experiment::formula::{FormulaKind, NamedFormula, text};
 use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment as checked;
-use mopd_lang::formula::{FormulaKind, NamedFormula, text};
 use mopd_lang::source::Span;
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{Axis, Signal, State};
 
 use super::{ObjectiveLowering, blocks};

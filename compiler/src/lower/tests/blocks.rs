@@ -167,7 +167,7 @@ fn numbers_of_blocks_stand_in_terms() {
 
 /// `-agreement(teacher, samples: samples, by: edit) * live student.logp`
 fn agreeing(samples: u32) -> Formula {
-    let by = mopd_lang::formula::Similarity::Edit;
+    let by = mopd_experiment::formula::Similarity::Edit;
     let agreement = Signal::Agreement {
         role: Role::Named { teacher: TeacherId(1), name: "specialist[sort]".into() },
         samples,

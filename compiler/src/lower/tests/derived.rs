@@ -6,7 +6,7 @@ use mopd_plan::producers::{Derived, DerivedText};
 use mopd_plan::views::{Piece, Slot as PlanSlot};
 
 use super::*;
-use mopd_lang::formula::WeightedRole;
+use mopd_experiment::formula::WeightedRole;
 
 fn guide() -> Role {
     Role::Named { teacher: TeacherId(1), name: "specialist[sort]".into() }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use mopd_plan::views::{Piece, Slot as PlanSlot};
 
 use super::*;
-use mopd_lang::formula::WeightedRole;
+use mopd_experiment::formula::WeightedRole;
 
 fn named(place: u32, name: &str) -> Role {
     Role::Named { teacher: TeacherId(place), name: name.into() }

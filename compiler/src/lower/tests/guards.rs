@@ -1,7 +1,7 @@
 //! Guards: their part in plans and keys, and numbers that a stage's steps do not have.
 
-use mopd_lang::experiment::Guard;
-use mopd_lang::formula::{StepNumber, StepWindow};
+use mopd_experiment::Guard;
+use mopd_experiment::formula::{StepNumber, StepWindow};
 use mopd_plan::{self as plan, GuardAction};
 
 use super::*;

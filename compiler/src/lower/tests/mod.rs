@@ -26,8 +26,8 @@ mod second_heads;
 mod states;
 mod validation;
 
-use mopd_lang::experiment::*;
-use mopd_lang::formula::*;
+use mopd_experiment::formula::*;
+use mopd_experiment::*;
 use mopd_lang::source::{FileId, SourceFile, Sources, Span};
 use mopd_plan::{self as plan, Plan};
 

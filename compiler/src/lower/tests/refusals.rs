@@ -3,9 +3,9 @@
 
 use std::rc::Rc;
 
+use mopd_experiment::formula::{Side, SideProbability, Summand, SummandProperties, WeightedRole, detached};
 use mopd_expr::summand::Kernel;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{Side, SideProbability, Summand, SummandProperties, WeightedRole, detached};
 use mopd_plan::producers::Writer;
 
 use super::objectives::{assert_values, dpo, lowered, per_token};
@@ -612,14 +612,14 @@ fn refuses_unsupported_retries() {
 fn refuses_unsupported_replays() {
     let of = |source| Rc::new(Rollout::new(source, HERE));
     let replay = |change: &dyn Fn(&mut RolloutSource)| {
-        let mut source = RolloutSource::Replay {
+        let mut source = RolloutSource::Replay(mopd_experiment::Replay {
             capacity: 100,
             share: number(0.5),
             keeps: ReplayContents::Rollouts,
             condition: None,
             order: None,
             of: of(student(4, 4).0),
-        };
+        });
         change(&mut source);
         source
     };
@@ -629,7 +629,7 @@ fn refuses_unsupported_replays() {
     let inside = |inside: &RolloutSource| {
         let inside = inside.clone();
         said(&move |source| {
-            if let RolloutSource::Replay { of: place, .. } = source {
+            if let RolloutSource::Replay(mopd_experiment::Replay { of: place, .. }) = source {
                 *place = of(inside.clone());
             }
         })
@@ -643,7 +643,7 @@ fn refuses_unsupported_replays() {
     let ordered = |formula: &Formula| {
         let formula = formula.clone();
         said(&move |source| {
-            if let RolloutSource::Replay { order, .. } = source {
+            if let RolloutSource::Replay(mopd_experiment::Replay { order, .. }) = source {
                 *order = Some(formula.clone());
             }
         })
@@ -1524,13 +1524,13 @@ fn a_teacher_by_name_writes() {
 #[test]
 fn refuses_unsupported_turns() {
     let turns = |change: &dyn Fn(&mut RolloutSource)| {
-        let mut source = RolloutSource::Turns {
+        let mut source = RolloutSource::Turns(mopd_experiment::Turns {
             environment: "e".into(),
             time_limit_seconds: 30.0,
             depends: vec![],
             at_most: number(3.0),
             of: Rc::new(Rollout::new(student(4, 1).0, HERE)),
-        };
+        });
         change(&mut source);
         source
     };
@@ -1539,7 +1539,7 @@ fn refuses_unsupported_turns() {
     };
     let inside = |with: &dyn Fn(&mut Rollout)| {
         said(&|source| {
-            let RolloutSource::Turns { of, .. } = source else { panic!("turns") };
+            let RolloutSource::Turns(mopd_experiment::Turns { of, .. }) = source else { panic!("turns") };
             with(Rc::make_mut(of));
         })
     };
@@ -1547,7 +1547,7 @@ fn refuses_unsupported_turns() {
     assert_eq!(inside(&|of| of.source = data.clone()), supported("`turns` of the rollout `data`"));
     let longer = || apply(Function::Add, [&signal(Signal::Step), &number(8.0)]);
     let moving = said(&|source| {
-        let RolloutSource::Turns { at_most, .. } = source else { panic!("turns") };
+        let RolloutSource::Turns(mopd_experiment::Turns { at_most, .. }) = source else { panic!("turns") };
         *at_most = longer();
     });
     assert_eq!(moving, supported("an `at_most` that is computed from others"));

@@ -1,7 +1,7 @@
 //! Scores read from a scalar head, and its losses, compared with formulas written out by hand.
 
+use mopd_experiment::formula::NamedSpan;
 use mopd_expr::interpret::interpret;
-use mopd_lang::formula::NamedSpan;
 
 use super::objectives::{CHOSEN, SEQUENCE, batch, dpo, lowered};
 use super::*;

@@ -1,8 +1,8 @@
 //! Programs that respond to the student can't go on with a conversation of the data.
 
+use crate::lower::refusal::{Origins, refused};
+use mopd_experiment::{self as checked, PromptFormat};
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as checked, PromptFormat};
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{Objective, Producer, Train};
 
 pub fn refusal(

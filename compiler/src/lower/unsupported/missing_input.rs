@@ -1,7 +1,7 @@
 //! Teachers without an input for some completions: an objective must test `available` before it reads them.
 
+use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{Objective, Panel, Role, Scorers, Signal};
 
 pub fn refusal(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {

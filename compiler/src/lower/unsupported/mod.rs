@@ -16,9 +16,9 @@ pub mod scalar_heads;
 pub mod second_heads;
 mod served;
 
+use crate::lower::refusal::{Origins, refused};
+use mopd_experiment as checked;
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment as checked;
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{Objective, Signal, Train};
 
 /// The first thing that a stage reads and does not have, or can't combine with its other settings.

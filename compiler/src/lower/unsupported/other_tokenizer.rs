@@ -1,8 +1,8 @@
 //! Checks of teachers with another tokenizer. Such a teacher has a distribution over its own vocabulary where
 //! a token of both tokenizers begins. It is compared by rank, or on entries of both vocabularies.
 
+use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{
     Divergence, DivergenceKind, Live, Objective, Role, Scorers, Signal, Support, Teacher, TeacherChoice,
 };

@@ -1,7 +1,7 @@
 //! Checks of `value`, `score` and `bradley_terry`, which need a model whose scalar head some stage trained.
 
+use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{
     Model, ModelId, Objective, Role, Signal, Stage, Teacher, TeacherChoice, Train, Trainable, scalar_heads,
 };

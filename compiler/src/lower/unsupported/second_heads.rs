@@ -1,7 +1,7 @@
 //! Checks of stages that sample two tokens per step, and of reads of the second head's numbers.
 
+use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
-use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{Live, Model, ModelId, Objective, Producer, Signal, Stage, Train, Trainable, second_heads};
 
 const TWO: &str = "sampling with two output heads";

@@ -156,7 +156,7 @@ impl<T: Reads> Readable for Arg<'_, T> {
 impl<T: Reads> Readable for Option<Arg<'_, T>> {
     type Value = Option<T::Value>;
 
-    fn read(self, checker: &mut Checker, env: &Env) -> Option<Option<T::Value>> {
+    fn read(self, checker: &mut Checker, env: &Env) -> Option<Self::Value> {
         match self {
             Some(given) => given.read(checker, env).map(Some),
             None => Some(None),

@@ -6,7 +6,7 @@ use super::declare::{BuiltinParameter, arguments};
 use super::types::{
     Axis, Condition, Count, Deviation, Formula, Fraction, Missing, Numbers, Panel, Rollout, Schedule, Window,
 };
-use crate::formula::{Memory, Reduction, Scan, Statistic};
+use mopd_experiment::formula::{Memory, Reduction, Scan, Statistic};
 
 arguments! { Elementwise { x: Formula } }
 arguments! { Bucket { x: Formula, n: Count } }

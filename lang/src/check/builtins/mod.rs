@@ -26,7 +26,7 @@ use std::sync::LazyLock;
 use mopd_ops::{Notation, OperatorEntry};
 use rustc_hash::FxHashMap;
 
-use crate::formula::{Function, Memory, Reduction, Scan, Statistic};
+use mopd_experiment::formula::{Function, Memory, Reduction, Scan, Statistic};
 
 pub use constructors::Constructor;
 pub use data::DataName;

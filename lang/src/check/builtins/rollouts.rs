@@ -10,9 +10,9 @@ use super::types::{
 use crate::check::Checker;
 use crate::check::rollouts::SamplingArguments;
 use crate::check::values::evaluate::Env;
-use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Heads, ReplayContents, RolloutEngine, RolloutSource, Sampling};
-use crate::formula::Axis;
+use crate::diag::{Code, Diagnostic, Reported};
+use mopd_experiment::formula::Axis;
+use mopd_experiment::{Heads, ReplayContents, RolloutEngine, RolloutSource, Sampling};
 
 builtins! { Rollout: RolloutName, RolloutCall {
     /// The student's own completions, `n` of each prompt, fresh at every step. With `heads` it generates that
@@ -189,13 +189,13 @@ impl Checker {
                 let (at_most, of) = (self.read(given.at_most, env), self.read(given.of, env));
                 let time_limit_seconds = self.read(given.time_limit, env)?;
                 let depends = self.read(given.depends, env)?.unwrap_or_default();
-                RolloutSource::Turns {
+                RolloutSource::Turns(mopd_experiment::Turns {
                     environment: environment?,
                     time_limit_seconds,
                     depends,
                     at_most: at_most?,
                     of: of?,
-                }
+                })
             }
             RolloutCall::Denoise(given) => {
                 let (steps, block) = (self.read(given.steps, env), self.read(given.block, env));
@@ -233,23 +233,26 @@ impl Checker {
             Some(order) => self.judged_by(order.expr, env, false, Axis::Group).map(Some),
             None => Some(None),
         };
-        Some(RolloutSource::Replay {
+        Some(RolloutSource::Replay(mopd_experiment::Replay {
             capacity: capacity?,
             share: share?,
             keeps: keeps?.unwrap_or(ReplayContents::Rollouts),
             condition: condition?,
             order: order?,
             of: of?,
-        })
+        }))
     }
 
-    /// `heads: 2, accept: 0.95`: each needs the other. `None` where faulty.
-    fn heads(&mut self, given: &Sample, env: &Env) -> Option<Option<Heads>> {
+    /// `heads: 2, accept: 0.95`: each needs the other.
+    fn heads(&mut self, given: &Sample, env: &Env) -> Result<Option<Heads>, Reported> {
         let alone = match (given.heads, given.accept) {
-            (None, None) => return Some(None),
+            (None, None) => return Ok(None),
             (Some(heads), Some(accept)) => {
                 let (heads, accept) = (self.read(heads, env), self.read(accept, env));
-                return Some(Some(Heads { heads: heads?, accept: accept? }));
+                return match (heads, accept) {
+                    (Some(heads), Some(accept)) => Ok(Some(Heads { heads, accept })),
+                    _ => Err(Reported),
+                };
             }
             (Some(heads), None) => heads.expr,
             (None, Some(accept)) => accept.expr,
@@ -259,7 +262,7 @@ impl Checker {
             Diagnostic::error(Code::MissingArgument, alone.span, text)
                 .help("write both: `heads: 2, accept: 0.95`"),
         );
-        None
+        Err(Reported)
     }
 
     fn sample(&mut self, given: Sample, env: &Env) -> Option<Sampling> {
@@ -273,7 +276,7 @@ impl Checker {
             env,
         );
         let repetition_penalty = self.read(given.repetition_penalty, env)?;
-        let heads = self.heads(&given, env)?;
+        let heads = self.heads(&given, env).ok()?;
         Some(Sampling { repetition_penalty, heads, ..sampling? })
     }
 

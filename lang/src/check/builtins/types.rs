@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use crate::experiment::{self, ModelId, ReplayContents, RewardRange, Secret as SecretText};
-use crate::formula::{self, Role as RoleOf};
+use mopd_experiment::formula::{self, Role as RoleOf};
+use mopd_experiment::{self as experiment, ModelId, ReplayContents, RewardRange, Secret as SecretText};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Arg;

@@ -1,9 +1,9 @@
 //! Checks the items `experiment` and `domain`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Reward, WithOrigin};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Name};
+use mopd_experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Reward, WithOrigin};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;

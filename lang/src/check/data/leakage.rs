@@ -2,8 +2,8 @@
 //! on. The score then measures memory, or the luck of the choice.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId, Origin};
-use crate::formula::text;
+use mopd_experiment::formula::text;
+use mopd_experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId, Origin};
 
 use crate::check::Checker;
 

@@ -6,13 +6,13 @@ pub mod leakage;
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use crate::source::{Span, Spanned};
+use crate::syntax::ast::{Expr, ExprKind, ItemKind};
+use mopd_experiment::formula::{Formula, Unit};
+use mopd_experiment::{
     Benchmark, BenchmarkId, DATA_ENDINGS, DataSource, Domain, DomainId, FieldColumn, Metric, ModelId, Origin,
     Pretrained, PretrainedSource, PromptFormat, Stage,
 };
-use crate::formula::{Formula, Unit};
-use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Expr, ExprKind, ItemKind};
 
 use crate::check::Checker;
 use crate::check::builtins;

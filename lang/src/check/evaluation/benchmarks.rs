@@ -2,9 +2,9 @@
 //! metrics of tables.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
+use mopd_experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
@@ -231,7 +231,7 @@ impl Checker {
         for index in 0..self.parts.benchmarks.len() {
             let id = BenchmarkId(index as u32);
             let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));
-            let guides = |train: &&crate::experiment::Train| {
+            let guides = |train: &&mopd_experiment::Train| {
                 train.extrapolation.as_ref().is_some_and(|extrapolation| extrapolation.judged_by == id)
             };
             if compared || self.trains().iter().any(guides) {

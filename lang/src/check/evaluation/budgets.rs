@@ -1,8 +1,8 @@
 //! Budgets of a table: what the training of each row cost, in steps or sequences, with or without teachers.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Budget, BudgetUnit, ModelId, Normalized, Row, Stage};
 use crate::source::Span;
+use mopd_experiment::{Budget, BudgetUnit, ModelId, Normalized, Row, Stage};
 
 use crate::check::Checker;
 

@@ -2,13 +2,13 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
-    BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, Evaluation, ModelId, Normalized, Row,
-};
+use crate::diag::{Code, Diagnostic, Reported};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Text};
 use crate::syntax::tokens;
+use mopd_experiment::{
+    BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, Evaluation, ModelId, Normalized, Row,
+};
 
 use crate::check::Checker;
 use crate::check::builtins::DataName;
@@ -105,7 +105,7 @@ impl Checker {
         if !self.check_held_out(&columns.domains, name.span) {
             return None;
         }
-        let (rows, normalized, budget) = (rows?, normalized?, budget?);
+        let (rows, normalized, budget) = (rows?, normalized?, budget.ok()?);
         for row in &rows {
             for (model, domain) in row.models.iter().zip(&columns.domains) {
                 if !self.check_format(*model, *domain, name.span) {
@@ -219,8 +219,8 @@ impl Checker {
         Some(columns)
     }
 
-    /// `budget = tokens, teachers = charged`; `None` where faulty.
-    fn budget(&mut self, settings: &BlockSettings) -> Option<Option<Budget>> {
+    /// `budget = tokens, teachers = charged`, if it is set.
+    fn budget(&mut self, settings: &BlockSettings) -> Result<Option<Budget>, Reported> {
         let charges = [("free", false), ("charged", true)];
         let charged =
             settings.get("teachers").map(|expr| self.word(expr, "a way to count teachers", &charges));
@@ -230,9 +230,9 @@ impl Checker {
                     Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
                         .help("name the quantity that every row spends equally: `budget = sequences`"),
                 );
-                return None;
+                return Err(Reported);
             }
-            return Some(None);
+            return Ok(None);
         };
         let units = [
             ("steps", BudgetUnit::Steps),
@@ -250,7 +250,10 @@ impl Checker {
                 .help("add `teachers = free` or `teachers = charged`"),
             );
         }
-        Some(Some(Budget { unit: unit?, teachers_charged: charged?? }))
+        match (unit, charged.flatten()) {
+            (Some(unit), Some(teachers_charged)) => Ok(Some(Budget { unit, teachers_charged })),
+            _ => Err(Reported),
+        }
     }
 
     fn rows(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Vec<Row>> {
@@ -440,7 +443,7 @@ compare "table" {
         let analysis = analyse(file("rows.mopd", text), &load);
         let experiment = analysis.experiment.unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
         let rows = experiment.comparisons[0].rows.iter();
-        let named = |row: &crate::experiment::Row| {
+        let named = |row: &mopd_experiment::Row| {
             let model = &experiment.models[row.models[0].0 as usize];
             (row.label.clone(), model.name.clone())
         };

@@ -6,8 +6,8 @@ pub mod compare;
 pub mod sweep;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Experiment, Model, ModelId, Origin, TeacherWeights};
 use crate::source::{FileId, Span};
+use mopd_experiment::{Experiment, Model, ModelId, Origin, TeacherWeights};
 
 /// Warnings about models that the entry file trains and a run would leave out, because no table needs them.
 /// This needs the whole experiment, which is not assembled while a file is edited.

@@ -1,10 +1,10 @@
 //! `sweep`: a grid of experiments over the file's `param`s.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{SweepAxis, WithOrigin};
-use crate::formula::Unit;
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, Index, ItemKind, Parameter};
+use mopd_experiment::formula::Unit;
+use mopd_experiment::{SweepAxis, WithOrigin};
 
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;

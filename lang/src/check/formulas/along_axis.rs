@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic};
-use crate::formula::{Axis, Formula, FormulaKind, Memory, Reduction, Scan, Signal, Statistic, Unit};
+use crate::diag::{Code, Diagnostic, Reported};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::formula::{
+    Axis, Formula, FormulaKind, Memory, Reduction, Scan, Signal, Statistic, Unit,
+};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
@@ -74,7 +76,7 @@ impl Checker {
             self.report(Diagnostic::error(Code::NotDifferentiable, span, text));
             return None;
         }
-        let among = self.among(given.among, formula.axis(), env)?;
+        let among = self.among(given.among, formula.axis(), env).ok()?;
         let on = match given.on {
             Some(on) => Some(self.other_rollout(on.expr, &formula, over_axis, env)?),
             None => None,
@@ -93,7 +95,7 @@ impl Checker {
         x: &Formula,
         over: Axis,
         env: &Env,
-    ) -> Option<Rc<crate::experiment::Rollout>> {
+    ) -> Option<Rc<mopd_experiment::Rollout>> {
         let rollout = self.rollout_value(expr, env)?;
         if over > Axis::Group {
             let text =
@@ -115,26 +117,26 @@ impl Checker {
         Some(rollout)
     }
 
-    /// The condition of `among:`, a bool no finer than the numbers compared. `Some(None)` without one.
+    /// The condition of `among:`, a bool no finer than the numbers compared. if there is one.
     pub(in crate::check) fn among(
         &mut self,
         given: Option<Arg<types::Condition>>,
         axis: Axis,
         env: &Env,
-    ) -> Option<Option<Formula>> {
-        let Some(given) = given else { return Some(None) };
-        let condition = self.read(given, env)?;
+    ) -> Result<Option<Formula>, Reported> {
+        let Some(given) = given else { return Ok(None) };
+        let condition = self.read(given, env).ok_or(Reported)?;
         let expr = given.expr;
         if condition.unit() != Unit::Bool {
             self.unit_mismatch(Spanned::new(&condition, expr.span), "`among` needs a bool", None);
-            return None;
+            return Err(Reported);
         }
         // A completion is selected where some token of it is.
         if axis < Axis::Token && matches!(condition.0.kind, FormulaKind::Signal(Signal::Selected)) {
             let origin = condition.0.origin;
             let kind =
                 FormulaKind::Reduce { reduction: Reduction::Any, operand: condition, among: None, on: None };
-            return Some(Some(Formula::new(kind, Unit::Bool, axis, false, origin)));
+            return Ok(Some(Formula::new(kind, Unit::Bool, axis, false, origin)));
         }
         if condition.axis() > axis {
             let text =
@@ -143,9 +145,9 @@ impl Checker {
                 Diagnostic::error(Code::AxisMismatch, expr.span, text)
                     .help("reduce it first, for example with `any(...)`"),
             );
-            return None;
+            return Err(Reported);
         }
-        Some(Some(condition))
+        Ok(Some(condition))
     }
 
     /// Reports a missing `over`.
@@ -279,7 +281,7 @@ impl Checker {
             );
             return None;
         }
-        let among = self.among(among, x.axis(), env)?;
+        let among = self.among(among, x.axis(), env).ok()?;
         let (axis, origin) = (x.axis(), self.origin(span));
         let kind = FormulaKind::Statistic { statistic, operand: x, over: over.value, among };
         Some(Value::Formula(Formula::new(kind, unit, axis, false, origin)))
@@ -338,7 +340,7 @@ impl Checker {
             Rc::make_mut(&mut inner.locals)[current].1 = Value::Teacher(*member);
             let value = self.evaluate(x, &inner);
             formulas.push(self.formula(value, x.span)?);
-            conditions.extend(self.among(among, Axis::Token, &inner)?);
+            conditions.extend(self.among(among, Axis::Token, &inner).ok()?);
         }
         let axis = formulas.iter().map(Formula::axis).max().expect("a panel has members");
         let index = members.iter().position(|member| *member == this).expect("it was found among them");

@@ -3,9 +3,9 @@
 use mopd_ops::{Mismatch, Units};
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Axis, CountWord, Formula, FormulaKind, Function, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::BinaryOperator;
+use mopd_experiment::formula::{Axis, CountWord, Formula, FormulaKind, Function, Unit};
 
 use crate::check::Checker;
 use crate::check::values::value::Value;

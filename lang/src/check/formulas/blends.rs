@@ -1,9 +1,9 @@
 //! Blends: weighted sums of distributions, as sides of divergences.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Distribution, Formula, Unit, WeightedRole};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Expr, ExprKind};
+use mopd_experiment::formula::{Distribution, Formula, Unit, WeightedRole};
 
 use crate::check::Checker;
 use crate::check::values::evaluate::Env;

@@ -1,15 +1,15 @@
 //! Declared divergences, of the standard library or the author: their arguments, their summand, and whether
-//! the summand makes a divergence. [`crate::formula::Summand`] defines their meaning.
+//! the summand makes a divergence. [`mopd_experiment::formula::Summand`] defines their meaning.
 
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{
+use crate::source::{Span, Spanned};
+use crate::syntax::ast::{Argument, DivergenceItem, Expr, ExprKind, Name, Parameter};
+use mopd_experiment::formula::{
     Axis, DeclaredType, DivergenceKind, Formula, FormulaKind, Function, GivenParameter, Side,
     SideProbability, Summand, SummandProperties, Unit, detached,
 };
-use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
 
 use crate::check::Checker;
 use crate::check::builtins::{Builtin, BuiltinKind};
@@ -19,7 +19,7 @@ use crate::check::names::modules::{DIVERGENCES, ItemId};
 use crate::check::values::calls::Slots;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
-use crate::experiment::StageStep;
+use mopd_experiment::StageStep;
 
 /// The number of parameters that are sides: leading bare names, at most two.
 pub(in crate::check) fn sides(parameters: &[Parameter]) -> usize {
@@ -87,15 +87,13 @@ impl Checker {
     pub(in crate::check) fn call_divergence(
         &mut self,
         id: ItemId,
+        declared: &DivergenceItem,
         arguments: &[Argument],
         span: Span,
         env: &Env,
         mut inner: Env,
     ) -> Value {
-        let tree = self.modules.tree(id.module);
-        let ItemKind::Divergence { name, directed, parameters, body } = &tree.items[id.index].kind else {
-            unreachable!("the caller has looked")
-        };
+        let DivergenceItem { name, directed, parameters, body } = declared;
         let in_entry = env.context == EvaluationContext::Entry;
         if !in_entry && self.outside_objective(span, env) {
             return Value::Error;
@@ -160,7 +158,7 @@ impl Checker {
         };
         let bound = self.own_parameters(name, own, own_given, span, env, &mut inner);
         let (Some((left, right)), Some(bound)) = (pair, bound) else { return Value::Error };
-        let Some(summand) = self.summand(id, bound, &inner) else { return Value::Error };
+        let Some(summand) = self.summand(id, declared, bound, &inner) else { return Value::Error };
         if summand.facts.zero && summand.facts.divergence {
             let place = own_given.iter().flatten().next().map_or(span, |expr| expr.span);
             self.report_zero_everywhere(&summand, place);
@@ -318,13 +316,11 @@ impl Checker {
     pub(in crate::check) fn summand(
         &mut self,
         id: ItemId,
+        declared: &DivergenceItem,
         given: Vec<GivenParameter>,
         env: &Env,
     ) -> Option<Summand> {
-        let tree = self.modules.tree(id.module);
-        let ItemKind::Divergence { name, directed, parameters, body } = &tree.items[id.index].kind else {
-            unreachable!("the caller has looked")
-        };
+        let DivergenceItem { name, directed, parameters, body } = declared;
         let sides = &parameters[..sides(parameters)];
         if sides.is_empty() || *directed && sides.len() < 2 {
             let text = format!("`{}` needs its sides: two names, or one for their ratio", name.text);
@@ -377,11 +373,8 @@ impl Checker {
 
     /// Checks a declaration on its own. A fraction is tried at one half, where a family like `jsd` is
     /// symmetric.
-    pub(in crate::check) fn divergence_item(&mut self, id: ItemId, env: &Env) {
-        let tree = self.modules.tree(id.module);
-        let ItemKind::Divergence { name, parameters, .. } = &tree.items[id.index].kind else {
-            unreachable!("the caller has looked")
-        };
+    pub(in crate::check) fn divergence_item(&mut self, id: ItemId, declared: &DivergenceItem, env: &Env) {
+        let DivergenceItem { name, parameters, .. } = declared;
         let mut inner = env.clone();
         for parameter in &parameters[sides(parameters)..] {
             if parameter.annotation.as_ref().is_some_and(|annotation| annotation.text == "fraction") {
@@ -389,7 +382,7 @@ impl Checker {
                 inner.bind(&parameter.name.text, half);
             }
         }
-        let Some(summand) = self.summand(id, Vec::new(), &inner) else { return };
+        let Some(summand) = self.summand(id, declared, Vec::new(), &inner) else { return };
         if summand.directed || self.is_symmetric(&summand.value) {
             return;
         }

@@ -1,11 +1,11 @@
 //! Divergences: their sides, supports and masses. Declared divergences are in `declared.rs`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{
-    Distribution, Divergence, DivergenceKind, Mass, Role, Signal, Support, Unit, WeightedRole,
-};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::formula::{
+    Distribution, Divergence, DivergenceKind, Mass, Role, Signal, Support, Unit, WeightedRole,
+};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
@@ -46,7 +46,8 @@ impl Checker {
             }
             DivergenceCall::Kl(given) => {
                 let support = given.support.map(Arg::expr);
-                let sides = self.sides_of(given.call, given.pair, support, env)?;
+                self.beyond_one_entry(given.call, env)?;
+                let sides = self.sides(given.pair.expr, support, given.call.builtin.name, env);
                 let ((left, right), common) = (sides?, common!(given));
                 Some(self.finish_divergence(DivergenceKind::Kl, left, right, common, given.call.span, env))
             }
@@ -67,7 +68,8 @@ impl Checker {
             DivergenceCall::Gaussian(given) => {
                 self.beyond_one_entry(given.call, env)?;
                 let support = given.support.map(Arg::expr);
-                let sides = self.sides_of(given.call, given.pair, support, env)?;
+                self.beyond_one_entry(given.call, env)?;
+                let sides = self.sides(given.pair.expr, support, given.call.builtin.name, env);
                 let kind = DivergenceKind::Gaussian { dimensions: self.read(given.dimensions, env)? };
                 let ((left, right), common) = (sides?, common!(given));
                 Some(self.finish_divergence(kind, left, right, common, given.call.span, env))
@@ -86,18 +88,6 @@ impl Checker {
             return None;
         }
         (!self.outside_objective(call.span, env)).then_some(())
-    }
-
-    /// Both sides of a pair. `None` where they are faulty, or outside an objective.
-    fn sides_of(
-        &mut self,
-        call: Call,
-        pair: Arg<types::Role>,
-        support: Option<&Expr>,
-        env: &Env,
-    ) -> Option<Option<(Distribution, Distribution)>> {
-        self.beyond_one_entry(call, env)?;
-        Some(self.sides(pair.expr, support, call.builtin.name, env))
     }
 
     pub(in crate::check) fn outside_objective(&mut self, span: Span, env: &Env) -> bool {

@@ -13,10 +13,10 @@ use crate::check::builtins::types::Reads;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::Pool;
-use crate::formula::{Formula, FormulaKind, Function, Memory, Reduction, Scan, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::Expr;
+use mopd_experiment::Pool;
+use mopd_experiment::formula::{Formula, FormulaKind, Function, Memory, Reduction, Scan, Unit};
 
 /// Help for a `where` between losses of two units.
 const ONE_TERM_EACH: &str = "the terms of an objective may have units of their own: write one for each case, \

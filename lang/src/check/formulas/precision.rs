@@ -2,8 +2,8 @@
 //! are refused when the graph is made.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Objective, Origin};
-use crate::formula::{Formula, FormulaKind, text};
+use mopd_experiment::formula::{Formula, FormulaKind, text};
+use mopd_experiment::{Objective, Origin};
 
 use crate::check::Checker;
 

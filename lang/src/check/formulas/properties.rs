@@ -1,12 +1,12 @@
 //! Tests numerically, on sample distributions, whether a declared function is a divergence.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Formula, FormulaKind, Side, SummandProperties};
 use crate::syntax::ast::{Expr, Name, Parameter};
+use mopd_experiment::formula::{Formula, FormulaKind, Side, SummandProperties};
 
 use crate::check::Checker;
 use crate::check::values::ranges::{Bindings, Tape};
-use crate::experiment::StageStep;
+use mopd_experiment::StageStep;
 
 /// Likelihood ratios at which a generator is evaluated, from very small to very large.
 const RATIOS: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];

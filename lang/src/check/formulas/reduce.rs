@@ -2,10 +2,10 @@
 //! denominator and a balance between domains may follow.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Balance, Reduce, ReduceStep};
-use crate::formula::{Axis, Formula, FormulaKind, Reduction, Signal, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Block, Expr, ExprKind, Name};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Reduction, Signal, Unit};
+use mopd_experiment::{Balance, Reduce, ReduceStep};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;

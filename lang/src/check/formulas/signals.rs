@@ -1,12 +1,12 @@
 //! Names that have a meaning only inside an objective: roles, signals, and parts of roles.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{SelfCopy, TeacherWeights};
-use crate::formula::{
-    Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, Role, Signal, Unit,
-};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, Name};
+use mopd_experiment::formula::{
+    Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, Role, Signal, Unit,
+};
+use mopd_experiment::{SelfCopy, TeacherWeights};
 
 use crate::check::Checker;
 use crate::check::builtins::measures::MeasureCall;

@@ -7,9 +7,9 @@
 use std::ops::Range;
 
 use crate::diag::{Code, Diagnostic, Fix, Severity, nearest};
-use crate::experiment::{Experiment, Origin};
 use crate::source::{FileId, SourceFile, Sources, Span};
 use crate::syntax::tokens::lex;
+use mopd_experiment::{Experiment, Origin};
 
 /// One such comment.
 struct Allow {

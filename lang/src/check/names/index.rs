@@ -16,10 +16,10 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use crate::formula::{Axis, Unit};
 use crate::source::{FileId, Sources, Span};
 use crate::syntax::ast::ItemKind;
 use crate::syntax::ast::Module;
+use mopd_experiment::formula::{Axis, Unit};
 
 use crate::check::builtins::Builtin;
 use crate::check::builtins::vocabulary::{SettingKey, SignalName, Word};
@@ -97,7 +97,7 @@ impl SymbolKind {
             ItemKind::Teacher { .. } => SymbolKind::Teacher,
             ItemKind::Template { .. } => SymbolKind::Template,
             ItemKind::Rollout { .. } => SymbolKind::Rollout,
-            ItemKind::Divergence { .. } => SymbolKind::Divergence,
+            ItemKind::Divergence(_) => SymbolKind::Divergence,
             ItemKind::Panel { .. } => SymbolKind::Panel,
             ItemKind::Eval { .. } => SymbolKind::Eval,
             ItemKind::Stage { .. } => SymbolKind::Stage,

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use crate::source::{Span, Spanned};
+use crate::syntax::ast::{Binding, DivergenceItem, Item, ItemKind, Name, Parameter};
+use crate::syntax::tokens;
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Unit};
+use mopd_experiment::{
     Objective, Panel, PanelId, Rollout, RolloutSource, Sampling, Slot, Stage, TeacherWeights, Template,
     TemplatePiece,
 };
-use crate::formula::{Axis, Formula, FormulaKind, Unit};
-use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
-use crate::syntax::tokens;
 
 use crate::check::Checker;
 use crate::check::DEEPEST_CHAIN;
@@ -185,12 +185,12 @@ impl Checker {
             (_, Some(_)) => {
                 let (name, parameters) = signature(&item.kind).expect("what can be called has a signature");
                 let sides = match item.kind {
-                    ItemKind::Divergence { .. } => crate::check::formulas::declared::sides(parameters),
+                    ItemKind::Divergence(_) => crate::check::formulas::declared::sides(parameters),
                     _ => 0,
                 };
                 let env = self.abstract_arguments(module, &name.text, &parameters[sides..]);
-                if let ItemKind::Divergence { .. } = item.kind {
-                    self.divergence_item(id, &env);
+                if let ItemKind::Divergence(divergence) = &item.kind {
+                    self.divergence_item(id, divergence, &env);
                 }
                 self.check_body(item, name, parameters, env.named(&name.text));
             }
@@ -356,7 +356,7 @@ pub(in crate::check) fn callable(kind: &ItemKind) -> Option<Callable> {
         ItemKind::Fn { .. } => Callable::Fn,
         ItemKind::Stage { .. } => Callable::Stage,
         ItemKind::Objective { .. } => Callable::Objective,
-        ItemKind::Divergence { .. } => Callable::Divergence,
+        ItemKind::Divergence(_) => Callable::Divergence,
         ItemKind::Template { parameters, .. } if !parameters.is_empty() => Callable::Template,
         ItemKind::Rollout { parameters, .. } if !parameters.is_empty() => Callable::Rollout,
         ItemKind::Teacher { parameters, .. } if !parameters.is_empty() => Callable::Teacher,
@@ -370,7 +370,7 @@ pub(in crate::check) fn signature(kind: &ItemKind) -> Option<(&Name, &[Parameter
         ItemKind::Fn { name, parameters, .. }
         | ItemKind::Stage { name, parameters, .. }
         | ItemKind::Objective { name, parameters, .. }
-        | ItemKind::Divergence { name, parameters, .. }
+        | ItemKind::Divergence(DivergenceItem { name, parameters, .. })
         | ItemKind::Template { name, parameters, .. }
         | ItemKind::Rollout { name, parameters, .. } => (name, parameters),
         ItemKind::Teacher { binding, parameters } => (&binding.name, parameters),

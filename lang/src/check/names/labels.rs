@@ -4,8 +4,8 @@
 use rustc_hash::FxHashSet;
 
 use crate::syntax::ast::{
-    Argument, Binding, Block, Condition, Expr, ExprKind, Index, Item, ItemKind, Name, Parameter, Route,
-    Statement,
+    Argument, Binding, Block, Condition, DivergenceItem, Expr, ExprKind, Index, Item, ItemKind, Name,
+    Parameter, Route, Statement,
 };
 
 /// The offsets of all of them in a file.
@@ -44,7 +44,7 @@ impl Labels {
             ItemKind::Fn { name, parameters, body }
             | ItemKind::Stage { name, parameters, body }
             | ItemKind::Rollout { name, parameters, body }
-            | ItemKind::Divergence { name, parameters, body, .. }
+            | ItemKind::Divergence(DivergenceItem { name, parameters, body, .. })
             | ItemKind::Template { name, parameters, text: body } => {
                 self.name(name);
                 parameters.iter().for_each(|parameter| self.parameter(parameter));

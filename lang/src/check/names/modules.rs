@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::source::{FileId, Span};
-use crate::syntax::ast::{Expr, Item, ItemKind, Module, Name};
+use crate::syntax::ast::{DivergenceItem, Expr, Item, ItemKind, Module, Name};
 
 use crate::check::values::value::Value;
 
@@ -195,7 +195,7 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
         | ItemKind::Stage { name, .. }
         | ItemKind::Objective { name, .. }
         | ItemKind::Template { name, .. }
-        | ItemKind::Divergence { name, .. }
+        | ItemKind::Divergence(DivergenceItem { name, .. })
         | ItemKind::Rollout { name, .. }
         | ItemKind::Panel { name, .. }
         | ItemKind::Eval { name, .. } => Some(name),

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::formula::Unit;
 use crate::source::{SourceFile, Spanned};
 use crate::syntax::ast::{Item, ItemKind, Parameter};
 use crate::syntax::parse;
+use mopd_experiment::formula::Unit;
 
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;

@@ -1,11 +1,11 @@
 //! Compares what objectives need of their teachers with what the teachers return.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Capability, Experiment, Origin, TeacherId, Train};
-use crate::formula::{
+use crate::source::Span;
+use mopd_experiment::formula::{
     Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal, Support,
 };
-use crate::source::Span;
+use mopd_experiment::{Capability, Experiment, Origin, TeacherId, Train};
 
 use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;

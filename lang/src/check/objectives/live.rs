@@ -4,12 +4,12 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Rollout, RolloutSource, are_exchanged};
-use crate::formula::{
-    Axis, Formula, FormulaKind, Live, ModelSignal, NamedSpan, Preference, PreferenceKind, Role, Signal,
-};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
+use mopd_experiment::formula::{
+    Axis, Formula, FormulaKind, Live, ModelSignal, NamedSpan, Preference, PreferenceKind, Role, Signal,
+};
+use mopd_experiment::{Rollout, RolloutSource, are_exchanged};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};

@@ -15,10 +15,10 @@ use std::rc::Rc;
 use rustc_hash::FxHashSet;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Objective, Reduce, Rollout, Term};
-use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, NamedFormula, Signal, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, NamedFormula, Signal, Unit};
+use mopd_experiment::{Objective, Reduce, Rollout, Term};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
@@ -452,7 +452,7 @@ impl Checker {
 /// Whether some formula of the objective compares the samples of one prompt. Formulas multiplied by 0 do not
 /// count, because a factor of 0 switches a comparison off.
 pub fn reads_group(objective: &Objective) -> bool {
-    use crate::formula::{FormulaKind, Function};
+    use mopd_experiment::formula::{FormulaKind, Function};
     let zero = |formula: &&Formula| formula.constant() == Some(0.0);
     let mut waiting = objective.formulas();
     let mut seen = FxHashSet::default();

@@ -5,9 +5,9 @@ use crate::check::Checker;
 use crate::check::data::domains::ExperimentHeader;
 use crate::check::stages::streams::corrects_for_sampler;
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Dtype, Objective, Rollout, RolloutSource, Stage, Train};
-use crate::formula::{Formula, FormulaKind, Function, Reduction};
 use crate::source::Span;
+use mopd_experiment::formula::{Formula, FormulaKind, Function, Reduction};
+use mopd_experiment::{Dtype, Objective, Rollout, RolloutSource, Stage, Train};
 
 /// How far the log-probability of a token is apart on average in generation and in training, in bfloat16, as
 /// measured in a step of SmolLM2-135M; one token of that step had 0.12.

@@ -7,11 +7,11 @@ use mopd_ops::interval::{ANYTHING, ValueInterval};
 use rustc_hash::FxHashSet;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Objective, Recipe, RolloutSource, Stage, TeacherId, TeacherWeights, Train};
-use crate::formula::{
+use mopd_experiment::formula::{
     Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Reduction, Role,
     Signal, Support, Unit,
 };
+use mopd_experiment::{Objective, Recipe, RolloutSource, Stage, TeacherId, TeacherWeights, Train};
 
 use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;

@@ -7,10 +7,10 @@ use crate::check::stages::settings::undecided;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::State;
-use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, Name};
+use mopd_experiment::State;
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 
 /// A state whose next value is not checked yet, because it may read all names of the objective.
 pub(super) struct OpenState<'a> {

@@ -6,10 +6,10 @@ pub mod rewards;
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{self, Edit, Rollout, RolloutSource, Sampling};
-use crate::formula::{Axis, Formula, Role, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::formula::{Axis, Formula, Role, Unit};
+use mopd_experiment::{self as experiment, Edit, Rollout, RolloutSource, Sampling};
 
 use crate::check::Checker;
 use crate::check::builtins::BuiltinKind;

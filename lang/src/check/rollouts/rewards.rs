@@ -1,9 +1,9 @@
 //! Rewards, which judge completions.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Reward, RewardPart, Secret};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::{Reward, RewardPart, Secret};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;

@@ -1,13 +1,13 @@
 //! Constructors of models: dispatch by name, and the stages that train nothing (initialise, load, merge).
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use crate::source::Span;
+use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::formula::Unit;
+use mopd_experiment::{
     Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, PretrainedSource, Recipe, Stage,
     TokenizerSpec,
 };
-use crate::formula::Unit;
-use crate::source::Span;
-use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::constructors::{ConstructorCall, Llama, Merge as MergeArguments};

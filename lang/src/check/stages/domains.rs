@@ -1,9 +1,9 @@
 //! Checks of objectives that compare the prompt's domain against the domains of the stages that use them.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DomainId, Train};
-use crate::formula::{Formula, FormulaKind, Signal};
 use crate::source::Span;
+use mopd_experiment::formula::{Formula, FormulaKind, Signal};
+use mopd_experiment::{DomainId, Train};
 
 use crate::check::Checker;
 

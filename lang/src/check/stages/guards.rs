@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{DomainId, Guard, GuardAction, Optimizer, Train};
-use crate::formula::{Formula, FormulaKind, Pooling, Signal, StepNumber, StepWindow, Unit};
 use crate::source::{Span, Spanned};
+use mopd_experiment::formula::{Formula, FormulaKind, Pooling, Signal, StepNumber, StepWindow, Unit};
+use mopd_experiment::{DomainId, Guard, GuardAction, Optimizer, Train};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, ArgOr, Call};

@@ -2,9 +2,9 @@
 //! act. And entries that a small vocabulary does not have.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Guard, Origin, Train};
-use crate::formula::{Formula, FormulaKind, Live, Signal, StepNumber, StepWindow, Support, text};
 use crate::source::Span;
+use mopd_experiment::formula::{Formula, FormulaKind, Live, Signal, StepNumber, StepWindow, Support, text};
+use mopd_experiment::{Guard, Origin, Train};
 
 use crate::check::Checker;
 use crate::check::stages::settings::{BlockSettings, has_variables};

@@ -1,11 +1,11 @@
 //! The stage `train`: several models that are trained together, in turns.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{
-    Joint, JointMember, JointStep, Length, ModelId, Recipe, Stage, Teacher, TeacherWeights,
-};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name, Statement};
+use mopd_experiment::{
+    Joint, JointMember, JointStep, Length, ModelId, Recipe, Stage, Teacher, TeacherWeights,
+};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
@@ -152,7 +152,7 @@ impl Checker {
         Some(JointMember {
             name: name.text.clone(),
             start: start?,
-            sees: sees?,
+            sees: sees.ok()?,
             origin: self.origin(name.span),
         })
     }

@@ -4,12 +4,12 @@
 use rustc_hash::FxHashSet;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use crate::source::Span;
+use mopd_experiment::formula::Role;
+use mopd_experiment::{
     Alignment, DomainId, Model, ModelId, Pretrained, PretrainedSource, Stage, TeacherChoice, TeacherId,
     TeacherWeights, TokenizerSpec, Train,
 };
-use crate::formula::Role;
-use crate::source::Span;
 
 use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;

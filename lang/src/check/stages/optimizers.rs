@@ -1,11 +1,11 @@
 //! Optimizers with the usual defaults, and the calls that act between updates (extrapolation, validation).
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
-    self, Extrapolation, GradientAlignment, GradientPartition, Optimizer, Train, Validation, WeightGroup,
-};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::{
+    self, Extrapolation, GradientAlignment, GradientPartition, Optimizer, Train, Validation, WeightGroup,
+};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, ArgOr, Call};
@@ -48,7 +48,7 @@ impl Checker {
         Some(match call {
             OptimizerCall::AdamW(given) => {
                 let span = given.call.span;
-                Optimizer::AdamW(experiment::AdamW {
+                Optimizer::AdamW(mopd_experiment::AdamW {
                     beta1: self.read(given.beta1, env)?,
                     beta2: self.read(given.beta2, env)?,
                     epsilon: self.denominator_offset(given.epsilon, span, env)?,
@@ -60,7 +60,7 @@ impl Checker {
                 let span = given.call.span;
                 let momentum = self.read(given.momentum, env)?;
                 let clip_norm = self.clip_norm(given.clip_norm, span, env)?;
-                Optimizer::Sgd(experiment::Sgd { momentum, clip_norm })
+                Optimizer::Sgd(mopd_experiment::Sgd { momentum, clip_norm })
             }
             OptimizerCall::PrivateAdamW(given) => {
                 let origin = self.origin(given.call.span);

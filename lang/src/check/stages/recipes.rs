@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Live, PreferenceKind, Reduction, Unit};
+use mopd_experiment::{
     BatchSize, Edit, Keep, ModelId, Objective, Origin, Recipe, Reduce, ReduceStep, Rollout, RolloutSource,
     Share, Term,
 };
-use crate::formula::{Axis, Formula, FormulaKind, Live, PreferenceKind, Reduction, Unit};
 
 use crate::check::Checker;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};

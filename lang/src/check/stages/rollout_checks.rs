@@ -8,8 +8,8 @@ use crate::check::stages::streams::{
     reads_policy_temperature, reads_sampler, reads_verdict, reshaped, streams, term_reads,
 };
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Objective, Rollout, TokensOf};
-use crate::formula::{FormulaNode, Role};
+use mopd_experiment::formula::{FormulaNode, Role};
+use mopd_experiment::{Objective, Rollout, TokensOf};
 
 impl Checker {
     /// Whether a teacher writes or selects some of the tokens, independent of the objective.

@@ -3,10 +3,10 @@
 use std::ops::RangeInclusive;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{MarkedSetting, SettingMark};
-use crate::formula::{Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Route, Statement};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Unit};
+use mopd_experiment::{MarkedSetting, SettingMark};
 
 use crate::check::Checker;
 use crate::check::builtins::bounds;

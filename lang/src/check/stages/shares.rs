@@ -4,24 +4,24 @@ use crate::check::Checker;
 use crate::check::stages::settings::{BlockSettings, has_variables};
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
-use crate::diag::{Code, Diagnostic};
-use crate::experiment::Objective;
-use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit};
+use crate::diag::{Code, Diagnostic, Reported};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::Name;
+use mopd_experiment::Objective;
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit};
 
 /// The prefix under which states are bound in scope, and its marker there. No written name contains a dot.
 const KNOWN: &str = "state.";
 
 impl Checker {
-    /// The formula of `shares`, `Some(None)` where it is not set. `None` if it is faulty.
+    /// The formula of `shares`, if it is set.
     pub(super) fn shares(
         &mut self,
         settings: &BlockSettings,
         objective: &Objective,
         env: &Env,
-    ) -> Option<Option<Formula>> {
-        let Some(expr) = settings.get("shares") else { return Some(None) };
+    ) -> Result<Option<Formula>, Reported> {
+        let Some(expr) = settings.get("shares") else { return Ok(None) };
         let mut env = env.with_context(EvaluationContext::Schedule);
         env.bind(KNOWN, Value::Error);
         for state in &objective.states {
@@ -37,15 +37,15 @@ impl Checker {
             );
         }
         let value = self.evaluate(expr, &env);
-        let formula = self.formula(value, expr.span)?;
+        let formula = self.formula(value, expr.span).ok_or(Reported)?;
         if has_variables(&formula) {
-            return Some(Some(formula));
+            return Ok(Some(formula));
         }
         if formula.unit() == Unit::Bool {
             let message = "expected a number, found a bool";
             let help = Some("write the number itself, such as `state.gap`");
             self.unit_mismatch(Spanned::new(&formula, expr.span), message, help);
-            return None;
+            return Err(Reported);
         }
         if formula.axis() != Axis::Domain {
             let text = format!(
@@ -64,9 +64,9 @@ impl Checker {
                 .label("the same for all domains")
                 .help(help);
             self.report(diagnostic);
-            return None;
+            return Err(Reported);
         }
-        Some(Some(formula))
+        Ok(Some(formula))
     }
 
     /// The value of `state.gap` in the setting `shares`. `None` in every other place.

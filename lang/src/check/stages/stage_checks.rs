@@ -2,11 +2,11 @@
 //! run ends.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
+use mopd_experiment::{
     BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Optimizer, Origin, Recipe, Reward,
     TokensOf, Train, WithOrigin,
 };
-use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 
 use crate::check::Checker;
 use crate::check::builtins::bounds;
@@ -333,7 +333,7 @@ impl Checker {
 
 /// A value of at least `limit` that a number takes during training, if one is known.
 fn at_least(formula: &Formula, limit: f64, length: Length) -> Option<f64> {
-    use crate::formula::Adaptive;
+    use mopd_experiment::formula::Adaptive;
     if has_variables(formula) {
         return None;
     }

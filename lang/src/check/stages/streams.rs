@@ -1,7 +1,9 @@
 //! The completions that each term of an objective is trained on, and tests of what terms read.
 
-use crate::experiment::{Objective, Rollout, Sampling, Temperature, Term, TokensOf};
-use crate::formula::{Divergence, FormulaKind, FormulaNode, Function, Live, ModelSignal, Role, Signal};
+use mopd_experiment::formula::{
+    Divergence, FormulaKind, FormulaNode, Function, Live, ModelSignal, Role, Signal,
+};
+use mopd_experiment::{Objective, Rollout, Sampling, Temperature, Term, TokensOf};
 
 /// A term and the completions that it is trained on.
 pub struct TermRollout<'a> {

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use crate::diag::{Code, Diagnostic, Reported};
+use crate::source::Span;
+use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::{
     Adapter, AdapterKind, BatchSize, ChangedElements, Checkpointing, Execution, ModelId, Projection, Stage,
     Train, Trainable, WeightFilter, WeightGroup,
 };
-use crate::source::Span;
-use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins;
@@ -307,10 +307,10 @@ impl Checker {
         &mut self,
         settings: &BlockSettings,
         env: &Env,
-    ) -> Option<Option<f64>> {
-        let Some(expr) = settings.get("ema") else { return Some(None) };
+    ) -> Result<Option<f64>, Reported> {
+        let Some(expr) = settings.get("ema") else { return Ok(None) };
         let value = self.evaluate(expr, env);
-        let rate = self.fraction(&value, expr.span, "`ema`")?;
+        let rate = self.fraction(&value, expr.span, "`ema`").ok_or(Reported)?;
         if rate == 0.0 || rate == 1.0 {
             let text = if rate == 1.0 {
                 "with `ema` = 1 the average never moves"
@@ -322,9 +322,9 @@ impl Checker {
                     "write how much of the average is kept at every step, such as `0.999`, or remove it",
                 ),
             );
-            return None;
+            return Err(Reported);
         }
-        Some(Some(rate))
+        Ok(Some(rate))
     }
 
     /// Checks that named layers exist, that weights are left to train, and that `micro_batch` fits a step.

@@ -3,14 +3,14 @@
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
+use crate::diag::{Code, Diagnostic, Reported};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Expr, ExprKind};
+use mopd_experiment::formula::{Axis, Formula};
+use mopd_experiment::{
     BatchSize, DomainId, Execution, Extrapolation, GradientAlignment, Guard, Length, ModelId, Objective,
     Optimizer, Recipe, Share, Stage, Template, Train, Trainable, Validation,
 };
-use crate::formula::{Axis, Formula};
-use crate::source::Span;
-use crate::syntax::ast::{Argument, Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
@@ -22,26 +22,26 @@ use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::{Callable, MemberKey, Value};
 
-/// The settings that every recipe has. `None` where one is missing or faulty; an inner `None`: not set.
+/// The settings that every recipe has.
 struct CommonSettings {
-    length: Option<Length>,
-    learning_rate: Option<Formula>,
-    optimizer: Option<Optimizer>,
+    length: Length,
+    learning_rate: Formula,
+    optimizer: Optimizer,
     /// The reference of each domain; empty where none is set.
-    reference: Option<Vec<(DomainId, ModelId)>>,
-    sees: Option<Option<Rc<Template>>>,
-    passes: Option<u32>,
-    mini_batches: Option<u32>,
-    filter: Option<Option<Formula>>,
-    priority: Option<Option<Formula>>,
-    refresh: Option<Option<u32>>,
-    extrapolation: Option<Option<Extrapolation>>,
-    validation: Option<Option<Validation>>,
-    alignment: Option<Option<GradientAlignment>>,
-    trainable: Option<Trainable>,
-    execution: Option<Execution>,
-    ema: Option<Option<f64>>,
-    guards: Option<Vec<Guard>>,
+    reference: Vec<(DomainId, ModelId)>,
+    sees: Option<Rc<Template>>,
+    passes: u32,
+    mini_batches: u32,
+    filter: Option<Formula>,
+    priority: Option<Formula>,
+    refresh: Option<u32>,
+    extrapolation: Option<Extrapolation>,
+    validation: Option<Validation>,
+    alignment: Option<GradientAlignment>,
+    trainable: Trainable,
+    execution: Execution,
+    ema: Option<f64>,
+    guards: Vec<Guard>,
 }
 
 impl Checker {
@@ -90,7 +90,7 @@ impl Checker {
         if !self.check_rollouts(&objective, &rollout, settings) {
             return None;
         }
-        let reads_teacher = objective.reads(&crate::formula::Role::Teacher)
+        let reads_teacher = objective.reads(&mopd_experiment::formula::Role::Teacher)
             || self.rollouts_ask_teacher(&objective, &rollout);
         let teachers = if reads_teacher {
             self.teachers_for(settings.route, env, &domains, settings.span)?
@@ -109,39 +109,46 @@ impl Checker {
             }
             Vec::new()
         };
-        let shares = self.shares(settings, &objective, env)?;
+        let shares = self.shares(settings, &objective, env).ok()?;
+        let common = common?;
         let train = Train {
             recipe: parts.recipe,
             start: parts.start?,
             mixture,
             teachers,
-            reference: common.reference?,
-            sees: common.sees?,
-            passes: common.passes?,
-            mini_batches: common.mini_batches?,
+            reference: common.reference,
+            sees: common.sees,
+            passes: common.passes,
+            mini_batches: common.mini_batches,
             rollout,
             size: parts.size?,
             keep: parts.keep,
-            filter: common.filter?,
-            priority: common.priority?,
-            refresh: common.refresh?,
+            filter: common.filter,
+            priority: common.priority,
+            refresh: common.refresh,
             shares,
             objective: Rc::unwrap_or_clone(objective),
-            optimizer: common.optimizer?,
-            length: common.length?,
-            learning_rate: common.learning_rate?,
-            extrapolation: common.extrapolation?,
-            validation: common.validation?,
-            alignment: common.alignment?,
-            trainable: common.trainable?,
-            execution: common.execution?,
-            ema: common.ema?,
-            guards: common.guards?,
+            optimizer: common.optimizer,
+            length: common.length,
+            learning_rate: common.learning_rate,
+            extrapolation: common.extrapolation,
+            validation: common.validation,
+            alignment: common.alignment,
+            trainable: common.trainable,
+            execution: common.execution,
+            ema: common.ema,
+            guards: common.guards,
         };
         self.check_stage(&train, settings).then_some(train)
     }
 
-    fn common(&mut self, settings: &BlockSettings, domains: &[DomainId], env: &Env) -> CommonSettings {
+    /// Reads every one of them before a missing or faulty one ends the stage.
+    fn common(
+        &mut self,
+        settings: &BlockSettings,
+        domains: &[DomainId],
+        env: &Env,
+    ) -> Option<CommonSettings> {
         let length = self.length(settings, env);
         let learning_rate = self.learning_rate(settings, env, length);
         let optimizer = self.optimizer(settings, env);
@@ -156,13 +163,13 @@ impl Checker {
         };
         let (passes, mini_batches) = (counted(self, "passes"), counted(self, "mini_batches"));
         let per_prompt = |checker: &mut Checker, key: &str, truth: bool| match settings.get(key) {
-            Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some),
-            None => Some(None),
+            Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some).ok_or(Reported),
+            None => Ok(None),
         };
         let (filter, priority) = (per_prompt(self, "filter", true), per_prompt(self, "priority", false));
         let refresh = match settings.get("refresh") {
-            Some(expr) => self.count(expr, "refresh", env, 1).map(Some),
-            None => Some(None),
+            Some(expr) => self.count(expr, "refresh", env, 1).map(Some).ok_or(Reported),
+            None => Ok(None),
         };
         let extrapolation = self.between_updates(settings, "extrapolate", env, |value| match value {
             Value::Extrapolation(found) => Ok(Rc::unwrap_or_clone(found)),
@@ -179,42 +186,42 @@ impl Checker {
         let trainable = self.trainable(settings, env);
         let guards = self.guards(settings, domains, env);
         let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
-        CommonSettings {
-            length,
-            learning_rate,
-            optimizer,
-            reference,
-            sees,
-            passes,
-            mini_batches,
-            filter,
-            priority,
-            refresh,
-            extrapolation,
-            validation,
-            alignment,
-            trainable,
-            execution,
-            ema,
-            guards,
-        }
+        Some(CommonSettings {
+            length: length?,
+            learning_rate: learning_rate?,
+            optimizer: optimizer?,
+            reference: reference?,
+            sees: sees.ok()?,
+            passes: passes?,
+            mini_batches: mini_batches?,
+            filter: filter.ok()?,
+            priority: priority.ok()?,
+            refresh: refresh.ok()?,
+            extrapolation: extrapolation.ok()?,
+            validation: validation.ok()?,
+            alignment: alignment.ok()?,
+            trainable: trainable?,
+            execution: execution?,
+            ema: ema.ok()?,
+            guards: guards?,
+        })
     }
 
-    /// A setting whose value is a call of the same name; `Some(None)` where it is not set, `None` if faulty.
+    /// A setting whose value is a call of the same name, if it is set.
     fn between_updates<T>(
         &mut self,
         settings: &BlockSettings,
         key: &str,
         env: &Env,
         of: impl Fn(Value) -> Result<T, Value>,
-    ) -> Option<Option<T>> {
-        let Some(expr) = settings.get(key) else { return Some(None) };
+    ) -> Result<Option<T>, Reported> {
+        let Some(expr) = settings.get(key) else { return Ok(None) };
         match of(self.evaluate(expr, env)) {
-            Ok(found) => Some(Some(found)),
+            Ok(found) => Ok(Some(found)),
             Err(other) => {
                 let usage = crate::check::builtins::find(key).expect("built in").usage;
                 self.wrong_kind(expr.span, &format!("`{key}` is `{usage}`"), &other);
-                None
+                Err(Reported)
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Teachers made of several: linear combinations of logits, and pools of distributions.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Capability, Pool, TeacherWeights};
-use crate::formula::{Axis, Formula, NamedFormula, Role, Unit, WeightedRole};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Expr, WhereBinding};
+use mopd_experiment::formula::{Axis, Formula, NamedFormula, Role, Unit, WeightedRole};
+use mopd_experiment::{Capability, Pool, TeacherWeights};
 
 use crate::check::Checker;
 use crate::check::values::evaluate::{Env, EvaluationContext};

@@ -8,12 +8,12 @@ pub mod templates;
 use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{
-    Alignment, Capability, ModelId, Pool, Reveal, Secret, SelfCopy, Teacher, TeacherId, TeacherWeights,
-};
-use crate::formula::Role;
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
+use mopd_experiment::formula::Role;
+use mopd_experiment::{
+    Alignment, Capability, ModelId, Pool, Reveal, Secret, SelfCopy, Teacher, TeacherId, TeacherWeights,
+};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Arg;
@@ -71,8 +71,7 @@ impl Checker {
             let words = [("same", SaidOrigin::Same), ("foreign", SaidOrigin::Foreign)];
             self.word(expr, "an origin", &words).map(|said| (said, expr.span))
         });
-        let (Some(mut teacher), Some(sees), Some(reveals), Some(feedback)) =
-            (teacher, sees, reveals, feedback)
+        let (Some(mut teacher), Ok(sees), Some(reveals), Some(feedback)) = (teacher, sees, reveals, feedback)
         else {
             return Value::Error;
         };

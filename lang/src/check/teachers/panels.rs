@@ -1,9 +1,9 @@
 //! Panels: teachers that discuss a prompt before they score.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Panel, PanelId, Teacher, TeacherId, TeacherWeights};
-use crate::formula::Role;
 use crate::syntax::ast::{Expr, Name};
+use mopd_experiment::formula::Role;
+use mopd_experiment::{Panel, PanelId, Teacher, TeacherId, TeacherWeights};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
@@ -84,8 +84,7 @@ impl Checker {
             Some(expr) => self.temperature(expr, env, true),
             None => Some(1.0),
         };
-        let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) =
-            (speakers, rounds, sees, confidence)
+        let (Some(speakers), Some(rounds), Ok(sees), Some(confidence)) = (speakers, rounds, sees, confidence)
         else {
             return Value::Error;
         };

@@ -4,10 +4,10 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
-use crate::formula::{Axis, Formula, FormulaKind, Role, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, ItemKind, Route};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Role, Signal, Unit};
+use mopd_experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
 
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{GroupMember, Slot, Template, TemplatePiece};
-use crate::formula::{Axis, Role, Unit};
+use crate::diag::{Code, Diagnostic, Reported, nearest};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name};
 use crate::syntax::parse;
+use mopd_experiment::formula::{Axis, Role, Unit};
+use mopd_experiment::{GroupMember, Slot, Template, TemplatePiece};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
@@ -65,15 +65,15 @@ impl Checker {
         }
     }
 
-    /// The template of a setting, `Some(None)` where it is not set. `None` where it is faulty.
+    /// The template of a setting, if it is set.
     pub(in crate::check) fn optional_template(
         &mut self,
         expr: Option<&Expr>,
         env: &Env,
-    ) -> Option<Option<Rc<Template>>> {
+    ) -> Result<Option<Rc<Template>>, Reported> {
         match expr {
-            Some(expr) => self.template_value(expr, env).map(Some),
-            None => Some(None),
+            Some(expr) => self.template_value(expr, env).map(Some).ok_or(Reported),
+            None => Ok(None),
         }
     }
 
@@ -179,7 +179,7 @@ impl Checker {
         if let Some((name, slot, share)) = part_of_slot(&expr) {
             return self.part_of_slot(name == "first", slot, share, env);
         }
-        if let Some(slot) = self.slot_of(&expr, purpose, env)? {
+        if let Some(slot) = self.slot_of(&expr, purpose, env).ok()? {
             return Some(slot);
         }
         let value = self.evaluate(&expr, &env.with_context(EvaluationContext::Objective));
@@ -215,7 +215,7 @@ impl Checker {
         share: &Argument,
         env: &Env,
     ) -> Option<TemplatePiece> {
-        let piece = self.slot_of(&slot.value, TemplateUse::Shown, env)?;
+        let piece = self.slot_of(&slot.value, TemplateUse::Shown, env).ok()?;
         let share = self.share(&share.value, "the share that is shown", env);
         let Some(TemplatePiece::Slot(slot_value)) = piece else {
             self.report(
@@ -236,17 +236,22 @@ impl Checker {
         })
     }
 
-    /// A slot, or several combined. `None` where it is faulty, `Some(None)` where it is no slot.
-    fn slot_of(&mut self, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Option<TemplatePiece>> {
+    /// A slot, or several combined. `None` where it is no slot.
+    fn slot_of(
+        &mut self,
+        expr: &Expr,
+        purpose: TemplateUse,
+        env: &Env,
+    ) -> Result<Option<TemplatePiece>, Reported> {
         let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
             return self.named_slot(expr, purpose, env);
         };
-        let ExprKind::Name(name) = &callee.kind else { return Some(None) };
+        let ExprKind::Name(name) = &callee.kind else { return Ok(None) };
         match name.as_str() {
             "shuffled" => {
                 let slots: Option<Vec<Slot>> =
                     arguments.iter().map(|argument| self.inner_slot(&argument.value, env)).collect();
-                let slots = slots?;
+                let slots = slots.ok_or(Reported)?;
                 if slots.len() < 2 {
                     self.report(
                         Diagnostic::error(
@@ -256,9 +261,9 @@ impl Checker {
                         )
                         .help("for example `{shuffled(group.correct, group.wrong)}`"),
                     );
-                    return None;
+                    return Err(Reported);
                 }
-                Some(Some(TemplatePiece::Slot(Slot::Shuffled(slots))))
+                Ok(Some(TemplatePiece::Slot(Slot::Shuffled(slots))))
             }
             "short" => {
                 let slots = self.slots("short", &["slot", "by", "max_tokens"], arguments, None);
@@ -271,19 +276,22 @@ impl Checker {
                         )
                         .help("for example `{short(group.wrong, by: guide, max_tokens: 512)}`"),
                     );
-                    return None;
+                    return Err(Reported);
                 };
                 if !slots.misplaced.is_empty() {
-                    return None;
+                    return Err(Reported);
                 }
                 let inner = self.inner_slot(slot, env);
                 let writer = self.evaluate(by, env);
                 let writer = self.teacher_role(writer, by.span, env, "a text is shortened by a teacher");
                 let max_tokens = self.count(max_tokens, "max_tokens", env, 1);
-                let short = Slot::Shortened { slot: Box::new(inner?), by: writer?, max_tokens: max_tokens? };
-                Some(Some(TemplatePiece::Slot(short)))
+                let (Some(inner), Some(by), Some(max_tokens)) = (inner, writer, max_tokens) else {
+                    return Err(Reported);
+                };
+                let slot = Box::new(inner);
+                Ok(Some(TemplatePiece::Slot(Slot::Shortened { slot, by, max_tokens })))
             }
-            _ => Some(None),
+            _ => Ok(None),
         }
     }
 
@@ -305,7 +313,7 @@ impl Checker {
 
     /// A slot in a place where only a slot is allowed.
     fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
-        match self.slot_of(expr, TemplateUse::Shown, env)? {
+        match self.slot_of(expr, TemplateUse::Shown, env).ok()? {
             Some(TemplatePiece::Slot(slot)) => Some(slot),
             _ => {
                 self.report(
@@ -317,24 +325,29 @@ impl Checker {
         }
     }
 
-    /// A slot that is a name. `None` where it is faulty, `Some(None)` where it is no slot.
-    fn named_slot(&mut self, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Option<TemplatePiece>> {
+    /// A slot that is a name. `None` where it is no slot.
+    fn named_slot(
+        &mut self,
+        expr: &Expr,
+        purpose: TemplateUse,
+        env: &Env,
+    ) -> Result<Option<TemplatePiece>, Reported> {
         match &expr.kind {
             ExprKind::Name(name) => {
                 match env.local(name) {
-                    Some(Value::Text(text)) => return Some(Some(TemplatePiece::Text(text.clone()))),
-                    Some(Value::Error) => return None,
-                    Some(_) => return Some(None),
+                    Some(Value::Text(text)) => return Ok(Some(TemplatePiece::Text(text.clone()))),
+                    Some(Value::Error) => return Err(Reported),
+                    Some(_) => return Ok(None),
                     None => {}
                 }
-                Some(Some(TemplatePiece::Slot(match name.as_str() {
+                Ok(Some(TemplatePiece::Slot(match name.as_str() {
                     "prompt" => Slot::Prompt,
                     "completion" => Slot::Completion,
                     "draft" => Slot::Draft,
                     "transcript" => Slot::Transcript,
                     "feedback" => Slot::Feedback,
                     _ if purpose == TemplateUse::Written && vocabulary::signal(name).is_some() => {
-                        return Some(None);
+                        return Ok(None);
                     }
                     // Whether the data has the field is known only when it is read.
                     field => {
@@ -346,9 +359,10 @@ impl Checker {
             ExprKind::Field { base, field } => match &base.kind {
                 ExprKind::Name(name) if env.local(name).is_none() && name == "group" => self
                     .group_member(field, "group")
-                    .map(|member| Some(TemplatePiece::Slot(Slot::Group(member)))),
+                    .map(|member| Some(TemplatePiece::Slot(Slot::Group(member))))
+                    .ok_or(Reported),
                 ExprKind::Name(name) if env.local(name).is_none() && name == "data" => {
-                    Some(Some(TemplatePiece::Slot(Slot::Data(field.text.clone()))))
+                    Ok(Some(TemplatePiece::Slot(Slot::Data(field.text.clone()))))
                 }
                 ExprKind::Name(name) => {
                     let by = match env.local(name) {
@@ -357,18 +371,19 @@ impl Checker {
                             name: self.teacher(*teacher).name.as_str().into(),
                         },
                         Some(Value::Role(role)) => role.clone(),
-                        _ => return Some(None),
+                        _ => return Ok(None),
                     };
                     // Numbers of the student's tokens are not slots. The outputs of panel members are texts.
                     if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
-                        return Some(None);
+                        return Ok(None);
                     }
                     self.group_member(field, name)
                         .map(|member| Some(TemplatePiece::Slot(Slot::Answer { by, member })))
+                        .ok_or(Reported)
                 }
-                _ => Some(None),
+                _ => Ok(None),
             },
-            _ => Some(None),
+            _ => Ok(None),
         }
     }
 

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::Rollout;
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
 use crate::syntax::tokens;
+use mopd_experiment::Rollout;
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
@@ -261,8 +261,8 @@ impl Checker {
         if inner.model_name.is_empty() {
             inner.model_name = name.text.clone();
         }
-        if let ItemKind::Divergence { .. } = item {
-            return self.call_divergence(id, arguments, span, env, inner);
+        if let ItemKind::Divergence(divergence) = item {
+            return self.call_divergence(id, divergence, arguments, span, env, inner);
         }
         self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::TeacherWeights;
-use crate::formula::{Axis, DeclaredType, Formula, Role, Unit, is_whole};
 use crate::source::Span;
 use crate::syntax::ast::Name;
+use mopd_experiment::TeacherWeights;
+use mopd_experiment::formula::{Axis, DeclaredType, Formula, Role, Unit, is_whole};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary::{self};

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DomainId, SelfCopy};
-use crate::formula::{Axis, CountWord, Formula, FormulaKind, Function, Signal, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, Index, UnaryOperator};
+use mopd_experiment::formula::{Axis, CountWord, Formula, FormulaKind, Function, Signal, Unit};
+use mopd_experiment::{DomainId, SelfCopy};
 
 use crate::check::Checker;
 use crate::check::DEEPEST_CHAIN;

@@ -1,10 +1,10 @@
 //! Conversions of values to an expected kind: a formula, a role, a distribution, one of a few words.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Stage, TeacherWeights};
-use crate::formula::{Distribution, Formula, Role};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::formula::{Distribution, Formula, Role};
+use mopd_experiment::{Stage, TeacherWeights};
 
 use crate::check::Checker;
 use crate::check::builtins;
@@ -76,7 +76,7 @@ impl Checker {
     /// `pair.guide`: another model of a joint stage.
     pub(in crate::check) fn joint_member(
         &mut self,
-        model: crate::experiment::ModelId,
+        model: mopd_experiment::ModelId,
         field: &crate::syntax::ast::Name,
     ) -> Value {
         let Stage::Joint(joint) = &self.model(model).stage else {
@@ -101,7 +101,7 @@ impl Checker {
         let wanted = Stage::Member { joint: model, member };
         let found = self.parts.models.iter().position(|model| model.stage == wanted);
         // The first member is the value of the stage itself.
-        Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
+        Value::Model(found.map_or(model, |index| mopd_experiment::ModelId(index as u32)))
     }
 
     /// The formula that a composed teacher's `where` binds to `name`.

@@ -1,9 +1,9 @@
 //! `match { condition -> value, else -> value }`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Formula, FormulaKind, Function, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Condition, MatchArm};
+use mopd_experiment::formula::{Formula, FormulaKind, Function, Unit};
 
 use crate::check::Checker;
 use crate::check::values::evaluate::Env;
@@ -170,7 +170,10 @@ fn implies(narrow: &Formula, wide: &Formula) -> bool {
 /// Whether two formulas are the same, wherever they are written.
 fn same(a: &Formula, b: &Formula) -> bool {
     const LONGEST: usize = 400;
-    let (a, b) = (crate::formula::text::formula(a, LONGEST), crate::formula::text::formula(b, LONGEST));
+    let (a, b) = (
+        mopd_experiment::formula::text::formula(a, LONGEST),
+        mopd_experiment::formula::text::formula(b, LONGEST),
+    );
     a == b && a.chars().count() < LONGEST
 }
 

@@ -1,9 +1,9 @@
 //! Checks the word after a number, `150 steps`, `2 * 2048 tokens`: it must be what the setting counts.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::CountWord;
 use crate::source::Span;
 use crate::syntax::words::split_word;
+use mopd_experiment::formula::CountWord;
 
 use crate::check::Checker;
 use crate::check::values::value::Value;

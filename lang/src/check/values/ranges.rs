@@ -9,12 +9,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::check::Checker;
 use crate::check::formulas::properties::is_zero;
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Length, Objective, StageStep};
-use crate::formula::{
+use mopd_experiment::formula::{
     Axis, DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode,
     Function, GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, StepNumber, Summand,
     Unit, with_number,
 };
+use mopd_experiment::{Length, Objective, StageStep};
 
 /// The values of the names in a number of the run.
 pub struct Bindings {
@@ -482,8 +482,8 @@ impl Checker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::{Origin, Schedule, ScheduleLength};
-    use crate::formula::{Function, Unit};
+    use mopd_experiment::formula::{Function, Unit};
+    use mopd_experiment::{Origin, Schedule, ScheduleLength};
 
     fn made(kind: FormulaKind) -> Formula {
         Formula::new(kind, Unit::Number, Axis::Run, false, Origin(0))

@@ -2,10 +2,10 @@
 //! whole run.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Length, Schedule, ScheduleLength};
-use crate::formula::{Adaptive, Axis, Formula, FormulaKind, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::formula::{Adaptive, Axis, Formula, FormulaKind, Unit};
+use mopd_experiment::{Length, Schedule, ScheduleLength};
 
 use crate::check::Checker;
 use crate::check::builtins::bounds;

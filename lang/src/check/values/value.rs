@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use crate::experiment::{
+use mopd_experiment::formula::{Distribution, Formula, FormulaKind, Role, Support, Unit, WeightedRole};
+use mopd_experiment::{
     Adapter, BenchmarkId, ChangedElements, DataSource, DomainId, Edit, Extrapolation, FieldColumn,
     GradientAlignment, Guard, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret,
     SelfCopy, TeacherId, Template, Validation,
 };
-use crate::formula::{Distribution, Formula, FormulaKind, Role, Support, Unit, WeightedRole};
 
 use crate::check::builtins::Builtin;
 use crate::check::names::modules::ItemId;

@@ -111,7 +111,12 @@ impl<'a> AstBuilder<'a> {
             Rule::template_item => ItemKind::Template { name: parts.name?, parameters, text: parts.value? },
             Rule::divergence_item => {
                 let directed = parts.directed;
-                ItemKind::Divergence { name: parts.name?, directed, parameters, body: parts.value? }
+                ItemKind::Divergence(DivergenceItem {
+                    name: parts.name?,
+                    directed,
+                    parameters,
+                    body: parts.value?,
+                })
             }
             Rule::rollout_item => ItemKind::Rollout { name: parts.name?, parameters, body: parts.value? },
             Rule::panel_item => ItemKind::Panel { name: parts.name?, value: parts.value? },

@@ -165,7 +165,7 @@ pub fn outline(module: &Module) -> Vec<String> {
             ItemKind::Model(binding) => name("model", &binding.name.text),
             ItemKind::Teacher { binding, .. } => name("teacher", &binding.name.text),
             ItemKind::Template { name: it, .. } => name("template", &it.text),
-            ItemKind::Divergence { name: it, .. } => name("divergence", &it.text),
+            ItemKind::Divergence(DivergenceItem { name: it, .. }) => name("divergence", &it.text),
             ItemKind::Rollout { name: it, .. } => name("rollout", &it.text),
             ItemKind::Panel { name: it, .. } => name("panel", &it.text),
             ItemKind::Eval { name: it, .. } => name("eval", &it.text),

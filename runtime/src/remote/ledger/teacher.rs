@@ -1,6 +1,7 @@
 //! The ledger of a teacher's server. Its canary is a fixed short request, whose numbers are recorded before
 //! the first stage and asked for again: after some scored tokens, before a checkpoint, and before a result.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mopd_plan::{Answers, Engine, Served, Train};
@@ -26,9 +27,22 @@ const ASKED_AGAIN: usize = 8;
 /// What is known of a teacher's server from its answers.
 pub struct TeacherLedger(Mutex<Entries>);
 
+/// The version of a server's weights that it names; `None` where it names none.
+#[derive(Clone, PartialEq)]
+struct WeightVersion(Option<String>);
+
+impl fmt::Display for WeightVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(version) => write!(f, "the version `{version}` of its weights"),
+            None => f.write_str("no version of its weights"),
+        }
+    }
+}
+
 struct Entries {
-    /// The version of its weights that answers name; `None` before the first answer.
-    version: Option<Option<String>>,
+    /// Of the first answer, or of the server's identity; `None` before.
+    version: Option<WeightVersion>,
     draws: DrawTest,
     prefixes: PrefixNumbers,
     canary: Option<Canary>,
@@ -69,7 +83,7 @@ impl ServerNumbers {
 impl TeacherLedger {
     /// `version` is the one that the server's identity names.
     pub fn new(version: Option<String>) -> TeacherLedger {
-        let version = version.map(Some);
+        let version = version.map(|version| WeightVersion(Some(version)));
         let (draws, prefixes) = (DrawTest::new(ALPHA), PrefixNumbers::default());
         TeacherLedger(Mutex::new(Entries { version, draws, prefixes, canary: None, since: 0 }))
     }
@@ -116,15 +130,10 @@ impl Server {
         let ServedScores::Listed(listed) = scores else { return Ok(()) };
         let mut ledger = self.ledger.entries();
         for answer in listed {
-            let recorded = ledger.version.get_or_insert_with(|| answer.version.clone());
-            if *recorded != answer.version {
-                let name = |version: &Option<String>| match version {
-                    Some(version) => format!("the version `{version}` of its weights"),
-                    None => "no version of its weights".to_owned(),
-                };
-                let what =
-                    format!("names {} now, and named {} before", name(&answer.version), name(recorded));
-                return Err(self.replaced(&what));
+            let version = WeightVersion(answer.version.clone());
+            let first = ledger.version.get_or_insert_with(|| version.clone());
+            if *first != version {
+                return Err(self.replaced(&format!("names {version} now, and named {first} before")));
             }
         }
         Ok(())

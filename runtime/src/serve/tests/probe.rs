@@ -1,11 +1,15 @@
 //! Tests of what `mopd doctor FILE` reports about servers.
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mopd_plan::events::{ServeJob, ServerReport};
 use mopd_plan::{Answers, Dtype, Engine, RolloutServer, Secret, Served};
 
+use super::faults::{self, Fault, pass};
 use super::{job, saved, served, start};
 use crate::model::tests::{random_model, tiny};
 use crate::remote::StudentIdentity;
@@ -57,6 +61,43 @@ fn a_probe_finds_the_most_that_a_server_answers() {
         assert_eq!(found.is_usable(), enough, "{what}");
         assert_eq!(found.context, Some(weights.config.context as u64), "{what}");
     }
+}
+
+/// An engine that compiles for its first requests answers one of them late, and can do what is asked of it.
+#[test]
+fn a_server_that_was_late_once_is_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let server = start(job(&saved(&weights, folder.path(), "one")));
+    let target = server.url.strip_prefix("http://").unwrap().to_owned();
+    let mut late = 0;
+    for place in 0..2 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (target, seen) = (target.clone(), Arc::new(AtomicUsize::new(0)));
+        let scored = seen.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (target, scored) = (target.clone(), scored.clone());
+                let fault = move |request: &[u8]| {
+                    let scores = request.starts_with(b"POST /v1/comp");
+                    let number = if scores { scored.fetch_add(1, Ordering::Relaxed) } else { usize::MAX };
+                    (number == place).then_some(Fault::TimeOut)
+                };
+                thread::spawn(move || pass(client, &target, fault));
+            }
+        });
+        let found =
+            probed(&served(Engine::Vllm, &url, Answers::Sampled), student(&weights.tokenizer), faults::LIMIT);
+        assert_eq!(found.falls_short, None, "the request {place}");
+        assert_eq!(
+            found.answers.map(|answers| answers >= Answers::Sampled),
+            Some(true),
+            "the request {place}"
+        );
+        late += usize::from(seen.load(Ordering::Relaxed) > place);
+    }
+    assert_eq!(late, 2, "each of these requests was sent");
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use mopd_experiment::formula::Function;
 use mopd_lang::check::bounds;
 use mopd_lang::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter, DataName, TeacherName};
 use mopd_lang::check::vocabulary::{self, ArgumentKind, SettingKey, SignalName, Word};
-use mopd_lang::formula::Function;
 use mopd_ops::Accuracy;
 
 /// The name of a section and its text.

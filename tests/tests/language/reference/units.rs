@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use mopd_experiment::formula::{Axis, Function, Unit};
 use mopd_lang::check::index::SymbolKind;
-use mopd_lang::formula::{Axis, Function, Unit};
 
 /// One expression of every unit, with the finest axis if there is a choice.
 const SAMPLES: &[(Unit, &str)] = &[

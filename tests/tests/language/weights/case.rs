@@ -3,14 +3,14 @@
 use std::fmt;
 
 use mopd_compiler::{Expressions, TermExpressions, expressions};
+use mopd_experiment::formula::{self as wide, Formula, FormulaKind};
+use mopd_experiment::{Objective, Stage, Term};
 use mopd_expr::batch::Batch;
 use mopd_expr::derivative::adjoints;
 use mopd_expr::graph::{Graph, LiveId, NodeId, Operation};
 use mopd_expr::interpret::interpret;
 use mopd_expr::jit::Program;
 use mopd_lang::Analysis;
-use mopd_lang::experiment::{Objective, Stage, Term};
-use mopd_lang::formula::{self as wide, Formula, FormulaKind};
 use mopd_lang::source::Span;
 use mopd_plan::{Axis, Function, Live, Reduction, Signal};
 use mopd_tests::{check_text, listing, root};

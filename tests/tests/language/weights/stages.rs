@@ -3,10 +3,10 @@
 
 use std::rc::Rc;
 
-use mopd_lang::experiment::{
-    Edit, Experiment, ExpertTurns, Objective, Origin, Rollout, RolloutSource, Stage, Term, Train,
+use mopd_experiment::formula::{Adaptive, Formula, FormulaKind, Live, ModelSignal, Unit};
+use mopd_experiment::{
+    Edit, Experiment, ExpertTurns, Objective, Origin, Replay, Rollout, RolloutSource, Stage, Term, Train,
 };
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind, Live, ModelSignal, Unit};
 use mopd_plan::Axis;
 use mopd_tests::{check_text, listing, root};
 
@@ -177,7 +177,7 @@ fn of_rollout(rollout: &Rollout, found: &mut Vec<(&'static str, Formula)>) {
     }
     match &rollout.source {
         RolloutSource::Mix { share, .. } => add("share", share),
-        RolloutSource::Replay { condition, order, .. } => {
+        RolloutSource::Replay(Replay { condition, order, .. }) => {
             condition.iter().for_each(|condition| add("condition", condition));
             order.iter().for_each(|order| add("order", order));
         }

@@ -9,6 +9,7 @@ mod cluster;
 mod commands;
 mod export;
 mod format;
+mod goldens;
 mod import;
 mod limits;
 mod run;

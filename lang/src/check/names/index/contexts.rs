@@ -2,8 +2,8 @@
 
 use super::NameTarget;
 use super::walk::{Scope, Walk};
-use crate::formula::StepNumber;
 use crate::syntax::ast::{Expr, ExprKind};
+use mopd_experiment::formula::StepNumber;
 
 use crate::check::builtins::Builtin;
 use crate::check::builtins::declare::BuiltinParameter;

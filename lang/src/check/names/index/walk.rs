@@ -7,8 +7,8 @@ use super::declare::ItemSymbols;
 use super::{NameIndex, NameTarget, NameUse, RecordedValues, SymbolId, SymbolKind};
 use crate::source::{Sources, Span};
 use crate::syntax::ast::{
-    Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
-    Name, Parameter, Route, Statement, Use as Import, WhereBinding,
+    Argument, Arm, Binding, Block, Condition, DivergenceItem, Expr, ExprKind, Index as Family, Item,
+    ItemKind, MatchArm, Name, Parameter, Route, Statement, Use as Import, WhereBinding,
 };
 
 use crate::check::builtins;
@@ -128,7 +128,7 @@ impl Walk<'_> {
                 self.parameters(scope, id, parameters);
                 self.expr(scope, body);
             }
-            ItemKind::Divergence { parameters, body, .. } => {
+            ItemKind::Divergence(DivergenceItem { parameters, body, .. }) => {
                 self.parameters(scope, id, parameters);
                 self.expr(&scope.within(EvaluationContext::Entry), body);
             }

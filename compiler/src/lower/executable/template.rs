@@ -1,13 +1,14 @@
 //! Converts templates of scorers: those that are filled with a data row, a draft, the verifier's message and
 //! completions of the group.
 
-use mopd_lang::experiment::{Slot as CheckedSlot, Template, TemplatePiece};
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
+use mopd_experiment::formula::{Adaptive, Formula, FormulaKind};
+use mopd_experiment::{Slot as CheckedSlot, Template, TemplatePiece};
 use mopd_lang::source::Span;
+use mopd_plan::View;
+use mopd_plan::views::{Piece, Slot, SlotShare};
 
-use super::schedule;
-use super::views::{Piece, Slot, SlotShare, View};
-use crate::refusal::{Converted, Origins, refused};
+use super::schedules::schedule;
+use super::{Converted, Origins, refused};
 
 /// Converts a template without numbers; `at` is the place of its reader.
 pub fn view(template: &Template, at: Span, origins: Origins) -> Converted<View> {
@@ -49,9 +50,9 @@ pub(crate) struct TemplateContext {
 }
 
 /// The conversion of a number in a template.
-type Number<'a> = &'a dyn Fn(&Formula) -> Converted<crate::Formula>;
+type Number<'a> = &'a dyn Fn(&Formula) -> Converted<mopd_plan::Formula>;
 
-fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Converted<crate::Formula> {
+fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Converted<mopd_plan::Formula> {
     move |_| Err(refused(at, format!("a number in the template `{}` here", template.name)))
 }
 

@@ -1,4 +1,7 @@
-//! The names that a mistyped one may have meant.
+//! What a mistyped name may have meant: of a declaration, a setting, a field or a file. For the messages of
+//! checks and of runs alike.
+
+use std::path::Path;
 
 /// Whether two names differ in case and underscores only: `LONGEST` and `longest`, `batch_size` and
 /// `batchSize`.
@@ -11,7 +14,7 @@ fn letters(name: &str) -> impl Iterator<Item = char> {
 }
 
 /// A name without case and underscores: equal for names of [`same_letters`].
-pub(crate) fn folded(name: &str) -> String {
+pub fn folded(name: &str) -> String {
     letters(name).collect()
 }
 
@@ -79,6 +82,36 @@ pub fn nearest_file<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+/// The help for a file that does not exist. `beside` are the names in the folder where it was looked
+/// for.
+pub fn missing_file_help(file: &str, beside: &[String]) -> String {
+    let path = Path::new(file);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match nearest_file(&name, beside.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{}`?", path.with_file_name(meant).display()),
+        None => unlike_a_path(path)
+            .unwrap_or_else(|| "paths are relative to the folder of the experiment's file".to_owned()),
+    }
+}
+
+/// What to do about a missing path that a shell or the hub would understand.
+pub fn unlike_a_path(path: &Path) -> Option<String> {
+    if path.starts_with("~") {
+        return Some("`~` is not expanded: write the whole path".to_owned());
+    }
+    let parts: Vec<_> = path.iter().collect();
+    let [.., owner, name] = parts[..] else { return None };
+    let is_repository =
+        path.extension().is_none() && path.is_relative() && !owner.to_string_lossy().starts_with('.');
+    let name = format!("{}/{}", owner.to_string_lossy(), name.to_string_lossy());
+    is_repository.then(|| {
+        format!(
+            "paths are relative to the folder of the experiment's file; a dataset of the hub is downloaded first: \
+             `hf download {name} --repo-type dataset --local-dir FOLDER`, and name that folder"
+        )
+    })
 }
 
 #[cfg(test)]

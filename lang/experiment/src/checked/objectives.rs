@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use super::dependencies::named;
 use super::{DomainId, Origin, Rollout, TeacherId, Temperature};
-use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 use crate::formula::NamedFormula;
+use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 
-/// A checked objective, before it becomes a graph. See [`crate::experiment::formula`].
+/// A checked objective, before it becomes a graph. See [`crate::formula`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Objective {
 /// Formulas read it as [`Signal::State`], its value at the beginning of the step. At the end of the step all
 /// states are updated at once.
 ///
-/// [`Signal::State`]: crate::experiment::formula::Signal::State
+/// [`Signal::State`]: crate::formula::Signal::State
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub name: String,

@@ -6,10 +6,11 @@ mod kinds;
 use std::rc::Rc;
 
 use super::{ModelId, Origin, Secret, Temperature, Template};
-use crate::experiment::formula::{Formula, FormulaKind, Role};
+use crate::formula::{Formula, FormulaKind, Role};
 pub use alike::are_exchanged;
 pub use kinds::{
-    AuthorProgram, MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf,
+    AuthorProgram, MovingNumber, MovingRange, Replay, RolloutArgument, RolloutSource, SourceFacts, TokensOf,
+    Turns,
 };
 use serde::{Deserialize, Serialize};
 
@@ -152,7 +153,7 @@ impl Rollout {
         self.unrecorded().or_else(|| {
             let facts = self.source.facts();
             let replays_prompts =
-                matches!(self.source, RolloutSource::Replay { keeps: ReplayContents::Prompts, .. });
+                matches!(self.source, RolloutSource::Replay(Replay { keeps: ReplayContents::Prompts, .. }));
             match facts.tokens {
                 TokensOf::Earlier if !replays_prompts => Some("an earlier student drew some of these tokens"),
                 TokensOf::OfModel => Some("an earlier model drew these tokens"),
@@ -196,8 +197,9 @@ impl Rollout {
 
     /// Whether a buffer mixes completions of earlier steps in.
     pub fn replays_completions(&self) -> bool {
-        let replays =
-            |of: &Rollout| matches!(of.source, RolloutSource::Replay { keeps: ReplayContents::Rollouts, .. });
+        let replays = |of: &Rollout| {
+            matches!(of.source, RolloutSource::Replay(Replay { keeps: ReplayContents::Rollouts, .. }))
+        };
         self.all().into_iter().any(replays)
     }
 

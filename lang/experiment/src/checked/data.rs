@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use crate::experiment::formula::Formula;
+use crate::formula::Formula;
 
 /// File extensions of data files.
 pub const DATA_ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];

@@ -3,7 +3,7 @@
 use std::io;
 use std::thread;
 
-/// The stack that the deepest chain of definitions needs ([`crate::check::DEEPEST_CHAIN`]), measured and
+/// The stack that the deepest chain of definitions needs (`DEEPEST_CHAIN` of `mopd-lang`), measured and
 /// doubled. Pages are allocated when they are used.
 const SIZE: usize = 512 << 20;
 

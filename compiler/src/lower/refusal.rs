@@ -2,11 +2,11 @@
 
 use std::fmt::Display;
 
-use mopd_expr::roles::Role;
+use mopd_experiment::formula::{Formula, Role as CheckedRole, WeightedRole};
+use mopd_experiment::{DomainId, JointMember, Origin, PanelId, TeacherId};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{DomainId, JointMember, Origin, PanelId, TeacherId};
-use mopd_lang::formula::{Formula, Role as CheckedRole, WeightedRole};
 use mopd_lang::source::{FileId, Span};
+use mopd_plan::Role;
 
 /// The result of a conversion from the language's types to the runtime's. The error is one refusal.
 pub type Converted<T> = Result<T, Box<Diagnostic>>;

@@ -6,8 +6,8 @@
 use std::rc::Rc;
 
 use super::{ReplayContents, Rollout, RolloutEngine, Sampling, Temperature};
-use crate::experiment::formula::{Formula, Role, text};
-use crate::experiment::{Capability, ModelId, Template};
+use crate::formula::{Formula, Role, text};
+use crate::{Capability, ModelId, Template};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum RolloutSource {
@@ -33,29 +33,11 @@ pub enum RolloutSource {
     /// A model as it is before the run, sampled once.
     Snapshot { model: ModelId, of: Rc<Rollout> },
     /// Part of every batch comes from a buffer.
-    Replay {
-        capacity: u32,
-        share: Formula,
-        keeps: ReplayContents,
-        /// The condition to enter the buffer and stay in it; per group.
-        condition: Option<Formula>,
-        /// Smallest numbers first; oldest first where absent. Per group.
-        order: Option<Formula>,
-        of: Rc<Rollout>,
-    },
+    Replay(Replay),
     /// The student drafts blocks, the teacher verifies them.
     Speculative { block: u32, of: Rc<Rollout> },
     /// A program answers between the student's turns.
-    Turns {
-        /// The command.
-        environment: String,
-        /// The limit for one reply.
-        time_limit_seconds: f64,
-        /// Files and folders that the program depends on besides its sources.
-        depends: Vec<String>,
-        at_most: Formula,
-        of: Rc<Rollout>,
-    },
+    Turns(Turns),
     /// Blocks are filled over several denoising steps.
     Denoise { steps: u32, block: u32, of: Rc<Rollout> },
     /// Prompts made from a group's completions.
@@ -64,6 +46,30 @@ pub enum RolloutSource {
     FirstOf { choices: Vec<Rc<Rollout>> },
     /// One prompt per turn of a recorded trajectory: the turns before it are given.
     EachTurn { history: Rc<Rollout>, of: Rc<Rollout> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replay {
+    pub capacity: u32,
+    pub share: Formula,
+    pub keeps: ReplayContents,
+    /// The condition to enter the buffer and stay in it; per group.
+    pub condition: Option<Formula>,
+    /// Smallest numbers first; oldest first where absent. Per group.
+    pub order: Option<Formula>,
+    pub of: Rc<Rollout>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Turns {
+    /// The command.
+    pub environment: String,
+    /// The limit for one reply.
+    pub time_limit_seconds: f64,
+    /// Files and folders that the program depends on besides its sources.
+    pub depends: Vec<String>,
+    pub at_most: Formula,
+    pub of: Rc<Rollout>,
 }
 
 /// Properties that every source has, whatever its kind.
@@ -234,7 +240,7 @@ impl RolloutSource {
                 earlier_model: Some(*model),
                 ..SourceFacts::new("snapshot", &[of], TokensOf::OfModel)
             },
-            Source::Replay { share: moves, condition, order, of, .. } => SourceFacts {
+            Source::Replay(Replay { share: moves, condition, order, of, .. }) => SourceFacts {
                 moving: share(moves, "`share` of a `replay`"),
                 decides_by: condition.iter().chain(order).collect(),
                 ..SourceFacts::new("replay", &[of], TokensOf::Earlier)
@@ -247,7 +253,7 @@ impl RolloutSource {
                     TokensOf::Changed(Some("the teacher that verifies drafts replaced some of the tokens")),
                 )
             },
-            Source::Turns { environment, depends, at_most, of, .. } => SourceFacts {
+            Source::Turns(Turns { environment, depends, at_most, of, .. }) => SourceFacts {
                 moving: Some(MovingNumber { formula: at_most, what: "`at_most`", range: MovingRange::Turns }),
                 program: Some(AuthorProgram { kind: "environment", command: environment, depends }),
                 ..SourceFacts::new("turns", &[of], TokensOf::Inside)
@@ -314,7 +320,7 @@ impl RolloutSource {
                 arguments
             }
             Source::Snapshot { model, of } => vec![("", Of::Rollout(of)), ("model", Of::Count(model.0))],
-            Source::Replay { capacity, share, keeps, condition, order, of } => {
+            Source::Replay(Replay { capacity, share, keeps, condition, order, of }) => {
                 let keeps = match keeps {
                     ReplayContents::Rollouts => "rollouts",
                     ReplayContents::Prompts => "prompts",
@@ -330,7 +336,7 @@ impl RolloutSource {
                 arguments
             }
             Source::Speculative { block, of } => vec![("", Of::Rollout(of)), ("block", Of::Count(*block))],
-            Source::Turns { environment, at_most, of, .. } => vec![
+            Source::Turns(Turns { environment, at_most, of, .. }) => vec![
                 ("", Of::Rollout(of)),
                 ("with", Of::Text(environment)),
                 ("at_most", Of::Formula(at_most)),
@@ -389,13 +395,13 @@ impl RolloutSource {
                 format!("student rollouts{}, rewritten by {}", drawn(), by.name())
             }
             RolloutSource::Snapshot { .. } => format!("rollouts of an earlier model{}, made once", drawn()),
-            RolloutSource::Replay { share, of, .. } => {
+            RolloutSource::Replay(Replay { share, of, .. }) => {
                 format!("{}, replayed in a share of {}", of.source.described(exact), exact(share))
             }
             RolloutSource::Speculative { block, .. } => {
                 format!("student drafts of {block} tokens{}, verified by teacher", drawn())
             }
-            RolloutSource::Turns { environment, at_most, .. } => {
+            RolloutSource::Turns(Turns { environment, at_most, .. }) => {
                 format!("at most {} student turns{} with `{environment}` in between", exact(at_most), drawn())
             }
             RolloutSource::Denoise { steps, block, .. } => {
