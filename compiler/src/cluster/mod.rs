@@ -2,7 +2,7 @@
 //! nodes, GPUs and the network between them.
 //!
 //! It computes with the numbers of operations and bytes in a plan: completions are as long as their limits,
-//! and every GPU reaches the rate given for its node. `benches/cluster.py` compares it with measured
+//! and every GPU reaches the rate given for its node. `tools/benches/cluster.py` compares it with measured
 //! runs.
 
 mod events;

@@ -14,7 +14,7 @@ use crate::program::{self, BatchFailure, ChildProcess, ProcessPool, ProgramFailu
 use crate::quote::quote;
 
 /// The program that calls a function for each batch of requests; also part of the Python package.
-const CALLS: &str = include_str!("../../../python/mopd/reward.py");
+const CALLS: &str = include_str!("../../../tools/python/mopd/reward.py");
 
 /// Help: the output that a program must write.
 const COMMAND: &str = "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must \

@@ -57,7 +57,7 @@ fn snippets(range: Range) -> Vec<CompletionItem> {
         Line(String),
         Lines(Vec<String>),
     }
-    const WRITTEN: &str = include_str!("../../../editors/vscode/snippets/mopd.json");
+    const WRITTEN: &str = include_str!("../../../tools/editors/vscode/snippets/mopd.json");
     let all: BTreeMap<String, Snippet> = serde_json::from_str(WRITTEN).expect("a test reads it");
     let item = |(name, Snippet { prefix, description, body }): (String, Snippet)| CompletionItem {
         kind: Some(CompletionItemKind::SNIPPET),

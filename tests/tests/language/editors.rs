@@ -20,18 +20,18 @@ struct Grammar {
 }
 
 impl Grammar {
-    /// `editors/vscode/syntaxes/mopd.tmLanguage.json`
+    /// `tools/editors/vscode/syntaxes/mopd.tmLanguage.json`
     fn textmate() -> Self {
-        let file = "editors/vscode/syntaxes/mopd.tmLanguage.json";
+        let file = "tools/editors/vscode/syntaxes/mopd.tmLanguage.json";
         let mut words = BTreeMap::new();
         let grammar: Value = serde_json::from_str(&read(file)).expect("the grammar is JSON");
         collect_patterns(&grammar, &mut words);
         Grammar { file, words }
     }
 
-    /// `editors/tree-sitter-mopd/queries/highlights.scm`
+    /// `tools/editors/tree-sitter-mopd/queries/highlights.scm`
     fn tree_sitter() -> Self {
-        let file = "editors/tree-sitter-mopd/queries/highlights.scm";
+        let file = "tools/editors/tree-sitter-mopd/queries/highlights.scm";
         let mut words: BTreeMap<String, Words> = BTreeMap::new();
         // A text belongs to the capture after it (`["let" "fn"] @keyword`); in an `#any-of?`, to the capture
         // before it.

@@ -20,18 +20,7 @@ fn declared(line: &str) -> Option<(&str, &str)> {
 fn sources() -> Vec<(String, String)> {
     let root = mopd_tests::root();
     let mut found = Vec::new();
-    let folders = [
-        "compiler",
-        "expr",
-        "kernels",
-        "lang",
-        "plan",
-        "playground/src",
-        "runtime",
-        "src",
-        "stdlib",
-        "store",
-    ];
+    let folders = ["compiler", "lang", "runtime", "src", "stdlib", "tools/playground/src"];
     for file in folders.iter().flat_map(|folder| mopd_tests::files(&root.join(folder), ".rs")) {
         let name = file.strip_prefix(&root).expect("a file of the repository").to_string_lossy().into_owned();
         let tests = ["tests.rs", "testing.rs"].iter().any(|end| name.ends_with(end));

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 /// Python with the module of the checkout, and with stubs of packages that may not be installed.
 fn python(folder: &Path) -> Command {
-    let of = |path: &str| root().join("python").join(path).display().to_string();
+    let of = |path: &str| root().join("tools/python").join(path).display().to_string();
     let mut python = Command::new("python3");
     python.current_dir(folder).env("PYTHONDONTWRITEBYTECODE", "1");
-    python.env("PYTHONPATH", format!("{}:{}", root().join("python").display(), of("tests/stubs")));
+    python.env("PYTHONPATH", format!("{}:{}", root().join("tools/python").display(), of("tests/stubs")));
     python.env("MOPD_BIN", program());
     python
 }
@@ -32,7 +32,7 @@ fn good(output: Output) -> String {
 
 #[test]
 fn python_module_passes_its_own_tests() {
-    let mut python = python(&root().join("python/tests"));
+    let mut python = python(&root().join("tools/python/tests"));
     let said = good(python.args(["-W", "error", "-m", "unittest", "-v"]).output().expect("python3 starts"));
     assert!(said.contains("\nOK\n") && !said.contains("skipped"), "{said}");
 }
@@ -69,7 +69,7 @@ def system(*versions):
 asked = ['GLIBC_2.2.5', 'GLIBC_2.27', 'GLIBCXX_3.4.21', 'CXXABI_1.3.9']
 more = [[], ['GLIBC_2.29'], ['GLIBCXX_3.4.26'], ['CXXABI_1.3.13']]
 print(*(system(*asked, *one) for one in more))";
-    let setup = root().join("setup");
+    let setup = root().join("tools/setup");
     let output =
         Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").args(["-c", script]).arg(setup).output();
     let output = output.expect("python3 starts");
@@ -86,7 +86,7 @@ fn the_wheel_brings_the_module() {
         "import pathlib, sys\nsys.path.insert(0, {:?})\nimport package\n\
          script = b'#!/bin/sh\\nexec {} \"$@\"\\n'\n\
          print(package.write(pathlib.Path('wheels'), dict.fromkeys(package.PROGRAMS, script)))",
-        root().join("setup").display().to_string(),
+        root().join("tools/setup").display().to_string(),
         program().display(),
     );
     run(Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").args(["-c", &pack]));

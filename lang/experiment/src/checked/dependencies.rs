@@ -4,7 +4,7 @@ use super::{
     Length, ModelId, Origin, Rollout, RolloutSource, Schedule, SelfCopy, Stage, Teacher, TeacherId,
     TeacherWeights, TemplatePiece, Train,
 };
-use crate::formula::{Adaptive, Formula, FormulaKind, Role};
+use crate::checked::formula::{Adaptive, Formula, FormulaKind, Role};
 
 impl Stage {
     /// The schedules that may be longer than the stage, whose steps are counted in epochs and therefore known

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use super::dependencies::named;
 use super::{DomainId, Origin, Rollout, TeacherId, Temperature};
-use crate::formula::NamedFormula;
-use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
+use crate::checked::formula::NamedFormula;
+use crate::checked::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 
-/// A checked objective, before it becomes a graph. See [`crate::formula`].
+/// A checked objective, before it becomes a graph. See [`crate::checked::formula`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Objective {
 /// Formulas read it as [`Signal::State`], its value at the beginning of the step. At the end of the step all
 /// states are updated at once.
 ///
-/// [`Signal::State`]: crate::formula::Signal::State
+/// [`Signal::State`]: crate::checked::formula::Signal::State
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub name: String,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::formula::text;
+use crate::checked::formula::text;
 
 /// The time that a schedule takes from one end to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

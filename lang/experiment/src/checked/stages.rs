@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Validation};
 use super::trainable::Trainable;
 use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
-use crate::formula::Formula;
+use crate::checked::formula::Formula;
 
 /// A model: the result of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq)]

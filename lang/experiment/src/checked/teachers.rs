@@ -5,8 +5,8 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelId, Origin, PanelId, Rollout, Secret, TeacherId};
-use crate::formula::{Formula, Role};
-use crate::formula::{NamedFormula, WeightedRole};
+use crate::checked::formula::{Formula, Role};
+use crate::checked::formula::{NamedFormula, WeightedRole};
 
 /// A prompt with slots: what a teacher sees in place of the plain prompt, or what a rollout is rewritten to.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,5 @@
 //! The batches of a stage: its producer makes sequences for the drawn prompts. Each kind of producer has a
-//! file here, with the same name as in the plan (`plan/src/producers`).
+//! file here, with the same name as in the plan (`compiler/plan/src/producers`).
 
 mod attempts;
 mod chosen;

@@ -85,7 +85,7 @@ fn a_set_up_machine_is_left_alone() {
     assert_eq!(setup.out.trim_end(), place.path(FOLDER).display().to_string());
 
     // The download script uses the same folder.
-    let script = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../setup/libtorch.py"));
+    let script = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/setup/libtorch.py"));
     let mut python = Command::new("python3");
     python.arg("-S").arg(script);
     let found = said(bare(python, &place)).is(0, &[]);
@@ -108,7 +108,7 @@ fn a_cut_libtorch_is_not_here_already() {
     assert_eq!(setup.out, "fetched\n");
 
     // The download script agrees, and begins again: without pip it says so.
-    let script = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../setup/libtorch.py"));
+    let script = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/setup/libtorch.py"));
     let mut python = Command::new("python3");
     python.arg("-S").arg(script).env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", place.path("none"));
     said(bare(python, &place)).is(1, &["lib/libtorch_cpu.so is cut", "could not fetch"]);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use super::{Adaptive, Formula, FormulaKind, FormulaNode, Function, Signal, Unit};
-use crate::Origin;
+use crate::checked::Origin;
 
 /// The word after a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

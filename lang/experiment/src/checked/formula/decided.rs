@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use super::{Divergence, Formula, FormulaKind, FormulaNode, Function, Live, Scan, Signal};
-use crate::DomainId;
+use crate::checked::DomainId;
 
 impl Formula {
     /// The condition without the parts that are known before the run: `1 and x` becomes `x`, `0 and x`
@@ -181,8 +181,8 @@ fn with(formula: &Formula, parts: &[&Formula]) -> Formula {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Origin;
-    use crate::formula::{Axis, Signal, Unit, text};
+    use crate::checked::Origin;
+    use crate::checked::formula::{Axis, Signal, Unit, text};
 
     fn truth(kind: FormulaKind) -> Formula {
         Formula::new(kind, Unit::Bool, Axis::Sequence, false, Origin(0))
@@ -235,7 +235,7 @@ mod tests {
         let tokens = choice(&math, &position, &number(1.0));
         let mean = |operand: &Formula, among: Option<Formula>| {
             let kind = FormulaKind::Reduce {
-                reduction: crate::formula::Reduction::Mean,
+                reduction: crate::checked::formula::Reduction::Mean,
                 operand: operand.clone(),
                 among,
                 on: None,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::{Axis, Formula, ModelSignal, NamedSpan, Role, Summand, Unit};
-use crate::Rollout;
+use crate::checked::Rollout;
 
 /// One side of a divergence.
 #[derive(Clone, Debug, PartialEq)]

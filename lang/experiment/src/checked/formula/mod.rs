@@ -25,7 +25,7 @@ pub use signals::*;
 pub use step_numbers::*;
 pub use summand::*;
 
-use crate::{Origin, Rollout, Schedule};
+use crate::checked::{Origin, Rollout, Schedule};
 
 /// The axis along which a number varies, coarse to fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Axis, Divergence, StepNumber, StepWindow, Support, Unit};
-use crate::{DomainId, TeacherId};
+use crate::checked::{DomainId, TeacherId};
 
 /// The model whose probabilities a signal or a divergence reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -3,12 +3,12 @@
 //! Expansions that the language has a name for are folded back (`ratio`). Broadcasting from a coarse axis to
 //! a fine one is not written, as in the language.
 
-use crate::formula::{
+use crate::checked::formula::{
     Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
     Mass, Memory, ModelSignal, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Summand,
     Support, Unit,
 };
-use crate::{Schedule, ScheduleLength};
+use crate::checked::{Schedule, ScheduleLength};
 
 /// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
 const INNER: usize = 60;
@@ -450,8 +450,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Origin;
-    use crate::formula::{Axis, Unit};
+    use crate::checked::Origin;
+    use crate::checked::formula::{Axis, Unit};
 
     fn part(kind: FormulaKind, axis: Axis) -> Formula {
         Formula::new(kind, Unit::Number, axis, false, Origin(0))

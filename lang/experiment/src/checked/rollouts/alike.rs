@@ -1,7 +1,7 @@
 //! Compares two rollouts for drawing the same, wherever they are written: copies of a text differ in places.
 
 use super::{Edit, ExpertTurns, Rollout, RolloutArgument, RolloutSource, Sampling};
-use crate::formula::{Formula, FormulaKind, FormulaNode, Function, Signal};
+use crate::checked::formula::{Formula, FormulaKind, FormulaNode, Function, Signal};
 
 /// Deeper formulas are equal only if they are one shared part, because shared parts may have many paths.
 const DEEPEST: u32 = 8;

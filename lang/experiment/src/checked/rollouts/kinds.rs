@@ -6,8 +6,8 @@
 use std::rc::Rc;
 
 use super::{ReplayContents, Rollout, RolloutEngine, Sampling, Temperature};
-use crate::formula::{Formula, Role, text};
-use crate::{Capability, ModelId, Template};
+use crate::checked::formula::{Formula, Role, text};
+use crate::checked::{Capability, ModelId, Template};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum RolloutSource {

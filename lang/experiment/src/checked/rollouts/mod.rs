@@ -6,7 +6,7 @@ mod kinds;
 use std::rc::Rc;
 
 use super::{ModelId, Origin, Secret, Temperature, Template};
-use crate::formula::{Formula, FormulaKind, Role};
+use crate::checked::formula::{Formula, FormulaKind, Role};
 pub use alike::are_exchanged;
 pub use kinds::{
     AuthorProgram, MovingNumber, MovingRange, Replay, RolloutArgument, RolloutSource, SourceFacts, TokensOf,
