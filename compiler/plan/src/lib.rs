@@ -38,12 +38,11 @@ mod settings;
 mod stages;
 mod step_functions;
 mod train;
-mod validation;
 pub mod views;
 pub mod why;
 
 pub use agreement::Agreement;
-pub use alignment::{GradientAlignment, GradientPartition, TermGradient};
+pub use alignment::TermGradient;
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
 pub use curriculum::{Curriculum, CurriculumMeaning, CurriculumMeasure, is_of_run};
 pub use data::{
@@ -67,15 +66,14 @@ pub use second_heads::second_heads;
 pub use served::{Answers, Engine, RolloutServer, Served, ServedMeaning};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
-    Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
-    Optimizer, Origin, Pretrained, PretrainedSource, Private, Projection, PromptFormat, Recipe, Sampling,
-    Schedule, ScheduleLength, SettingMark, Sgd, Share, StageStep, Temperature, TokenizerSpec, Trainable,
-    WeightFilter, WeightGroup,
+    Execution, Family, FieldColumn, GpuArithmetic, GradientAlignment, GradientPartition, Keep, Length,
+    MarkedSetting, Merge, MergeMethod, ModelId, Optimizer, Origin, Pretrained, PretrainedSource, Private,
+    Projection, PromptFormat, Recipe, Sampling, Schedule, ScheduleLength, SettingMark, Sgd, Share, StageStep,
+    Temperature, TokenizerSpec, Trainable, Validation, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use step_functions::{AdaptiveSchedule, Ladder, Learned, StepFunction, is_of_steps};
 pub use train::{OwnData, Train};
-pub use validation::Validation;
 pub use views::View;
 
 pub use mopd_experiment::nearest::{missing_file_help, nearest, nearest_file, unlike_a_path};

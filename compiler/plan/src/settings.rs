@@ -3,41 +3,16 @@
 
 pub use mopd_experiment::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
-    Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
-    Origin, Pretrained, PretrainedSource, Projection, PromptFormat, Recipe, Schedule, ScheduleLength,
-    SettingMark, Sgd, Share, StageStep, Temperature, TokenizerSpec, Trainable, WeightFilter, WeightGroup,
+    Execution, Family, FieldColumn, GpuArithmetic, GradientAlignment, GradientPartition, Keep, Length,
+    MarkedSetting, Merge, MergeMethod, ModelId, Optimizer, Origin, Pretrained, PretrainedSource, Private,
+    Projection, PromptFormat, Recipe, Schedule, ScheduleLength, SettingMark, Sgd, Share, StageStep,
+    Temperature, TokenizerSpec, Trainable, Validation, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
 use crate::step_functions::AdaptiveSchedule;
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Optimizer {
-    AdamW(AdamW),
-    Sgd(Sgd),
-}
-
-impl Optimizer {
-    /// The numbers of the optimizer's state per parameter, in single precision.
-    pub fn moments(&self) -> u64 {
-        match self {
-            Optimizer::AdamW(_) => 2,
-            Optimizer::Sgd(sgd) => u64::from(sgd.momentum != 0.0),
-        }
-    }
-}
-
-/// Differential privacy: each record's gradient is clipped, and noise is added to their sum, so that all
-/// steps together are (`epsilon`, `delta`)-differentially private.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Private {
-    pub clip: f64,
-    pub epsilon: f64,
-    pub delta: f64,
-}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {

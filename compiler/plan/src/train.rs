@@ -3,7 +3,6 @@
 use mopd_expr::signals::{Formula, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::alignment::{GradientAlignment, GradientPartition};
 use crate::curriculum::Curriculum;
 use crate::data::DataFormula;
 use crate::extrapolation::Extrapolation;
@@ -14,9 +13,11 @@ use crate::panels::Panel;
 use crate::producers::{Producer, Rollout, SampledBy, Writer};
 use crate::scorers::{Scorers, TeacherChoice};
 use crate::served::Served;
-use crate::settings::{DomainId, Execution, Length, ModelId, Optimizer, Private, Recipe, Share, Trainable};
+use crate::settings::{
+    DomainId, Execution, GradientAlignment, GradientPartition, Length, ModelId, Optimizer, Private, Recipe,
+    Share, Trainable, Validation,
+};
 use crate::step_functions::StepFunction;
-use crate::validation::Validation;
 use crate::views::View;
 
 /// A training loop. SFT, GRPO and distillation differ in the source of prefixes and in the objective.

@@ -52,9 +52,10 @@ fn moves_only_by_gradients(train: &Train) -> bool {
     let still = match &train.optimizer {
         Optimizer::AdamW(adamw) => adamw.weight_decay == 0.0,
         Optimizer::Sgd(_) => true,
-        Optimizer::Private { .. } => false,
     };
-    still && !matches!(&train.trainable, Trainable::Adapter(adapter) if adapter.dropout > 0.0)
+    still
+        && train.private.is_none()
+        && !matches!(&train.trainable, Trainable::Adapter(adapter) if adapter.dropout > 0.0)
 }
 
 /// A use of an objective, reduced to what its diagnostics depend on. The stages of a family share one.

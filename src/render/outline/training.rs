@@ -4,8 +4,9 @@ use mopd_experiment::formula::{Adaptive, Formula, FormulaKind};
 use mopd_experiment::{
     Adapter, BatchSize, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
     GradientAlignment, GradientPartition, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel,
-    RolloutSource, Sampling, Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
-    TeacherWeights, Temperature, Train, Trainable, Validation, WeightFilter, powers_up_to,
+    Private, RolloutSource, Sampling, Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice,
+    TeacherId, TeacherWeights, Temperature, Train, Trainable, Validation, WeightFilter, WithOrigin,
+    powers_up_to,
 };
 use mopd_plan::NormalForm;
 
@@ -91,7 +92,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
     };
     let (length, rate) = (length(train), rate(&train.learning_rate));
     rows.push(("training", format!("{length}{passes}, learning rate {rate}")));
-    rows.push(("optimizer", optimizer(&train.optimizer)));
+    rows.push(("optimizer", optimizer(train)));
     rows.extend(weights(&train.trainable, experiment).map(|weights| ("trained weights", weights)));
     rows.extend(train.ema.map(|rate| {
         let no_adapter = match train.trainable {
@@ -101,9 +102,9 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
         ("output", format!("moving average of the weights, decay {}{no_adapter}", setting(rate)))
     }));
     rows.extend(execution(train).map(|execution| ("execution", execution)));
-    rows.extend(train.validation.as_ref().map(|settings| ("validation", validation(settings))));
+    rows.extend(train.validation.as_ref().map(|settings| ("validation", validation(&settings.value))));
     rows.extend(train.guards.iter().map(|guard| ("guard", self::guard(guard, experiment))));
-    rows.extend(train.alignment.as_ref().map(|of| ("gradient alignment", alignment(of, train))));
+    rows.extend(train.alignment.as_ref().map(|of| ("gradient alignment", alignment(&of.value, train))));
     if let Some(extrapolation) = &train.extrapolation {
         rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
     }
@@ -139,7 +140,7 @@ fn execution(train: &Train) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-fn validation(Validation { target, every, rows, origin: _ }: &Validation) -> String {
+fn validation(Validation { target, every, rows }: &Validation) -> String {
     let rows = match rows {
         Some(rows) => format!("the first {} of each domain", counted(*rows as usize, "validation row")),
         None => "the validation rows".to_owned(),
@@ -147,7 +148,7 @@ fn validation(Validation { target, every, rows, origin: _ }: &Validation) -> Str
     format!("loss on `{target}` of {rows}, every {}", counted(*every as usize, "step"))
 }
 
-fn alignment(GradientAlignment { between, every, origin: _ }: &GradientAlignment, train: &Train) -> String {
+fn alignment(GradientAlignment { between, every }: &GradientAlignment, train: &Train) -> String {
     let count = match between {
         GradientPartition::Terms => train.objective.terms.len(),
         GradientPartition::Domains => train.mixture.len(),
@@ -377,8 +378,16 @@ pub fn drawn(n: u32, temperature: &Temperature) -> String {
     format!("{} each at temperature {at}", counted(n as usize, "sample"))
 }
 
-fn optimizer(optimizer: &Optimizer) -> String {
-    match optimizer {
+fn optimizer(train: &Train) -> String {
+    if let Some(WithOrigin { value: Private { clip, epsilon, delta }, .. }) = train.private {
+        return format!(
+            "private AdamW, each example's gradient at most {}, epsilon {}, delta {}",
+            setting(clip),
+            setting(epsilon),
+            setting(delta),
+        );
+    }
+    match &train.optimizer {
         Optimizer::AdamW(adam) => format!(
             "AdamW, betas {} {}, epsilon {}, weight decay {}, gradient norm at most {}",
             setting(adam.beta1),
@@ -394,12 +403,6 @@ fn optimizer(optimizer: &Optimizer) -> String {
                 setting(sgd.clip_norm)
             )
         }
-        Optimizer::Private { clip, epsilon, delta, .. } => format!(
-            "private AdamW, each example's gradient at most {}, epsilon {}, delta {}",
-            setting(*clip),
-            setting(*epsilon),
-            setting(*delta),
-        ),
     }
 }
 

@@ -37,7 +37,7 @@ pub use first_of::{FirstOf, first_of_each};
 pub use guided::{Guidance, Guided};
 pub use mix::Mix;
 pub use model::Model;
-pub use mopd_experiment::ReplayContents;
+pub use mopd_experiment::{ExpertTurns, ReplayContents};
 pub use pairs::Pairs;
 pub use ranked::Ranked;
 pub use refine::Refine;
@@ -51,7 +51,7 @@ pub use speculative::Speculative;
 pub use student::Student;
 pub use teacher::{PrecomputedRollouts, Teacher};
 pub use through::{ProducerProgram, Through};
-pub use turns::{ExpertTurns, Turns};
+pub use turns::Turns;
 pub use writer::Writer;
 
 use super::views::Piece;

@@ -1,6 +1,7 @@
 //! `turns("python3 env.py", at_most: 30, sample(...))`: the student's turns, with a program's observations
 //! between them.
 
+use mopd_experiment::ExpertTurns;
 use mopd_experiment::without_absolute_paths;
 use serde::Deserialize;
 
@@ -22,18 +23,9 @@ pub struct Turns {
     #[serde(default)]
     pub first_turns: Option<Formula>,
     #[serde(default)]
-    pub expert_turns: Option<ExpertTurns>,
+    pub expert_turns: Option<ExpertTurns<Formula>>,
     /// The sampling settings of one turn.
     pub sampling: Sampling,
-}
-
-/// The number of the expert's turns in the data that are played before the student's. Depends on the step
-/// only.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExpertTurns {
-    First(Formula),
-    AllBut(Formula),
 }
 
 impl Turns {

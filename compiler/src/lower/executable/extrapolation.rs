@@ -11,7 +11,7 @@ impl SettingsConverter<'_> {
         let checked::Extrapolation { factor, rounds, powers_of, judged_by, weights, origin } =
             train.extrapolation.as_ref()?;
         let experiment = self.experiment;
-        let private = matches!(train.optimizer, checked::Optimizer::Private { .. });
+        let private = train.private.is_some();
         let adapter = matches!(train.trainable, Trainable::Adapter(_));
         let benchmark = &experiment.benchmarks[judged_by.0 as usize];
         let plain = !matches!(benchmark.format, Some(PromptFormat::Chat { .. }));
@@ -48,18 +48,18 @@ impl SettingsConverter<'_> {
 
     pub(super) fn alignment(
         &mut self,
-        alignment: &checked::GradientAlignment,
+        alignment: checked::WithOrigin<GradientAlignment>,
         train: &checked::Train,
         in_turns: bool,
     ) -> GradientAlignment {
-        let checked::GradientAlignment { between, every, origin } = *alignment;
+        let checked::WithOrigin { value, origin } = alignment;
         if in_turns {
             self.refuse::<()>(origin, "`gradient_alignment` in a step of `train`");
         }
         // The privacy budget does not cover what gradients reveal about the records.
-        if matches!(train.optimizer, checked::Optimizer::Private { .. }) {
+        if train.private.is_some() {
             self.refuse::<()>(origin, "`gradient_alignment` with the optimizer `private_adamw`");
         }
-        GradientAlignment { between, every }
+        value
     }
 }

@@ -13,7 +13,7 @@ pub(super) mod feedback;
 mod filter;
 pub(super) mod formula;
 mod guards;
-mod optimizer;
+mod privacy;
 mod producers;
 pub(super) mod roles;
 pub(super) mod schedules;

@@ -6,7 +6,7 @@ use crate::lower::refusal::{Converted, LearnerInTurns, Origins};
 use mopd_experiment as checked;
 use mopd_plan::{
     Axis, Feedback, Formula, Joint, Learner, Model, Origin, OwnData, Rollout, Scorers, Stage, Train,
-    Trainable, Validation, View,
+    Trainable, View,
 };
 
 use super::roles::StageScorers;
@@ -121,6 +121,7 @@ impl<'a> SettingsConverter<'a> {
             shares: _,
             objective: _,
             optimizer,
+            private,
             length,
             learning_rate,
             extrapolation: _,
@@ -163,8 +164,7 @@ impl<'a> SettingsConverter<'a> {
         }
         let extrapolation = self.extrapolation(train, in_turns);
         let guards = self.guards(train, in_turns);
-        let alignment = alignment.as_ref().map(|alignment| self.alignment(alignment, train, in_turns));
-        let (optimizer, private) = super::optimizer::executable(optimizer);
+        let alignment = alignment.map(|alignment| self.alignment(alignment, train, in_turns));
         self.refuse_updates(trainable, private.is_some(), origin);
         let (rollout, own_data) = drawn.split(train);
         let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
@@ -187,14 +187,14 @@ impl<'a> SettingsConverter<'a> {
             objective: train,
             own_data: own_data?,
             trainable: trainable.clone(),
-            optimizer,
-            private,
+            optimizer: optimizer.clone(),
+            private: private.map(|private| private.value),
             length: *length,
             learning_rate: learning_rate?,
             ema: *ema,
             guards,
             extrapolation,
-            validation: validation.as_ref().map(self::validation),
+            validation: validation.as_ref().map(|validation| validation.value.clone()),
             alignment,
             execution: *execution,
         })
@@ -344,9 +344,4 @@ impl<'a> SettingsConverter<'a> {
             );
         }
     }
-}
-
-fn validation(validation: &checked::Validation) -> Validation {
-    let checked::Validation { target, every, rows, origin: _ } = validation;
-    Validation { target: target.clone(), every: *every, rows: *rows }
 }

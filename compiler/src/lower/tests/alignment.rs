@@ -1,6 +1,5 @@
 //! Stages that compare gradients of parts of their loss: their plans, keys and costs.
 
-use mopd_plan::Optimizer as Executable;
 
 use super::objectives::{lower_by_term, lowered};
 use super::*;
@@ -17,7 +16,10 @@ fn comparing(change: impl FnOnce(&mut Train)) -> Experiment {
     let mut experiment = experiment();
     let train = distilled(&mut experiment);
     train.objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(ModelSignal::Logp))])));
-    train.alignment = Some(GradientAlignment { between: GradientPartition::Terms, every: 4, origin: HERE });
+    train.alignment = Some(WithOrigin {
+        value: GradientAlignment { between: GradientPartition::Terms, every: 4 },
+        origin: HERE,
+    });
     change(train);
     experiment
 }
@@ -31,8 +33,8 @@ fn every_setting_of_it_is_meaning() {
     };
     let changes: [fn(&mut Train); 5] = [
         |_| (),
-        |train| train.alignment.as_mut().unwrap().every = 5,
-        |train| train.alignment.as_mut().unwrap().between = GradientPartition::Domains,
+        |train| train.alignment.as_mut().unwrap().value.every = 5,
+        |train| train.alignment.as_mut().unwrap().value.between = GradientPartition::Domains,
         |train| train.alignment = None,
         // Columns have the terms' names.
         |train| train.objective.terms[1].name = "other".into(),
@@ -57,7 +59,7 @@ fn alignment_is_in_the_plan_with_its_cost() {
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
     let plain = compiled(&comparing(|train| train.alignment = None));
     let (cost, before) = (plan.stages[4].cost, plain.stages[4].cost);
-    assert!(matches!(train.optimizer, Executable::AdamW(_)));
+    assert!(matches!(train.optimizer, Optimizer::AdamW(_)));
     // Two more gradients, and in 3 of 10 steps one more forward and backward pass for each.
     assert_eq!(cost.memory.unwrap() - before.memory.unwrap(), 2 * 4 * before.trained.unwrap());
     let (tokens, parameters) = (before.tokens.unwrap() as f64, before.parameters.unwrap() as f64);
@@ -83,7 +85,8 @@ fn term_gradients_sum_to_the_gradient() {
 #[test]
 fn alignment_is_refused_where_unsupported() {
     let private = |train: &mut Train| {
-        train.optimizer = Optimizer::Private { clip: 1.0, epsilon: 8.0, delta: 1e-5, origin: HERE };
+        train.private =
+            Some(WithOrigin { value: Private { clip: 1.0, epsilon: 8.0, delta: 1e-5 }, origin: HERE });
     };
     let refusals = refusals_of(&comparing(private));
     let refused = "`gradient_alignment` with the optimizer `private_adamw` is not supported yet";

@@ -224,6 +224,7 @@ fn train(
             weight_decay: 0.0,
             clip_norm: 1.0,
         }),
+        private: None,
         length: Length::Steps(10),
         learning_rate: schedule(learning_rate),
         extrapolation: None,

@@ -19,8 +19,10 @@ fn validating(change: impl FnOnce(&mut Experiment)) -> Experiment {
     for domain in &mut experiment.domains {
         domain.validation = rows(&format!("{}.validation.jsonl", domain.name));
     }
-    distilled(&mut experiment).validation =
-        Some(Validation { target: "answer".into(), every: 10, rows: Some(64), origin: HERE });
+    distilled(&mut experiment).validation = Some(WithOrigin {
+        value: Validation { target: "answer".into(), every: 10, rows: Some(64) },
+        origin: HERE,
+    });
     change(&mut experiment);
     experiment
 }
@@ -33,7 +35,7 @@ fn every_setting_of_it_is_meaning() {
     };
     let keys = |change: fn(&mut Experiment)| of(compiled(&validating(change)));
     fn found(experiment: &mut Experiment) -> &mut Validation {
-        distilled(experiment).validation.as_mut().unwrap()
+        &mut distilled(experiment).validation.as_mut().unwrap().value
     }
     let changes: [fn(&mut Experiment); 5] = [
         |_| (),

@@ -65,10 +65,10 @@ impl Train {
         let mut found = Vec::new();
         let mut add = |steps, acts, origin| found.push(StageInterval { steps, acts, origin });
         if let Some(validation) = &self.validation {
-            add(validation.every, "the validation loss is computed a second time", validation.origin);
+            add(validation.value.every, "the validation loss is computed a second time", validation.origin);
         }
         if let Some(alignment) = &self.alignment {
-            add(alignment.every, "the gradients are compared a second time", alignment.origin);
+            add(alignment.value.every, "the gradients are compared a second time", alignment.origin);
         }
         for id in self.reachable_teachers(teachers) {
             let Teacher { weights, origin, .. } = &teachers[id.0 as usize];

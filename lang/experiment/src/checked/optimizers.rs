@@ -18,25 +18,50 @@ pub struct Extrapolation {
     pub origin: Origin,
 }
 
-/// A loss on rows that no stage is trained on.
-#[derive(Clone, Debug, PartialEq)]
+/// The student's mean negative log-probability of a field in the validation rows of a stage's domains, on which
+/// no stage is trained, in nats per token at temperature 1, over all tokens of the field including the end
+/// token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// The field whose text is predicted.
     pub target: String,
     /// The steps between two evaluations; the first is before the first step.
     pub every: u32,
-    /// The number of rows of each domain, the first ones; all where absent.
+    /// The number of rows of each domain, from the first; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u32>,
-    pub origin: Origin,
 }
 
-/// The cosines between the gradients of a loss's parts.
-#[derive(Clone, Debug, PartialEq)]
+impl Validation {
+    /// The number of a domain's rows that are used.
+    pub fn rows_of(&self, rows: usize) -> usize {
+        self.rows.map_or(rows, |most| rows.min(most as usize))
+    }
+
+    /// The number of evaluations in `steps` steps.
+    pub fn times(&self, steps: u32) -> u32 {
+        steps.div_ceil(self.every.max(1))
+    }
+}
+
+/// At some steps the gradient of each part of the loss is computed separately, over the trained weights, for
+/// its norm and the cosine of each pair. Below 0 two parts conflict (arXiv:2001.06782, definition 1).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GradientAlignment {
     pub between: GradientPartition,
     /// The steps between two measurements; the first is of the first step.
     pub every: u32,
-    pub origin: Origin,
+}
+
+impl GradientAlignment {
+    pub fn is_due(&self, step: u32) -> bool {
+        step.is_multiple_of(self.every.max(1))
+    }
+
+    /// The number of measurements in `steps` steps.
+    pub fn times(&self, steps: u32) -> u32 {
+        steps.div_ceil(self.every.max(1))
+    }
 }
 
 /// The parts of a loss whose gradients add up to that of the whole.
@@ -85,17 +110,30 @@ impl WeightGroup {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Optimizer {
     AdamW(AdamW),
     Sgd(Sgd),
-    /// Gradients clipped per example and noised (arXiv:1607.00133), until the budget is spent.
-    Private {
-        clip: f64,
-        epsilon: f64,
-        delta: f64,
-        origin: Origin,
-    },
+}
+
+impl Optimizer {
+    /// The numbers of the optimizer's state per parameter, in single precision.
+    pub fn moments(&self) -> u64 {
+        match self {
+            Optimizer::AdamW(_) => 2,
+            Optimizer::Sgd(sgd) => u64::from(sgd.momentum != 0.0),
+        }
+    }
+}
+
+/// Differential privacy: each record's gradient is clipped, and noise is added to their sum, so that all
+/// steps together are (`epsilon`, `delta`)-differentially private (arXiv:1607.00133).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Private {
+    pub clip: f64,
+    pub epsilon: f64,
+    pub delta: f64,
 }
 
 /// Gradient descent, with momentum where it is not 0.

@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Validation};
+use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Private, Validation};
 use super::trainable::Trainable;
-use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
+use super::{
+    DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template, WithOrigin,
+};
 use crate::checked::formula::Formula;
 
 /// A model: the result of a stage applied to other models.
@@ -222,11 +224,13 @@ pub struct Train {
     pub shares: Option<Formula>,
     pub objective: Objective,
     pub optimizer: Optimizer,
+    /// The differential privacy of records; `None` without it.
+    pub private: Option<WithOrigin<Private>>,
     pub length: Length,
     pub learning_rate: Formula,
     pub extrapolation: Option<Extrapolation>,
-    pub validation: Option<Validation>,
-    pub alignment: Option<GradientAlignment>,
+    pub validation: Option<WithOrigin<Validation>>,
+    pub alignment: Option<WithOrigin<GradientAlignment>>,
     pub trainable: Trainable,
     pub execution: Execution,
     /// The decay of an exponential moving average of the weights, which is then the stage's result. Where

@@ -263,7 +263,7 @@ impl Checker {
     }
 
     /// `expert_turns(3)`, `expert_turns(all_but: 2)`
-    fn expert_turns(&mut self, given: ExpertTurns, env: &Env) -> Option<experiment::ExpertTurns> {
+    fn expert_turns(&mut self, given: ExpertTurns, env: &Env) -> Option<experiment::ExpertTurns<Formula>> {
         match (given.turns, given.all_but) {
             (Some(first), None) => self.read(first, env).map(experiment::ExpertTurns::First),
             (None, Some(last)) => self.read(last, env).map(experiment::ExpertTurns::AllBut),

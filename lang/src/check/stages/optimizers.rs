@@ -4,7 +4,8 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 use mopd_experiment::{
-    self, Extrapolation, GradientAlignment, GradientPartition, Optimizer, Train, Validation, WeightGroup,
+    self, Extrapolation, GradientAlignment, GradientPartition, Optimizer, Private, Train, Validation,
+    WeightGroup, WithOrigin,
 };
 
 use crate::check::Checker;
@@ -18,9 +19,16 @@ use crate::check::stages::trainable::WEIGHT_GROUPS;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
+/// The value of the setting `optimizer`.
+#[derive(Clone, Debug)]
+pub(in crate::check) struct UpdateRule {
+    pub optimizer: Optimizer,
+    pub private: Option<WithOrigin<Private>>,
+}
+
 impl Checker {
     /// `optimizer = adamw(...)` of a stage.
-    pub(in crate::check) fn optimizer(&mut self, settings: &BlockSettings, env: &Env) -> Option<Optimizer> {
+    pub(in crate::check) fn optimizer(&mut self, settings: &BlockSettings, env: &Env) -> Option<UpdateRule> {
         let adamw = builtins::find("adamw").expect("built in");
         let bare = |builtin, span| Call { builtin, arguments: &[], block: None, span };
         let Some(expr) = settings.get("optimizer") else {
@@ -44,8 +52,9 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn optimizer_call(&mut self, call: OptimizerCall, env: &Env) -> Option<Optimizer> {
-        Some(match call {
+    pub(in crate::check) fn optimizer_call(&mut self, call: OptimizerCall, env: &Env) -> Option<UpdateRule> {
+        let mut private = None;
+        let optimizer = match call {
             OptimizerCall::AdamW(given) => {
                 let span = given.call.span;
                 Optimizer::AdamW(mopd_experiment::AdamW {
@@ -74,9 +83,19 @@ impl Checker {
                     );
                     return None;
                 }
-                Optimizer::Private { clip: clip?, epsilon: epsilon?, delta, origin }
+                private =
+                    Some(WithOrigin { value: Private { clip: clip?, epsilon: epsilon?, delta }, origin });
+                // The usual values. The gradients of records are already clipped.
+                Optimizer::AdamW(mopd_experiment::AdamW {
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    epsilon: 1e-8,
+                    weight_decay: 0.0,
+                    clip_norm: f64::MAX,
+                })
             }
-        })
+        };
+        Some(UpdateRule { optimizer, private })
     }
 
     pub(in crate::check) fn decay(&mut self, given: Arg<Decay>, env: &Env) -> Option<f64> {
@@ -159,24 +178,34 @@ impl Checker {
     }
 
     /// `validate(target: answer, every: 10 steps)`
-    pub(in crate::check) fn validation(&mut self, given: Validate, env: &Env) -> Option<Validation> {
+    pub(in crate::check) fn validation(
+        &mut self,
+        given: Validate,
+        env: &Env,
+    ) -> Option<WithOrigin<Validation>> {
         let (target, every) = (self.read(given.target, env), self.read(given.every, env));
         let rows = self.read(given.rows, env)?;
         let origin = self.origin(given.call.span);
-        Some(Validation { target: target?, every: every?, rows, origin })
+        Some(WithOrigin { value: Validation { target: target?, every: every?, rows }, origin })
     }
 
     /// `gradient_alignment(every: 20 steps, between: terms)`
-    pub(in crate::check) fn alignment(&mut self, given: Align, env: &Env) -> Option<GradientAlignment> {
+    pub(in crate::check) fn alignment(
+        &mut self,
+        given: Align,
+        env: &Env,
+    ) -> Option<WithOrigin<GradientAlignment>> {
         let every = self.read(given.every, env);
         let between = self.read(given.between, env)?.unwrap_or(GradientPartition::Terms);
         let origin = self.origin(given.call.span);
-        Some(GradientAlignment { between, every: every?, origin })
+        Some(WithOrigin { value: GradientAlignment { between, every: every? }, origin })
     }
 
     /// Whether there are several gradients to compare. Reports where there is only one.
     pub(in crate::check) fn check_alignment(&mut self, train: &Train) -> bool {
-        let Some(GradientAlignment { between, origin, .. }) = train.alignment else { return true };
+        let Some(WithOrigin { value: GradientAlignment { between, .. }, origin }) = train.alignment else {
+            return true;
+        };
         let count = |between| match between {
             GradientPartition::Terms => train.objective.terms.len(),
             GradientPartition::Domains => train.mixture.len(),

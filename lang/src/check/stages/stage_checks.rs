@@ -4,8 +4,8 @@
 use crate::diag::{Code, Diagnostic};
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 use mopd_experiment::{
-    BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Optimizer, Origin, Recipe, Reward,
-    TokensOf, Train, WithOrigin,
+    BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Origin, Recipe, Reward, TokensOf,
+    Train, WithOrigin,
 };
 
 use crate::check::Checker;
@@ -108,7 +108,7 @@ impl Checker {
     /// Checks that a private stage compares no examples: otherwise the effect of one example would not be
     /// bounded by its clipped gradient.
     fn check_privacy(&mut self, train: &Train) -> bool {
-        let Optimizer::Private { origin, .. } = train.optimizer else { return true };
+        let Some(WithOrigin { origin, .. }) = train.private else { return true };
         let across = |node: &FormulaNode| match &node.kind {
             FormulaKind::Statistic { over, .. } => *over < Axis::Sequence,
             FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,

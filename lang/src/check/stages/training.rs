@@ -9,7 +9,7 @@ use crate::syntax::ast::{Argument, Expr, ExprKind};
 use mopd_experiment::formula::{Axis, Formula};
 use mopd_experiment::{
     BatchSize, DomainId, Execution, Extrapolation, GradientAlignment, Guard, Length, ModelId, Objective,
-    Optimizer, Recipe, Share, Stage, Template, Train, Trainable, Validation,
+    Recipe, Share, Stage, Template, Train, Trainable, Validation, WithOrigin,
 };
 
 use crate::check::Checker;
@@ -17,6 +17,7 @@ use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary;
 use crate::check::names::modules::StandardItem;
+use crate::check::stages::optimizers::UpdateRule;
 use crate::check::stages::recipes::RecipeParts;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
@@ -26,7 +27,7 @@ use crate::check::values::value::{Callable, MemberKey, Value};
 struct CommonSettings {
     length: Length,
     learning_rate: Formula,
-    optimizer: Optimizer,
+    update: UpdateRule,
     /// The reference of each domain; empty where none is set.
     reference: Vec<(DomainId, ModelId)>,
     sees: Option<Rc<Template>>,
@@ -36,8 +37,8 @@ struct CommonSettings {
     priority: Option<Formula>,
     refresh: Option<u32>,
     extrapolation: Option<Extrapolation>,
-    validation: Option<Validation>,
-    alignment: Option<GradientAlignment>,
+    validation: Option<WithOrigin<Validation>>,
+    alignment: Option<WithOrigin<GradientAlignment>>,
     trainable: Trainable,
     execution: Execution,
     ema: Option<f64>,
@@ -128,7 +129,8 @@ impl Checker {
             refresh: common.refresh,
             shares,
             objective: Rc::unwrap_or_clone(objective),
-            optimizer: common.optimizer,
+            optimizer: common.update.optimizer,
+            private: common.update.private,
             length: common.length,
             learning_rate: common.learning_rate,
             extrapolation: common.extrapolation,
@@ -151,7 +153,7 @@ impl Checker {
     ) -> Option<CommonSettings> {
         let length = self.length(settings, env);
         let learning_rate = self.learning_rate(settings, env, length);
-        let optimizer = self.optimizer(settings, env);
+        let update = self.optimizer(settings, env);
         let reference = match settings.get("reference") {
             Some(expr) => self.references(expr, domains, env),
             None => Some(Vec::new()),
@@ -189,7 +191,7 @@ impl Checker {
         Some(CommonSettings {
             length: length?,
             learning_rate: learning_rate?,
-            optimizer: optimizer?,
+            update: update?,
             reference: reference?,
             sees: sees.ok()?,
             passes: passes?,

@@ -5,12 +5,13 @@ use std::rc::Rc;
 use mopd_experiment::formula::{Distribution, Formula, FormulaKind, Role, Support, Unit, WeightedRole};
 use mopd_experiment::{
     Adapter, BenchmarkId, ChangedElements, DataSource, DomainId, Edit, Extrapolation, FieldColumn,
-    GradientAlignment, Guard, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret,
-    SelfCopy, TeacherId, Template, Validation,
+    GradientAlignment, Guard, Metric, ModelId, Objective, PanelId, Reward, Rollout, Secret, SelfCopy,
+    TeacherId, Template, Validation, WithOrigin,
 };
 
 use crate::check::builtins::Builtin;
 use crate::check::names::modules::ItemId;
+use crate::check::stages::optimizers::UpdateRule;
 
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -63,7 +64,7 @@ pub enum Value {
     /// `top_k(20)` without a role: what a teacher returns. Read from the expression.
     Capability,
     Secret(Secret),
-    Optimizer(Optimizer),
+    Optimizer(UpdateRule),
     Adapter(Adapter),
     /// `layers(0..=11)`
     Layers {
@@ -77,10 +78,10 @@ pub enum Value {
     Columns(Rc<Vec<FieldColumn>>),
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
-    Validation(Rc<Validation>),
+    Validation(Rc<WithOrigin<Validation>>),
     /// The guards of one call, one for each domain that it names.
     Guards(Rc<Vec<Guard>>),
-    GradientAlignment(Rc<GradientAlignment>),
+    GradientAlignment(Rc<WithOrigin<GradientAlignment>>),
     /// `powers_of(2)`
     PowersOf(u32),
     /// `integer(0..=100)`

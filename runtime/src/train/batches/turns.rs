@@ -26,7 +26,7 @@ pub(super) struct TurnsProducer {
     /// How many of the first turns are trained on; all without it.
     first_turns: Option<Formula>,
     /// The recorded turns that are played before the student's.
-    expert_turns: Option<ExpertTurns>,
+    expert_turns: Option<ExpertTurns<Formula>>,
     sampling: Sampling,
     judged: bool,
 }

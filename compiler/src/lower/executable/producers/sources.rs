@@ -6,8 +6,8 @@ use mopd_experiment::formula::Role as CheckedRole;
 use mopd_experiment::{self as checked, BatchSize, Edit, Heads, ModelId, Origin, RolloutSource};
 use mopd_lang::source::Span;
 use mopd_plan::producers::{
-    EachTurn, ExpertTurns, FirstOf, Guidance, Guided, Model, PrecomputedRollouts, Refine, Replay, SampledBy,
-    Speculative, Teacher, Turns, first_of_each,
+    EachTurn, FirstOf, Guidance, Guided, Model, PrecomputedRollouts, Refine, Replay, SampledBy, Speculative,
+    Teacher, Turns, first_of_each,
 };
 use mopd_plan::{Axis, Engine, Keep, Producer, RolloutServer, Sampling, Signal};
 
@@ -346,11 +346,9 @@ fn with_turns(
     for edit in &rollout.edits {
         let twice = match edit {
             Edit::FirstTurns { turns } => first_turns.replace(number(turns, "first_turns")?).is_some(),
-            Edit::ExpertTurns { turns: checked::ExpertTurns::First(turns) } => {
-                expert_turns.replace(ExpertTurns::First(number(turns, "expert_turns")?)).is_some()
-            }
-            Edit::ExpertTurns { turns: checked::ExpertTurns::AllBut(turns) } => {
-                expert_turns.replace(ExpertTurns::AllBut(number(turns, "expert_turns")?)).is_some()
+            Edit::ExpertTurns { turns } => {
+                let number = number(turns.number(), "expert_turns")?;
+                expert_turns.replace(turns.with(number)).is_some()
             }
             _ => false,
         };

@@ -73,7 +73,7 @@ pub enum Edit {
     },
     /// The expert's turns, from the data, come first; then the student acts.
     ExpertTurns {
-        turns: ExpertTurns,
+        turns: ExpertTurns<Formula>,
     },
     /// Passes completions through a program of the author's, with unknown effects.
     Through {
@@ -85,11 +85,28 @@ pub enum Edit {
     },
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub enum ExpertTurns {
-    First(Formula),
+/// The number of the expert's turns in the data that come before the student's. Depends on the step only.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertTurns<F> {
+    First(F),
     /// All recorded turns but this many of the last.
-    AllBut(Formula),
+    AllBut(F),
+}
+
+impl<F> ExpertTurns<F> {
+    pub fn number(&self) -> &F {
+        let (ExpertTurns::First(turns) | ExpertTurns::AllBut(turns)) = self;
+        turns
+    }
+
+    /// The same with another form of the number.
+    pub fn with<G>(&self, number: G) -> ExpertTurns<G> {
+        match self {
+            ExpertTurns::First(_) => ExpertTurns::First(number),
+            ExpertTurns::AllBut(_) => ExpertTurns::AllBut(number),
+        }
+    }
 }
 
 impl Edit {

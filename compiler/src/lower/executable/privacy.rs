@@ -1,30 +1,15 @@
-//! Converts optimizers: AdamW and SGD, and AdamW on differentially private gradients.
+//! Refusals of stages on differentially private gradients.
 
 use mopd_experiment as checked;
-use mopd_plan::{AdamW, Optimizer, Private, Producer, Rollout};
+use mopd_plan::{Producer, Rollout};
 
 use super::settings::SettingsConverter;
-
-/// The optimizer in the plan's form, and the privacy settings of a private one.
-pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<Private>) {
-    match optimizer {
-        checked::Optimizer::AdamW(adam) => (Optimizer::AdamW(adam.clone()), None),
-        checked::Optimizer::Sgd(sgd) => (Optimizer::Sgd(sgd.clone()), None),
-        checked::Optimizer::Private { clip, epsilon, delta, origin: _ } => {
-            // The usual values. The gradients of records are already clipped.
-            let adam =
-                AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: f64::MAX };
-            let private = Private { clip: *clip, epsilon: *epsilon, delta: *delta };
-            (Optimizer::AdamW(adam), Some(private))
-        }
-    }
-}
 
 impl SettingsConverter<'_> {
     /// Refuses what the privacy accountant does not cover: it assumes batches whose records are sampled
     /// independently, each with its own probability, anew in every step.
     pub(super) fn refuse_unaccounted(&mut self, train: &checked::Train, rollout: &Rollout, in_turns: bool) {
-        let checked::Optimizer::Private { origin, .. } = train.optimizer else { return };
+        let Some(checked::WithOrigin { origin, .. }) = train.private else { return };
         let learns = !train.learned(&self.experiment.teachers).is_empty();
         let drawn = &rollout.producer;
         let one_by_one = matches!(drawn, Producer::Data(_)) || drawn.samples_at_each_step();
