@@ -381,7 +381,7 @@ fn second_head(architecture: &Architecture) -> u64 {
 
 /// Rows and columns of a layer's matrix.
 fn shape(projection: Projection, architecture: &Architecture) -> (u64, u64) {
-    let (width, hidden) = (u64::from(architecture.width), u64::from(architecture.hidden));
+    let (width, hidden) = (u64::from(architecture.width), u64::from(architecture.intermediate_size));
     let head = width / u64::from(architecture.heads.max(1));
     let key_values = head.saturating_mul(u64::from(architecture.key_value_heads));
     match projection {

@@ -9,7 +9,7 @@
 //!
 //! - Layers: `2 N` operations for a token, where `N` is the number of weights in all matrices of the layers
 //!   that the token uses (of experts, the chosen ones).
-//! - Attention: `4 heads head_width s` in every layer for a token that attends to `s`, itself included.
+//! - Attention: `4 heads head_dim s` in every layer for a token that attends to `s`, itself included.
 //! - The LM head, of `V = vocabulary width` weights: `2 V` for each token that is predicted.
 //! - The student's forward pass is counted once, while it writes: the activations that its gradient needs can
 //!   be saved then. Logits of all tokens can't, so they are computed again for the divergence.
@@ -103,7 +103,7 @@ impl Matrices {
 
 /// Operations of attention in all layers for the tokens at positions `from..to`.
 fn attention(config: &Config, from: f64, to: f64) -> f64 {
-    let width = (config.heads * config.head_width) as f64;
+    let width = (config.heads * config.head_dim) as f64;
     config.attention.iter().map(|layer| 4.0 * width * seen(from, to, layer.window)).sum()
 }
 
@@ -146,7 +146,7 @@ pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Ve
     // The pass over the prompt gives the first token of a completion.
     let written = (completion - 1.0).max(0.0);
     if written > 0.0 {
-        let key_value = 2.0 * (student.key_value_heads * student.head_width) as f64;
+        let key_value = 2.0 * (student.key_value_heads * student.head_dim) as f64;
         let cached: f64 = student
             .attention
             .iter()
@@ -334,8 +334,8 @@ mod tests {
     /// layer has 16 + 8 + 8 + 16 weights in attention and 3 x 24 in the MLP: 120. All layers have 240, the
     /// LM head 40, and five normalisations 20.
     fn small() -> Config {
-        let (width, heads, key_value_heads, head_width, hidden, vocabulary) = (4, 2, 1, 2, 6, 10);
-        Config { width, heads, key_value_heads, head_width, hidden, vocabulary, ..tiny() }
+        let (width, heads, key_value_heads, head_dim, hidden, vocabulary) = (4, 2, 1, 2, 6, 10);
+        Config { width, heads, key_value_heads, head_dim, intermediate_size: hidden, vocabulary, ..tiny() }
     }
 
     /// Two samples of one prompt: 4 tokens of each sequence go through a model, 2 are predicted.
@@ -433,8 +433,13 @@ mod tests {
 
     #[test]
     fn expert_weights_are_read_only_for_routed_tokens() {
-        let experts =
-            Experts { count: 4, per_token: 2, hidden: 5, normalised: true, layers: vec![true, true] };
+        let experts = Experts {
+            count: 4,
+            per_token: 2,
+            intermediate_size: 5,
+            normalised: true,
+            layers: vec![true, true],
+        };
         let config = Config { experts: Some(experts), ..small() };
         // Attention 48 and the router 4 x 4 in each layer; an expert has 3 x 20.
         let matrices = Matrices::new(&config);

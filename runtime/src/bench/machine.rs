@@ -24,7 +24,8 @@ impl ProductShape {
     /// leaves cores idle, and a GPU most of its own, but the machine's best rate is wanted.
     pub fn new(config: &Config, place: Place) -> ProductShape {
         // The width of one expert, if layers have experts.
-        let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden);
+        let inner =
+            config.experts.as_ref().map_or(config.intermediate_size, |experts| experts.intermediate_size);
         let rows = if place.kernels().is_some() { 1 << 14 } else { 1 << 10 };
         ProductShape { rows, inputs: config.width as i64, outputs: inner as i64 }
     }

@@ -407,7 +407,7 @@ mod tests {
             experts: Some(Experts {
                 count: 3,
                 per_token: 2,
-                hidden: 5,
+                intermediate_size: 5,
                 normalised: true,
                 layers: layers.to_vec(),
             }),

@@ -131,12 +131,13 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
     let stored: u128 = tensors.values().map(|tensor| tensor.range.len() as u128).sum();
     let product = |sizes: &[usize]| sizes.iter().map(|size| *size as u128).product::<u128>();
     let heads = config.heads + config.key_value_heads;
-    let attention = product(&[2, heads, config.head_width, config.width]);
+    let attention = product(&[2, heads, config.head_dim, config.width]);
     let experts = config.experts.as_ref();
     let with_experts = experts.map_or(0, |experts| experts.layers.iter().filter(|layer| **layer).count());
-    let feed_forward = product(&[config.layers - with_experts, 3, config.width, config.hidden]);
-    let expert =
-        experts.map_or(0, |experts| product(&[with_experts, experts.count, 3, config.width, experts.hidden]));
+    let feed_forward = product(&[config.layers - with_experts, 3, config.width, config.intermediate_size]);
+    let expert = experts.map_or(0, |experts| {
+        product(&[with_experts, experts.count, 3, config.width, experts.intermediate_size])
+    });
     let embedding = product(&[config.vocabulary, config.width]);
     let described = embedding + config.layers as u128 * attention + feed_forward + expert;
     // No encoding has fewer than four bits a number.

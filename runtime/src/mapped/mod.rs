@@ -32,8 +32,8 @@ pub enum RowOrder {
     /// The two rows of a rotary pair are half a head apart, as everywhere here.
     Halves,
     /// The two rows of a rotary pair are neighbours, as in GGUF files of Llama: row `2 i + j` of a head is
-    /// row `j * head_width / 2 + i` here.
-    Neighbours { head_width: usize },
+    /// row `j * head_dim / 2 + i` here.
+    Neighbours { head_dim: usize },
 }
 
 impl MappedTensor {
@@ -89,10 +89,8 @@ impl MappedTensor {
     /// The same bytes with rows in this order; none if the rows don't make whole heads.
     pub fn ordered(self, order: RowOrder) -> Option<MappedTensor> {
         match order {
-            RowOrder::Neighbours { head_width }
-                if head_width == 0
-                    || !head_width.is_multiple_of(2)
-                    || !self.rows.is_multiple_of(head_width) =>
+            RowOrder::Neighbours { head_dim }
+                if head_dim == 0 || !head_dim.is_multiple_of(2) || !self.rows.is_multiple_of(head_dim) =>
             {
                 None
             }
@@ -172,11 +170,11 @@ impl MappedTensor {
                 let rows = into.len().checked_div(self.columns).unwrap_or(0);
                 self.encoding.decode(&self.bytes()[first * row..(first + rows) * row], into);
             }
-            RowOrder::Neighbours { head_width } => {
+            RowOrder::Neighbours { head_dim } => {
                 for (index, values) in into.chunks_mut(self.columns.max(1)).enumerate() {
-                    let (head, place) = ((first + index) / head_width, (first + index) % head_width);
-                    let half = head_width / 2;
-                    let source = head * head_width + 2 * (place % half) + place / half;
+                    let (head, place) = ((first + index) / head_dim, (first + index) % head_dim);
+                    let half = head_dim / 2;
+                    let source = head * head_dim + 2 * (place % half) + place / half;
                     self.encoding.decode(&self.bytes()[source * row..(source + 1) * row], values);
                 }
             }

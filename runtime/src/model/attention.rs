@@ -26,7 +26,7 @@ impl SequenceLayout {
         let ([_, longest], tokens) = (batch.shape, batch.token_count());
         let is_flash = |gpu| {
             config.runs_on(FastPath::FlashAttention)
-                && FlashAttention::is_written_for(gpu, kind, config.head_width as i64)
+                && FlashAttention::is_written_for(gpu, kind, config.head_dim as i64)
         };
         if place.kernels().is_some_and(is_flash) {
             SequenceLayout::Packed(FlashAttention::new(batch.bounds(place.device), tokens, longest))

@@ -74,7 +74,7 @@ impl<'a> Generator<'a> {
         }
         let tensor = |numbers: &[i64]| upload(numbers, device);
         let length = longest as i64;
-        let [groups, width] = [config.key_value_heads as i64, config.head_width as i64];
+        let [groups, width] = [config.key_value_heads as i64, config.head_dim as i64];
         let caches = || -> Vec<Tensor> {
             let empty = |_| Tensor::zeros([rows, groups, capacity as i64, width], (kind, device));
             (0..config.layers).map(empty).collect()
@@ -266,10 +266,10 @@ impl Decoder {
     /// Queries, keys and values of `[rows, width]`, `[rows, heads, head width]` each, rotated.
     fn project(&self, layer: &Layer, stream: &Tensor, rotary: &Rotaries) -> (Tensor, Tensor, Tensor) {
         let config = &*self.config;
-        let [heads, groups, head_width] =
-            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let [heads, groups, head_dim] =
+            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
         let normed = self.normalise(stream, &layer.norm_attention);
-        let all = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, head_width]);
+        let all = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, head_dim]);
         let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), layer);
         let query_key = rotary.apply_rope(&layer.attention, query_key);
         (

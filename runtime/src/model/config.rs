@@ -18,9 +18,12 @@ pub struct Config {
     pub width: usize,
     pub heads: usize,
     pub key_value_heads: usize,
-    pub head_width: usize,
+    /// Serialised as in keys of older results, like the next field.
+    #[serde(rename = "head_width")]
+    pub head_dim: usize,
     /// Inner width of the feed-forward part, where it has no experts.
-    pub hidden: usize,
+    #[serde(rename = "hidden")]
+    pub intermediate_size: usize,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: usize,
     /// Embedding and LM head are one matrix.
@@ -183,10 +186,11 @@ pub struct Experts {
     /// The number of experts that a token uses.
     pub per_token: usize,
     /// The inner width of an expert.
-    pub hidden: usize,
+    #[serde(rename = "hidden")]
+    pub intermediate_size: usize,
     /// The weights of the chosen experts are divided by their sum.
     pub normalised: bool,
-    /// Which layers have experts; the others have one plain part of width [`Config::hidden`].
+    /// Which layers have experts; the others have one plain part of width [`Config::intermediate_size`].
     pub layers: Vec<bool>,
 }
 
@@ -219,8 +223,8 @@ impl Config {
             width: _,
             heads: _,
             key_value_heads: _,
-            head_width: _,
-            hidden: _,
+            head_dim: _,
+            intermediate_size: _,
             context: _,
             tied: _,
             scalar_head: _,
@@ -256,7 +260,7 @@ impl Config {
     /// The configuration of a model that the language makes from scratch: `llama { ... }`, `qwen2 { ... }`,
     /// `qwen3 { ... }`, `gemma { ... }`.
     pub fn new(architecture: &plan::Architecture) -> Config {
-        let head_width = (architecture.width / architecture.heads.max(1)) as usize;
+        let head_dim = (architecture.width / architecture.heads.max(1)) as usize;
         let gemma = architecture.family == plan::Family::Gemma;
         Config {
             family: match architecture.family {
@@ -270,8 +274,8 @@ impl Config {
             width: architecture.width as usize,
             heads: architecture.heads as usize,
             key_value_heads: architecture.key_value_heads as usize,
-            head_width,
-            hidden: architecture.hidden as usize,
+            head_dim,
+            intermediate_size: architecture.intermediate_size as usize,
             context: architecture.context as usize,
             tied: architecture.tied,
             scalar_head: false,
@@ -288,7 +292,7 @@ impl Config {
             },
             activation: if gemma { Activation::Gelu } else { Activation::Silu },
             embedding_scale: EmbeddingScale::new(gemma, architecture.width as usize),
-            attention_scale: 1.0 / (head_width as f64).sqrt(),
+            attention_scale: 1.0 / (head_dim as f64).sqrt(),
             attention_softcap: None,
             logit_softcap: None,
             logit_scale: 1.0,
@@ -312,10 +316,10 @@ impl Config {
             ("width", self.width),
             ("heads", self.heads),
             ("key_value_heads", self.key_value_heads),
-            ("hidden", self.hidden),
+            ("hidden", self.intermediate_size),
             ("context", self.context),
             ("vocabulary", self.vocabulary),
-            ("head_width", self.head_width),
+            ("head_dim", self.head_dim),
         ];
         // As with layers: sizes must not overflow.
         const MOST: usize = 1 << 24;
@@ -327,10 +331,10 @@ impl Config {
                 return Err(format!("`{name} = {size}` is more than any decoder has"));
             }
         }
-        if !self.head_width.is_multiple_of(2) {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(format!(
                 "a head must have an even width, not {}: rotary positions rotate pairs",
-                self.head_width
+                self.head_dim
             ));
         }
         if !self.heads.is_multiple_of(self.key_value_heads) {
@@ -356,12 +360,12 @@ impl Config {
             }
             if experts.per_token == 0
                 || experts.per_token > experts.count
-                || experts.hidden == 0
+                || experts.intermediate_size == 0
                 || experts.count > 65_536
             {
-                let Experts { count, per_token, hidden, .. } = experts;
+                let Experts { count, per_token, intermediate_size, .. } = experts;
                 return Err(format!(
-                    "{per_token} of {count} experts of width {hidden} cannot form a feed-forward part"
+                    "{per_token} of {count} experts of width {intermediate_size} cannot form a feed-forward part"
                 ));
             }
         }

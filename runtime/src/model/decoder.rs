@@ -346,10 +346,10 @@ impl Decoder {
         last: bool,
     ) -> (Tensor, AttentionRead) {
         let config = &*self.config;
-        let [heads, groups, head_width] =
-            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let [heads, groups, head_dim] =
+            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
         let batch = &context.batch;
-        let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_width]);
+        let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_dim]);
         let query_key = context.rotary.apply_rope(&layer.attention, self.normalise_heads(query_key, layer));
         let value = layer.value.apply(normed);
         // Splitting has a cheaper backward pass than two views.
@@ -361,7 +361,7 @@ impl Decoder {
             SequenceLayout::Padded(masks) => masks,
             SequenceLayout::Packed(flash) => {
                 let [query, keys] = split(&query_key, 1);
-                let values = value.view([-1, groups, head_width]);
+                let values = value.view([-1, groups, head_dim]);
                 let (scale, window) = (config.attention_scale, layer.attention.window);
                 let attended = flash.attend([&query, &keys, &values], scale, window).flatten(1, 2);
                 let attended = if last { gather(&attended, &batch.predictors) } else { attended };
@@ -369,10 +369,10 @@ impl Decoder {
             }
         };
         let [sequences, longest] = batch.shape;
-        let query_key = query_key.view([-1, (heads + groups) * head_width]);
+        let query_key = query_key.view([-1, (heads + groups) * head_dim]);
         let query_key =
-            gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);
-        let values = gather(&value, &batch.unpack).view([sequences, longest, groups, head_width]);
+            gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_dim]);
+        let values = gather(&value, &batch.unpack).view([sequences, longest, groups, head_dim]);
         let [query, keys] = split(&query_key, 2);
         let by_head = |part: &Tensor| part.transpose(1, 2);
         let attended = attend(
@@ -384,7 +384,7 @@ impl Decoder {
             &by_head(&keys),
             &by_head(&values),
         );
-        let attended = attended.transpose(1, 2).reshape([sequences * longest, heads * head_width]);
+        let attended = attended.transpose(1, 2).reshape([sequences * longest, heads * head_dim]);
         let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
         (attended, AttentionRead::Padded { keys, values })
     }
@@ -447,7 +447,7 @@ impl Decoder {
         let Some(scales) = &layer.query_key_norm else { return query_key };
         let config = &*self.config;
         let (heads, groups, width) =
-            (config.heads as i64, config.key_value_heads as i64, config.head_width as i64);
+            (config.heads as i64, config.key_value_heads as i64, config.head_dim as i64);
         let scales = self.scale(scales);
         let of = |row: i64, count: i64| scales.narrow(0, row, 1).expand([count, width], false);
         let scales = Tensor::cat(&[of(0, heads), of(1, groups)], 0);

@@ -123,8 +123,8 @@ impl Entries {
 
     fn matrices(&mut self, config: &Config, layer: usize) {
         use WeightGroup::{Attention, FeedForward};
-        let (width, query) = (config.width, config.heads * config.head_width);
-        let key_value = config.key_value_heads * config.head_width;
+        let (width, query) = (config.width, config.heads * config.head_dim);
+        let key_value = config.key_value_heads * config.head_dim;
         let mut matrix = |group: WeightGroup, part: &str, outputs: usize, inputs: usize| {
             self.add(Some(layer), part, vec![outputs, inputs], EntryKind::Matrix, group);
         };
@@ -133,32 +133,42 @@ impl Entries {
         matrix(Attention, "self_attn.v_proj", key_value, width);
         matrix(Attention, "self_attn.o_proj", width, query);
         match config.experts_of(layer) {
-            Some(Experts { count, hidden, .. }) => {
+            Some(Experts { count, intermediate_size, .. }) => {
                 matrix(FeedForward, "mlp.gate", *count, width);
                 for expert in 0..*count {
-                    matrix(FeedForward, &format!("mlp.experts.{expert}.gate_proj"), *hidden, width);
-                    matrix(FeedForward, &format!("mlp.experts.{expert}.up_proj"), *hidden, width);
+                    matrix(
+                        FeedForward,
+                        &format!("mlp.experts.{expert}.gate_proj"),
+                        *intermediate_size,
+                        width,
+                    );
+                    matrix(FeedForward, &format!("mlp.experts.{expert}.up_proj"), *intermediate_size, width);
                 }
                 for expert in 0..*count {
-                    matrix(FeedForward, &format!("mlp.experts.{expert}.down_proj"), width, *hidden);
+                    matrix(
+                        FeedForward,
+                        &format!("mlp.experts.{expert}.down_proj"),
+                        width,
+                        *intermediate_size,
+                    );
                 }
             }
             None => {
-                matrix(FeedForward, "mlp.gate_proj", config.hidden, width);
-                matrix(FeedForward, "mlp.up_proj", config.hidden, width);
-                matrix(FeedForward, "mlp.down_proj", width, config.hidden);
+                matrix(FeedForward, "mlp.gate_proj", config.intermediate_size, width);
+                matrix(FeedForward, "mlp.up_proj", config.intermediate_size, width);
+                matrix(FeedForward, "mlp.down_proj", width, config.intermediate_size);
             }
         }
     }
 
     fn biases(&mut self, config: &Config, layer: usize) {
         use WeightGroup::{Attention, FeedForward};
-        let key_value = config.key_value_heads * config.head_width;
+        let key_value = config.key_value_heads * config.head_dim;
         let mut bias = |group: WeightGroup, part: &str, outputs: usize| {
             self.add(Some(layer), part, vec![outputs], EntryKind::Bias, group);
         };
         if config.biases.query_key_value {
-            bias(Attention, "self_attn.q_proj", config.heads * config.head_width);
+            bias(Attention, "self_attn.q_proj", config.heads * config.head_dim);
             bias(Attention, "self_attn.k_proj", key_value);
             bias(Attention, "self_attn.v_proj", key_value);
         }
@@ -166,8 +176,8 @@ impl Entries {
             bias(Attention, "self_attn.o_proj", config.width);
         }
         if config.biases.feed_forward && config.experts_of(layer).is_none() {
-            bias(FeedForward, "mlp.gate_proj", config.hidden);
-            bias(FeedForward, "mlp.up_proj", config.hidden);
+            bias(FeedForward, "mlp.gate_proj", config.intermediate_size);
+            bias(FeedForward, "mlp.up_proj", config.intermediate_size);
             bias(FeedForward, "mlp.down_proj", config.width);
         }
     }
@@ -186,8 +196,8 @@ impl Entries {
             norm(after, config.width);
         }
         if config.query_key_norm {
-            norm("self_attn.q_norm", config.head_width);
-            norm("self_attn.k_norm", config.head_width);
+            norm("self_attn.q_norm", config.head_dim);
+            norm("self_attn.k_norm", config.head_dim);
         }
     }
 }

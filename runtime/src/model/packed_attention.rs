@@ -56,7 +56,7 @@ impl SavedForBackward {
     /// Keys after RoPE and values, `[tokens, groups, head width]` each.
     pub fn keys_values(&self, config: &Config) -> [Tensor; 2] {
         let [heads, groups, width] =
-            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
         let projected = self.projected.view([-1, heads + 2 * groups, width]);
         [heads, heads + groups].map(|first| projected.narrow(1, first, groups))
     }
@@ -93,11 +93,11 @@ impl<'a> PackedAttention<'a> {
     ) -> Option<PackedAttention<'a>> {
         let weight = &layer.query_key_value.weight;
         let written =
-            matches!(weight.kind(), Kind::Float | Kind::BFloat16) && config.head_width.is_multiple_of(2);
+            matches!(weight.kind(), Kind::Float | Kind::BFloat16) && config.head_dim.is_multiple_of(2);
         let heads = AttentionHeads {
             heads: config.heads,
             groups: config.key_value_heads,
-            width: config.head_width,
+            width: config.head_dim,
             scale: config.attention_scale as f32,
             window: layer.attention.window.unwrap_or(usize::MAX),
         };

@@ -16,7 +16,7 @@ use crate::tokenizer::Token;
 
 /// The layout of a model's keys and values in a page.
 pub fn page_layout(config: &Config, kind: Kind) -> PageLayout {
-    PageLayout::new(config.layers, config.key_value_heads, config.head_width, kind.elt_size_in_bytes())
+    PageLayout::new(config.layers, config.key_value_heads, config.head_dim, kind.elt_size_in_bytes())
 }
 
 /// Prompts with fewer tokens in all are read as rows of a step. More tokens make efficient matrix products,

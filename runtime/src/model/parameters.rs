@@ -259,7 +259,8 @@ impl LayerParameters<'_, '_> {
                 down: self.linear(&["mlp.down_proj"], bias),
             };
         };
-        let (count, width, hidden) = (experts.count as i64, config.width as i64, experts.hidden as i64);
+        let (count, width, hidden) =
+            (experts.count as i64, config.width as i64, experts.intermediate_size as i64);
         let part = |expert: usize, part: &str| format!("mlp.experts.{expert}.{part}");
         let gate_up: Vec<String> = (0..experts.count)
             .flat_map(|expert| [part(expert, "gate_proj"), part(expert, "up_proj")])

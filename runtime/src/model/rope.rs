@@ -19,8 +19,8 @@ pub(super) struct Rotary {
 }
 
 impl Rotary {
-    pub fn new(rope: &Rope, head_width: usize, positions: usize, kind: Kind, device: Device) -> Rotary {
-        let (frequencies, factor) = frequencies(rope, head_width);
+    pub fn new(rope: &Rope, head_dim: usize, positions: usize, kind: Kind, device: Device) -> Rotary {
+        let (frequencies, factor) = frequencies(rope, head_dim);
         let frequencies = upload(&frequencies, device);
         let angles =
             Tensor::arange(positions as i64, (Kind::Float, device)).unsqueeze(1) * frequencies.unsqueeze(0);
@@ -56,7 +56,7 @@ pub(super) struct Rotaries {
 impl Rotaries {
     /// The tables of the first `positions` positions.
     pub fn new(config: &Config, positions: usize, kind: Kind, device: Device) -> Rotaries {
-        let table = |rope| Rotary::new(rope, config.head_width, positions, kind, device);
+        let table = |rope| Rotary::new(rope, config.head_dim, positions, kind, device);
         Rotaries { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
     }
 
@@ -99,12 +99,12 @@ impl Rotaries {
 }
 
 /// Radians per position of each pair of components, and the factor of cosines and sines.
-fn frequencies(rope: &Rope, head_width: usize) -> (Vec<f32>, f64) {
+fn frequencies(rope: &Rope, head_dim: usize) -> (Vec<f32>, f64) {
     let plain = |pair: usize| {
-        let exponent = (2 * pair) as f32 / head_width as f32;
+        let exponent = (2 * pair) as f32 / head_dim as f32;
         1.0 / (rope.theta.powf(f64::from(exponent)) as f32)
     };
-    let pairs = 0..head_width / 2;
+    let pairs = 0..head_dim / 2;
     match rope.scaling {
         RopeScaling::None => (pairs.map(plain).collect(), 1.0),
         RopeScaling::Linear { factor } => (pairs.map(|pair| plain(pair) / factor as f32).collect(), 1.0),
@@ -121,7 +121,7 @@ fn frequencies(rope: &Rope, head_width: usize) -> (Vec<f32>, f64) {
         RopeScaling::Yarn { factor, attention, beta_fast, beta_slow, original_context, truncate } => {
             // arXiv:2309.00071, section 3.2: the pair with `turns` full rotations within the original
             // context.
-            let width = head_width as f64;
+            let width = head_dim as f64;
             let pair = |turns: f64| {
                 width * (original_context as f64 / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln())
             };

@@ -111,15 +111,15 @@ pub(super) fn shape(decoder: &Decoder) -> Shape {
     Shape {
         layers: config.layers,
         width: config.width,
-        hidden: config.hidden,
+        intermediate_size: config.intermediate_size,
         vocabulary: config.vocabulary,
         heads: config.heads,
         key_value_heads: config.key_value_heads,
-        head_width: config.head_width,
-        experts: config
-            .experts
-            .as_ref()
-            .map(|experts| ExpertsShape { hidden: experts.hidden, per_token: experts.per_token }),
+        head_dim: config.head_dim,
+        experts: config.experts.as_ref().map(|experts| ExpertsShape {
+            intermediate_size: experts.intermediate_size,
+            per_token: experts.per_token,
+        }),
         activation: config.activation,
         attention_scale: config.attention_scale,
         attention_softcap: config.attention_softcap,

@@ -115,8 +115,13 @@ mod tests {
     /// For any number of batches per loading of the layers.
     #[test]
     fn streamed_layers_give_the_output_of_the_whole_model() {
-        let experts =
-            Experts { count: 3, per_token: 2, hidden: 5, normalised: true, layers: vec![true, false] };
+        let experts = Experts {
+            count: 3,
+            per_token: 2,
+            intermediate_size: 5,
+            normalised: true,
+            layers: vec![true, false],
+        };
         let biases = Biases { query_key_value: true, output: true, feed_forward: true };
         let families = [Family::Llama, Family::Qwen2, Family::Qwen3, Family::Gemma].map(of_family);
         let others = [

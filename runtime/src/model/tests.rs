@@ -29,7 +29,7 @@ pub fn of_family(family: plan::Family) -> Config {
         width: 16,
         heads: 4,
         key_value_heads: 2,
-        hidden: 24,
+        intermediate_size: 24,
         context: 32,
         tokenizer: plan::TokenizerSpec::Bytes,
         tied: true,
@@ -105,7 +105,7 @@ fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
         let output = part("self_attn.o_proj");
         let (gate, up, down) = (part("mlp.gate_proj"), part("mlp.up_proj"), part("mlp.down_proj"));
         let (before, after) = (part("input_layernorm"), part("post_attention_layernorm"));
-        let d = sizes.head_width;
+        let d = sizes.head_dim;
         let normed: Vec<Vec<f64>> = streams.iter().map(|x| norm(x, &before.concat())).collect();
         let heads = |matrix: &[Vec<f64>], rotated: bool| -> Vec<Vec<Vec<f64>>> {
             normed

@@ -235,8 +235,13 @@ mod tests {
 
     #[test]
     fn layout_is_dense_and_decayed_parameters_come_first() {
-        let experts =
-            Experts { count: 3, per_token: 2, hidden: 5, normalised: true, layers: vec![true, false] };
+        let experts = Experts {
+            count: 3,
+            per_token: 2,
+            intermediate_size: 5,
+            normalised: true,
+            layers: vec![true, false],
+        };
         for config in [
             Config { tied: false, ..tiny() },
             Config {

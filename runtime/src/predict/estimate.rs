@@ -15,7 +15,7 @@ impl StageTrial<'_> {
     /// About how many multiplications and additions a step of `batch` sequences takes with `layers` layers.
     pub fn work(&self, batch: u32, layers: usize) -> f64 {
         let config = &self.context.shapes.configs[self.model.0 as usize];
-        let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
+        let layer = config.width * (config.intermediate_size * 3 + config.heads * config.head_dim * 4);
         let matrix = config.vocabulary * config.width;
         let own = f64::from(self.train.rollout.group());
         let batch = f64::from(batch) * self.rows_of_draw();
@@ -106,7 +106,7 @@ impl StageTrial<'_> {
     pub fn activations(&self, batch: u32) -> f64 {
         let config = &self.context.shapes.configs[self.model.0 as usize];
         let together = self.train.execution.micro_batch.map_or(batch, |size| size.clamp(1, batch.max(1)));
-        let layers = (10 * config.width + 4 * config.hidden) * config.layers;
+        let layers = (10 * config.width + 4 * config.intermediate_size) * config.layers;
         self.held_until_update(batch) + 4.0 * self.tokens(together) * layers as f64
     }
 
@@ -163,7 +163,7 @@ impl StageTrial<'_> {
     /// Multiplications and additions of a forward pass over one token.
     pub fn products(&self) -> f64 {
         let config = &self.context.shapes.configs[self.model.0 as usize];
-        let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
+        let layer = config.width * (config.intermediate_size * 3 + config.heads * config.head_dim * 4);
         (layer * config.layers + config.vocabulary * config.width) as f64
     }
 

@@ -41,7 +41,7 @@ pub fn rollout<'a>(
 fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: MemoryBudget) -> usize {
     let bytes = |model: &Decoder| {
         let config = &*model.config;
-        let of_token = 2 * config.layers * config.key_value_heads * config.head_width;
+        let of_token = 2 * config.layers * config.key_value_heads * config.head_dim;
         let tokens = longest + sampling.max_tokens as usize;
         // Four buffers of the size of the logits: the logits and the draw's intermediate results.
         tokens * of_token * model.kind().elt_size_in_bytes() + 4 * config.vocabulary * size_of::<f32>()

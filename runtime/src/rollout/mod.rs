@@ -149,9 +149,12 @@ pub fn memory(
 
 /// Approximate bytes of activations while `tokens` tokens of prompts are prefilled together.
 fn reading(config: &Config, tokens: usize) -> usize {
-    let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden * experts.per_token);
+    let inner = config
+        .experts
+        .as_ref()
+        .map_or(config.intermediate_size, |experts| experts.intermediate_size * experts.per_token);
     let token =
-        4 * config.width + 3 * inner + (2 * config.heads + 2 * config.key_value_heads) * config.head_width;
+        4 * config.width + 3 * inner + (2 * config.heads + 2 * config.key_value_heads) * config.head_dim;
     tokens * token * size_of::<f32>()
 }
 

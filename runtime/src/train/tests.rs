@@ -316,7 +316,7 @@ impl Reference {
         let tokens: Vec<Token> = prompt.iter().chain(&completion[..completion.len() - 1]).copied().collect();
         let (length, heads) = (tokens.len() as i64, config.heads as i64);
         let groups = config.key_value_heads as i64;
-        let width = config.head_width as i64;
+        let width = config.head_dim as i64;
         let norm = |x: &Tensor, scale: &Tensor| {
             let mean = x.square().mean_dim([-1].as_slice(), true, Kind::Double);
             x / (mean + config.norm.epsilon).sqrt() * scale

@@ -24,7 +24,7 @@ const NEW: u64 = 55;
 fn plan(objective: Objective) -> Plan {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
-    let large = Architecture { layers: 6, width: 256, hidden: 2048, ..tiny() };
+    let large = Architecture { layers: 6, width: 256, intermediate_size: 2048, ..tiny() };
     let teacher = b.model("teacher", Stage::Initialise(large));
     let base = b.model("base", Stage::Initialise(tiny()));
     let training = Training {

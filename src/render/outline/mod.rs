@@ -276,7 +276,7 @@ fn settings(model: &Model, experiment: &Experiment) -> OutlineRows {
                     shape.width,
                     counted(shape.heads as usize, "head"),
                     shape.key_value_heads,
-                    shape.hidden,
+                    shape.intermediate_size,
                     shape.context,
                     if shape.tied { ", tied" } else { "" },
                 ),

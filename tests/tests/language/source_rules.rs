@@ -1,5 +1,6 @@
 //! Checks what each crate may not depend on, directly or through others.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -105,8 +106,8 @@ fn crates_do_not_depend_on_forbidden_packages() {
     }
 }
 
-/// Every Rust file of the repository.
-fn sources() -> Vec<PathBuf> {
+/// Every Rust file of the repository, each once: packages lie in the folders of others.
+fn sources() -> BTreeSet<PathBuf> {
     let root = mopd_tests::root();
     packages()
         .iter()

@@ -1,6 +1,5 @@
 //! Stages that compare gradients of parts of their loss: their plans, keys and costs.
 
-
 use super::objectives::{lower_by_term, lowered};
 use super::*;
 

@@ -278,7 +278,7 @@ pub fn experiment() -> Experiment {
         width: 96,
         heads: 4,
         key_value_heads: 2,
-        hidden: 256,
+        intermediate_size: 256,
         context: 64,
         tokenizer: TokenizerSpec::Bytes,
         tied: true,

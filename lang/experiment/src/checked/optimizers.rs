@@ -18,9 +18,9 @@ pub struct Extrapolation {
     pub origin: Origin,
 }
 
-/// The student's mean negative log-probability of a field in the validation rows of a stage's domains, on which
-/// no stage is trained, in nats per token at temperature 1, over all tokens of the field including the end
-/// token.
+/// The student's mean negative log-probability of a field in the validation rows of a stage's domains, on
+/// which no stage is trained, in nats per token at temperature 1, over all tokens of the field including the
+/// end token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// The field whose text is predicted.

@@ -137,7 +137,8 @@ pub struct Architecture {
     pub heads: u32,
     pub key_value_heads: u32,
     /// Inner width of the feed-forward part.
-    pub hidden: u32,
+    #[serde(rename = "hidden")]
+    pub intermediate_size: u32,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: u32,
     pub tokenizer: TokenizerSpec,

@@ -182,7 +182,7 @@ impl Checker {
             heads,
             key_value_heads,
             // The usual two thirds of four times the width, rounded up to a multiple of 32.
-            hidden: hidden.unwrap_or(Some((width * 8).div_ceil(3).div_ceil(32) * 32))?,
+            intermediate_size: hidden.unwrap_or(Some((width * 8).div_ceil(3).div_ceil(32) * 32))?,
             context: context?,
             tokenizer: tokenizer?,
             tied: tied?,

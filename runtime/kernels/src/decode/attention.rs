@@ -89,12 +89,12 @@ impl Pass<'_> {
     ) -> (&[f32], usize, CachedKeysValues<'_, T>, usize) {
         let shape = &self.decoder.shape;
         let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
-        let stride = (shape.heads + 2 * shape.key_value_heads) * shape.head_width;
+        let stride = (shape.heads + 2 * shape.key_value_heads) * shape.head_dim;
         // SAFETY: between the barriers around attention, projected rows are only read.
         let projected = unsafe { self.projected.as_slice() };
         let (pages, position) = self.pages.rows[row].clone();
         let places = self.pages.layout.places(index, group);
-        let cached = CachedKeysValues::<T>::new(&self.pages.starts[pages], places, shape.head_width);
+        let cached = CachedKeysValues::<T>::new(&self.pages.starts[pages], places, shape.head_dim);
         (&projected[row * stride..][..stride], group, cached, position)
     }
 
@@ -105,7 +105,7 @@ impl Pass<'_> {
         item: usize,
         scratch: &mut AttentionScratch,
     ) {
-        let (shape, width) = (&self.decoder.shape, self.decoder.shape.head_width);
+        let (shape, width) = (&self.decoder.shape, self.decoder.shape.head_dim);
         let (own, group, mut cached, position) = self.row_of::<T>(index, item);
         // SAFETY: the pages are of this layout, no other row has this position in them, and no other worker
         // has this head.
@@ -128,7 +128,7 @@ impl Pass<'_> {
     fn save_heads(&self, index: usize, item: usize, first: usize, before: &[f32], projected: &[f32]) {
         let Some(saved) = &self.saved else { return };
         let shape = &self.decoder.shape;
-        let at = (item / shape.key_value_heads, first * shape.head_width);
+        let at = (item / shape.key_value_heads, first * shape.head_dim);
         // SAFETY: an item's heads are one worker's.
         unsafe {
             saved.write(index, Saved::BeforeNorm, at, before);
@@ -143,7 +143,7 @@ impl Pass<'_> {
         item: usize,
         scratch: &mut AttentionScratch,
     ) {
-        let (shape, width) = (&self.decoder.shape, self.decoder.shape.head_width);
+        let (shape, width) = (&self.decoder.shape, self.decoder.shape.head_dim);
         let shared_by = shape.heads / shape.key_value_heads;
         let (own, group, cached, position) = self.row_of::<T>(index, item);
         let AttentionScratch { rotated, scores } = scratch;

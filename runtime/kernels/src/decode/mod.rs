@@ -37,11 +37,11 @@ pub struct Shape {
     pub layers: usize,
     pub width: usize,
     /// Inner width of the plain feed-forward blocks.
-    pub hidden: usize,
+    pub intermediate_size: usize,
     pub vocabulary: usize,
     pub heads: usize,
     pub key_value_heads: usize,
-    pub head_width: usize,
+    pub head_dim: usize,
     /// `None` where no layer has experts.
     pub experts: Option<ExpertsShape>,
     pub activation: Activation,
@@ -56,14 +56,14 @@ pub struct Shape {
 
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertsShape {
-    pub hidden: usize,
+    pub intermediate_size: usize,
     pub per_token: usize,
 }
 
 impl Shape {
     /// The layout of pages whose numbers have `element` bytes.
     pub fn page_layout(&self, element: usize) -> PageLayout {
-        PageLayout::new(self.layers, self.key_value_heads, self.head_width, element)
+        PageLayout::new(self.layers, self.key_value_heads, self.head_dim, element)
     }
 }
 
@@ -149,8 +149,8 @@ impl StepDecoder {
         let element = if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() };
         assert!(pages.layout() == shape.page_layout(element), "pages of another decoder");
         let inner = match &shape.experts {
-            Some(experts) => experts.hidden.max(shape.hidden),
-            None => shape.hidden,
+            Some(experts) => experts.intermediate_size.max(shape.intermediate_size),
+            None => shape.intermediate_size,
         };
         buffers.fit(shape, rows, inner, is_bf16);
         for (token, row) in tokens.iter().zip(buffers.stream.chunks_exact_mut(shape.width)) {
@@ -216,13 +216,13 @@ struct Buffers {
 
 impl Buffers {
     fn fit(&mut self, shape: &Shape, rows: usize, inner: usize, is_bf16: bool) {
-        let heads = shape.heads * shape.head_width;
+        let heads = shape.heads * shape.head_dim;
         let slots = shape.experts.as_ref().map_or(1, |experts| experts.per_token);
         let f32 = |buffer: &mut Lines<f32>, width: usize| buffer.resize(rows * width);
         let bf16 =
             |buffer: &mut Lines<bf16>, width: usize| buffer.resize(if is_bf16 { rows * width } else { 0 });
         f32(&mut self.stream, shape.width);
-        f32(&mut self.projected, heads + 2 * shape.key_value_heads * shape.head_width);
+        f32(&mut self.projected, heads + 2 * shape.key_value_heads * shape.head_dim);
         f32(&mut self.attended, heads);
         bf16(&mut self.attended_bf16, heads);
         f32(&mut self.gate, slots * inner);

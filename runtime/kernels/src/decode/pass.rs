@@ -76,7 +76,7 @@ impl Pass<'_> {
                 self.attention::<f32>(worker, index, layer)
             }
             worker.barrier();
-            let heads = shape.heads * shape.head_width;
+            let heads = shape.heads * shape.head_dim;
             // SAFETY: between these barriers, attended rows are only read.
             let attended = unsafe {
                 InputRows {

@@ -36,10 +36,10 @@ pub struct SavedWidths([usize; 6]);
 impl SavedWidths {
     /// For a decoder with plain gated units in all layers.
     pub fn new(shape: &Shape, has_head_norm: bool) -> SavedWidths {
-        let heads = shape.heads * shape.head_width;
-        let projected = heads + 2 * shape.key_value_heads * shape.head_width;
+        let heads = shape.heads * shape.head_dim;
+        let projected = heads + 2 * shape.key_value_heads * shape.head_dim;
         let before = if has_head_norm { projected } else { 0 };
-        SavedWidths([shape.width, before, projected, heads, shape.width, 2 * shape.hidden])
+        SavedWidths([shape.width, before, projected, heads, shape.width, 2 * shape.intermediate_size])
     }
 
     pub fn of(&self, saved: Saved) -> usize {

@@ -29,13 +29,13 @@ pub(super) fn names() -> String {
 pub(super) struct Defaults {
     pub vocabulary: usize,
     pub width: usize,
-    pub hidden: usize,
+    pub intermediate_size: usize,
     pub layers: usize,
     pub heads: usize,
     /// None: as many as heads.
     pub key_value_heads: Option<usize>,
     /// None: width divided by heads.
-    pub head_width: Option<usize>,
+    pub head_dim: Option<usize>,
     pub context: usize,
     pub tied: bool,
     pub theta: f64,
@@ -46,18 +46,18 @@ impl Defaults {
         let llama = Defaults {
             vocabulary: 32_000,
             width: 4096,
-            hidden: 11_008,
+            intermediate_size: 11_008,
             layers: 32,
             heads: 32,
             key_value_heads: None,
-            head_width: None,
+            head_dim: None,
             context: 2048,
             tied: false,
             theta: 10_000.0,
         };
         let qwen2 = Defaults {
             vocabulary: 151_936,
-            hidden: 22_016,
+            intermediate_size: 22_016,
             key_value_heads: Some(32),
             context: 32_768,
             ..llama
@@ -65,11 +65,11 @@ impl Defaults {
         let gemma2 = Defaults {
             vocabulary: 256_000,
             width: 2304,
-            hidden: 9216,
+            intermediate_size: 9216,
             layers: 26,
             heads: 8,
             key_value_heads: Some(4),
-            head_width: Some(256),
+            head_dim: Some(256),
             context: 8192,
             tied: true,
             theta: 10_000.0,
@@ -77,13 +77,17 @@ impl Defaults {
         match family {
             ModelFamily::Llama | ModelFamily::Granite => llama,
             ModelFamily::Mistral => {
-                Defaults { hidden: 14_336, key_value_heads: Some(8), context: 131_072, ..llama }
+                Defaults { intermediate_size: 14_336, key_value_heads: Some(8), context: 131_072, ..llama }
             }
             ModelFamily::Qwen2 => qwen2,
-            ModelFamily::Qwen3 => Defaults { head_width: Some(128), ..qwen2 },
-            ModelFamily::Qwen3Moe => {
-                Defaults { width: 2048, hidden: 6144, layers: 24, key_value_heads: Some(4), ..qwen2 }
-            }
+            ModelFamily::Qwen3 => Defaults { head_dim: Some(128), ..qwen2 },
+            ModelFamily::Qwen3Moe => Defaults {
+                width: 2048,
+                intermediate_size: 6144,
+                layers: 24,
+                key_value_heads: Some(4),
+                ..qwen2
+            },
             ModelFamily::SmolLm3 => Defaults {
                 vocabulary: 128_256,
                 width: 2048,
@@ -97,7 +101,7 @@ impl Defaults {
             },
             ModelFamily::Gemma => Defaults {
                 width: 3072,
-                hidden: 24_576,
+                intermediate_size: 24_576,
                 layers: 28,
                 heads: 16,
                 key_value_heads: Some(16),

@@ -33,7 +33,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
     }
     let width = size("hidden_size", defaults.width)?;
     let heads = size("num_attention_heads", defaults.heads)?;
-    let head_width = match (keys.size("head_dim")?, defaults.head_width) {
+    let head_dim = match (keys.size("head_dim")?, defaults.head_dim) {
         (Some(given), _) => given,
         (None, Some(default)) if keys.absent("head_dim") => default,
         _ => width / heads.max(1),
@@ -47,7 +47,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
     let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
     let (rope, local_rope) = rope::read(&keys, family, defaults.theta, context)?;
     let context = rope.context(context);
-    let multipliers = multipliers(&keys, family, head_width)?;
+    let multipliers = multipliers(&keys, family, head_dim)?;
     let config = Config {
         family,
         vocabulary: size("vocab_size", defaults.vocabulary)?,
@@ -55,8 +55,8 @@ pub fn read(json: &Value) -> Result<Config, String> {
         width,
         heads,
         key_value_heads,
-        head_width,
-        hidden: size("intermediate_size", defaults.hidden)?,
+        head_dim,
+        intermediate_size: size("intermediate_size", defaults.intermediate_size)?,
         context,
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
         scalar_head: scalar_head(&keys)?,
@@ -235,10 +235,10 @@ struct Multipliers {
 /// Its residual multiplier m needs no code of its own: normalisation ignores the scale of its input, so the
 /// residual stream divided by m is that of a decoder without the multiplier whose embedding multiplier is
 /// embedding / m and whose epsilon is epsilon / m^2.
-fn multipliers(keys: &ConfigKeys, family: ModelFamily, head_width: usize) -> Result<Multipliers, String> {
+fn multipliers(keys: &ConfigKeys, family: ModelFamily, head_dim: usize) -> Result<Multipliers, String> {
     let none = Multipliers { embedding: 1.0, residual: 1.0, attention: 1.0, logit: 1.0 };
     if family != ModelFamily::Granite {
-        return Ok(Multipliers { attention: attention_scale(keys, family, head_width)?, ..none });
+        return Ok(Multipliers { attention: attention_scale(keys, family, head_dim)?, ..none });
     }
     let above_zero = |key: &str| match keys.number(key)?.unwrap_or(1.0) {
         number if number > 0.0 => Ok(number),
@@ -252,10 +252,10 @@ fn multipliers(keys: &ConfigKeys, family: ModelFamily, head_width: usize) -> Res
     })
 }
 
-fn attention_scale(keys: &ConfigKeys, family: ModelFamily, head_width: usize) -> Result<f64, String> {
+fn attention_scale(keys: &ConfigKeys, family: ModelFamily, head_dim: usize) -> Result<f64, String> {
     let scalar = match family {
         ModelFamily::Gemma2 | ModelFamily::Gemma3 => keys.number("query_pre_attn_scalar")?.unwrap_or(256.0),
-        _ => head_width as f64,
+        _ => head_dim as f64,
     };
     if scalar <= 0.0 {
         return Err(format!("`query_pre_attn_scalar` is {scalar}, it must be above 0"));
@@ -398,7 +398,7 @@ fn experts(keys: &ConfigKeys, layers: usize) -> Result<Experts, String> {
     Ok(Experts {
         count,
         per_token: keys.size("num_experts_per_tok")?.unwrap_or(8),
-        hidden: keys.size("moe_intermediate_size")?.unwrap_or(768),
+        intermediate_size: keys.size("moe_intermediate_size")?.unwrap_or(768),
         normalised: keys.flag("norm_topk_prob")?.unwrap_or(false),
         layers: with,
     })

@@ -35,11 +35,11 @@ fn absent_keys_have_the_familys_default() {
         let Config {
             vocabulary,
             width,
-            hidden,
+            intermediate_size: hidden,
             layers,
             heads,
             key_value_heads,
-            head_width,
+            head_dim,
             context,
             tied,
             ..
@@ -51,7 +51,7 @@ fn absent_keys_have_the_familys_default() {
             layers,
             heads,
             key_value_heads,
-            head_width,
+            head_dim,
             context,
             tied,
             config.rope.theta,
@@ -69,7 +69,7 @@ fn absent_keys_have_the_familys_default() {
     assert_eq!(sizes("gemma3_text"), (262_208, 2304, 9216, 26, 8, 4, 256, 131_072, true, 1e6));
     // Null means "follows from the other keys", if the family has such a rule.
     let config = parse(small("llama", json!({ "head_dim": null, "num_key_value_heads": null })));
-    assert_eq!((config.head_width, config.key_value_heads), (8, 4));
+    assert_eq!((config.head_dim, config.key_value_heads), (8, 4));
     assert_eq!(config.norm, Norm { epsilon: 1e-6, offset: 0.0, after: false });
 }
 
@@ -166,13 +166,16 @@ fn sliding_windows_follow_family_and_layer_types() {
 fn experts_stand_in_some_layers() {
     let of = |more: Value| parse(small("qwen3_moe", more)).experts.unwrap();
     let default = of(json!({}));
-    assert_eq!((default.count, default.per_token, default.hidden, default.normalised), (128, 8, 768, false));
+    assert_eq!(
+        (default.count, default.per_token, default.intermediate_size, default.normalised),
+        (128, 8, 768, false)
+    );
     assert_eq!(default.layers, [true; 4]);
     let some = of(
         json!({ "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": true,
                           "mlp_only_layers": [1], "decoder_sparse_step": 2 }),
     );
-    assert_eq!((some.count, some.per_token, some.hidden, some.normalised), (8, 2, 24, true));
+    assert_eq!((some.count, some.per_token, some.intermediate_size, some.normalised), (8, 2, 24, true));
     assert_eq!(some.layers, [false, false, false, true]);
     assert_eq!(of(json!({ "num_local_experts": 16 })).count, 16);
 }

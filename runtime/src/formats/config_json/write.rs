@@ -44,11 +44,11 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     put("model_type", json!(name));
     put("vocab_size", json!(config.vocabulary));
     put("hidden_size", json!(config.width));
-    put("intermediate_size", json!(config.hidden));
+    put("intermediate_size", json!(config.intermediate_size));
     put("num_hidden_layers", json!(config.layers));
     put("num_attention_heads", json!(config.heads));
     put("num_key_value_heads", json!(config.key_value_heads));
-    put("head_dim", json!(config.head_width));
+    put("head_dim", json!(config.head_dim));
     put("max_position_embeddings", json!(config.context));
     put("tie_word_embeddings", json!(config.tied));
     put("rms_norm_eps", json!(config.norm.epsilon));
@@ -93,7 +93,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     if let Some(experts) = &config.experts {
         put("num_experts", json!(experts.count));
         put("num_experts_per_tok", json!(experts.per_token));
-        put("moe_intermediate_size", json!(experts.hidden));
+        put("moe_intermediate_size", json!(experts.intermediate_size));
         put("norm_topk_prob", json!(experts.normalised));
         put("decoder_sparse_step", json!(1));
         let without: Vec<usize> = (0..config.layers).filter(|layer| !experts.layers[*layer]).collect();

@@ -110,11 +110,11 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
         return Err(format!("`{}` is {layers}", keys.name("block_count")));
     }
     let (width, heads) = (keys.required("embedding_length")?, keys.required("attention.head_count")?);
-    let head_width = keys.size("attention.key_length")?.unwrap_or(width / heads.max(1));
-    if keys.size("attention.value_length")?.is_some_and(|length| length != head_width) {
+    let head_dim = keys.size("attention.key_length")?.unwrap_or(width / heads.max(1));
+    if keys.size("attention.value_length")?.is_some_and(|length| length != head_dim) {
         return Err("values of another width than keys are not supported".to_owned());
     }
-    if keys.size("rope.dimension_count")?.is_some_and(|turned| turned != head_width) {
+    if keys.size("rope.dimension_count")?.is_some_and(|turned| turned != head_dim) {
         return Err("heads that are rotated in part are not supported".to_owned());
     }
     let tensor = |name: &str| contents.tensors.get(name);
@@ -126,7 +126,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
     if theta <= 1.0 {
         return Err(format!("`{}` is {theta}", keys.name("rope.freq_base")));
     }
-    let rope = Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? };
+    let rope = Rope { theta, scaling: scaling(&keys, head_dim, theta, context, frequencies)? };
     let config = Config {
         family,
         vocabulary: embedding.shape[0],
@@ -134,8 +134,8 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
         width,
         heads,
         key_value_heads: keys.size("attention.head_count_kv")?.unwrap_or(heads),
-        head_width,
-        hidden: keys.required("feed_forward_length")?,
+        head_dim,
+        intermediate_size: keys.required("feed_forward_length")?,
         context: rope.context(context),
         tied: tensor("output.weight").is_none(),
         scalar_head: false,
@@ -149,7 +149,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
         norm: norm(&keys, family)?,
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
         embedding_scale: EmbeddingScale::new(gemma, width),
-        attention_scale: 1.0 / attention_scalar(family, layers, width, heads, head_width).sqrt(),
+        attention_scale: 1.0 / attention_scalar(family, layers, width, heads, head_dim).sqrt(),
         attention_softcap: softcap(
             &keys,
             "attn_logit_softcapping",
@@ -214,7 +214,7 @@ fn experts(
     Ok(Some(Experts {
         count,
         per_token: keys.required("expert_used_count")?,
-        hidden: keys.required("expert_feed_forward_length")?,
+        intermediate_size: keys.required("expert_feed_forward_length")?,
         // True of every published model of the family; other programs assume it too if the key is absent.
         normalised: keys.flag("expert_weights_norm")?.unwrap_or(true),
         layers: (0..layers).map(has).collect(),
@@ -227,15 +227,9 @@ fn nearest_decimal(number: f64) -> f64 {
 
 /// The scale of attention scores. No file has it; programs recognise the two large Gemma models by their
 /// number of layers.
-fn attention_scalar(
-    family: ModelFamily,
-    layers: usize,
-    width: usize,
-    heads: usize,
-    head_width: usize,
-) -> f64 {
+fn attention_scalar(family: ModelFamily, layers: usize, width: usize, heads: usize, head_dim: usize) -> f64 {
     let by_width = matches!((family, layers), (ModelFamily::Gemma2, 46) | (ModelFamily::Gemma3, 62));
-    if by_width { width as f64 / heads.max(1) as f64 } else { head_width as f64 }
+    if by_width { width as f64 / heads.max(1) as f64 } else { head_dim as f64 }
 }
 
 fn softcap(keys: &MetadataKeys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
@@ -274,7 +268,7 @@ fn attention(keys: &MetadataKeys, family: ModelFamily, layers: usize) -> Result<
 
 fn scaling(
     keys: &MetadataKeys,
-    head_width: usize,
+    head_dim: usize,
     theta: f64,
     context: usize,
     frequencies: Option<&[f32]>,
@@ -294,7 +288,7 @@ fn scaling(
                         rope_freqs.weight, which is not supported"
                 .to_owned());
         }
-        return llama3(frequencies, head_width, theta);
+        return llama3(frequencies, head_dim, theta);
     }
     let factor = || given.ok_or_else(|| format!("`{}` is missing", keys.name("rope.scaling.factor")));
     match kind {
@@ -325,12 +319,12 @@ fn scaling(
 
 /// Llama 3's scaling is in the file as the divisor of each frequency. The settings that give these divisors
 /// are found by trying: only the factor differs among published models.
-fn llama3(frequencies: &[f32], head_width: usize, theta: f64) -> Result<RopeScaling, String> {
+fn llama3(frequencies: &[f32], head_dim: usize, theta: f64) -> Result<RopeScaling, String> {
     let factor = frequencies.iter().fold(0.0f32, |most, factor| most.max(*factor));
     let factor = f64::from(factor.round());
     let (low, high, original) = (1.0, 4.0, 8192.0);
     let divided = |pair: usize| {
-        let wavelength = std::f64::consts::TAU * theta.powf(2.0 * pair as f64 / head_width as f64);
+        let wavelength = std::f64::consts::TAU * theta.powf(2.0 * pair as f64 / head_dim as f64);
         if wavelength < original / high {
             1.0
         } else if wavelength > original / low {
@@ -342,7 +336,7 @@ fn llama3(frequencies: &[f32], head_width: usize, theta: f64) -> Result<RopeScal
     };
     let same =
         |(pair, given): (usize, &f32)| (f64::from(*given) - divided(pair)).abs() < 1e-4 * divided(pair);
-    if frequencies.len() != head_width / 2 || factor < 1.0 || !frequencies.iter().enumerate().all(same) {
+    if frequencies.len() != head_dim / 2 || factor < 1.0 || !frequencies.iter().enumerate().all(same) {
         return Err("the tensor rope_freqs.weight scales rotary positions in a way that is not supported: \
                     only that of Llama 3 is"
             .to_owned());

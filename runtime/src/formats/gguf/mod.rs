@@ -86,7 +86,7 @@ fn undo(config: &Config, name: &str, kind: EntryKind, part: MappedTensor) -> Opt
     let turns_neighbours = of_llama.contains(&config.family);
     if turns_neighbours && [".q_proj.", ".k_proj."].iter().any(|part| name.contains(part)) {
         let part = if name.ends_with(".bias") { part.column()? } else { part };
-        return part.ordered(RowOrder::Neighbours { head_width: config.head_width });
+        return part.ordered(RowOrder::Neighbours { head_dim: config.head_dim });
     }
     // GGUF has no offset of norm weights: the conversion added it to them.
     if kind == EntryKind::Norm && config.norm.offset != 0.0 {

@@ -42,7 +42,7 @@ fn weights_and_configurations_of_four_families() {
     }
     let [llama, qwen2, qwen3moe, gemma3] = configs.try_into().unwrap();
     assert_eq!(
-        (llama.width, llama.hidden, llama.heads, llama.key_value_heads, llama.head_width),
+        (llama.width, llama.intermediate_size, llama.heads, llama.key_value_heads, llama.head_dim),
         (32, 64, 4, 2, 8)
     );
     assert_eq!((llama.layers, llama.vocabulary, llama.context, llama.tied), (2, 40, 128, false));
@@ -53,7 +53,10 @@ fn weights_and_configurations_of_four_families() {
     assert_eq!(qwen2.biases, Biases { query_key_value: true, output: false, feed_forward: false });
     assert!(qwen2.tied && qwen2.rope.scaling == RopeScaling::None);
     let experts = qwen3moe.experts.unwrap();
-    assert_eq!((experts.count, experts.per_token, experts.hidden, experts.normalised), (4, 2, 32, true));
+    assert_eq!(
+        (experts.count, experts.per_token, experts.intermediate_size, experts.normalised),
+        (4, 2, 32, true)
+    );
     assert_eq!(experts.layers, [true, true]);
     assert_eq!(gemma3.rope, Rope { theta: 1e6, scaling: RopeScaling::Linear { factor: 8.0 } });
     assert_eq!(gemma3.local_rope, Some(Rope { theta: 1e4, scaling: RopeScaling::None }));

@@ -69,7 +69,7 @@ impl OnGpu {
             return None;
         }
         let [heads, groups, width] =
-            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
         let shape = DecodeShape { heads, groups, width, kind: decoder.kind() };
         let kernels = compiled(DecodeKernels::of(decoder.place.kernels()?, shape))??;
         let scales = |scales: &Tensor| decoder.scale(scales).to_kind(Kind::Float).contiguous();
@@ -128,7 +128,7 @@ impl OnGpu {
         let decoder = generator.decoder;
         let config = &*decoder.config;
         let [heads, groups, width] =
-            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
         let tokens = self.tokens.as_ref().expect("tokens were written");
         let epsilon = config.norm.epsilon;
         let add_and_normalise = |stream: &Tensor, added: Option<&Tensor>, scales: &Tensor| {

@@ -27,7 +27,7 @@ impl Generator<'_> {
         assert!(config.runs_on(FastPath::TokenPairs), "other models are refused where a stage is checked");
         let rows = first.len() as i64;
         let [heads, groups, width] =
-            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
         let padding = decoder.tokenizer.padding();
         let pair = |(first, second): (&Token, &Option<Token>)| [*first, second.unwrap_or(padding)];
         let tokens: Vec<Token> = zip_equal(first, second).flat_map(pair).collect();

@@ -213,7 +213,7 @@ fn every_feature_changes_the_logits() {
     let wider: Change = |config| {
         config.attention.iter_mut().for_each(|layer| layer.window = layer.window.map(|window| window + 1))
     };
-    let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_width as f64).sqrt();
+    let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_dim as f64).sqrt();
     let unscaled: Change = |config| config.embedding_scale = EmbeddingScale::Exact(1.0);
     let cases: [(&str, &str, Change); 26] = [
         ("llama", "theta", |config| config.rope.theta = 10_000.0),

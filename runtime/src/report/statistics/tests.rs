@@ -28,7 +28,7 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> CompiledEx
         width: 8,
         heads: 1,
         key_value_heads: 1,
-        hidden: 8,
+        intermediate_size: 8,
         context: 8,
         tokenizer: TokenizerSpec::Bytes,
         tied: true,

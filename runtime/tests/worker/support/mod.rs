@@ -19,7 +19,7 @@ pub fn tiny() -> Architecture {
         width: 32,
         heads: 4,
         key_value_heads: 2,
-        hidden: 64,
+        intermediate_size: 64,
         context: 32,
         tokenizer: TokenizerSpec::Bytes,
         tied: true,
