@@ -109,7 +109,7 @@ pub fn probe_teacher(
 /// first requests answers them late.
 fn late_once<T>(request: impl Fn() -> Result<T, ReplyProblem>) -> Result<T, ReplyProblem> {
     match request() {
-        Err(ReplyProblem::Gone(_)) => request(),
+        Err(ReplyProblem::Gone(_) | ReplyProblem::Cut(_)) => request(),
         other => other,
     }
 }

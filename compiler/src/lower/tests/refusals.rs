@@ -394,7 +394,7 @@ fn refuses_unsupported_rollouts() {
     let earlier = RolloutSource::Snapshot { model: ModelId(1), of: Rc::new(data) };
     assert_eq!(
         rollout(|train| train.rollout.source = earlier),
-        supported("a `snapshot` of the rollout `data`")
+        supported("`snapshot` of the rollout `data`")
     );
     // Teachers' completions that are fresh in each step, counted in prompts, run.
     let mut sound = experiment();
