@@ -655,31 +655,41 @@ fn post(server: &Server, path: &str, body: &str) {
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
 }
 
-/// SGLang's answers name the version of the weights; vLLM's don't, so there the canary shows it, before the
-/// result is kept.
-#[test]
-fn a_teacher_that_is_replaced_in_the_middle_ends_the_run() {
-    let bench = with_teachers();
-    let folder = bench.folder.path().to_owned();
+/// The weights of a model that is no teacher of a run, as a request that makes a server load them.
+fn other_weights(bench: &Bench) -> String {
     let mut program = head("others");
     program += "model base = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }\n\
                 model other = sft(base, on: domains) { target = answer, steps = 40, batch = 8, lr = 1e-2 }\n\
                 compare \"other\" { models = [other], samples = 1, temperature = 1.0, max_tokens = 6 }\n";
     bench.write("tiny.mopd", &program);
     assert!(bench.run(&["--out", "others"]).status.success());
-    let other = fs::canonicalize(folder.join("others/models/other-seed1")).expect("a model");
-    let update =
-        format!("{{\"model_path\": {:?}, \"weight_version\": \"other\"}}", other.to_str().expect("text"));
+    let other = fs::canonicalize(bench.path("others/models/other-seed1")).expect("a model");
+    format!("{{\"model_path\": {:?}, \"weight_version\": \"other\"}}", other.to_str().expect("text"))
+}
+
+/// Starts a run of 60 steps, and returns when its student has made three.
+fn third_step(bench: &Bench, engine: &str, servers: &[Server]) -> (Child, impl Iterator<Item = String>) {
+    bench.write("tiny.mopd", &served(engine, "sampled", SAMPLED, 60));
+    let mut child = command(bench, engine, servers).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"step\":3,")), "it ended early");
+    (child, lines)
+}
+
+/// SGLang's answers name the version of the weights; vLLM's don't, so there the canary shows it, before the
+/// result is kept.
+#[test]
+fn a_teacher_that_is_replaced_in_the_middle_ends_the_run() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let update = other_weights(&bench);
     for (engine, expected) in [
         ("sglang", "names the version `other` of its weights now"),
         ("vllm", "gives a fixed request other numbers than when the run began"),
     ] {
         let start = |domain: &str| Server::start(&folder, &model(domain), "0", &["--allow-updates", "."]);
         let servers = DOMAINS.map(start);
-        bench.write("tiny.mopd", &served(engine, "sampled", SAMPLED, 60));
-        let mut child = command(&bench, engine, &servers).spawn().expect("mopd starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("\"step\":3,")), "it ended early");
+        let (mut child, lines) = third_step(&bench, engine, &servers);
         post(&servers[1], "/update_weights_from_disk", &update);
         let after: Vec<String> = lines.collect();
         assert!(!child.wait().expect("it ends").success(), "{engine}: {after:?}");
@@ -687,6 +697,57 @@ fn a_teacher_that_is_replaced_in_the_middle_ends_the_run() {
         assert!(failed.contains(expected), "{failed}");
         assert!(!bench.path(engine).join("models/student-seed1").exists(), "{engine}: a student was kept");
     }
+}
+
+/// A run that goes on compares the canary with that of its checkpoint: a vLLM names the path of its weights,
+/// so others under the same path have the same identity. With the weights that it began with, the run goes
+/// on.
+#[test]
+fn a_teacher_that_is_replaced_between_two_runs_is_not_gone_on_with() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    other_weights(&bench);
+    fs::create_dir(bench.path("far")).expect("a folder");
+    let copy_to_far = |from: &str| {
+        for file in fs::read_dir(bench.path(from)).expect("a model's folder").flatten() {
+            fs::copy(file.path(), bench.path("far").join(file.file_name())).expect("copied");
+        }
+    };
+    // `mopd serve` names the content of the weights in place of their path.
+    let start = |domain: &str| {
+        if domain != "b" {
+            return Server::start(&folder, &model(domain), "0", &[]);
+        }
+        let mut server = Server::start(&folder, "far", "0", &[]);
+        server.url = proxy(&server.url, |request, said| {
+            if request.contains("/v1/models") {
+                said["data"][0]["root"] = "far".into();
+            }
+        });
+        server
+    };
+    copy_to_far(&model("b"));
+    let servers = DOMAINS.map(start);
+    let (mut child, lines) = third_step(&bench, "vllm", &servers);
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill starts");
+    assert!(sent.success());
+    let after: Vec<String> = lines.collect();
+    assert!(!child.wait().expect("it ends").success(), "it was not interrupted: {after:?}");
+
+    drop(servers);
+    copy_to_far("others/models/other-seed1");
+    let output = command(&bench, "vllm", &DOMAINS.map(start)).output().expect("mopd starts");
+    assert!(!output.status.success(), "{}", text(&output));
+    let expected = "gives a fixed request other numbers than when the checkpoint was written";
+    assert_says(&text(&output), &[expected, "serve the weights that the run began with"]);
+    assert!(!bench.path("vllm/models/student-seed1").exists(), "a student was kept");
+
+    copy_to_far(&model("b"));
+    let output = run(&bench, "vllm", &DOMAINS.map(start));
+    let said = text(&output);
+    let first = said.lines().find(|line| line.contains("\"event\":\"step\"")).expect("steps");
+    let first: Value = serde_json::from_str(first).expect("JSON");
+    assert!(first["step"].as_u64().is_some_and(|step| step > 3), "it did not go on: {first}");
 }
 
 /// The gap between sampler and trainer is a metric of every step; a server whose numbers are others ends the
@@ -714,13 +775,10 @@ fn the_gap_of_a_sampler_is_shown_and_bounded() {
         }
     }
     // Between the run and its server, all log-probabilities of completions become -1.
-    let target = server[0].url.strip_prefix("http://").expect("an address").to_owned();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let target = target.clone();
-            std::thread::spawn(move || drop(pass(client, &target)));
+    let url = proxy(&server[0].url, |request, said| {
+        if request.contains("/inference/") {
+            let content = said["choices"][0]["logprobs"]["content"].as_array_mut().expect("tokens");
+            content.iter_mut().for_each(|token| token["logprob"] = (-1.0).into());
         }
     });
     bench.write("tiny.mopd", &sampled(4, &BY_SERVER.replace("\"mopd\"", "\"vllm\""), ""));
@@ -734,8 +792,23 @@ fn the_gap_of_a_sampler_is_shown_and_bounded() {
     assert!(gaps(&output).is_empty(), "a step was trained on them");
 }
 
-/// Passes a request on, and changes the numbers of the answer.
-fn pass(client: std::net::TcpStream, target: &str) -> std::io::Result<()> {
+/// The address of a server that passes requests on to another, and changes its answers: `change` gets the
+/// first line of a request, and the answer to it.
+fn proxy(url: &str, change: fn(&str, &mut Value)) -> String {
+    let target = url.strip_prefix("http://").expect("an address").to_owned();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let target = target.clone();
+            std::thread::spawn(move || drop(pass(client, &target, change)));
+        }
+    });
+    url
+}
+
+/// Passes one request on, and changes the answer.
+fn pass(client: std::net::TcpStream, target: &str, change: fn(&str, &mut Value)) -> std::io::Result<()> {
     let message = |stream: &std::net::TcpStream| -> std::io::Result<(Vec<String>, Vec<u8>)> {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut head = Vec::new();
@@ -761,11 +834,9 @@ fn pass(client: std::net::TcpStream, target: &str) -> std::io::Result<()> {
     server.write_all(format!("{kept}Connection: close\r\n\r\n").as_bytes())?;
     server.write_all(&body)?;
     let (answered, mut answer) = message(&server)?;
-    if head[0].contains("/inference/") {
-        let mut said: Value = serde_json::from_slice(&answer)?;
-        let content = &mut said["choices"][0]["logprobs"]["content"];
-        content.as_array_mut().expect("tokens").iter_mut().for_each(|token| token["logprob"] = (-1.0).into());
-        answer = said.to_string().into_bytes();
+    if let Ok(mut said) = serde_json::from_slice(&answer) {
+        change(&head[0], &mut said);
+        answer = Value::to_string(&said).into_bytes();
     }
     let mut client = client;
     let length = answer.len();

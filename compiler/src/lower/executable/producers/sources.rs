@@ -72,7 +72,7 @@ fn student(of: &checked::Sampling, origin: checked::Origin, origins: Origins) ->
     Ok(Producer::student(Sampling { accept, ..sampling(&one, origins, origin)? }))
 }
 
-/// Rollouts of teachers: `once`: they are generated once, before the first step.
+/// Rollouts of teachers, generated before the first step if `once` is set.
 pub(super) fn from_teacher(
     writer: &CheckedRole,
     sees: Option<&checked::Template>,
