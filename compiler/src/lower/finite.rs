@@ -1,12 +1,13 @@
 //! Refuses settings that are not finite, before the plan is made: a plan is JSON, which has no infinity and
 //! no NaN.
 
-use crate::lower::refusal::Origins;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{
     Comparison, Domain, MergeMethod, Model, Optimizer, Reward, RewardPart, Sampling, Schedule, Stage,
     StepFunction, Train,
 };
+
+use crate::lower::refusal::Origins;
 
 /// Numbers with their names in messages.
 type NamedNumbers = Vec<(&'static str, f64)>;

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_experiment::Origin;
 use mopd_experiment::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, LiveId, NodeId, Operation};
@@ -18,6 +17,7 @@ use super::executable::sums;
 use super::leaves::GraphLeaf;
 use super::parts::{operands, switched_off};
 use super::positions;
+use crate::lower::refusal::{Origins, refused};
 
 /// A live primitive, and the place that first reads it.
 pub(super) struct PrimitiveUse {

@@ -3,11 +3,11 @@
 
 use std::rc::Rc;
 
-use crate::lower::refusal::Origins;
 use mopd_experiment::formula::{Axis, Formula};
 use mopd_expr::graph::{Graph, NodeId};
 
 use super::formula::{LeafScope, Lowering};
+use crate::lower::refusal::Origins;
 
 /// An input of the graph: a signal, a live primitive, a parameter.
 #[derive(Clone, Debug)]

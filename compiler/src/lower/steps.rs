@@ -2,7 +2,6 @@
 //! [`ExecutableExperiment`], the objectives are [`Lowered`] to graphs, and the [`Plan`] adds keys, costs and
 //! places.
 
-use crate::lower::refusal::Origins;
 use mopd_experiment as checked;
 use mopd_lang::check::allow::is_allowed;
 use mopd_lang::diag::{Code, Diagnostic};
@@ -16,6 +15,7 @@ use super::executable::settings::SettingsConverter;
 use super::key::{self, FileScope};
 use super::unsupported::{scalar_heads, second_heads};
 use super::{cost, executable, finite, trained};
+use crate::lower::refusal::Origins;
 
 /// The settings of an experiment as the runtime executes them, with the checker's objectives.
 pub(super) struct ExecutableExperiment<'a> {

@@ -7,9 +7,7 @@ mod fixes;
 pub use bounded::{MOST, bounded};
 pub use codes::Code;
 pub use fixes::{apply_certain, apply_once};
-pub use mopd_experiment::nearest::{
-    folded, missing_file_help, nearest, nearest_file, same_letters, unlike_a_path,
-};
+pub use mopd_experiment::nearest::{folded, missing_file_help, nearest, nearest_file, same_letters};
 
 use crate::source::Span;
 use fixes::setting_at_end;

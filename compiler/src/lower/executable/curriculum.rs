@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use crate::lower::refusal::{FormulaContext, Origins};
 use mopd_experiment as checked;
 use mopd_experiment::formula::{self, FormulaKind, FormulaNode};
 use mopd_expr::graph::Operation;
@@ -14,6 +13,7 @@ use mopd_plan::{
 use super::formula::CrossRolloutReads;
 use super::settings::SettingsConverter;
 use super::{Converted, filter, producers, refused};
+use crate::lower::refusal::{FormulaContext, Origins};
 
 /// The construct's name in refusals.
 const CHOICE: &str = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";

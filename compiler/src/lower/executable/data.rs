@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use crate::lower::refusal::Origins;
 use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Signal};
 use mopd_lang::diag::Code;
 use mopd_plan::{DataFormula, DataNode};
 
 use super::{Converted, Diagnostic, refused};
+use crate::lower::refusal::Origins;
 
 /// The formula for a plan. The checker accepts formulas of the data only; `other` names others in the error.
 pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Converted<DataFormula> {

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::lower::refusal::FormulaContext;
 use mopd_experiment::formula::{self as checked, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, LiveId, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
@@ -17,6 +16,7 @@ use super::formula::{ExecutableKind, role};
 use super::{Converted, refused};
 use crate::lower::finite::schedule_is_finite;
 use crate::lower::positions;
+use crate::lower::refusal::FormulaContext;
 use crate::lower::scores::ScorePosition;
 
 pub fn divergence(divergence: &checked::Divergence, at: FormulaContext) -> Converted<Divergence> {

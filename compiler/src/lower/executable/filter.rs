@@ -1,6 +1,5 @@
 //! Converts formulas that choose or order prompts or completions, from numbers known before training on them.
 
-use crate::lower::refusal::Origins;
 use mopd_experiment::formula;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{Axis, Formula, Role, Signal};
@@ -8,6 +7,7 @@ use mopd_plan::{Axis, Formula, Role, Signal};
 use super::formula::CrossRolloutReads;
 use super::{Converted, refused};
 use crate::lower::formula::{LeafScope, Lowering};
+use crate::lower::refusal::Origins;
 
 /// A value for each element of an axis, from numbers known before any model scores: rewards, lengths, the
 /// step. For completions, also the student's numbers of their tokens.

@@ -1,6 +1,5 @@
 //! Converts guards on the numbers of a stage's steps.
 
-use crate::lower::refusal::Origins;
 use mopd_experiment as checked;
 use mopd_experiment::formula::text;
 use mopd_plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
@@ -8,6 +7,7 @@ use mopd_plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps}
 use super::settings::SettingsConverter;
 use super::{Converted, refused};
 use crate::lower::formula::{LeafScope, Lowering};
+use crate::lower::refusal::Origins;
 
 /// The longest condition that is stored as text, in characters.
 const LONGEST: usize = 200;

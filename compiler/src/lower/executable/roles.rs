@@ -1,7 +1,6 @@
 //! Finds the models that a stage uses by name: teachers that its objective reads or that write, and the
 //! members of composed ones.
 
-use crate::lower::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 use mopd_experiment::formula::{Formula, FormulaKind, Role, WeightedRole};
 use mopd_experiment::{
     self as checked, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template,
@@ -13,6 +12,7 @@ use mopd_plan::producers::Writer;
 use mopd_plan::{self as plan, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 
 use super::{derived, feedback, refused, teacher};
+use crate::lower::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, each with the domains whose prompts it scores.
 pub struct StageScorers {

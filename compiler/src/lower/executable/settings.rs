@@ -3,11 +3,11 @@
 
 use std::fmt::Display;
 
-use crate::lower::refusal::Origins;
 use mopd_experiment as checked;
 use mopd_plan::{DataSource, Domain, Evaluation, Origin, Sampling};
 
 use super::{Diagnostic, data, refused};
+use crate::lower::refusal::Origins;
 
 /// Converts the settings of one experiment and collects the refusals of what can't be converted. It goes on
 /// after a refusal, so that all are reported at once.

@@ -1,6 +1,5 @@
 //! Converts the domains' shares of a step's prompts, computed from the objective's states.
 
-use crate::lower::refusal::Origins;
 use mopd_experiment as checked;
 use mopd_experiment::formula;
 use mopd_expr::graph::Operation;
@@ -9,6 +8,7 @@ use mopd_plan::{Axis, Formula, Length, Rollout, Signal};
 use super::settings::SettingsConverter;
 use super::{Converted, refused};
 use crate::lower::formula::{LeafScope, Lowering};
+use crate::lower::refusal::Origins;
 
 impl SettingsConverter<'_> {
     /// `None` where the shares are the mixture's, or computed shares are refused.

@@ -1,8 +1,9 @@
 //! Teachers combined by `sum`, which are no distribution but the weighted sum of each one's divergence. A
 //! divergence that reads them becomes several divergences.
 
-use crate::lower::refusal::StageRoles;
 use mopd_experiment::formula::{self as checked, Formula, FormulaKind};
+
+use crate::lower::refusal::StageRoles;
 
 /// The variants of a formula's node, without weights: one for each combination of the members of the sums
 /// that it reads, or the formula itself if it reads none.

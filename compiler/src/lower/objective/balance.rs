@@ -1,7 +1,6 @@
 //! `by domain`: weights tokens so that each domain has its share of the loss, whatever the length of its
 //! completions, and more of it while its signal is large (Open-MOPD, arXiv:2608.19098).
 
-use crate::lower::refusal::refused;
 use mopd_experiment::{Balance, Reduce};
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::Diagnostic;
@@ -9,6 +8,7 @@ use mopd_lang::source::Span;
 use mopd_plan::{Axis, Function, Reduction};
 
 use crate::lower::executable::formula as executable;
+use crate::lower::refusal::refused;
 
 /// The masks of the elements that are included: the selected ones, and those where the term applies.
 #[derive(Clone, Copy)]

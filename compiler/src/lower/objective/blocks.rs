@@ -3,7 +3,6 @@
 //! it first. Tokens that are not chosen belong to no block, so a number of blocks counts only at chosen
 //! tokens.
 
-use crate::lower::refusal::{Converted, Origins, refused};
 use mopd_experiment as checked;
 use mopd_experiment::formula::{Adaptive, Formula, FormulaKind};
 use mopd_expr::graph::{Graph, NodeId, Operation};
@@ -12,6 +11,7 @@ use mopd_plan::{Axis, Statistic};
 
 use super::ObjectiveLowering;
 use super::loss::only_where;
+use crate::lower::refusal::{Converted, Origins, refused};
 
 impl ObjectiveLowering<'_> {
     /// The mask of chosen tokens, if a term reads numbers of blocks.

@@ -1,6 +1,5 @@
 //! The derivative of an objective's loss, and the reported numbers that follow from it.
 
-use crate::lower::refusal::refused;
 use mopd_experiment::formula::text;
 use mopd_expr::derivative::adjoints_beside;
 use mopd_expr::graph::{LiveId, NodeId, Operation};
@@ -9,6 +8,7 @@ use mopd_lang::source::Span;
 use mopd_plan::{Axis, Function, Reduction};
 
 use super::{ObjectiveLowering, blocks};
+use crate::lower::refusal::refused;
 
 impl ObjectiveLowering<'_> {
     /// The derivative of a node by each of the `live` primitives, in their order.

@@ -1,6 +1,5 @@
 //! Lowers objectives for evaluation without a run.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_experiment as checked;
 use mopd_experiment::formula::{FormulaKind, NamedFormula, text};
 use mopd_expr::graph::{LiveId, NodeId, Operation};
@@ -11,6 +10,7 @@ use mopd_plan::{Axis, Signal, State};
 use super::{ObjectiveLowering, blocks};
 use crate::lower::formula::{LeafScope, LossNode, Lowering};
 use crate::lower::leaves::FormulaGraph;
+use crate::lower::refusal::{Origins, refused};
 use crate::lower::{Expressions, TermExpressions};
 
 /// The per-token values of an objective, before `reduce`, as a graph, whether or not the runtime supplies

@@ -1,11 +1,11 @@
 //! Checks of `agreement(teacher, ...)`, a teacher's continuations from the starts of the student's blocks. It
 //! reads the student's own tokens, before any edit of the completion.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{Objective, Producer, Role, Rollout, Scorers};
 
 use super::attempts::why_it_cannot_write;
+use crate::lower::refusal::{Origins, refused};
 
 pub fn refusal(
     objective: &Objective,

@@ -1,9 +1,10 @@
 //! Checks of `peer.correct`: whether a teacher's own completions are right. The teacher writes as many for
 //! each prompt as the group has, with the same settings.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{Objective, Rollout, Scorers, TeacherChoice, View};
+
+use crate::lower::refusal::{Origins, refused};
 
 pub fn refusal(
     objective: &Objective,

@@ -2,10 +2,11 @@
 //! row beside the trajectory. Its tokens count among those of the batch, but the row is no completion: there
 //! are no averages over completions and no numbers of completions.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{Axis, Divergence, DivergenceParameter, Objective, Producer, Rollout, Scorers, Signal};
+
+use crate::lower::refusal::{Origins, refused};
 
 const HELP: &str =
     "a rejected draft is no completion: count tokens, `reduce = sum(token, over: batch) / ...`";

@@ -1,9 +1,10 @@
 //! Programs that respond to the student can't go on with a conversation of the data.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_experiment::{self as checked, PromptFormat};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{Objective, Producer, Train};
+
+use crate::lower::refusal::{Origins, refused};
 
 pub fn refusal(
     train: &Train<Objective>,

@@ -1,9 +1,10 @@
 //! Refuses guards that read numbers which their stage does not have.
 
-use crate::lower::refusal::Origins;
 use mopd_experiment::formula::StepNumber;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{Guard, Objective, Producer, Role, Rollout, Scorers, Validation};
+
+use crate::lower::refusal::Origins;
 
 /// The parts of a stage that decide which numbers its steps have. Where some terms have completions of their
 /// own, these are the parts of the other terms.

@@ -4,12 +4,13 @@
 //! comparison inside the mini-batch would be another method. Comparisons of the current student's numbers are
 //! computed within the loss there, and are of the mini-batch here too.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_experiment as checked;
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Role};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::producers::sampler;
 use mopd_plan::{DivergenceParameter, Objective, Train};
+
+use crate::lower::refusal::{Origins, refused};
 
 /// The first number that the update of a mini-batch would need and that is not computed for it.
 pub fn refusal(

@@ -1,8 +1,9 @@
 //! Teachers without an input for some completions: an objective must test `available` before it reads them.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{Objective, Panel, Role, Scorers, Signal};
+
+use crate::lower::refusal::{Origins, refused};
 
 pub fn refusal(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {
     let lacks = |role: Role| {

@@ -16,10 +16,11 @@ pub mod scalar_heads;
 pub mod second_heads;
 mod served;
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_experiment as checked;
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{Objective, Signal, Train};
+
+use crate::lower::refusal::{Origins, refused};
 
 /// The first thing that a stage reads and does not have, or can't combine with its other settings.
 pub fn refusal(

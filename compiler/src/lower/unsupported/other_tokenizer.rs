@@ -1,11 +1,12 @@
 //! Checks of teachers with another tokenizer. Such a teacher has a distribution over its own vocabulary where
 //! a token of both tokenizers begins. It is compared by rank, or on entries of both vocabularies.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{
     Divergence, DivergenceKind, Live, Objective, Role, Scorers, Signal, Support, Teacher, TeacherChoice,
 };
+
+use crate::lower::refusal::{Origins, refused};
 
 /// The first thing that an objective needs of such a teacher and that is not supported.
 pub fn refusal(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {

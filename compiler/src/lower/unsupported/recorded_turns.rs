@@ -1,12 +1,13 @@
 //! Checks of objectives on turns of recorded trajectories. Each turn is a completion of its own, without a
 //! reward: the domain's reward, if any, is for the end of a trajectory.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_experiment as checked;
 use mopd_experiment::formula::{Formula, FormulaKind, NamedSpan, Signal as CheckedSignal};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::views::Slot;
 use mopd_plan::{Feedback, Objective, Rollout, Scorers, Signal, View};
+
+use crate::lower::refusal::{Origins, refused};
 
 /// The templates that replace prompts.
 pub struct PromptTemplates<'a> {

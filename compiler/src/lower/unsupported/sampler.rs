@@ -1,9 +1,10 @@
 //! Refuses objectives that read the sampler's distribution where completions have none.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::Objective;
 use mopd_plan::producers::{Rollout, sampler};
+
+use crate::lower::refusal::{Origins, refused};
 
 pub fn refusal(objective: &Objective, rollout: &Rollout, origins: Origins) -> Option<Diagnostic> {
     let why = sampler(objective, rollout).err()?;

@@ -1,10 +1,11 @@
 //! Checks of `value`, `score` and `bradley_terry`, which need a model whose scalar head some stage trained.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{
     Model, ModelId, Objective, Role, Signal, Stage, Teacher, TeacherChoice, Train, Trainable, scalar_heads,
 };
+
+use crate::lower::refusal::{Origins, refused};
 
 const HELP: &str = "a step of a stage `train` gives a model one: `live bradley_terry(...)`, `live \
     mse(student.score, ...)` or `live mse(student.value, ...)`";

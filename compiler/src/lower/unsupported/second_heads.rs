@@ -1,8 +1,9 @@
 //! Checks of stages that sample two tokens per step, and of reads of the second head's numbers.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::{Live, Model, ModelId, Objective, Producer, Signal, Stage, Train, Trainable, second_heads};
+
+use crate::lower::refusal::{Origins, refused};
 
 const TWO: &str = "sampling with two output heads";
 const HELP: &str = "a stage draws two tokens in a step with `rollout = sample(..., heads: 2, accept: 0.95)`";

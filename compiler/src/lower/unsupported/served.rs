@@ -1,13 +1,14 @@
 //! Checks of teachers on a server. They score, but do not write. A teacher that does not return the whole
 //! distribution supports only numbers at temperature 1, of the tokens that it lists.
 
-use crate::lower::refusal::{Origins, refused};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::producers::Writer;
 use mopd_plan::{
     Answers, Composition, Divergence, Live, Mass, Objective, Pool, Role, Served, Signal, TeacherChoice,
     Temperature, Train,
 };
+
+use crate::lower::refusal::{Origins, refused};
 
 /// The first thing that a stage needs of such a teacher and that is not supported.
 pub fn refusal(train: &Train<Objective>, origins: Origins) -> Option<Diagnostic> {
