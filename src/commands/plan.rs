@@ -263,7 +263,7 @@ fn predict(plan: &plan::Plan, arguments: &PlanArgs, predictions: &mut Prediction
         None if loads => PredictMode::Quick,
         None => PredictMode::Never,
     };
-    let trains = |stage: &Stage<_>| stage.trains().iter().any(|train| train.private.is_some());
+    let trains = |stage: &Stage<_>| stage.trains().iter().any(|train| train.options.private.is_some());
     // The noise of a private stage follows from its data.
     let private =
         arguments.predict.is_none() && plan.experiment.models.iter().any(|model| trains(&model.stage));

@@ -121,7 +121,7 @@ fn settings(train: &Train<Objective>) -> String {
         }
         lower.push(format!("`max_tokens = {}`", sampling.max_tokens));
     }
-    let fewer = match train.execution.micro_batch {
+    let fewer = match train.options.execution.micro_batch {
         Some(micro_batch) => format!("lower `micro_batch = {micro_batch}` first"),
         None => "set `micro_batch = 1`, which only changes the rounding of sums".to_owned(),
     };

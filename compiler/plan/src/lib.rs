@@ -69,7 +69,7 @@ pub use settings::{
     Execution, Family, FieldColumn, GpuArithmetic, GradientAlignment, GradientPartition, Keep, Length,
     MarkedSetting, Merge, MergeMethod, ModelId, Optimizer, Origin, Pretrained, PretrainedSource, Private,
     Projection, PromptFormat, Recipe, Sampling, Schedule, ScheduleLength, SettingMark, Sgd, Share, StageStep,
-    Temperature, TokenizerSpec, Trainable, Validation, WeightFilter, WeightGroup,
+    Temperature, TokenizerSpec, TrainOptions, Trainable, Validation, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use step_functions::{AdaptiveSchedule, Ladder, Learned, StepFunction, is_of_steps};

@@ -24,13 +24,17 @@ impl<O> Train<O> {
     pub fn saves_activations(&self, rollout: &Rollout) -> bool {
         let rewritten = self.sees.as_ref().is_some_and(|view| view.of_completions());
         let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;
-        let whole = self.updates_per_batch() <= 1 && self.execution.micro_batch.is_none();
-        as_written && whole && self.filter.is_none() && self.private.is_none()
+        let whole = self.options.updates_per_batch() <= 1 && self.options.execution.micro_batch.is_none();
+        as_written && whole && self.filter.is_none() && self.options.private.is_none()
     }
 
     pub fn rounding(&self) -> Rounding {
         let saves = self.rollouts().any(|rollout| self.saves_activations(rollout));
-        let checkpointing = Some(self.execution.checkpointing).filter(|of| *of != Checkpointing::None);
-        Rounding { micro_batch: self.execution.micro_batch, checkpointing: checkpointing.filter(|_| saves) }
+        let checkpointing =
+            Some(self.options.execution.checkpointing).filter(|of| *of != Checkpointing::None);
+        Rounding {
+            micro_batch: self.options.execution.micro_batch,
+            checkpointing: checkpointing.filter(|_| saves),
+        }
     }
 }

@@ -6,7 +6,7 @@ pub use mopd_experiment::{
     Execution, Family, FieldColumn, GpuArithmetic, GradientAlignment, GradientPartition, Keep, Length,
     MarkedSetting, Merge, MergeMethod, ModelId, Optimizer, Origin, Pretrained, PretrainedSource, Private,
     Projection, PromptFormat, Recipe, Schedule, ScheduleLength, SettingMark, Sgd, Share, StageStep,
-    Temperature, TokenizerSpec, Trainable, Validation, WeightFilter, WeightGroup,
+    Temperature, TokenizerSpec, TrainOptions, Trainable, Validation, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 

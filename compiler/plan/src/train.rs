@@ -14,8 +14,7 @@ use crate::producers::{Producer, Rollout, SampledBy, Writer};
 use crate::scorers::{Scorers, TeacherChoice};
 use crate::served::Served;
 use crate::settings::{
-    DomainId, Execution, GradientAlignment, GradientPartition, Length, ModelId, Optimizer, Private, Recipe,
-    Share, Trainable, Validation,
+    DomainId, GradientPartition, Length, ModelId, Optimizer, Recipe, Share, TrainOptions, Trainable,
 };
 use crate::step_functions::StepFunction;
 use crate::views::View;
@@ -42,12 +41,8 @@ pub struct Train<O> {
     pub feedback: Vec<Feedback>,
     #[serde(rename = "prefixes")]
     pub rollout: Rollout,
-    /// Passes over each batch of rollouts.
-    pub passes: u32,
-    /// The parts that the prompts of a batch of rollouts are divided into, with one update for each in a
-    /// pass.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub mini_batches: u32,
+    #[serde(flatten)]
+    pub options: TrainOptions,
     /// A condition per group. A prompt whose rollouts do not meet it is replaced by the next one
     /// (arXiv:2503.14476, eq. 11).
     pub filter: Option<Formula>,
@@ -63,25 +58,14 @@ pub struct Train<O> {
     pub own_data: Vec<OwnData<O>>,
     pub trainable: Trainable,
     pub optimizer: Optimizer,
-    /// The differential privacy of records; `None` without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub private: Option<Private>,
     pub length: Length,
     pub learning_rate: StepFunction,
-    /// The decay of an exponential moving average of the weights, which is then the stage's result. Where
-    /// absent, the result is the weights after the last step.
-    pub ema: Option<f64>,
     /// The guards, in the order in which they are evaluated.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub guards: Vec<Guard>,
     /// The extrapolation of the weights between steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<Extrapolation>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation: Option<Validation>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alignment: Option<GradientAlignment>,
-    pub execution: Execution,
 }
 
 /// Terms of an objective that are trained on completions of their own, besides the stage's rollout. These are
@@ -108,9 +92,30 @@ impl<O: Clone> Train<O> {
 }
 
 impl<O> Train<O> {
-    /// The updates from each batch of rollouts: for every pass, one for each mini-batch.
-    pub fn updates_per_batch(&self) -> u32 {
-        self.passes.max(1).saturating_mul(self.mini_batches.max(1))
+    /// The same loop with other objectives, and the completions that each is trained on.
+    pub fn with_objectives<P>(self, rollout: Rollout, objective: P, own_data: Vec<OwnData<P>>) -> Train<P> {
+        Train {
+            rollout,
+            objective,
+            own_data,
+            recipe: self.recipe,
+            start: self.start,
+            mixture: self.mixture,
+            sees: self.sees,
+            scorers: self.scorers,
+            panels: self.panels,
+            feedback: self.feedback,
+            options: self.options,
+            filter: self.filter,
+            curriculum: self.curriculum,
+            shares: self.shares,
+            trainable: self.trainable,
+            optimizer: self.optimizer,
+            length: self.length,
+            learning_rate: self.learning_rate,
+            guards: self.guards,
+            extrapolation: self.extrapolation,
+        }
     }
 
     /// The models that must exist before the stage, with repetition.
@@ -254,7 +259,7 @@ impl Train<Objective> {
 
     /// The number of parts of the loss for which this objective gives a separate gradient.
     pub fn aligned_in(&self, objective: &Objective) -> usize {
-        match self.alignment.map(|alignment| alignment.between) {
+        match self.options.alignment.map(|alignment| alignment.between) {
             None => 0,
             Some(GradientPartition::Terms) => objective.term_gradients.len(),
             Some(GradientPartition::Domains) => self.mixture.len(),
@@ -263,18 +268,9 @@ impl Train<Objective> {
 
     /// The number of gradients besides that of the step.
     pub fn aligned(&self) -> usize {
-        match self.alignment.map(|alignment| alignment.between) {
+        match self.options.alignment.map(|alignment| alignment.between) {
             Some(GradientPartition::Domains) => self.mixture.len(),
             _ => self.objectives().map(|(_, objective)| self.aligned_in(objective)).sum(),
         }
     }
-}
-
-fn one() -> u32 {
-    1
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_one(number: &u32) -> bool {
-    *number == 1
 }

@@ -54,7 +54,7 @@ fn moves_only_by_gradients(train: &Train) -> bool {
         Optimizer::Sgd(_) => true,
     };
     still
-        && train.private.is_none()
+        && train.options.private.is_none()
         && !matches!(&train.trainable, Trainable::Adapter(adapter) if adapter.dropout > 0.0)
 }
 
@@ -76,7 +76,7 @@ fn cases_of<'a, 'b>(
     prompts: &'b [AuditedPrompts<'a>],
     (samplers, policy_temperature): (&'b [Sampler], &'b Temperature),
 ) -> Vec<AuditCase<'a, 'b>> {
-    let called = if train.mini_batches > 1 { "updates from a batch" } else { "passes" };
+    let called = if train.options.mini_batches > 1 { "updates from a batch" } else { "passes" };
     let first = train.teachers.first().map(|choice| choice.teacher);
     let routed = first.filter(|first| train.teachers.iter().all(|choice| choice.teacher == *first));
     let mut cases: Vec<AuditCase> = Vec::new();

@@ -135,7 +135,7 @@ impl ObjectiveUse {
             casts,
             kept: train.keep == Keep::Correct,
             filter: filter(train).cloned(),
-            updates: Some(train.updates_per_batch()),
+            updates: Some(train.options.updates_per_batch()),
             steps,
             longest: range::longest(train),
             domains: DomainUse::of_stage(experiment, train),

@@ -134,7 +134,7 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     let work = BatchWork::new(&stage, &student, cluster, &resources, &scoring);
     // A batch is finished before the next one is drawn, so all batches take equally long, except that the
     // last may have fewer updates.
-    let each = stage.train.updates_per_batch();
+    let each = stage.train.options.updates_per_batch();
     let batches = [(f64::from(stage.steps / each), each), (1.0, stage.steps % each)];
     let simulated: Vec<SimulatedBatches> = batches
         .into_iter()
@@ -202,9 +202,10 @@ impl<'a> BatchWork<'a> {
         let draw =
             (2.0 * parameters * f64::from(sequences) / flops).max(parameters * cluster.weight_bytes / read);
         let prefill = 2.0 * parameters * cluster.prompt_tokens * f64::from(sequences) / flops;
-        let mini_batches = train.mini_batches.max(1);
+        let mini_batches = train.options.mini_batches.max(1);
         let of_update = f64::from(sequences) / f64::from(mini_batches);
-        let piece = train.execution.micro_batch.map_or(of_update, f64::from).clamp(1.0, of_update.max(1.0));
+        let piece =
+            train.options.execution.micro_batch.map_or(of_update, f64::from).clamp(1.0, of_update.max(1.0));
         let pieces = ((of_update / piece).ceil() as u32).clamp(1, PIECES);
         let of_piece = of_update / f64::from(pieces);
         BatchWork {

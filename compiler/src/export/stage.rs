@@ -105,7 +105,7 @@ impl ExportSettings<'_> {
 
     /// The batches of rollouts that the steps train on.
     pub fn batches(&self) -> Option<u32> {
-        self.steps.map(|steps| steps.div_ceil(self.train.updates_per_batch()))
+        self.steps.map(|steps| steps.div_ceil(self.train.options.updates_per_batch()))
     }
 }
 
@@ -203,7 +203,7 @@ fn steps(train: &Train<Objective>, rows: Option<&[RowFacts]>) -> Option<u32> {
         Length::Epochs(epochs) => {
             let all: u32 = rows?.iter().map(|of| of.rows).sum();
             let batches = all.saturating_mul(epochs) / train.rollout.groups.max(1);
-            Some(batches.saturating_mul(train.updates_per_batch()))
+            Some(batches.saturating_mul(train.options.updates_per_batch()))
         }
     }
 }
@@ -426,24 +426,18 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
         panels,
         feedback,
         rollout,
-        passes,
-        mini_batches: _, // by each engine
+        options,
         filter,
         curriculum,
         shares,
         objective: _,
         own_data,
         trainable,
-        optimizer,
-        private,
+        optimizer: _,
         length: _,
         learning_rate: _,
-        ema,
         guards,
         extrapolation,
-        validation,
-        alignment,
-        execution,
     } = settings.train;
     let at = settings.origins.model;
     let mut refuse = |holds: bool, construct: &str, why: &str| {
@@ -456,16 +450,26 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
     refuse(!panels.is_empty(), "`panel`", "the engines' teachers only score");
     refuse(!feedback.is_empty(), "feedback written by a model", "the engines' teachers only score");
     refuse(rollout.keep != Keep::All, "`keep` of rollouts", "engines train on all completions of a step");
-    refuse(*passes > 1, "`passes` above 1", "engines sample new completions for each update");
     refuse(filter.is_some(), "`filter` of prompts", "engines train on all prompts of a step");
     refuse(curriculum.is_some(), "selection of prompts", "engines keep the order of the file");
     refuse(shares.is_some(), "`shares` that change during the run", "engines keep the order of the file");
     refuse(!own_data.is_empty(), "terms with completions of their own", "an engine's step has one rollout");
-    refuse(private.is_some(), "`optimizer = private_adamw(...)`", "engines do not clip per example");
-    refuse(ema.is_some(), "`ema` of the weights", "engines save the weights of the last step");
     refuse(extrapolation.is_some(), "`extrapolate`", "engines have no extrapolation of weights");
-    refuse(validation.is_some(), "`validate`", "engines do not compute the loss on validation rows");
-    refuse(alignment.is_some(), "`gradient_alignment`", "engines compute the gradient of the whole loss");
+    for option in options.changed().keys() {
+        let construct = format!("`{option}`");
+        let (construct, why) = match option.as_str() {
+            "mini_batches" | "execution" => continue, // by each engine
+            "passes" => ("`passes` above 1", "engines sample new completions for each update"),
+            "private" => ("`optimizer = private_adamw(...)`", "engines do not clip per example"),
+            "ema" => ("`ema` of the weights", "engines save the weights of the last step"),
+            "validate" => ("`validate`", "engines do not compute the loss on validation rows"),
+            "gradient_alignment" => {
+                ("`gradient_alignment`", "engines compute the gradient of the whole loss")
+            }
+            _ => (construct.as_str(), "engines have no such setting"),
+        };
+        refuse(true, construct, why);
+    }
     if let Trainable::Weights { only, except } = trainable {
         let parts = only.iter().flatten().chain(except);
         let changed = parts.clone().any(|part| matches!(part, WeightFilter::Changed(_)));
@@ -476,7 +480,6 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
             "engines train all weights, or adapters",
         );
     }
-    let _ = (optimizer, execution);
     for (number, guard) in guards.iter().enumerate() {
         let own = of_checked.and_then(|own| own.guards.get(number)).map_or(at, |own| own.origin);
         let action = guard.action.name();

@@ -167,7 +167,7 @@ fn configuration(settings: &ExportSettings, coverage: &mut Coverage) -> Configur
     let at = settings.origins.model;
     let sequences = settings.groups.saturating_mul(settings.samples);
     coverage.exact(format!("{} prompts of {} samples a step", settings.groups, settings.samples), at);
-    if settings.train.mini_batches > 1 {
+    if settings.train.options.mini_batches > 1 {
         let why = "TRL's distillation samples new completions for each update";
         coverage.refuse("`mini_batches` above 1", at, why);
     }

@@ -19,14 +19,14 @@ pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Optio
 
 /// Sequences per forward pass: the largest divisor of the batch that is at most `micro_batch`.
 pub fn micro_batch(settings: &ExportSettings) -> u32 {
-    let groups = settings.groups.div_ceil(settings.train.mini_batches.max(1));
+    let groups = settings.groups.div_ceil(settings.train.options.mini_batches.max(1));
     let all = groups.saturating_mul(settings.samples).max(1);
-    let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);
+    let wanted = settings.train.options.execution.micro_batch.unwrap_or(all).clamp(1, all);
     (1..=wanted).rev().find(|part| all.is_multiple_of(*part)).unwrap_or(1)
 }
 
 pub fn checkpointed(settings: &ExportSettings) -> bool {
-    settings.train.execution.checkpointing != Checkpointing::None
+    settings.train.options.execution.checkpointing != Checkpointing::None
 }
 
 /// The learning rate as Python code, a function of the step.

@@ -55,7 +55,7 @@ fn configuration(
     let at = settings.origins.model;
     coverage.exact(format!("`dtype = {dtype}`"), at);
     // A step of verl is a batch.
-    let each = if settings.train.mini_batches > 1 { "a batch" } else { "a step" };
+    let each = if settings.train.options.mini_batches > 1 { "a batch" } else { "a step" };
     coverage.exact(format!("{} prompts of {} samples {each}", settings.groups, settings.samples), at);
     mini_batches::report(settings, coverage);
     prompts(settings, &mut set);
@@ -124,7 +124,7 @@ const ACTOR: &str = "actor_rollout_ref.actor";
 const LOSS: &str = "distillation.distillation_loss";
 
 fn actor(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), dtype: &str, micro: u32) {
-    let parts = settings.train.mini_batches.max(1);
+    let parts = settings.train.options.mini_batches.max(1);
     set(&format!("{ACTOR}.strategy"), json!("fsdp2"));
     set(&format!("{ACTOR}.ppo_mini_batch_size"), json!(settings.groups.div_ceil(parts)));
     set(&format!("{ACTOR}.ppo_micro_batch_size_per_gpu"), json!(micro));

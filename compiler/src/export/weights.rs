@@ -73,8 +73,11 @@ pub fn weights(
             let when = if exists { "has written" } else { "has yet to write" };
             coverage.exact(format!("{construct}, which `mopd run` {when} to {folder}"), model.origin);
             let adapted = |train: &Train<Objective>| matches!(train.trainable, Trainable::Adapter(_));
-            let adapter =
-                model.stage.trains().first().is_some_and(|train| adapted(train) && train.ema.is_none());
+            let adapter = model
+                .stage
+                .trains()
+                .first()
+                .is_some_and(|train| adapted(train) && train.options.ema.is_none());
             Some(WeightsSource { path: folder, revision: None, bytes, published, adapter })
         }
     }

@@ -109,7 +109,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     };
     let sequences_of = |rollout: &Rollout| {
         // A step trains on one mini-batch.
-        Some(sequences(rollout, steps)? / u64::from(train.mini_batches.max(1)))
+        Some(sequences(rollout, steps)? / u64::from(train.options.mini_batches.max(1)))
     };
     let tokens_of = |rollout: &Rollout| Some(sequences_of(rollout)?.saturating_mul(context?));
     let sum = |of: &dyn Fn(&Rollout) -> Option<u64>| {
@@ -123,7 +123,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     let drawn = drawn.filter(|drawn| Some(*drawn) != sequences);
     // Unknown without reading files: the number of prompts that evaluate extrapolations, of validation rows,
     // and of prompts to choose from.
-    let known = train.extrapolation.is_none() && train.validation.is_none() && train.curriculum.is_none();
+    let known =
+        train.extrapolation.is_none() && train.options.validation.is_none() && train.curriculum.is_none();
     let flops = || {
         let models = Models::of(train, parameters?, trained?, costs)?;
         let each = train.objectives().map(|(rollout, objective)| {
@@ -171,7 +172,7 @@ fn memory(train: &Train<Objective>, student: StudentSize) -> u64 {
     let frozen = student.frozen.saturating_mul(WEIGHT_BYTES);
     let each = TRAINING_BYTES
         + MOMENT_BYTES * train.optimizer.moments()
-        + if train.private.is_some() { PRIVATE_BYTES } else { 0 }
+        + if train.options.private.is_some() { PRIVATE_BYTES } else { 0 }
         + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 }
         + GRADIENT_BYTES * train.aligned() as u64
         + if train.trainable.changes().next().is_some() { ELEMENT_BYTES } else { 0 };
@@ -254,7 +255,7 @@ struct Operations<'a> {
 impl Operations<'_> {
     fn all(&self) -> Option<f64> {
         // The gradient is computed for the batch as a whole, and then record by record.
-        let times = if self.train.private.is_some() { 2.0 } else { 1.0 };
+        let times = if self.train.options.private.is_some() { 2.0 } else { 1.0 };
         let updates =
             self.models.student.update() * self.size.tokens + self.scoring() + self.old() + self.continued();
         let aligned = self.aligned();
@@ -270,7 +271,7 @@ impl Operations<'_> {
 
     /// Operations per parameter of a model that reads all completions. Passes share a rollout.
     fn rollouts(&self) -> f64 {
-        FORWARD * self.size.tokens / f64::from(self.train.passes.max(1))
+        FORWARD * self.size.tokens / f64::from(self.train.options.passes.max(1))
     }
 
     fn sampling(&self) -> Option<f64> {
@@ -295,7 +296,7 @@ impl Operations<'_> {
         if !self.objective.reads(Role::Old) {
             return 0.0;
         }
-        let parts = f64::from(self.train.mini_batches.max(1));
+        let parts = f64::from(self.train.options.mini_batches.max(1));
         self.rollouts() * self.models.student.parameters as f64 * (parts - 1.0) / parts
     }
 
@@ -330,14 +331,15 @@ impl Operations<'_> {
 
     /// Operations of reading recorded texts, one for each prompt of a step.
     fn recorded(&self) -> f64 {
-        let groups = f64::from(self.rollout.groups) / f64::from(self.train.mini_batches.max(1));
+        let groups = f64::from(self.rollout.groups) / f64::from(self.train.options.mini_batches.max(1));
         let prompts = self.size.steps * groups * self.size.context;
         FORWARD * self.models.student.parameters as f64 * prompts * self.objective.recorded().len() as f64
     }
 
     /// Operations of the gradients of parts of the loss, each through the student alone.
     fn aligned(&self) -> f64 {
-        let (Some(alignment), Length::Steps(steps)) = (self.train.alignment, self.train.length) else {
+        let (Some(alignment), Length::Steps(steps)) = (self.train.options.alignment, self.train.length)
+        else {
             return 0.0;
         };
         let share = f64::from(alignment.times(steps)) / f64::from(steps.max(1));

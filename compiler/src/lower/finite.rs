@@ -71,7 +71,7 @@ fn of_train<O>(train: &Train<O>) -> NamedNumbers {
         ],
         Optimizer::Sgd(sgd) => vec![("`momentum`", sgd.momentum), ("gradient clip", sgd.clip_norm)],
     };
-    if let Some(private) = train.private {
+    if let Some(private) = train.options.private {
         numbers.extend([
             ("record's gradient clip", private.clip),
             ("privacy budget", private.epsilon),

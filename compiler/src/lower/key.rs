@@ -4,21 +4,21 @@
 //! has two keys ([`FileScope`]): one includes the paths of files and identifies the text; the other does
 //! not and identifies results, after the files' content is added at run time.
 
+mod fields;
 mod objective;
 
 use mopd_plan::keys::{VERSION, hash, text};
-use mopd_plan::producers::{FieldValue, Fields};
+use mopd_plan::producers::FieldValue;
 use mopd_plan::views::Piece;
 use mopd_plan::{
-    Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
-    Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
-    GuardMeaning, Learner, Length, Merge, MergeMethod, ModelId, Objective, Optimizer, OwnData, Panel,
-    PanelMeaning, Pretrained, Private, Producer, PromptFormat, Recipe, Reward, Rounding, ServedMeaning,
-    Share, Stage, StepFunction, StudentCopy, TableColumn, Teacher, TeacherChoice, TokenizerSpec, Train,
-    Trainable, Validation, WeightGroup,
+    Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
+    Extrapolation, Feedback, Guard, Learner, Merge, MergeMethod, ModelId, Objective, Panel, Pretrained,
+    Producer, PromptFormat, Recipe, Reward, ServedMeaning, Stage, StudentCopy, TableColumn, Teacher,
+    TeacherChoice, TokenizerSpec, Train, Validation, WeightGroup,
 };
 use serde::Serialize;
 
+use fields::KeyFields;
 use objective::ObjectiveMeaning;
 
 /// Raised whenever equal settings select different random numbers than before.
@@ -82,67 +82,15 @@ enum StageMeaning<'a> {
     Initialise(Architecture),
     /// `None` where files are left out.
     Load(Option<&'a Pretrained>),
-    Train(Box<TrainMeaning<'a>>),
+    Train(KeyFields),
     /// For each learner, the position of its turn, its interval in steps, and its training.
-    Joint(Vec<(u32, u32, TrainMeaning<'a>)>),
+    Joint(Vec<(u32, u32, KeyFields)>),
     Learner(String, u32),
     Merge {
         method: &'a MergeMethod,
         base: Option<String>,
         models: Vec<String>,
     },
-}
-
-#[derive(Serialize)]
-struct TrainMeaning<'a> {
-    recipe: Recipe,
-    start: String,
-    mixture: Vec<(DomainMeaning<'a>, f64)>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sees: Option<&'a [Piece]>,
-    teachers: Vec<ArmMeaning<'a>>,
-    references: Vec<(DomainMeaning<'a>, String)>,
-    /// The scorers that the objective reads by name, in the order in which it does.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    scorers: Vec<Vec<ArmMeaning<'a>>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    panels: Vec<PanelMeaning<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    feedback: Vec<FeedbackMeaning<'a>>,
-    prefixes: Fields,
-    /// The programs of rollouts with their paths, where files are not left out.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    programs: Vec<(&'a str, &'a [String])>,
-    passes: u32,
-    /// `None` where a batch is not divided.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mini_batches: Option<u32>,
-    filter: &'a Option<Formula>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    curriculum: Option<CurriculumMeaning<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shares: Option<&'a Formula>,
-    objective: ObjectiveMeaning<'a>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    own_data: Vec<(Fields, ObjectiveMeaning<'a>)>,
-    trainable: Trainable<String>,
-    optimizer: &'a Optimizer,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    private: Option<Private>,
-    length: Length,
-    learning_rate: &'a StepFunction,
-    ema: Option<f64>,
-    /// The guards that change a result.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    guards: Vec<GuardMeaning<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    extrapolation: Option<ExtrapolationMeaning<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    validation: Option<ValidationMeaning<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alignment: Option<GradientAlignment>,
-    #[serde(flatten)]
-    rounding: Rounding,
 }
 
 #[derive(Serialize)]
@@ -160,7 +108,7 @@ impl<'a> ValidationMeaning<'a> {
         train: &'a Train<Objective>,
         files: FileScope,
     ) -> Option<ValidationMeaning<'a>> {
-        let settings = train.validation.as_ref()?;
+        let settings = train.options.validation.as_ref()?;
         let rows = match files {
             FileScope::ByPath => {
                 let domains = train.mixture.iter().map(|share| experiment.domain(share.domain));
@@ -292,13 +240,11 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: FileScope) -> Vec
                 base: base.as_ref().map(of),
                 models: models.iter().map(of).collect(),
             },
-            Stage::Train(train) => {
-                StageMeaning::Train(Box::new(TrainMeaning::new(experiment, train, files, &of)))
-            }
+            Stage::Train(train) => StageMeaning::Train(training(experiment, train, files, &of)),
             Stage::Joint(joint) => {
                 let learners =
                     joint.learners.iter().map(|Learner { name: _, step: _, turn, every, train }| {
-                        (*turn, *every, TrainMeaning::new(experiment, train, files, &of))
+                        (*turn, *every, training(experiment, train, files, &of))
                     });
                 StageMeaning::Joint(learners.collect())
             }
@@ -311,88 +257,77 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: FileScope) -> Vec
     texts
 }
 
-impl<'a> TrainMeaning<'a> {
-    /// The meaning of a training loop. `of` is the key of a model.
-    fn new(
-        experiment: &'a Experiment<Objective>,
-        train: &'a Train<Objective>,
-        files: FileScope,
-        of: &dyn Fn(&ModelId) -> String,
-    ) -> TrainMeaning<'a> {
-        // Every field is named, so that a new one does not compile before it is in the meaning or left out
-        // here.
-        let Train {
-            recipe,
-            start,
-            mixture,
-            sees,
-            scorers,
-            panels,
-            feedback,
-            rollout,
-            passes,
-            mini_batches,
-            filter,
-            curriculum,
-            shares,
-            objective,
-            own_data,
-            trainable,
-            optimizer,
-            private,
-            length,
-            learning_rate,
-            ema,
-            guards,
-            extrapolation,
-            validation: _, // by `ValidationMeaning::new`
-            alignment,
-            execution: _, // by `Train::rounding`, as far as results depend on it
-        } = train;
-        let arms = |scorer| arms(experiment, train, scorer, files, of);
-        let model = |id: ModelId| FieldValue::Text(of(&id));
-        let share = |share: &Share| (domain_of(experiment, train, share.domain, files), share.share);
-        let reference =
-            |(domain, reference): (_, ModelId)| (domain_of(experiment, train, domain, files), of(&reference));
-        let own = |own: &'a OwnData<Objective>| {
-            let OwnData { rollout, objective } = own;
-            (rollout.key(&model), ObjectiveMeaning::new(objective))
-        };
-        TrainMeaning {
-            recipe: *recipe,
-            start: of(start),
-            mixture: mixture.iter().map(share).collect(),
-            sees: sees.as_ref().map(|view| view.pieces.as_slice()),
-            teachers: arms(scorers.routed()),
-            references: scorers.references().map(reference).collect(),
-            scorers: scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
-            panels: panels.iter().map(Panel::meaning).collect(),
-            feedback: feedback.iter().map(Feedback::meaning).collect(),
-            prefixes: rollout.key(&model),
-            programs: (train.producers().flat_map(Producer::programs))
-                .filter(|_| files == FileScope::ByPath)
-                .map(|program| (program.command, program.depends))
-                .collect(),
-            passes: *passes,
-            mini_batches: (*mini_batches > 1).then_some(*mini_batches),
-            filter,
-            curriculum: curriculum.as_ref().map(|known| known.meaning(&model)),
-            shares: shares.as_ref(),
-            objective: ObjectiveMeaning::new(objective),
-            own_data: own_data.iter().map(own).collect(),
-            trainable: trainable.map(of),
-            optimizer,
-            private: *private,
-            length: *length,
-            learning_rate,
-            ema: *ema,
-            guards: guards.iter().filter_map(Guard::meaning).collect(),
-            extrapolation: extrapolation.as_ref().map(|of| ExtrapolationMeaning::new(experiment, of, files)),
-            validation: ValidationMeaning::new(experiment, train, files),
-            alignment: *alignment,
-            rounding: train.rounding(),
-        }
-    }
+/// The meaning of a training loop. `model` is the key of a model.
+fn training(
+    experiment: &Experiment<Objective>,
+    train: &Train<Objective>,
+    files: FileScope,
+    model: &dyn Fn(&ModelId) -> String,
+) -> KeyFields {
+    // Every field is named, so that a new one does not compile before it is in the meaning or left out here.
+    let Train {
+        recipe,
+        start,
+        mixture,
+        sees,
+        scorers,
+        panels,
+        feedback,
+        rollout,
+        options,
+        filter,
+        curriculum,
+        shares,
+        objective,
+        own_data,
+        trainable,
+        optimizer,
+        length,
+        learning_rate,
+        guards,
+        extrapolation,
+    } = train;
+    let arms = |choices| arms(experiment, train, choices, files, model);
+    let domain = |id: DomainId| domain_of(experiment, train, id, files);
+    let writer = |id: ModelId| FieldValue::Text(model(&id));
+    let programs = train.producers().flat_map(Producer::programs).filter(|_| files == FileScope::ByPath);
+    let mut fields = KeyFields::default();
+    fields.add("recipe", recipe);
+    fields.add("start", &model(start));
+    fields.add_list("mixture", mixture.iter().map(|share| (domain(share.domain), share.share)));
+    fields.add_some("sees", sees.as_ref().map(|view| &view.pieces));
+    fields.add("teachers", &arms(scorers.routed()));
+    let references = scorers.references().map(|(id, reference)| (domain(id), model(&reference)));
+    fields.add("references", &references.collect::<Vec<_>>());
+    // Those that the objective reads by name, in the order in which it does.
+    fields.add_list("scorers", scorers.named().iter().map(|scorer| arms(&scorer.choices)));
+    fields.add_list("panels", panels.iter().map(Panel::meaning));
+    fields.add_list("feedback", feedback.iter().map(Feedback::meaning));
+    fields.add("prefixes", &rollout.key(&writer));
+    // With their paths, where files are not left out.
+    fields.add_list("programs", programs.map(|program| (program.command, program.depends)));
+    fields.add("filter", filter);
+    fields.add_some("curriculum", curriculum.as_ref().map(|curriculum| curriculum.meaning(&writer)));
+    fields.add_some("shares", shares.as_ref());
+    fields.add("objective", &ObjectiveMeaning::new(objective));
+    let own_data =
+        own_data.iter().map(|own| (own.rollout.key(&writer), ObjectiveMeaning::new(&own.objective)));
+    fields.add_list("own_data", own_data);
+    fields.add("trainable", &trainable.map(model));
+    fields.add("optimizer", optimizer);
+    fields.add("length", length);
+    fields.add("learning_rate", learning_rate);
+    // Those that change a result.
+    fields.add_list("guards", guards.iter().filter_map(Guard::meaning));
+    let extrapolation = extrapolation.as_ref();
+    fields
+        .add_some("extrapolation", extrapolation.map(|of| ExtrapolationMeaning::new(experiment, of, files)));
+    fields.add_fields(options);
+    fields.replace("validation", ValidationMeaning::new(experiment, train, files));
+    // As far as results depend on it.
+    fields.remove("execution");
+    fields.add_fields(&train.rounding());
+    fields
 }
 
 #[derive(Serialize)]

@@ -36,7 +36,7 @@ use refusal::{Origins, refused};
 use steps::ExecutableExperiment;
 
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_plan::{GradientPartition, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
+use mopd_plan::{GradientPartition, Live, Objective, OwnData, Plan, Rollout, Scorers, Signal, Train};
 
 /// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`]. Its
 /// [`Origin`]s index `origins`. `fused` is the arithmetic of its objectives
@@ -155,11 +155,12 @@ fn trained(
     let ladders = checked.ladders();
     let origins = Origins { roles, ladders: &ladders, ..origins };
     let whole = normal_form(&checked.objective, Some(checked));
-    let rollouts = std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
+    let rollouts: Vec<Rollout> = train.rollouts().cloned().collect();
     let read_losses = read_losses(checked, &roles.learned, &train.scorers);
-    let each_term = train.alignment.is_some_and(|alignment| alignment.between == GradientPartition::Terms);
+    let each_term =
+        train.options.alignment.is_some_and(|alignment| alignment.between == GradientPartition::Terms);
     let (mut first, mut own_data, mut failed) = (None, Vec::new(), None);
-    for (rollout, part) in rollouts.zip(checked.parts()) {
+    for (rollout, part) in rollouts.into_iter().zip(checked.parts()) {
         let normal_form = match first {
             None => whole.clone(),
             Some(_) => normal_form(&part.objective, Some(&part)),
@@ -186,34 +187,7 @@ fn trained(
     if let Some(refusal) = across_parts(&checked.objective, &objective, &own_data, origins) {
         return Err(refusal);
     }
-    let trained = Train {
-        recipe: train.recipe,
-        start: train.start,
-        mixture: train.mixture,
-        sees: train.sees,
-        scorers: train.scorers,
-        panels: train.panels,
-        feedback: train.feedback,
-        objective,
-        own_data,
-        rollout,
-        passes: train.passes,
-        mini_batches: train.mini_batches,
-        filter: train.filter,
-        curriculum: train.curriculum,
-        shares: train.shares,
-        trainable: train.trainable,
-        optimizer: train.optimizer,
-        private: train.private,
-        length: train.length,
-        learning_rate: train.learning_rate,
-        ema: train.ema,
-        guards: train.guards,
-        extrapolation: train.extrapolation,
-        validation: train.validation,
-        alignment: train.alignment,
-        execution: train.execution,
-    };
+    let trained = train.with_objectives(rollout, objective, own_data);
     match unsupported::refusal(&trained, checked, &read_losses, experiment, origins) {
         Some(refusal) => Err(refusal),
         None => Ok(trained),

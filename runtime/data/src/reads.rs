@@ -174,7 +174,7 @@ impl<'p> RowsRead<'p> {
     fn validated(domain: &'p Domain, stages: &[(Origin, &'p Train<Objective>)]) -> Option<RowsRead<'p>> {
         let (mut fields, mut asked): (Vec<Field>, Vec<(&str, Origin)>) = Default::default();
         for (origin, train) in stages {
-            let Some(validation) = &train.validation else { continue };
+            let Some(validation) = &train.options.validation else { continue };
             let shown = train.sees.iter().flat_map(View::fields);
             for field in std::iter::once(validation.target.as_str()).chain(shown) {
                 if !fields.iter().any(|known| known.name == field) {

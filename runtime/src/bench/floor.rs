@@ -266,7 +266,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let (Producer::Student(student), []) = (&train.rollout.producer, train.own_data.as_slice()) else {
         return Err(wrong("what is counted is training on the student's own rollouts"));
     };
-    if train.mini_batches > 1 {
+    if train.options.mini_batches > 1 {
         return Err(wrong("what is counted is steps that train on whole batches, without `mini_batches`"));
     }
     let sampling = &student.sampling;

@@ -105,7 +105,8 @@ impl StageTrial<'_> {
     /// layers keep of the sequences that go through them together, and what is kept of all.
     pub fn activations(&self, batch: u32) -> f64 {
         let config = &self.context.shapes.configs[self.model.0 as usize];
-        let together = self.train.execution.micro_batch.map_or(batch, |size| size.clamp(1, batch.max(1)));
+        let together =
+            self.train.options.execution.micro_batch.map_or(batch, |size| size.clamp(1, batch.max(1)));
         let layers = (10 * config.width + 4 * config.intermediate_size) * config.layers;
         self.held_until_update(batch) + 4.0 * self.tokens(together) * layers as f64
     }

@@ -213,18 +213,20 @@ impl TrialContext<'_> {
                 (judging.seconds * of.evaluations(steps) as f64, measured.memory.max(held) + judging.base)
             }
         };
-        let validated = match &train.validation {
+        let validated = match &train.options.validation {
             None => 0.0,
             Some(of) => trial.validated(of)? * f64::from(of.times(steps)),
         };
         // Each part's gradient goes back through the student's layers separately, as it does with
         // micro-batches.
-        let through = if train.execution.micro_batch.is_some() { 1.0 } else { 1.5 };
+        let through = if train.options.execution.micro_batch.is_some() { 1.0 } else { 1.5 };
         let each = measured.update * through * train.aligned() as f64;
-        let aligned = train.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
+        let aligned = train.options.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
         let chosen = match &train.curriculum {
             None => 0.0,
-            Some(of) => trial.choosing(of, measured.rollout * f64::from(train.updates_per_batch()), steps),
+            Some(of) => {
+                trial.choosing(of, measured.rollout * f64::from(train.options.updates_per_batch()), steps)
+            }
         };
         let saved = 4.0 * Weights::parameters(config) as f64 / self.machine.written;
         let steps = f64::from(steps);
@@ -267,7 +269,7 @@ fn worth_a_trial(trial: &StageTrial, most: f64, steps: u32) -> bool {
         None => SHALLOW * MOST_WORK / trial.context.machine.products,
     };
     // A trial of a step is of all updates from a batch.
-    WORTH * tried < f64::from(steps) / f64::from(trial.train.mini_batches.max(1)) * step
+    WORTH * tried < f64::from(steps) / f64::from(trial.train.options.mini_batches.max(1)) * step
 }
 
 /// The number of steps in a trial of whole steps of `estimated` seconds.
@@ -291,7 +293,8 @@ fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) ->
     if !train.producers().all(|producer| producer.kind().cached_per_prompt()) {
         return 1.0;
     }
-    let drawn = (steps / f64::from(train.updates_per_batch())).ceil() * f64::from(train.rollout.groups);
+    let drawn =
+        (steps / f64::from(train.options.updates_per_batch())).ceil() * f64::from(train.rollout.groups);
     let new = |share: &Share| {
         let prompts = domains[share.domain.0 as usize].rows_of(train).map_or(0, |data| data.dataset.len());
         (drawn * share.share).min(prompts as f64)
@@ -395,7 +398,8 @@ fn memory(
     (further, more): (u32, TrialMeasurement),
 ) -> f64 {
     let batch = sequences(trial.train);
-    let at_once = trial.train.execution.micro_batch.map_or(batch, |size| size.min(batch)).max(further);
+    let at_once =
+        trial.train.options.execution.micro_batch.map_or(batch, |size| size.min(batch)).max(further);
     let units = f64::from(at_once - fewer) / f64::from(further - fewer);
     less.extrapolated(more, units).memory + trial.held_until_update(batch.saturating_sub(at_once))
 }
@@ -419,9 +423,9 @@ fn sequences(train: &Train<Objective>) -> u32 {
 /// Sequences of the smallest trial: a part of a step for each mini-batch. Trials have whole parts: a step of
 /// fewer parts needs no less memory.
 fn part(train: &Train<Objective>) -> u32 {
-    let part = train.execution.micro_batch.unwrap_or(1).clamp(1, ENOUGH);
+    let part = train.options.execution.micro_batch.unwrap_or(1).clamp(1, ENOUGH);
     let part = part.next_multiple_of(train.rollout.group());
-    part.saturating_mul(train.mini_batches.max(1)).min(sequences(train).max(part))
+    part.saturating_mul(train.options.mini_batches.max(1)).min(sequences(train).max(part))
 }
 
 /// The numbers of sequences in trials: all of a step, or two smaller numbers.

@@ -122,9 +122,9 @@ impl StageTrial<'_> {
         // The author's verifiers are not called on meaningless completions.
         let verifier = Verifier::new(&self.reward(), ".".as_ref())?;
         // A rollout serves several steps.
-        let updates = train.updates_per_batch();
+        let updates = train.options.updates_per_batch();
         // A trial may have fewer passes over a rollout than the stage.
-        let shared = f64::from(self.train.updates_per_batch());
+        let shared = f64::from(self.train.options.updates_per_batch());
         let drawn_share = f64::from(updates) / shared;
         let steps = steps.saturating_mul(updates);
         let resting = memory::reset_peak_of(self.context.place).unwrap_or(0);
@@ -207,10 +207,10 @@ impl StageTrial<'_> {
         // Completions of a trial are meaningless, so a filter might leave out all of them.
         train.filter = None;
         // Every pass takes as long as the last of a few.
-        train.passes = train.passes.min(PASSES);
+        train.options.passes = train.options.passes.min(PASSES);
         // The cost of these is predicted separately.
-        (train.extrapolation, train.curriculum, train.alignment) = (None, None, None);
-        if let Some(validation) = &mut train.validation {
+        (train.extrapolation, train.curriculum, train.options.alignment) = (None, None, None);
+        if let Some(validation) = &mut train.options.validation {
             (validation.rows, validation.every) = (Some(1), u32::MAX);
         }
         if matches!(size, Size::Whole { .. }) {
@@ -364,12 +364,12 @@ impl StageTrial<'_> {
             models: train.scorer_and_writer_models().map(|id| (id, models.of[&id].clone())).collect(),
             models_fit: Some(self.models_fit()),
             budget: self.context.budget,
-            micro_batch: train.execution.micro_batch,
-            recomputed: train.execution.checkpointing.layers(),
+            micro_batch: train.options.execution.micro_batch,
+            recomputed: train.options.execution.checkpointing.layers(),
             // As in the stage itself: a trial's settings have no filter.
             saves_activations: self.train.saves_activations(&self.train.rollout),
             judge: None,
-            validation: match train.validation {
+            validation: match train.options.validation {
                 Some(_) => self.sources(train, validated, verifier)?,
                 None => Vec::new(),
             },

@@ -159,7 +159,7 @@ fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
     };
     let all = train.rollout.producer.once().map_or_else(rows, |once| u64::from(once.sequences));
     let batches = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(train.rollout.groups.max(1)));
-    let steps = batches.saturating_mul(u64::from(train.updates_per_batch()));
+    let steps = batches.saturating_mul(u64::from(train.options.updates_per_batch()));
     u32::try_from(steps).unwrap_or(u32::MAX)
 }
 

@@ -174,7 +174,7 @@ impl<'a> StageDomain<'a> {
         for field in self.fields().chain(train.objective.recorded()) {
             self.prompts.longest(tokenizer, train.sees.as_ref(), Some(field))?.fits(0, context)?;
         }
-        if let Some(validation) = &train.validation {
+        if let Some(validation) = &train.options.validation {
             let prompts = validated(self.data)?;
             prompts.longest(tokenizer, train.sees.as_ref(), Some(&validation.target))?.fits(0, context)?;
         }

@@ -30,7 +30,10 @@ impl RecordNames {
             MixtureNames {
                 domains: train.mixture.iter().map(|share| domain(share.domain).to_owned()).collect(),
                 teachers: arms.filter_map(|arm| Some((place(arm.domain)?, arm.name.clone()))).collect(),
-                in_columns: train.alignment.is_some_and(|of| of.between == GradientPartition::Domains),
+                in_columns: train
+                    .options
+                    .alignment
+                    .is_some_and(|of| of.between == GradientPartition::Domains),
             }
         };
         RecordNames(stage.trains().into_iter().map(of).collect())

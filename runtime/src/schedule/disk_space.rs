@@ -168,7 +168,7 @@ fn bytes_of_result(stage: &Stage<Objective>, sizes: &ModelSizes, id: ModelId) ->
     let of = |id: ModelId| 4 * sizes.parameters(id).unwrap_or(0);
     // Of an adapter, only its own matrices are stored, which are small.
     let of_trained = |train: &Train<Objective>, id| match train.trainable {
-        Trainable::Adapter(_) if train.ema.is_none() => 0,
+        Trainable::Adapter(_) if train.options.ema.is_none() => 0,
         _ => of(id),
     };
     match stage {

@@ -212,12 +212,12 @@ pub(super) fn predicted(
 fn lower(model: &Model<Objective>) -> String {
     let mut ways: Vec<String> = Vec::new();
     for train in model.stage.trains() {
-        match train.execution.micro_batch {
+        match train.options.execution.micro_batch {
             None => ways.push("set `micro_batch = 1`".to_owned()),
             Some(1) => {}
             Some(size) => ways.push(format!("lower `micro_batch = {size}`")),
         }
-        if train.execution.checkpointing.layers() == 0 {
+        if train.options.execution.checkpointing.layers() == 0 {
             ways.push("set `checkpointing = all`".to_owned());
         }
         ways.push(format!("lower {}", train.rollout.producer.kind().groups_setting(train.rollout.groups)));

@@ -298,7 +298,7 @@ impl<'a> KeyInputs<'a> {
 
     fn validation(&self, train: &'a Train<Objective>) -> impl Iterator<Item = DataKey<'a>> {
         let spec = self.spec(train.start);
-        train.mixture.iter().filter(|_| train.validation.is_some()).map(|share| {
+        train.mixture.iter().filter(|_| train.options.validation.is_some()).map(|share| {
             let data = &self.domains[share.domain.0 as usize];
             // Validation computes a loss and uses no verifier.
             DataKey { program: None, ..DataKey::new(data, data.validation.as_deref(), [&*spec.tokenizer]) }

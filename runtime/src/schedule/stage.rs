@@ -286,11 +286,11 @@ impl Scheduler<'_> {
             models: inputs.map(|id| (id, self.input(job, id))).collect(),
             models_fit: None,
             budget: self.device_memory.generation(self.widths[index] > 1),
-            micro_batch: settings.execution.micro_batch,
-            recomputed: settings.execution.checkpointing.layers(),
+            micro_batch: settings.options.execution.micro_batch,
+            recomputed: settings.options.execution.checkpointing.layers(),
             saves_activations: settings.saves_activations(&settings.rollout),
             judge: settings.extrapolation.as_ref().map(|of| &self.domains[of.judged_by.0 as usize]),
-            validation: match settings.validation {
+            validation: match settings.options.validation {
                 Some(_) => self.sources(settings, validated)?,
                 None => Vec::new(),
             },
@@ -360,7 +360,7 @@ impl Scheduler<'_> {
 
     /// The secret of the noise of a private stage with this key; `None` for other stages.
     fn secret(&self, settings: &Train<Objective>, key: &str) -> Result<Option<NoiseSecret>> {
-        settings.private.map(|_| Ok(NoiseSecret::new(&self.store.secret()?, key))).transpose()
+        settings.options.private.map(|_| Ok(NoiseSecret::new(&self.store.secret()?, key))).transpose()
     }
 
     fn provenance(&self, job: &StageJob, weights: &Weights) -> CheckpointProvenance {

@@ -35,7 +35,7 @@ pub fn prepared(
     step: u32,
 ) -> Vec<PreparedPass> {
     let Scoring { stage, .. } = *scoring;
-    let Some(alignment) = stage.train.alignment.filter(|alignment| alignment.is_due(step)) else {
+    let Some(alignment) = stage.train.options.alignment.filter(|alignment| alignment.is_due(step)) else {
         return Vec::new();
     };
     let objective = &stage.train.objective;

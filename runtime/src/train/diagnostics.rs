@@ -62,7 +62,7 @@ pub fn diagnose(
     };
     let empty = |index: usize| Some(nothing(index)).filter(|row| row.dropped.is_some_and(|of| of > 0.0));
     let Some((batch, outputs)) = evaluated else {
-        let of_noise = stage.train.private.is_some();
+        let of_noise = stage.train.options.private.is_some();
         return (0..sections.len())
             .filter_map(|index| empty(index).or(of_noise.then(|| nothing(index))))
             .collect();

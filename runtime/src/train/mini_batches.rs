@@ -9,7 +9,7 @@ use crate::random::{Key, Purpose, permutation};
 /// never divided: its completions are compared with each other. The order within a mini-batch is that of the
 /// batch.
 pub fn divided(stage: &Stage, batch: Sequences, step: u32) -> Vec<Sequences> {
-    let parts = stage.train.mini_batches.max(1) as usize;
+    let parts = stage.train.options.mini_batches.max(1) as usize;
     if parts == 1 {
         return vec![batch];
     }
@@ -35,7 +35,7 @@ pub fn divided(stage: &Stage, batch: Sequences, step: u32) -> Vec<Sequences> {
 /// The mini-batch of each prompt of the batch that `step` draws, from its source. Those of a source are
 /// adjacent.
 pub fn places(stage: &Stage, sources: impl Iterator<Item = usize>, step: u32) -> Vec<usize> {
-    let parts = stage.train.mini_batches.max(1) as usize;
+    let parts = stage.train.options.mini_batches.max(1) as usize;
     // Without the part of the stage: the completions of a prompt for several terms stay in one mini-batch.
     let key = Key::new(stage.seed, stage.stream, Purpose::MiniBatch, u64::from(step));
     dealt(sources, parts, |source, count| permutation(key.row(source as u32, 0), count))

@@ -146,7 +146,7 @@ impl<'a> StagePart<'a> {
         step: u32,
     ) -> Result<Rollouts> {
         self.batches.begin(self.stage, step);
-        if !step.is_multiple_of(self.stage.train.updates_per_batch())
+        if !step.is_multiple_of(self.stage.train.options.updates_per_batch())
             && let Some(rollouts) = self.rollouts.pop_front()
         {
             return Ok(rollouts);
@@ -195,7 +195,7 @@ impl<'a> StagePart<'a> {
     fn forward(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<ForwardBatch> {
         let objective = &self.stage.train.objective;
         let (mut batch, forward) = score(scoring, rollouts, step)?;
-        if self.stage.train.updates_per_batch() > 1 {
+        if self.stage.train.options.updates_per_batch() > 1 {
             rollouts.keep_old(&batch);
         }
         let scored = self.stage.place.now();

@@ -76,7 +76,8 @@ fn drawn_with_same_weights(stage: &Stage, sequence: &Sequence, drawn: StageStep,
     };
     let Some(sampled_at) = sequence.sampled_at else {
         let (writer, sampling) = stage.train.rollout.producer.kind().policy().ok()?;
-        let current = writer == Writer::Student && step.is_multiple_of(stage.train.updates_per_batch());
+        let current =
+            writer == Writer::Student && step.is_multiple_of(stage.train.options.updates_per_batch());
         return (current && comparable(sampling)).then_some(true);
     };
     if sequence.replayed || !stage.train.sampled_by().all(|of| comparable(&of.sampling)) {
@@ -85,6 +86,6 @@ fn drawn_with_same_weights(stage: &Stage, sequence: &Sequence, drawn: StageStep,
     if sampled_at == step {
         return Some(true);
     }
-    let first_pass = step - drawn.step < stage.train.mini_batches.max(1);
+    let first_pass = step - drawn.step < stage.train.options.mini_batches.max(1);
     (first_pass && stage.draws_are_unselected()).then_some(false)
 }

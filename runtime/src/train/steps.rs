@@ -227,7 +227,7 @@ impl TrainingLoop<'_> {
         // Interrupted rollouts, or rollouts whose judges were interrupted, have changed only the position in
         // the data. Later updates have lost their rollouts.
         let stopped = self.stage.control.interrupted() || matches!(error, Error::Interrupted);
-        let first = step.is_multiple_of(trainer.stage.train.updates_per_batch());
+        let first = step.is_multiple_of(trainer.stage.train.options.updates_per_batch());
         if stopped && !error.is_non_finite() && first && trainer.restore_positions(&data).is_ok() {
             trainer.parts.iter_mut().for_each(|part| part.rollouts.clear());
             self.keep(position, WriteWhen::Now);

@@ -35,7 +35,7 @@ impl StudentWeights {
     pub fn new(stage: &Stage, model: Rc<Decoder>) -> Result<StudentWeights> {
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
         let trained = TrainedParameters::new(stage, &model, key)?;
-        let average = stage.train.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
+        let average = stage.train.options.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
         let optimizer = optimizer(stage, &trained, &model);
         Ok(StudentWeights { model, trained, moved: false, average, optimizer })
     }

@@ -12,8 +12,8 @@ use mopd_plan::events::Event;
 use mopd_plan::{
     self as plan, AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length,
     Mass, ModelId, Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout,
-    Sampling, Schedule, Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable,
-    WeightFilter, WeightGroup,
+    Sampling, Schedule, Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, TrainOptions,
+    Trainable, WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -237,6 +237,11 @@ fn adamw(weight_decay: f64) -> plan::Optimizer {
     plan::Optimizer::AdamW(AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm: 1.0 })
 }
 
+/// The options of several updates from each batch.
+fn updates(passes: u32, mini_batches: u32) -> TrainOptions {
+    TrainOptions { passes, mini_batches, ..TrainOptions::default() }
+}
+
 fn train(objective: Objective, passes: u32) -> Train<Objective> {
     Train {
         recipe: Recipe::Distill,
@@ -247,8 +252,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         panels: Vec::new(),
         feedback: Vec::new(),
         rollout: Rollout::new(7, Producer::data("answer")),
-        passes,
-        mini_batches: 1,
+        options: updates(passes, 1),
         filter: None,
         curriculum: None,
         shares: None,
@@ -258,13 +262,8 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         optimizer: adamw(0.0),
         length: Length::Steps(4),
         learning_rate: Schedule::Constant { value: 1e-2 }.into(),
-        private: None,
-        ema: None,
         guards: Vec::new(),
         extrapolation: None,
-        validation: None,
-        alignment: None,
-        execution: Execution::default(),
     }
 }
 

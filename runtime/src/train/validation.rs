@@ -25,7 +25,7 @@ pub struct Validator<'a> {
 impl<'a> Validator<'a> {
     /// `None` where the stage does not validate.
     pub fn new(stage: &Stage<'a>) -> Result<Option<Validator<'a>>> {
-        let Some(settings) = &stage.train.validation else { return Ok(None) };
+        let Some(settings) = &stage.train.options.validation else { return Ok(None) };
         let stage = Stage { sources: stage.validation.clone(), ..stage.clone() };
         let examples = all_examples(&stage, &settings.target)?;
         let read = examples.into_iter().flat_map(|rows| {

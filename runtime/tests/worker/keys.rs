@@ -119,8 +119,11 @@ fn rollouts_for_each_prompt_follow_the_prompts_of_the_steps() {
         keys(&plan, 3)
     };
     let before = written(|_| ());
-    let changes: [fn(&mut Train<Objective>); 3] =
-        [|train| train.mini_batches = 2, |train| train.passes = 2, |train| train.rollout.groups = 8];
+    let changes: [fn(&mut Train<Objective>); 3] = [
+        |train| train.options.mini_batches = 2,
+        |train| train.options.passes = 2,
+        |train| train.rollout.groups = 8,
+    ];
     for (index, change) in changes.into_iter().enumerate() {
         let after = written(change);
         // For each of two seeds, only the key of the rollouts: `plan` sets the content keys.

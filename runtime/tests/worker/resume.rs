@@ -34,7 +34,7 @@ fn chain() -> Builder {
     let start = b.train("start", Recipe::Sft, training(base, &[], data, nll(), 40));
     let expert = b.train("expert", Recipe::Grpo, training(start, &[], rollouts(4), grpo(), 9));
     if let Stage::Train(train) = &mut b.plan.experiment.models[expert.0 as usize].stage {
-        train.passes = 2;
+        train.options.passes = 2;
     }
     let student = b.train(
         "student",

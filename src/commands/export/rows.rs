@@ -166,7 +166,8 @@ pub fn lines(
     let mut group = 0u64;
     let steps = settings.steps.unwrap_or(0);
     for batch in 0..batches {
-        let moment = Moment::Step { step: batch * settings.train.updates_per_batch(), steps, learned: None };
+        let moment =
+            Moment::Step { step: batch * settings.train.options.updates_per_batch(), steps, learned: None };
         for (domain, row) in order.step(settings.groups) {
             let part = &settings.domains[domain];
             let line = line(engine, settings, part, &rows[domain].rows[row], export, group, moment)?;

@@ -5,7 +5,7 @@ use mopd_experiment::{
     Adapter, BatchSize, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
     GradientAlignment, GradientPartition, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel,
     Private, RolloutSource, Sampling, Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice,
-    TeacherId, TeacherWeights, Temperature, Train, Trainable, Validation, WeightFilter, WithOrigin,
+    TeacherId, TeacherWeights, Temperature, Train, TrainOptions, Trainable, Validation, WeightFilter,
     powers_up_to,
 };
 use mopd_plan::NormalForm;
@@ -82,7 +82,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
             train.refresh.map(|steps| format!(", and again every {}", counted(steps as usize, "step")));
         rows.push(("prompts chosen", format!("before the first step{}", again.unwrap_or_default())));
     }
-    let passes = match (train.updates_per_batch(), train.passes, train.mini_batches) {
+    let passes = match (train.options.updates_per_batch(), train.options.passes, train.options.mini_batches) {
         (1, ..) => String::new(),
         (updates, _, 1) => format!(", {updates} updates from each batch"),
         (updates, 1, _) => format!(", {updates} updates from each batch, one for each mini-batch"),
@@ -94,7 +94,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
     rows.push(("training", format!("{length}{passes}, learning rate {rate}")));
     rows.push(("optimizer", optimizer(train)));
     rows.extend(weights(&train.trainable, experiment).map(|weights| ("trained weights", weights)));
-    rows.extend(train.ema.map(|rate| {
+    rows.extend(train.options.ema.map(|rate| {
         let no_adapter = match train.trainable {
             Trainable::Adapter(_) => "; no `adapter/`: an average of merged weights is not an adapter",
             _ => "",
@@ -102,13 +102,23 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
         ("output", format!("moving average of the weights, decay {}{no_adapter}", setting(rate)))
     }));
     rows.extend(execution(train).map(|execution| ("execution", execution)));
-    rows.extend(train.validation.as_ref().map(|settings| ("validation", validation(&settings.value))));
+    rows.extend(train.options.validation.as_ref().map(|settings| ("validation", validation(settings))));
     rows.extend(train.guards.iter().map(|guard| ("guard", self::guard(guard, experiment))));
-    rows.extend(train.alignment.as_ref().map(|of| ("gradient alignment", alignment(&of.value, train))));
+    rows.extend(train.options.alignment.as_ref().map(|of| ("gradient alignment", alignment(of, train))));
+    rows.extend(further(&train.options).map(|options| ("options", options)));
     if let Some(extrapolation) = &train.extrapolation {
         rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
     }
     rows
+}
+
+/// The options that no other row tells, as written.
+fn further(options: &TrainOptions) -> Option<String> {
+    const TOLD: &[&str] =
+        &["passes", "mini_batches", "private", "ema", "validate", "gradient_alignment", "execution"];
+    let changed = options.changed().into_iter().filter(|(name, _)| !TOLD.contains(&name.as_str()));
+    let further: Vec<String> = changed.map(|(name, value)| format!("{name} = {value}")).collect();
+    (!further.is_empty()).then(|| further.join(", "))
 }
 
 /// `200 steps`
@@ -127,9 +137,9 @@ fn length(train: &Train) -> String {
 
 /// The parts of a step that are computed at a time, if not all at once.
 fn execution(train: &Train) -> Option<String> {
-    let at_once = train.execution.micro_batch;
+    let at_once = train.options.execution.micro_batch;
     let at_once = at_once.map(|sequences| format!("{} at once", counted(sequences as usize, "sequence")));
-    let recomputed = match train.execution.checkpointing {
+    let recomputed = match train.options.execution.checkpointing {
         Checkpointing::None => None,
         Checkpointing::Layers(layers) => {
             Some(format!("{} recomputed in the backward pass", counted(layers as usize, "layer")))
@@ -320,7 +330,7 @@ fn tokens(train: &Train) -> String {
         BatchSize::Sequences(sequences) => counted(sequences as usize, "sequence"),
     };
     // A step trains on one mini-batch.
-    let each = if train.mini_batches > 1 { "a batch" } else { "a step" };
+    let each = if train.options.mini_batches > 1 { "a batch" } else { "a step" };
     let edits = |text: String| {
         train.rollout.edits.iter().fold(text, |text, edit| format!("{text}, then {}", edit.name()))
     };
@@ -379,7 +389,7 @@ pub fn drawn(n: u32, temperature: &Temperature) -> String {
 }
 
 fn optimizer(train: &Train) -> String {
-    if let Some(WithOrigin { value: Private { clip, epsilon, delta }, .. }) = train.private {
+    if let Some(Private { clip, epsilon, delta }) = train.options.private {
         return format!(
             "private AdamW, each example's gradient at most {}, epsilon {}, delta {}",
             setting(clip),

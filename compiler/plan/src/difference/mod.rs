@@ -356,21 +356,8 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 }
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
-    let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, validation, ema, .. } = train;
-    let Train {
-        mini_batches,
-        alignment,
-        curriculum,
-        shares,
-        own_data,
-        trainable,
-        optimizer,
-        private,
-        length,
-        learning_rate,
-        extrapolation,
-        ..
-    } = train;
+    let Train { recipe, start, mixture, sees, scorers, rollout, filter, curriculum, shares, .. } = train;
+    let Train { own_data, trainable, optimizer, length, learning_rate, extrapolation, options, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
@@ -400,7 +387,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         let weights = scorer.choices.first().map(|choice| teacher(choice, scorers, names));
         (scorer.name.clone(), json!(weights))
     });
-    json!({
+    let mut settings = json!({
         "recipe": recipe.name(),
         "start": names.model(*start),
         "share": by_domain(mixture.iter().map(|share| (share.domain, json!(share.share))).collect()),
@@ -412,28 +399,25 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "feedback": feedback(&train.feedback, scorers),
         "rollout": own_rollout,
         "data": own.collect::<Map<String, Value>>(),
-        "passes": passes,
-        "mini_batches": mini_batches,
         "filter": filter.as_ref().map(of_formula),
         "choice of prompts": curriculum.as_ref().map(|of| choice_of_prompts(of, &of_producer)),
         "shares": shares.as_ref().map(of_formula),
         "trainable": written(&trainable.map(|id| names.model(*id))),
         "optimizer": written(optimizer),
-        "private": private.as_ref().map(written),
         "length": written(length),
         "lr": match learning_rate {
             StepFunction::Schedule(schedule) => text::schedule(schedule),
             StepFunction::Formula(formula) => objective::expression(&formula.graph, formula.value),
         },
-        "ema": ema,
         "guards": train.guards.iter().map(Guard::written).collect::<Vec<_>>(),
         "extrapolate": extrapolation.as_ref().map(|extrapolation| {
             let mut settings = written(extrapolation);
             settings["judged_by"] = json!(names.domain(extrapolation.judged_by));
             settings
         }),
-        "validate": validation.as_ref().map(written),
-        "gradient_alignment": alignment.as_ref().map(written),
-        "execution": written(&train.execution),
-    })
+    });
+    if let Value::Object(settings) = &mut settings {
+        settings.extend(options.written());
+    }
+    settings
 }

@@ -4,7 +4,7 @@ use crate::export::coverage::Coverage;
 use crate::export::stage::ExportSettings;
 
 pub fn report(settings: &ExportSettings, coverage: &mut Coverage) {
-    let (parts, at) = (settings.train.mini_batches, settings.origins.model);
+    let (parts, at) = (settings.train.options.mini_batches, settings.origins.model);
     if parts <= 1 {
         return;
     }

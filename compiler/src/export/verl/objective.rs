@@ -90,7 +90,7 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
             found.iter().for_each(|line| coverage.refuse(line.construct.clone(), at, line.why.clone()));
         }
     }
-    if settings.train.mini_batches > 1 && joins_groups(&objective.graph, objective.loss) {
+    if settings.train.options.mini_batches > 1 && joins_groups(&objective.graph, objective.loss) {
         let why = "verl divides a batch into mini-batches by length, without regard to groups \
                    (`_balance_batch` in verl/trainer/ppo/v1/trainer_base.py)";
         coverage.refuse("numbers of a group with several `mini_batches`", at, why);
@@ -143,7 +143,7 @@ fn followers(settings: &ExportSettings, coverage: &mut Coverage) {
             if view.of_completions() {
                 let why = "the exporter fills templates before the run, from the rows alone";
                 coverage.refuse(construct, *origin, why);
-            } else if view.moves() && settings.train.updates_per_batch() > 1 {
+            } else if view.moves() && settings.train.options.updates_per_batch() > 1 {
                 let why = "its share of a slot changes with the update, and verl's rows are of a batch";
                 coverage.refuse(construct, *origin, why);
             } else {
@@ -225,7 +225,7 @@ impl Names<'_> {
                 "rollout_log_probs"
             }
             // With one update per batch, the student before the update is the old one.
-            Role::Old if self.settings.train.mini_batches > 1 => {
+            Role::Old if self.settings.train.options.mini_batches > 1 => {
                 if (self.policy - self.rollout).abs() > 1e-12 {
                     let why = "verl computes `old_log_probs` at the rollout's temperature (`_compute_old_log_prob` in \
                                verl/trainer/ppo/v1/trainer_base.py)";
@@ -305,7 +305,7 @@ impl Names<'_> {
             ("DTYPE", json!(dtype)),
             ("DOMAINS", json!(domains)),
             ("STEPS", json!(settings.steps)),
-            ("UPDATES", json!(settings.train.updates_per_batch())),
+            ("UPDATES", json!(settings.train.options.updates_per_batch())),
             ("LIVE", json!(live)),
             ("DISTRIBUTIONS", self.distributions.json()),
             ("COLUMNS", Value::Object(self.columns.borrow().clone())),
@@ -351,7 +351,9 @@ fn models(settings: &ExportSettings, teacher: TeacherSource) -> Value {
 
 /// With one update per batch, `old` and the sampler have the student's weights before the update.
 fn of_this_update(roles: &[Role], settings: &ExportSettings) -> Result<(), String> {
-    if settings.train.mini_batches > 1 && roles.iter().any(|role| matches!(role, Role::Old | Role::Sampler)) {
+    if settings.train.options.mini_batches > 1
+        && roles.iter().any(|role| matches!(role, Role::Old | Role::Sampler))
+    {
         let why = "of the student before the first update from a batch, verl has the sampled tokens' \
                    log-probabilities (`_compute_old_log_prob` in verl/trainer/ppo/v1/trainer_base.py)";
         return Err(why.to_owned());

@@ -1,7 +1,7 @@
-//! Converts the extrapolation of weights, and the comparison of gradients.
+//! Converts the extrapolation of weights, and refuses comparisons of gradients.
 
 use mopd_experiment as checked;
-use mopd_plan::{Extrapolation, GradientAlignment, PromptFormat, Trainable};
+use mopd_plan::{Extrapolation, PromptFormat, Trainable};
 
 use super::comparisons::domain_of;
 use super::settings::{SettingsConverter, evaluation};
@@ -11,7 +11,7 @@ impl SettingsConverter<'_> {
         let checked::Extrapolation { factor, rounds, powers_of, judged_by, weights, origin } =
             train.extrapolation.as_ref()?;
         let experiment = self.experiment;
-        let private = train.private.is_some();
+        let private = train.options.private.is_some();
         let adapter = matches!(train.trainable, Trainable::Adapter(_));
         let benchmark = &experiment.benchmarks[judged_by.0 as usize];
         let plain = !matches!(benchmark.format, Some(PromptFormat::Chat { .. }));
@@ -26,7 +26,7 @@ impl SettingsConverter<'_> {
             // Doubling the change of both matrices does not double that of their product.
             (adapter, "of a stage that trains an adapter"),
             // The benchmark would judge weights other than the stage's result.
-            (train.ema.is_some(), "with `ema`"),
+            (train.options.ema.is_some(), "with `ema`"),
             (
                 conversations && plain,
                 "by a benchmark, whose prompts are plain text, of a model that reads conversations",
@@ -46,20 +46,17 @@ impl SettingsConverter<'_> {
         })
     }
 
-    pub(super) fn alignment(
-        &mut self,
-        alignment: checked::WithOrigin<GradientAlignment>,
-        train: &checked::Train,
-        in_turns: bool,
-    ) -> GradientAlignment {
-        let checked::WithOrigin { value, origin } = alignment;
+    pub(super) fn refuse_alignment(&mut self, train: &checked::Train, in_turns: bool) {
+        if train.options.alignment.is_none() {
+            return;
+        }
         if in_turns {
-            self.refuse::<()>(origin, "`gradient_alignment` in a step of `train`");
+            self.refuse::<()>(train.places.alignment, "`gradient_alignment` in a step of `train`");
         }
         // The privacy budget does not cover what gradients reveal about the records.
-        if train.private.is_some() {
-            self.refuse::<()>(origin, "`gradient_alignment` with the optimizer `private_adamw`");
+        if train.options.private.is_some() {
+            let construct = "`gradient_alignment` with the optimizer `private_adamw`";
+            self.refuse::<()>(train.places.alignment, construct);
         }
-        value
     }
 }

@@ -26,7 +26,7 @@ impl SettingsConverter<'_> {
         });
         for (unsupported, beside) in [
             (in_turns, "in a step of `train`"),
-            (train.private.is_some(), "in a private stage"),
+            (train.options.private.is_some(), "in a private stage"),
             (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
             (written, "with completions that are sampled only once, before the first step"),
         ] {

@@ -79,10 +79,10 @@ impl<'a> SettingsConverter<'a> {
                 );
                 continue;
             };
-            if step.every > 1 && step.train.passes > 1 {
+            if step.every > 1 && step.train.options.passes > 1 {
                 self.refuse::<()>(member.origin, "several `passes` of a step with `every` above 1");
             }
-            if step.every > 1 && step.train.mini_batches > 1 {
+            if step.every > 1 && step.train.options.mini_batches > 1 {
                 self.refuse::<()>(member.origin, "several `mini_batches` of a step with `every` above 1");
             }
             if Some(step.train.length) != length {
@@ -110,8 +110,6 @@ impl<'a> SettingsConverter<'a> {
             teachers: _,
             reference: _,
             sees,
-            passes,
-            mini_batches,
             rollout: _,
             size: _,
             keep: _,
@@ -121,15 +119,12 @@ impl<'a> SettingsConverter<'a> {
             shares: _,
             objective: _,
             optimizer,
-            private,
             length,
             learning_rate,
             extrapolation: _,
-            validation,
-            alignment,
             trainable,
-            execution,
-            ema,
+            options,
+            places: _,
             guards: _,
         } = train;
         let in_turns = learner.is_some();
@@ -164,8 +159,8 @@ impl<'a> SettingsConverter<'a> {
         }
         let extrapolation = self.extrapolation(train, in_turns);
         let guards = self.guards(train, in_turns);
-        let alignment = alignment.map(|alignment| self.alignment(alignment, train, in_turns));
-        self.refuse_updates(trainable, private.is_some(), origin);
+        self.refuse_alignment(train, in_turns);
+        self.refuse_updates(trainable, options.private.is_some(), origin);
         let (rollout, own_data) = drawn.split(train);
         let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
             .map_err(|refusal| self.note([*refusal]))
@@ -179,8 +174,7 @@ impl<'a> SettingsConverter<'a> {
             panels: found.stage_panels(self.experiment),
             feedback: written?,
             rollout: rollout?,
-            passes: *passes,
-            mini_batches: *mini_batches,
+            options: options.clone(),
             filter,
             curriculum,
             shares,
@@ -188,15 +182,10 @@ impl<'a> SettingsConverter<'a> {
             own_data: own_data?,
             trainable: trainable.clone(),
             optimizer: optimizer.clone(),
-            private: private.map(|private| private.value),
             length: *length,
             learning_rate: learning_rate?,
-            ema: *ema,
             guards,
             extrapolation,
-            validation: validation.as_ref().map(|validation| validation.value.clone()),
-            alignment,
-            execution: *execution,
         })
     }
 

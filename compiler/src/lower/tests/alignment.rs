@@ -15,10 +15,7 @@ fn comparing(change: impl FnOnce(&mut Train)) -> Experiment {
     let mut experiment = experiment();
     let train = distilled(&mut experiment);
     train.objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(ModelSignal::Logp))])));
-    train.alignment = Some(WithOrigin {
-        value: GradientAlignment { between: GradientPartition::Terms, every: 4 },
-        origin: HERE,
-    });
+    train.options.alignment = Some(GradientAlignment { between: GradientPartition::Terms, every: 4 });
     change(train);
     experiment
 }
@@ -32,9 +29,9 @@ fn every_setting_of_it_is_meaning() {
     };
     let changes: [fn(&mut Train); 5] = [
         |_| (),
-        |train| train.alignment.as_mut().unwrap().value.every = 5,
-        |train| train.alignment.as_mut().unwrap().value.between = GradientPartition::Domains,
-        |train| train.alignment = None,
+        |train| train.options.alignment.as_mut().unwrap().every = 5,
+        |train| train.options.alignment.as_mut().unwrap().between = GradientPartition::Domains,
+        |train| train.options.alignment = None,
         // Columns have the terms' names.
         |train| train.objective.terms[1].name = "other".into(),
     ];
@@ -50,13 +47,13 @@ fn every_setting_of_it_is_meaning() {
 fn alignment_is_in_the_plan_with_its_cost() {
     let plan = compiled(&comparing(|_| ()));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
-    let found = train.alignment.unwrap();
+    let found = train.options.alignment.unwrap();
     assert_eq!([0, 1, 4, 6, 8].map(|step| found.is_due(step)), [true, false, true, false, true]);
     assert_eq!([1, 4, 5, 10].map(|steps| found.times(steps)), [1, 1, 2, 3]);
     assert_eq!(train.objective.term_gradients.len(), 2);
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
-    let plain = compiled(&comparing(|train| train.alignment = None));
+    let plain = compiled(&comparing(|train| train.options.alignment = None));
     let (cost, before) = (plan.stages[4].cost, plain.stages[4].cost);
     assert!(matches!(train.optimizer, Optimizer::AdamW(_)));
     // Two more gradients, and in 3 of 10 steps one more forward and backward pass for each.
@@ -84,8 +81,7 @@ fn term_gradients_sum_to_the_gradient() {
 #[test]
 fn alignment_is_refused_where_unsupported() {
     let private = |train: &mut Train| {
-        train.private =
-            Some(WithOrigin { value: Private { clip: 1.0, epsilon: 8.0, delta: 1e-5 }, origin: HERE });
+        train.options.private = Some(Private { clip: 1.0, epsilon: 8.0, delta: 1e-5 });
     };
     let refusals = refusals_of(&comparing(private));
     let refused = "`gradient_alignment` with the optimizer `private_adamw` is not supported yet";

@@ -82,8 +82,7 @@ fn the_compared_models_are_inputs_and_the_choice_is_meaning() {
 #[test]
 fn private_stages_choose_no_elements() {
     let refused = refusals_of(&training(|experiment| {
-        student(experiment).private =
-            Some(WithOrigin { value: Private { clip: 1.0, epsilon: 3.0, delta: 1e-5 }, origin: HERE });
+        student(experiment).options.private = Some(Private { clip: 1.0, epsilon: 3.0, delta: 1e-5 });
     }));
     let said = "`changed` with the optimizer `private_adamw` is not supported yet";
     assert!(refused.iter().any(|refused| refused == said), "{refused:?}");

@@ -140,10 +140,10 @@ fn every_setting_of_it_and_of_its_benchmark_is_meaning() {
 #[test]
 fn extrapolation_refuses_unsupported_settings() {
     let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
-    let private = Some(WithOrigin { value: Private { clip: 1.0, epsilon: 3.0, delta: 1e-5 }, origin: HERE });
-    let found = stage(&|train| train.private = private);
+    let private = Some(Private { clip: 1.0, epsilon: 3.0, delta: 1e-5 });
+    let found = stage(&|train| train.options.private = private);
     assert!(found.contains(&supported("`extrapolate` with the optimizer `private_adamw`")[0]), "{found:?}");
-    assert_eq!(stage(&|train| train.ema = Some(0.9)), supported("`extrapolate` with `ema`"));
+    assert_eq!(stage(&|train| train.options.ema = Some(0.9)), supported("`extrapolate` with `ema`"));
     let adapter = Adapter {
         kind: AdapterKind::Lora,
         rank: 4,

@@ -151,8 +151,8 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
         [4]
     );
     assert_eq!(changed(|experiment| trained(experiment, 4).learning_rate = number(1e-3)), [4]);
-    assert_eq!(changed(|experiment| trained(experiment, 4).passes = 2), [4]);
-    assert_eq!(changed(|experiment| trained(experiment, 4).mini_batches = 2), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).options.passes = 2), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).options.mini_batches = 2), [4]);
     assert_eq!(changed(|experiment| trained(experiment, 4).reference = vec![(DomainId(0), ModelId(1))]), [4]);
     let rewarded = |experiment: &mut Experiment| {
         let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group);
@@ -405,15 +405,16 @@ fn a_routes_conditions_are_meaning() {
 #[test]
 fn layers_that_are_computed_again_are_meaning_where_generation_saves_them() {
     let none: [usize; 0] = [];
-    let on_data: Change = |experiment| trained(experiment, 1).execution.checkpointing = Checkpointing::All;
+    let on_data: Change =
+        |experiment| trained(experiment, 1).options.execution.checkpointing = Checkpointing::All;
     assert_eq!(changed(on_data), none);
     let on_rollouts: Change =
-        |experiment| trained(experiment, 4).execution.checkpointing = Checkpointing::Layers(1);
+        |experiment| trained(experiment, 4).options.execution.checkpointing = Checkpointing::Layers(1);
     assert_eq!(changed(on_rollouts), [4]);
     // With micro-batches nothing is saved.
     let divided = |checkpointing| {
         let mut divided = experiment();
-        trained(&mut divided, 4).execution = Execution { micro_batch: Some(2), checkpointing };
+        trained(&mut divided, 4).options.execution = Execution { micro_batch: Some(2), checkpointing };
         compiled(&divided).stages[4].key.clone()
     };
     assert_eq!(divided(Checkpointing::None), divided(Checkpointing::All));

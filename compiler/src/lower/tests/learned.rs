@@ -202,8 +202,8 @@ fn learned_share_refuses_unsupported_settings() {
     );
     let private = refused(|experiment| {
         seen(experiment);
-        let clip = Some(WithOrigin { value: Private { clip: 1.0, epsilon: 3.0, delta: 1e-5 }, origin: HERE });
-        distilled(experiment).private = clip;
+        let clip = Some(Private { clip: 1.0, epsilon: 3.0, delta: 1e-5 });
+        distilled(experiment).options.private = clip;
     });
     let construct = "the optimizer `private_adamw` where what a teacher sees is `learned`";
     assert!(private.contains(&supported(construct)[0]), "{private:?}");

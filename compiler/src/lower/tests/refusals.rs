@@ -666,7 +666,7 @@ fn refuses_comparisons_of_a_whole_batch_with_mini_batches() {
     let with = |term: Formula, mini_batches: u32| {
         let mut experiment = experiment();
         let train = distilled(&mut experiment);
-        (train.objective, train.mini_batches) = (objective(term, sequence_mean()), mini_batches);
+        (train.objective, train.options.mini_batches) = (objective(term, sequence_mean()), mini_batches);
         let (sources, origins) = sources();
         super::super::compile(&experiment, &origins, &sources, true)
             .map_err(|found| found.into_iter().map(|diagnostic| diagnostic.message).collect::<Vec<_>>())

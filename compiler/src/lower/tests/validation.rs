@@ -19,10 +19,8 @@ fn validating(change: impl FnOnce(&mut Experiment)) -> Experiment {
     for domain in &mut experiment.domains {
         domain.validation = rows(&format!("{}.validation.jsonl", domain.name));
     }
-    distilled(&mut experiment).validation = Some(WithOrigin {
-        value: Validation { target: "answer".into(), every: 10, rows: Some(64) },
-        origin: HERE,
-    });
+    distilled(&mut experiment).options.validation =
+        Some(Validation { target: "answer".into(), every: 10, rows: Some(64) });
     change(&mut experiment);
     experiment
 }
@@ -35,14 +33,14 @@ fn every_setting_of_it_is_meaning() {
     };
     let keys = |change: fn(&mut Experiment)| of(compiled(&validating(change)));
     fn found(experiment: &mut Experiment) -> &mut Validation {
-        &mut distilled(experiment).validation.as_mut().unwrap().value
+        distilled(experiment).options.validation.as_mut().unwrap()
     }
     let changes: [fn(&mut Experiment); 5] = [
         |_| (),
         |experiment| found(experiment).target = "solution".into(),
         |experiment| found(experiment).every = 5,
         |experiment| found(experiment).rows = None,
-        |experiment| distilled(experiment).validation = None,
+        |experiment| distilled(experiment).options.validation = None,
     ];
     let all: Vec<_> = changes.into_iter().map(keys).collect();
     for (index, (key, content_key, stream, other)) in all.iter().enumerate() {
@@ -61,7 +59,7 @@ fn every_setting_of_it_is_meaning() {
 fn validation_is_in_the_plan_with_unknown_cost() {
     let plan = compiled(&validating(|_| ()));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
-    let found = train.validation.as_ref().unwrap();
+    let found = train.options.validation.as_ref().unwrap();
     assert_eq!((found.target.as_str(), found.every, found.rows), ("answer", 10, Some(64)));
     assert_eq!([100, 50].map(|rows| found.rows_of(rows)), [64, 50]);
     assert_eq!([1, 10, 11, 20].map(|steps| found.times(steps)), [1, 1, 2, 2]);
@@ -85,7 +83,7 @@ fn a_loss_that_nobody_computes_is_refused() {
     compiled(&validating(reads));
     let experiment = validating(|experiment| {
         reads(experiment);
-        distilled(experiment).validation = None;
+        distilled(experiment).options.validation = None;
     });
     assert_eq!(
         refusals_of(&experiment),

@@ -18,7 +18,7 @@ pub fn refusal(
     checked: &checked::Objective,
     origins: Origins,
 ) -> Option<Diagnostic> {
-    if train.mini_batches <= 1 {
+    if train.options.mini_batches <= 1 {
         return None;
     }
     let of_terms = checked

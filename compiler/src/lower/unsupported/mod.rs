@@ -41,10 +41,10 @@ pub fn refusal(
     }
     let reads = |(_, part): (_, &Objective)| part.signals().contains(&Signal::ValidationLoss);
     let reads = parts.clone().any(reads) || train.scorers.signals().contains(&Signal::ValidationLoss);
-    if reads && train.validation.is_none() {
+    if reads && train.options.validation.is_none() {
         return Some(refused(here, "the signal `loss.validation` in a stage without `validate`"));
     }
-    let (scorers, validation) = (&train.scorers, train.validation.as_ref());
+    let (scorers, validation) = (&train.scorers, train.options.validation.as_ref());
     let of_part = |(rollout, part)| {
         other_tokenizer::refusal(part, scorers, origins)
             .or_else(|| missing_input::refusal(part, scorers, origins))

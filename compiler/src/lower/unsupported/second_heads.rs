@@ -49,7 +49,7 @@ fn excluding_setting(train: &Train<Objective>) -> Option<&'static str> {
     if !train.own_data.is_empty() {
         return Some("together with terms with their own completions");
     }
-    train.private.is_some().then_some("in a private stage")
+    train.options.private.is_some().then_some("in a private stage")
 }
 
 /// Refuses reads of a second head where the student has none.

@@ -64,11 +64,11 @@ impl Train {
     pub fn intervals(&self, teachers: &[Teacher]) -> Vec<StageInterval> {
         let mut found = Vec::new();
         let mut add = |steps, acts, origin| found.push(StageInterval { steps, acts, origin });
-        if let Some(validation) = &self.validation {
-            add(validation.value.every, "the validation loss is computed a second time", validation.origin);
+        if let Some(validation) = &self.options.validation {
+            add(validation.every, "the validation loss is computed a second time", self.places.validation);
         }
-        if let Some(alignment) = &self.alignment {
-            add(alignment.value.every, "the gradients are compared a second time", alignment.origin);
+        if let Some(alignment) = &self.options.alignment {
+            add(alignment.every, "the gradients are compared a second time", self.places.alignment);
         }
         for id in self.reachable_teachers(teachers) {
             let Teacher { weights, origin, .. } = &teachers[id.0 as usize];

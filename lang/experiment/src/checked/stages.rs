@@ -4,11 +4,10 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Private, Validation};
+use super::optimizers::{Extrapolation, Optimizer};
+use super::options::{OptionPlaces, TrainOptions};
 use super::trainable::Trainable;
-use super::{
-    DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template, WithOrigin,
-};
+use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
 use crate::checked::formula::Formula;
 
 /// A model: the result of a stage applied to other models.
@@ -205,11 +204,6 @@ pub struct Train {
     pub reference: Vec<(DomainId, ModelId)>,
     /// The template that replaces the prompt for the student.
     pub sees: Option<Rc<Template>>,
-    /// Passes over each batch of rollouts.
-    pub passes: u32,
-    /// The parts of equal size that the prompts of a batch of rollouts are divided into, with one update for
-    /// each in a pass.
-    pub mini_batches: u32,
     pub rollout: Rollout,
     pub size: BatchSize,
     /// Which of a teacher's rollouts are imitated. From other sources, all are trained on.
@@ -225,18 +219,12 @@ pub struct Train {
     pub shares: Option<Formula>,
     pub objective: Objective,
     pub optimizer: Optimizer,
-    /// The differential privacy of records; `None` without it.
-    pub private: Option<WithOrigin<Private>>,
     pub length: Length,
     pub learning_rate: Formula,
     pub extrapolation: Option<Extrapolation>,
-    pub validation: Option<WithOrigin<Validation>>,
-    pub alignment: Option<WithOrigin<GradientAlignment>>,
     pub trainable: Trainable,
-    pub execution: Execution,
-    /// The decay of an exponential moving average of the weights, which is then the stage's result. Where
-    /// absent, the result is the weights after the last step.
-    pub ema: Option<f64>,
+    pub options: TrainOptions,
+    pub places: OptionPlaces,
     /// The guards, in the order in which they are evaluated.
     pub guards: Vec<Guard>,
 }
@@ -248,11 +236,6 @@ impl Train {
             BatchSize::Prompts(prompts) => prompts,
             BatchSize::Sequences(sequences) => sequences / self.rollout.group().max(1),
         }
-    }
-
-    /// The updates from each batch of rollouts: for every pass, one for each mini-batch.
-    pub fn updates_per_batch(&self) -> u32 {
-        self.passes.max(1).saturating_mul(self.mini_batches.max(1))
     }
 }
 
@@ -329,36 +312,6 @@ impl Projection {
             Projection::Gate => "gate",
             Projection::Up => "up",
             Projection::Down => "down",
-        }
-    }
-}
-
-/// How a step is computed. This affects memory; results are the same up to the rounding of sums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Execution {
-    /// Sequences per forward and backward pass; the whole batch where absent.
-    pub micro_batch: Option<u32>,
-    pub checkpointing: Checkpointing,
-}
-
-/// The layers whose activations are recomputed in the backward pass instead of being kept (arXiv:1604.06174).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Checkpointing {
-    #[default]
-    None,
-    /// This many layers, from the first.
-    Layers(u32),
-    All,
-}
-
-impl Checkpointing {
-    /// The number of checkpointed layers, counted from the first; for `All`, more than any model has.
-    pub fn layers(self) -> usize {
-        match self {
-            Checkpointing::None => 0,
-            Checkpointing::Layers(layers) => layers as usize,
-            Checkpointing::All => usize::MAX,
         }
     }
 }

@@ -147,12 +147,12 @@ fn sequences(train: &Train) -> Option<u64> {
     // A priority draws completions of more prompts to choose from.
     let whole = whole && train.priority.is_none();
     // Mini-batches of different sizes: the number of sequences of a step varies.
-    let equal = train.groups().is_multiple_of(train.mini_batches.max(1));
+    let equal = train.groups().is_multiple_of(train.options.mini_batches.max(1));
     (plain && whole && equal && train.parts().len() == 1).then(|| {
         let batch = match train.size {
             BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
             BatchSize::Sequences(sequences) => u64::from(sequences),
         };
-        batch / u64::from(train.mini_batches.max(1))
+        batch / u64::from(train.options.mini_batches.max(1))
     })
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
 use mopd_experiment::formula::{Formula, FormulaKind, Pooling, Signal, StepNumber, StepWindow, Unit};
-use mopd_experiment::{DomainId, Guard, GuardAction, Train, WithOrigin};
+use mopd_experiment::{DomainId, Guard, GuardAction, Train};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, ArgOr, Call};
@@ -234,7 +234,10 @@ impl Checker {
     /// Refuses guards of a private stage that do more than warn: its result, or whether there is one, must
     /// not depend on numbers that the noise does not cover.
     pub(in crate::check) fn check_guards(&mut self, train: &Train) -> bool {
-        let Some(WithOrigin { origin, .. }) = train.private else { return true };
+        if train.options.private.is_none() {
+            return true;
+        }
+        let origin = train.places.private;
         let acts = |guard: &&Guard| guard.action != GuardAction::Warn;
         let Some(guard) = train.guards.iter().find(acts) else { return true };
         let (span, optimizer, name) = (self.span(guard.origin), self.span(origin), guard.action.name());

@@ -151,7 +151,9 @@ fn never_acts(guard: &Guard, train: &Train, steps: u32) -> Option<String> {
         _ => None,
     });
     let read: Vec<(StepNumber, StepWindow)> = read.collect();
-    if train.validation.is_none() && read.iter().any(|(number, _)| *number == StepNumber::ValidationLoss) {
+    if train.options.validation.is_none()
+        && read.iter().any(|(number, _)| *number == StepNumber::ValidationLoss)
+    {
         return Some("the stage computes no validation loss".to_owned());
     }
     // A mean over a window exists once the window is full.

@@ -203,9 +203,7 @@ impl Checker {
 
     /// Whether there are several gradients to compare. Reports where there is only one.
     pub(in crate::check) fn check_alignment(&mut self, train: &Train) -> bool {
-        let Some(WithOrigin { value: GradientAlignment { between, .. }, origin }) = train.alignment else {
-            return true;
-        };
+        let Some(GradientAlignment { between, .. }) = train.options.alignment else { return true };
         let count = |between| match between {
             GradientPartition::Terms => train.objective.terms.len(),
             GradientPartition::Domains => train.mixture.len(),
@@ -221,7 +219,7 @@ impl Checker {
             true => format!("write `between: {}`, or remove it", other.name()),
             false => "remove it".to_owned(),
         };
-        let span = self.span(origin);
+        let span = self.span(train.places.alignment);
         let text = format!("{what}: there is no other gradient to compare its own with");
         self.report(Diagnostic::error(Code::UnusedSetting, span, text).help(help));
         false

@@ -108,7 +108,10 @@ impl Checker {
     /// Checks that a private stage compares no examples: otherwise the effect of one example would not be
     /// bounded by its clipped gradient.
     fn check_privacy(&mut self, train: &Train) -> bool {
-        let Some(WithOrigin { origin, .. }) = train.private else { return true };
+        if train.options.private.is_none() {
+            return true;
+        }
+        let origin = train.places.private;
         let across = |node: &FormulaNode| match &node.kind {
             FormulaKind::Statistic { over, .. } => *over < Axis::Sequence,
             FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,
@@ -178,7 +181,7 @@ impl Checker {
 
     /// Checks that a stage that reads `loss.validation` computes it, and that its domains have rows for that.
     fn check_validation(&mut self, train: &Train, settings: &BlockSettings) -> bool {
-        let Some(validation) = &train.validation else {
+        if train.options.validation.is_none() {
             let is_read = |formula: &&Formula| {
                 matches!(formula.0.kind, FormulaKind::Signal(Signal::ValidationLoss)) && !settings.broken
             };
@@ -198,7 +201,7 @@ impl Checker {
                 ),
             );
             return false;
-        };
+        }
         let without = train
             .mixture
             .iter()
@@ -206,7 +209,7 @@ impl Checker {
             .find(|domain| domain.validation.is_none());
         let Some(domain) = without else { return true };
         let text = format!("the domain `{}` has no validation rows", domain.name);
-        let (span, declared) = (self.span(validation.origin), self.span(domain.origin));
+        let (span, declared) = (self.span(train.places.validation), self.span(domain.origin));
         self.report(
             Diagnostic::error(Code::MissingKey, span, text)
                 .note(declared, "trained on here")
@@ -268,7 +271,7 @@ impl Checker {
 
     /// A group is not divided, so each mini-batch needs a prompt.
     fn check_mini_batches(&mut self, train: &Train, settings: &BlockSettings) -> bool {
-        let (groups, parts) = (train.groups(), train.mini_batches);
+        let (groups, parts) = (train.groups(), train.options.mini_batches);
         if parts <= groups {
             return true;
         }

@@ -352,7 +352,7 @@ impl Checker {
                 }
             }
         }
-        if let Checkpointing::Layers(layers) = train.execution.checkpointing {
+        if let Checkpointing::Layers(layers) = train.options.execution.checkpointing {
             beyond.push((layers.saturating_sub(1), settings.place(&["checkpointing"])));
         }
         let layers = self.architecture(train.start).map(|architecture| architecture.layers);
@@ -377,11 +377,12 @@ impl Checker {
             }));
             good = false;
         }
-        let sequences = match (train.size, train.mini_batches) {
+        let sequences = match (train.size, train.options.mini_batches) {
             (BatchSize::Sequences(sequences), 0..=1) => sequences,
             (_, parts) => train.groups().div_ceil(parts.max(1)).saturating_mul(train.rollout.group()),
         };
-        if let Some(micro_batch) = train.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences)
+        if let Some(micro_batch) =
+            train.options.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences)
         {
             let text = format!("`micro_batch` is {micro_batch}, but a step has only {sequences} sequences");
             self.report(

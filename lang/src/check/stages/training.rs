@@ -8,8 +8,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
 use mopd_experiment::formula::{Axis, Formula};
 use mopd_experiment::{
-    BatchSize, DomainId, Execution, Extrapolation, GradientAlignment, Guard, Length, ModelId, Objective,
-    Recipe, Share, Stage, Template, Train, Trainable, Validation, WithOrigin,
+    BatchSize, DomainId, ModelId, Objective, OptionPlaces, Recipe, Share, Stage, Train, TrainOptions,
 };
 
 use crate::check::Checker;
@@ -17,33 +16,10 @@ use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary;
 use crate::check::names::modules::StandardItem;
-use crate::check::stages::optimizers::UpdateRule;
 use crate::check::stages::recipes::RecipeParts;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::{Callable, MemberKey, Value};
-
-/// The settings that every recipe has.
-struct CommonSettings {
-    length: Length,
-    learning_rate: Formula,
-    update: UpdateRule,
-    /// The reference of each domain; empty where none is set.
-    reference: Vec<(DomainId, ModelId)>,
-    sees: Option<Rc<Template>>,
-    passes: u32,
-    mini_batches: u32,
-    filter: Option<Formula>,
-    priority: Option<Formula>,
-    refresh: Option<u32>,
-    extrapolation: Option<Extrapolation>,
-    validation: Option<WithOrigin<Validation>>,
-    alignment: Option<WithOrigin<GradientAlignment>>,
-    trainable: Trainable,
-    execution: Execution,
-    ema: Option<f64>,
-    guards: Vec<Guard>,
-}
 
 impl Checker {
     pub(in crate::check) fn training(
@@ -82,8 +58,39 @@ impl Checker {
         settings: &BlockSettings,
         env: &Env,
     ) -> Option<Train> {
+        // Every setting is read before a missing or faulty one ends the stage.
         let trained: Vec<DomainId> = parts.mixture.iter().flatten().map(|share| share.domain).collect();
-        let common = self.common(settings, &trained, env);
+        let length = self.length(settings, env);
+        let learning_rate = self.learning_rate(settings, env, length);
+        let update = self.optimizer(settings, env);
+        let reference = match settings.get("reference") {
+            Some(expr) => self.references(expr, &trained, env),
+            None => Some(Vec::new()),
+        };
+        let sees = self.optional_template(settings.get("sees"), env);
+        let (passes, mini_batches) =
+            (self.counted_or(settings, "passes", 1, env), self.counted_or(settings, "mini_batches", 1, env));
+        let filter = self.per_prompt(settings, "filter", true, env);
+        let priority = self.per_prompt(settings, "priority", false, env);
+        let refresh = match settings.get("refresh") {
+            Some(expr) => self.count(expr, "refresh", env, 1).map(Some).ok_or(Reported),
+            None => Ok(None),
+        };
+        let extrapolation = self.between_updates(settings, "extrapolate", env, |value| match value {
+            Value::Extrapolation(found) => Ok(Rc::unwrap_or_clone(found)),
+            other => Err(other),
+        });
+        let validation = self.between_updates(settings, "validate", env, |value| match value {
+            Value::Validation(found) => Ok(Rc::unwrap_or_clone(found)),
+            other => Err(other),
+        });
+        let alignment = self.between_updates(settings, "gradient_alignment", env, |value| match value {
+            Value::GradientAlignment(found) => Ok(Rc::unwrap_or_clone(found)),
+            other => Err(other),
+        });
+        let trainable = self.trainable(settings, env);
+        let guards = self.guards(settings, &trained, env);
+        let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
         let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
         let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
         // Checked before the route: a stage without rollouts of its own can't read a teacher's distribution
@@ -111,102 +118,67 @@ impl Checker {
             Vec::new()
         };
         let shares = self.shares(settings, &objective, env).ok()?;
-        let common = common?;
+        let (update, validation, alignment) = (update?, validation.ok()?, alignment.ok()?);
+        let stage = self.origin(settings.span);
+        let places = OptionPlaces {
+            private: update.private.map_or(stage, |private| private.origin),
+            validation: validation.as_ref().map_or(stage, |validation| validation.origin),
+            alignment: alignment.map_or(stage, |alignment| alignment.origin),
+        };
+        let options = TrainOptions {
+            passes: passes?,
+            mini_batches: mini_batches?,
+            private: update.private.map(|private| private.value),
+            ema: ema.ok()?,
+            validation: validation.map(|validation| validation.value),
+            alignment: alignment.map(|alignment| alignment.value),
+            execution: execution?,
+        };
         let train = Train {
             recipe: parts.recipe,
             start: parts.start?,
             mixture,
             teachers,
-            reference: common.reference,
-            sees: common.sees,
-            passes: common.passes,
-            mini_batches: common.mini_batches,
+            reference: reference?,
+            sees: sees.ok()?,
             rollout,
             size: parts.size?,
             keep: parts.keep,
-            filter: common.filter,
-            priority: common.priority,
-            refresh: common.refresh,
+            filter: filter.ok()?,
+            priority: priority.ok()?,
+            refresh: refresh.ok()?,
             shares,
             objective: Rc::unwrap_or_clone(objective),
-            optimizer: common.update.optimizer,
-            private: common.update.private,
-            length: common.length,
-            learning_rate: common.learning_rate,
-            extrapolation: common.extrapolation,
-            validation: common.validation,
-            alignment: common.alignment,
-            trainable: common.trainable,
-            execution: common.execution,
-            ema: common.ema,
-            guards: common.guards,
+            optimizer: update.optimizer,
+            length: length?,
+            learning_rate: learning_rate?,
+            extrapolation: extrapolation.ok()?,
+            trainable: trainable?,
+            options,
+            places,
+            guards: guards?,
         };
         self.check_stage(&train, settings).then_some(train)
     }
 
-    /// Reads every one of them before a missing or faulty one ends the stage.
-    fn common(
+    /// A whole number, at least 1.
+    fn counted_or(&mut self, settings: &BlockSettings, key: &str, usual: u32, env: &Env) -> Option<u32> {
+        match settings.get(key) {
+            Some(expr) => self.count(expr, key, env, 1),
+            None => Some(usual),
+        }
+    }
+
+    /// A number for each prompt; a bool, if it is to be a `truth`.
+    fn per_prompt(
         &mut self,
         settings: &BlockSettings,
-        domains: &[DomainId],
+        key: &str,
+        truth: bool,
         env: &Env,
-    ) -> Option<CommonSettings> {
-        let length = self.length(settings, env);
-        let learning_rate = self.learning_rate(settings, env, length);
-        let update = self.optimizer(settings, env);
-        let reference = match settings.get("reference") {
-            Some(expr) => self.references(expr, domains, env),
-            None => Some(Vec::new()),
-        };
-        let sees = self.optional_template(settings.get("sees"), env);
-        let counted = |checker: &mut Checker, key: &str| match settings.get(key) {
-            Some(expr) => checker.count(expr, key, env, 1),
-            None => Some(1),
-        };
-        let (passes, mini_batches) = (counted(self, "passes"), counted(self, "mini_batches"));
-        let per_prompt = |checker: &mut Checker, key: &str, truth: bool| match settings.get(key) {
-            Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some).ok_or(Reported),
-            None => Ok(None),
-        };
-        let (filter, priority) = (per_prompt(self, "filter", true), per_prompt(self, "priority", false));
-        let refresh = match settings.get("refresh") {
-            Some(expr) => self.count(expr, "refresh", env, 1).map(Some).ok_or(Reported),
-            None => Ok(None),
-        };
-        let extrapolation = self.between_updates(settings, "extrapolate", env, |value| match value {
-            Value::Extrapolation(found) => Ok(Rc::unwrap_or_clone(found)),
-            other => Err(other),
-        });
-        let validation = self.between_updates(settings, "validate", env, |value| match value {
-            Value::Validation(found) => Ok(Rc::unwrap_or_clone(found)),
-            other => Err(other),
-        });
-        let alignment = self.between_updates(settings, "gradient_alignment", env, |value| match value {
-            Value::GradientAlignment(found) => Ok(Rc::unwrap_or_clone(found)),
-            other => Err(other),
-        });
-        let trainable = self.trainable(settings, env);
-        let guards = self.guards(settings, domains, env);
-        let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
-        Some(CommonSettings {
-            length: length?,
-            learning_rate: learning_rate?,
-            update: update?,
-            reference: reference?,
-            sees: sees.ok()?,
-            passes: passes?,
-            mini_batches: mini_batches?,
-            filter: filter.ok()?,
-            priority: priority.ok()?,
-            refresh: refresh.ok()?,
-            extrapolation: extrapolation.ok()?,
-            validation: validation.ok()?,
-            alignment: alignment.ok()?,
-            trainable: trainable?,
-            execution: execution?,
-            ema: ema.ok()?,
-            guards: guards?,
-        })
+    ) -> Result<Option<Formula>, Reported> {
+        let Some(expr) = settings.get(key) else { return Ok(None) };
+        self.judged_by(expr, env, truth, Axis::Group).map(Some).ok_or(Reported)
     }
 
     /// A setting whose value is a call of the same name, if it is set.

@@ -453,7 +453,7 @@ impl Checker {
         let domain = self.domain(id);
         let Some(rows) = domain.validation.clone() else { return };
         let reads = |train: &&Train| {
-            train.validation.is_some() && train.mixture.iter().any(|share| share.domain == id)
+            train.options.validation.is_some() && train.mixture.iter().any(|share| share.domain == id)
         };
         if self.trains().iter().any(reads) {
             return;

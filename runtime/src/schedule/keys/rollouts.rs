@@ -83,8 +83,8 @@ impl<'a> KeyInputs<'a> {
             Some(PrecomputedRollouts { sequences, keep }) => WrittenKey::Sequences { sequences, keep },
             None if producer.kind().cached_per_prompt() => WrittenKey::Prompts {
                 groups: train.rollout.groups,
-                passes: train.passes,
-                mini_batches: (train.mini_batches > 1).then_some(train.mini_batches),
+                passes: train.options.passes,
+                mini_batches: (train.options.mini_batches > 1).then_some(train.options.mini_batches),
                 length: train.length,
             },
             None => return None,

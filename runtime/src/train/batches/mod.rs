@@ -351,11 +351,11 @@ impl Batches {
         {
             self.mixture.choose(choice);
         }
-        let draws = match stage.train.private {
+        let draws = match stage.train.options.private {
             Some(_) => privacy::draws(stage, batch.step),
             None => draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle),
         };
-        if draws.is_empty() && stage.train.private.is_some() {
+        if draws.is_empty() && stage.train.options.private.is_some() {
             return Ok((Vec::new(), Vec::new()));
         }
         if draws.is_empty() {
@@ -365,7 +365,7 @@ impl Batches {
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give the stage more epochs, or `steps` as a number"));
         }
-        let numbered = match stage.train.private {
+        let numbered = match stage.train.options.private {
             // The rollouts of a record may not depend on which other records are in the step.
             Some(_) => model::by_record(stage, &draws),
             None => numbered(&draws, 0),
@@ -405,8 +405,8 @@ impl Batches {
 /// The batches in which the records of a fresh mixture occur for the first time; of a batch that is divided,
 /// the mini-batches.
 fn first_epoch(stage: &Stage, mut mixture: Mixture) -> FirstEpoch {
-    let updates = stage.train.updates_per_batch();
-    let (groups, parts) = (stage.train.rollout.groups, stage.train.mini_batches.max(1) as usize);
+    let updates = stage.train.options.updates_per_batch();
+    let (groups, parts) = (stage.train.rollout.groups, stage.train.options.mini_batches.max(1) as usize);
     let sizes = mixture.sizes();
     let batches = (0..stage.steps.div_ceil(updates)).flat_map(|batch| {
         let draws = draw(&mut mixture, groups, stage, Purpose::Shuffle);

@@ -57,7 +57,7 @@ impl Privacy {
     /// # Errors
     /// If no noise keeps to the budget, or a domain has fewer records than a batch takes of it on average.
     pub fn new(train: &Train<Objective>, steps: u32, sources: &[(f64, usize)]) -> Result<Option<Privacy>> {
-        let Some(private) = train.private else { return Ok(None) };
+        let Some(private) = train.options.private else { return Ok(None) };
         let rates = rates(train, sources);
         let rate = largest(&rates);
         let groups = train.rollout.groups;

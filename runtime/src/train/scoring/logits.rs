@@ -103,7 +103,7 @@ pub fn logits_of(
     let absent = |run: &ScoringRun| Logits::Absent(run.tokens.len() as i64);
     let parts: Vec<Logits> =
         zip_equal(&runs, parts).map(|(run, part)| part.unwrap_or_else(|| absent(run))).collect();
-    if scoring.stage.train.passes > 1 && !models.moves(role) && spans.is_none() {
+    if scoring.stage.train.options.passes > 1 && !models.moves(role) && spans.is_none() {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
     }
     Ok((parts, spans))

@@ -69,7 +69,7 @@ impl ScoringPass {
         };
         let mut sampler = sampler(scoring, rollouts.drawn)?;
         if let Some((Role::Student, temperature)) = sampler
-            && stage.train.passes > 1
+            && stage.train.options.passes > 1
         {
             // The student equals the policy that sampled only in the first pass.
             let mut policy = rollouts.policy.borrow_mut();

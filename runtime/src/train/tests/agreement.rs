@@ -214,7 +214,7 @@ fn continuations_are_drawn_from_the_teachers_own_distribution() {
 fn a_stage_that_was_cut_draws_the_same() {
     let (fixture, weights) = (Fixture::new(), roomy());
     let mut train = omniopd(2, SAMPLES, 1.0);
-    train.passes = 2;
+    train.options.passes = 2;
     let stage = Stage { steps: 5, ..fixture.stage(&train, [averages(0), averages(2)], &weights) };
     resume::ends_the_same_wherever_it_is_cut("agreement", &stage);
     let stage = Stage { steps: 3, ..fixture.stage(&train, ROUTED, &weights) };

@@ -68,7 +68,10 @@ const IMITATE: Terms = |student, _, taken| -0.3 * student.gather(1, taken, false
 fn terms_have_the_references_gradients() {
     let (fixture, models) = (Fixture::new(), models(true));
     let train = planned("", PLAIN, "gradient_alignment = gradient_alignment(every: 2 steps)");
-    assert_eq!(train.alignment, Some(GradientAlignment { between: GradientPartition::Terms, every: 2 }));
+    assert_eq!(
+        train.options.alignment,
+        Some(GradientAlignment { between: GradientPartition::Terms, every: 2 })
+    );
     assert_eq!(train.aligned(), 2);
     let mut stage = fixture.stage(&train, ROUTED, &models);
     for micro_batch in [None, Some(3)] {

@@ -121,9 +121,10 @@ fn stages(test: usize, fixture: &Fixture, models: &[Arc<Weights>], check: impl F
         for (name, micro_batch, passes, rollout) in today {
             let mini_batches = if name.contains("mini-batches") { 3 } else { 1 };
             let of_case = train(direct(Support::Full, Mass::Raw), passes);
-            let train = Train { rollout: rollout.clone(), mini_batches, ..of_case };
+            let options = updates(passes, mini_batches);
+            let train = Train { rollout: rollout.clone(), options, ..of_case };
             let mut stage = fixture.stage(&train, teachers.clone(), models);
-            (stage.micro_batch, stage.steps) = (micro_batch, 6 * train.updates_per_batch());
+            (stage.micro_batch, stage.steps) = (micro_batch, 6 * train.options.updates_per_batch());
             stage.kind = if name.contains("half") { Kind::BFloat16 } else { Kind::Float };
             check(&format!("{name}, {teachers:?}"), &mut stage);
         }
@@ -137,7 +138,7 @@ fn in_the_first_epoch_nothing_is_computed_otherwise() {
     let fixture = Fixture::new();
     let models = models(true);
     stages(0, &fixture, &models, |name, stage| {
-        stage.steps = 2 * stage.train.updates_per_batch();
+        stage.steps = 2 * stage.train.options.updates_per_batch();
         if name.starts_with("rollouts") {
             stage.steps = 1;
         }

@@ -47,7 +47,7 @@ fn a_stage_may_answer_the_average_of_its_weights() {
     let models = models(true);
     let plain = train(mopd(1.0), 1);
     let mut averaged = train(mopd(1.0), 1);
-    averaged.ema = Some(0.5);
+    averaged.options.ema = Some(0.5);
     let mut expected = models[0].values().into_owned();
     let stage = fixture.stage(&plain, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();

@@ -192,7 +192,7 @@ fn members_count_by_their_confidence() {
 fn a_stage_that_was_cut_heard_the_same() {
     let (fixture, models) = (Fixture::new(), roomy());
     let mut train = debated([averages(0), Teacher::Model(ModelId(1))], 1.0);
-    train.passes = 2;
+    train.options.passes = 2;
     let stage = Stage { steps: 5, ..stage_of(&fixture, &train, &models) };
     resume::ends_the_same_wherever_it_is_cut("a debate", &stage);
     // A member's text depends only on step, prompt, round and teacher.

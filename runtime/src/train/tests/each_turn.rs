@@ -142,7 +142,7 @@ fn an_epoch_visits_every_trajectory_once() {
 fn a_stage_of_trajectories_ends_the_same_wherever_it_was_cut() {
     let (fixture, weights) = (trajectories(), models(false));
     let mut train = trained(mopd(1.0), N);
-    train.passes = 2;
+    train.options.passes = 2;
     for kind in [Kind::Float, Kind::BFloat16] {
         let stage = Stage { kind, steps: 5, ..fixture.stage(&train, ROUTED, &weights) };
         ends_the_same_wherever_it_is_cut("turns of trajectories", &stage);

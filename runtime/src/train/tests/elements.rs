@@ -79,7 +79,7 @@ fn training_changed_elements_equals_masked_adamw() {
         let mut train = train(mopd(1.0), 1);
         train.optimizer = plan::Optimizer::AdamW(settings);
         train.trainable = only(&[changed(AFTER, BEFORE, BEYOND)]);
-        train.ema = Some(0.5);
+        train.options.ema = Some(0.5);
         let stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
         let mut trainer = Trainer::new(&stage).unwrap();
         let mut expected: Vec<f64> = start.iter().map(|value| f64::from(*value)).collect();

@@ -137,7 +137,7 @@ fn feedback_gate_loss_and_gradient_equal_the_reference() {
 fn a_stage_that_was_cut_read_the_same() {
     let (fixture, models) = (judged(), roomy());
     let mut train = advised(averages(0), averages(2), 1.0);
-    train.passes = 2;
+    train.options.passes = 2;
     train.feedback[0].sampling.max_tokens = 12;
     let stage = Stage { steps: 5, ..stage_of(&fixture, &train, &models) };
     resume::ends_the_same_wherever_it_is_cut("feedback", &stage);

@@ -7,7 +7,8 @@ fn steps(kind: Kind, micro_batch: Option<u32>, recomputed: usize) -> Vec<[Vec<f6
     let (fixture, models) = (Fixture::new(), models(true));
     let rollout = Rollout::new(5, Producer::student(Sampling::new(3, 1.0, 6)));
     let execution = Execution { micro_batch, ..Execution::default() };
-    let train = Train { rollout, execution, ..train(mopd(1.0), 1) };
+    let options = TrainOptions { execution, ..TrainOptions::default() };
+    let train = Train { rollout, options, ..train(mopd(1.0), 1) };
     let stage = fixture.stage(&train, ROUTED, &models);
     let stage = Stage { kind, micro_batch, recomputed, ..stage };
     let mut trainer = Trainer::new(&stage).unwrap();

@@ -105,7 +105,7 @@ fn weight_averages_are_in_single_precision() {
     let fixture = Fixture::new();
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
-    train.ema = Some(0.9);
+    train.options.ema = Some(0.9);
     train.learning_rate = Schedule::Constant { value: 1e-5 }.into();
     let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, [averages(0), averages(1)], &models) };
     let mut trainer = Trainer::new(&stage).unwrap();

@@ -81,7 +81,7 @@ fn joint_training_equals_alternating_training_by_hand() {
 fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
     let (fixture, models) = (Fixture::new(), models(true));
     let mut settings = settings();
-    settings[0].ema = Some(0.5);
+    settings[0].options.ema = Some(0.5);
     let stages = stages(&fixture, &settings, &models);
     let through = finished_in_turns(&stages, None);
     let turns: Vec<(u32, Option<&str>)> =

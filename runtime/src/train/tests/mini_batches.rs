@@ -14,7 +14,7 @@ const SLOW: f64 = 0.01;
 /// A stage of this many mini-batches whose updates are plain gradient descent.
 fn descending(objective: Objective, passes: u32, mini_batches: u32) -> Train<Objective> {
     Train {
-        mini_batches,
+        options: updates(passes, mini_batches),
         optimizer: plan::Optimizer::Sgd(plan::Sgd { momentum: 0.0, clip_norm: 1e9 }),
         learning_rate: Schedule::Constant { value: RATE }.into(),
         ..train(objective, passes)
@@ -68,7 +68,7 @@ fn each_update_is_that_of_its_mini_batch() {
         let whole = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         let student = Reference::new(&models[0]);
-        let undivided = Train { mini_batches: 1, ..train.clone() };
+        let undivided = Train { options: updates(1, 1), ..train.clone() };
         let one = Stage { train: &undivided, ..whole };
         let mut all = Trainer::new(&one).unwrap();
         let mut record = Record::default();

@@ -7,7 +7,7 @@ use super::*;
 use crate::rollout::Sequence;
 
 fn private(mut train: Train<Objective>) -> Train<Objective> {
-    train.private = Some(Private { clip: 0.05, epsilon: 3.0, delta: 1e-3 });
+    train.options.private = Some(Private { clip: 0.05, epsilon: 3.0, delta: 1e-3 });
     train
 }
 
@@ -212,7 +212,7 @@ fn stages_beyond_the_privacy_budget_are_refused() {
         Trainer::new(&stage).err().expect("it is refused").to_string()
     };
     let budget = |train: &mut Train<Objective>| {
-        train.private = Some(Private { clip: 1.0, epsilon: 1e-6, delta: 1e-9 });
+        train.options.private = Some(Private { clip: 1.0, epsilon: 1e-6, delta: 1e-9 });
     };
     let said = refused(&budget);
     assert!(said.contains("is spent before the last of 4 steps"), "{said}");

@@ -111,7 +111,7 @@ fn a_later_mini_batch_starts_at_exactly_1() {
     let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
     for (rate, moves) in [(0.0, false), (1e-2, true)] {
         let mut train = train(grpo(), 1);
-        train.mini_batches = 2;
+        train.options.mini_batches = 2;
         train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, 1.0, 8)));
         train.learning_rate = Schedule::Constant { value: rate }.into();
         let mut stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, ROUTED, &models) };

@@ -124,24 +124,24 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     };
     case("data", ROUTED, &|_| {});
     case("passes and memory", ROUTED, &|train| {
-        (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
+        (train.objective, train.options.passes, train.rollout) = (ratio(), 3, sampled(2));
     });
     case("mini-batches", ROUTED, &|train| {
-        (train.objective, train.mini_batches, train.rollout) = (ratio(), 2, sampled(2));
+        (train.objective, train.options.mini_batches, train.rollout) = (ratio(), 2, sampled(2));
     });
     case("passes over mini-batches", ROUTED, &|train| {
-        (train.objective, train.passes, train.mini_batches) = (ratio(), 2, 3);
-        (train.rollout, train.ema) = (sampled(2), Some(0.5));
+        (train.objective, train.options.passes, train.options.mini_batches) = (ratio(), 2, 3);
+        (train.rollout, train.options.ema) = (sampled(2), Some(0.5));
     });
     case("a temperature that changes, in passes", ROUTED, &|train| {
-        *train = Train { passes: 2, ..at_temperature(ratio(), &cools()) };
+        *train = Train { options: updates(2, 1), ..at_temperature(ratio(), &cools()) };
     });
     case("a temperature that changes, in mini-batches", ROUTED, &|train| {
-        *train = Train { mini_batches: 2, ..at_temperature(ratio(), &cools()) };
+        *train = Train { options: updates(1, 2), ..at_temperature(ratio(), &cools()) };
     });
-    case("mini-batches of the data", ROUTED, &|train| train.mini_batches = 3);
+    case("mini-batches of the data", ROUTED, &|train| train.options.mini_batches = 3);
     case("rollouts, copies of the student, average", [averages(0), averages(1)], &|train| {
-        (train.rollout, train.ema) = (sampled(1), Some(0.5));
+        (train.rollout, train.options.ema) = (sampled(1), Some(0.5));
         // A student that equals its teachers learns nothing, so weight decay makes it differ first.
         train.optimizer = adamw(0.1);
     });
@@ -155,10 +155,10 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.rollout = Rollout::new(6, Producer::mix(share, student, Producer::data("answer")));
     });
     case("what is right of it", ROUTED, &|train| {
-        (train.objective, train.passes, train.rollout) = (ratio(), 3, kept(sampled(3)));
+        (train.objective, train.options.passes, train.rollout) = (ratio(), 3, kept(sampled(3)));
     });
     case("the first that has a completion", ROUTED, &|train| {
-        (train.passes, train.rollout) = (2, Rollout::new(5, tiers()));
+        (train.options.passes, train.rollout) = (2, Rollout::new(5, tiers()));
     });
     case("a teacher by name", ROUTED, &|train| {
         let writer = Producer::of_scorer(Role::named(0), None, Sampling::new(2, 1.0, 6));
@@ -170,7 +170,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("a mixture of tokens", ROUTED, &|train| {
         let rising = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_plan::ScheduleLength::Run };
-        (train.objective, train.passes) = (ratio(), 2);
+        (train.objective, train.options.passes) = (ratio(), 2);
         train.rollout = Rollout::new(3, token_mix(rising, 2));
     });
     case("replaced tokens", [averages(0), Teacher::Model(ModelId(2))], &|train| {
@@ -178,20 +178,21 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.optimizer = adamw(0.1);
     });
     case("drafts", [averages(0), Teacher::Model(ModelId(2))], &|train| {
-        (train.objective, train.passes, train.rollout) = (weighed(), 2, Rollout::new(5, speculative(4, 2)));
+        (train.objective, train.options.passes, train.rollout) =
+            (weighed(), 2, Rollout::new(5, speculative(4, 2)));
         train.optimizer = adamw(0.1);
     });
     case("rewritten texts", ROUTED, &|train| {
         train.rollout = Rollout::new(5, rewritten("a", Producer::student(Sampling::new(2, 1.0, 6))));
     });
     case("further attempts", ROUTED, &|train| {
-        (train.objective, train.passes) = (ratio(), 2);
+        (train.objective, train.options.passes) = (ratio(), 2);
         train.rollout = Rollout::new(5, retry(3, Producer::student(Sampling::new(2, 1.0, 6))));
     });
     case("derived prompts", [averages(0), averages(2)], &|train| {
         let student = || Producer::student(Sampling::new(2, 1.0, 6));
         let attempts = || replay(student(), ReplayContents::Prompts, 9, Some(mean_length()));
-        (train.objective, train.passes) = (ratio(), 2);
+        (train.objective, train.options.passes) = (ratio(), 2);
         let share = Schedule::Constant { value: 0.7 };
         train.rollout = Rollout::new(6, Producer::mix(share, derived(attempts()), attempts()));
     });
@@ -208,7 +209,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         (train.objective, train.own_data) = (read.objective, read.own_data);
     });
     case("states", ROUTED, &|train| {
-        (train.objective, train.passes) = (given::trained(states::MOVING).objective, 2);
+        (train.objective, train.options.passes) = (given::trained(states::MOVING).objective, 2);
     });
     case("states of each domain, of one at a time", ROUTED, &|train| {
         train.objective = given::trained(states::BY_DOMAIN).objective;
@@ -241,19 +242,19 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         ];
     });
     case("their passes and memory", ROUTED, &|train| {
-        (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
+        (train.objective, train.options.passes, train.rollout) = (ratio(), 3, sampled(2));
         train.own_data = vec![OwnData { rollout: sampled(3), objective: ratio() }];
     });
     std::fs::write(fixture.folder.path().join("env.py"), environment("'reward': 0.25")).unwrap();
     case("turns", ROUTED, &|train| {
         let grows = Schedule::Linear { from: 1.0, to: 3.0, over: mopd_plan::ScheduleLength::Run };
-        (train.objective, train.passes) = (ratio(), 2);
+        (train.objective, train.options.passes) = (ratio(), 2);
         train.rollout = Rollout::new(3, turns(grows, Sampling::new(2, 1.0, 3)));
     });
     std::fs::write(fixture.folder.path().join("heard.py"), HEARD).unwrap();
     case("turns behind an expert", ROUTED, &|train| train.rollout = Rollout::new(3, behind_an_expert()));
     case("prompts that are chosen again", ROUTED, &|train| {
-        (train.objective, train.passes, train.rollout) = (ratio(), 2, sampled(2));
+        (train.objective, train.options.passes, train.rollout) = (ratio(), 2, sampled(2));
         let writer = Producer::teacher(Sampling::new(4, 1.0, 6));
         train.curriculum = Some(curriculum(writer, 0.25, Some(2)));
     });
@@ -268,18 +269,18 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
             Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
     });
     case("gradients that are compared", ROUTED, &|train| {
-        (train.passes, train.rollout) = (2, sampled(2));
-        train.alignment = Some(GradientAlignment { between: GradientPartition::Domains, every: 2 });
+        (train.options.passes, train.rollout) = (2, sampled(2));
+        train.options.alignment = Some(GradientAlignment { between: GradientPartition::Domains, every: 2 });
     });
     case("private", ROUTED, &|train| {
-        train.private = Some(Private { clip: 0.1, epsilon: 5.0, delta: 1e-3 });
+        train.options.private = Some(Private { clip: 0.1, epsilon: 5.0, delta: 1e-3 });
         train.rollout = sampled(2);
     });
     case("extrapolated weights", ROUTED, &|train| {
         (train.rollout, train.extrapolation) = (sampled(2), Some(extrapolation(1.0)));
     });
     case("some extrapolated weights, between passes", ROUTED, &|train| {
-        (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
+        (train.objective, train.options.passes, train.rollout) = (ratio(), 3, sampled(2));
         train.extrapolation = Some(Extrapolation { weights: Vec::new(), ..extrapolation(0.0) });
         train.trainable = Trainable::Weights {
             only: Some(vec![WeightFilter::Group(WeightGroup::Attention)]),
@@ -290,7 +291,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         WeightFilter::Changed(ChangedElements { after: ModelId(3), before: ModelId(4), beyond: 0.3 });
     case("elements that differ, on average", ROUTED, &|train| {
         train.trainable = Trainable::Weights { only: Some(vec![changed]), except: vec![] };
-        (train.ema, train.optimizer) = (Some(0.5), adamw(0.1));
+        (train.options.ema, train.optimizer) = (Some(0.5), adamw(0.1));
     });
     case("some extrapolated elements", ROUTED, &|train| {
         (train.rollout, train.extrapolation) = (sampled(2), Some(extrapolation(1.0)));

@@ -56,7 +56,7 @@ fn all_states_move_at_the_end_of_a_step() {
     let fixture = Fixture::new();
     let weights = models(true);
     let objective = given::trained(MOVING).objective;
-    let train = Train { passes: 2, ..train(objective, 1) };
+    let train = train(objective, 2);
     let whole = fixture.stage(&train, ROUTED, &weights);
     let (mut beta, mut last, mut pace, mut before) = (0.5, 0.0, 1.0, None);
     let mut expected = Vec::new();
@@ -291,7 +291,7 @@ pub fn sharing(shares: &str) -> Train<Objective> {
     let read = crate::compiled::train(&plan, "student").clone();
     let (objective, shares) = (read.objective, read.shares);
     let rollout = Rollout::new(5, Producer::student(Sampling::new(1, 1.0, 6)));
-    Train { shares, rollout, passes: 2, ..train(objective, 1) }
+    Train { shares, rollout, ..train(objective, 2) }
 }
 
 /// The number of prompts of each domain: the largest remainders of what each domain is owed, computed from

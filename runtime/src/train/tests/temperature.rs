@@ -82,7 +82,7 @@ fn later_updates_score_at_the_temperature_of_the_draw() {
     let fixture = Fixture::new();
     let models = models(true);
     for (passes, mini_batches) in [(2, 1), (1, 2), (2, 2)] {
-        let train = Train { passes, mini_batches, ..at_temperature(grpo(), &cools()) };
+        let train = Train { options: updates(passes, mini_batches), ..at_temperature(grpo(), &cools()) };
         let updates = passes * mini_batches;
         let stage = Stage { steps: 2 * updates, ..fixture.stage(&train, ROUTED, &models) };
         let mut trainer = Trainer::new(&stage).unwrap();
@@ -102,7 +102,7 @@ fn later_updates_score_at_the_temperature_of_the_draw() {
 fn metrics_have_the_temperature() {
     let fixture = Fixture::new();
     let models = models(true);
-    let train = Train { passes: 2, ..at_temperature(grpo(), &cools()) };
+    let train = Train { options: updates(2, 1), ..at_temperature(grpo(), &cools()) };
     let stage = Stage { steps: STEPS, ..fixture.stage(&train, ROUTED, &models) };
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut record = Record::default();

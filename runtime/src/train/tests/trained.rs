@@ -196,7 +196,8 @@ fn an_adapter_changes_its_targets_alone() {
         assert_eq!(end[range.clone()] != start[range], trains, "{}", entry.name);
     }
     // Averaged weights are not the merge of an adapter.
-    let averaged = Train { ema: Some(0.9), ..train.clone() };
+    let options = TrainOptions { ema: Some(0.9), ..train.options.clone() };
+    let averaged = Train { options, ..train.clone() };
     let averaged = super::super::train(&Stage { train: &averaged, ..stage.clone() }, None);
     assert!(averaged.map_err(|stopped| stopped.error).unwrap().weights.adapted().is_none());
     let files = peft::files(finished.weights.adapted().unwrap(), "org/base").unwrap();

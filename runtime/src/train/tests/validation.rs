@@ -27,10 +27,13 @@ pub fn validating(every: u32, rows: Option<u32>) -> Train<Objective> {
         .to_owned(),
     );
     let read = compiled::train(&plan, "student").clone();
-    assert_eq!(read.validation, Some(Validation { target: "answer".to_owned(), every: 2, rows: None }));
+    assert_eq!(
+        read.options.validation,
+        Some(Validation { target: "answer".to_owned(), every: 2, rows: None })
+    );
     let validation = Some(Validation { target: "answer".to_owned(), every, rows });
     let mut train = train(read.objective, 1);
-    (train.validation, train.scorers) = (validation, read.scorers);
+    (train.options.validation, train.scorers) = (validation, read.scorers);
     train
 }
 

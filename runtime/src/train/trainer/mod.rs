@@ -141,7 +141,7 @@ impl<'a> Trainer<'a> {
     /// not that of the batch, unless the step reports it.
     pub fn evaluate_all(&self, rollouts: &[Rollouts], step: u32) -> Result<EvaluatedParts> {
         let mut all = EvaluatedParts::default();
-        let compared = self.stage.train.alignment.is_some_and(|alignment| alignment.is_due(step));
+        let compared = self.stage.train.options.alignment.is_some_and(|alignment| alignment.is_due(step));
         for (part, rollouts) in rollouts.iter().enumerate() {
             if rollouts.sequences.list.is_empty() {
                 all.each.push(None);
@@ -283,7 +283,7 @@ impl<'a> Trainer<'a> {
             }
             tokens += sequences.layout.tokens() as u64;
             // The next pass begins with the first mini-batch again.
-            part.rollouts.extend((train.passes > 1).then_some(rollouts));
+            part.rollouts.extend((train.options.passes > 1).then_some(rollouts));
         }
         progress::finish(&mut rows);
         let event = progress::event(self.stage, step, &rows, tokens, seconds, loss);

@@ -122,8 +122,7 @@ impl Builder {
             panels: Vec::new(),
             feedback: Vec::new(),
             rollout,
-            passes: 1,
-            mini_batches: 1,
+            options: TrainOptions::default(),
             filter: None,
             curriculum: None,
             shares: None,
@@ -139,13 +138,8 @@ impl Builder {
             }),
             length: Length::Steps(steps),
             learning_rate: Schedule::Constant { value: learning_rate }.into(),
-            private: None,
-            ema: None,
             guards: Vec::new(),
             extrapolation: None,
-            validation: None,
-            alignment: None,
-            execution: Execution::default(),
         };
         self.model(name, Stage::Train(Box::new(train)))
     }
