@@ -23,6 +23,7 @@ use crate::check::builtins::vocabulary::ArgumentKind;
 use crate::check::values::evaluate::Env;
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr};
+use mopd_experiment::{Checkpointing, WithOrigin};
 
 /// A parameter of a built-in.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,7 @@ pub(in crate::check) struct Call<'e> {
 
 /// An argument that was given.
 pub(in crate::check) struct Arg<'e, T> {
-    /// The name of the built-in.
+    /// The name of the built-in; empty for a setting of a block.
     pub owner: &'static str,
     pub name: &'static str,
     pub expr: &'e Expr,
@@ -74,6 +75,10 @@ impl<T> Clone for Arg<'_, T> {
 impl<T> Copy for Arg<'_, T> {}
 
 impl<'e, T> Arg<'e, T> {
+    pub fn new(owner: &'static str, name: &'static str, expr: &'e Expr) -> Arg<'e, T> {
+        Arg { owner, name, expr, takes: PhantomData }
+    }
+
     pub fn expr(self) -> &'e Expr {
         self.expr
     }
@@ -102,6 +107,18 @@ impl IntoDefault<u32> for u32 {
     }
 }
 
+impl IntoDefault<bool> for bool {
+    fn into_default(self) -> bool {
+        self
+    }
+}
+
+impl IntoDefault<Checkpointing> for Checkpointing {
+    fn into_default(self) -> Checkpointing {
+        self
+    }
+}
+
 impl IntoDefault<String> for &str {
     fn into_default(self) -> String {
         self.to_owned()
@@ -124,7 +141,7 @@ impl<T: ArgumentType> ParameterType for T {
     type Field<'e> = Arg<'e, T>;
 
     fn field<'e>(call: &Call<'e>, name: &'static str, given: Option<&'e Expr>) -> Option<Arg<'e, T>> {
-        Some(Arg { owner: call.builtin.name, name, expr: given?, takes: PhantomData })
+        Some(Arg::new(call.builtin.name, name, given?))
     }
 }
 
@@ -179,6 +196,16 @@ impl Checker {
     /// The value of an argument. `None` where it is faulty, which has been reported.
     pub(in crate::check) fn read<A: Readable>(&mut self, argument: A, env: &Env) -> Option<A::Value> {
         argument.read(self, env)
+    }
+
+    /// The value of an argument, with its place.
+    pub(in crate::check) fn read_with_origin<T: Reads>(
+        &mut self,
+        argument: Arg<T>,
+        env: &Env,
+    ) -> Option<WithOrigin<T::Value>> {
+        let value = self.read(argument, env)?;
+        Some(WithOrigin { value, origin: self.origin(argument.expr.span) })
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bounds;
 pub(in crate::check) mod constructors;
 pub(in crate::check) mod data;
 pub(in crate::check) mod declare;
+pub(in crate::check) mod declare_settings;
 pub(in crate::check) mod divergences;
 pub(in crate::check) mod edits;
 pub(in crate::check) mod formulas;

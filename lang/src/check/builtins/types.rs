@@ -4,12 +4,17 @@
 use std::rc::Rc;
 
 use mopd_experiment::formula::{self, Role as RoleOf};
-use mopd_experiment::{self as experiment, ModelId, ReplayContents, RewardRange, Secret as SecretText};
+use mopd_experiment::{
+    self as experiment, ModelId, ReplayContents, RewardRange, Secret as SecretText, WithOrigin,
+};
 
 use crate::check::Checker;
+use crate::check::builtins;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::vocabulary::{self, ArgumentKind};
+use crate::check::teachers::SaidOrigin;
 use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
 
 pub(in crate::check) trait ArgumentType {
     const TAKES: ArgumentKind;
@@ -235,4 +240,155 @@ types! {
     Drawn: ArgumentKind::Rollout, |checker, given, env| -> Rc<experiment::Rollout> {
         checker.drawn(given.expr, given.owner, env)
     };
+
+    // Settings of blocks.
+    Truth: ArgumentKind::Truth, |checker, given, env| -> bool {
+        checker.truth_setting(given.expr, given.name, env)
+    };
+    Seed: ArgumentKind::Count, |checker, given, env| -> u64 {
+        let value = checker.evaluate(given.expr, env);
+        checker.whole(&value, given.expr.span, "`seed`", 0)
+    };
+    /// Steps or epochs.
+    Steps: ArgumentKind::Count, |checker, given, env| -> experiment::Length {
+        checker.stage_length(given.expr, env)
+    };
+    /// A number of layers, or `all`.
+    Layers: ArgumentKind::Layers, |checker, given, env| -> experiment::Checkpointing {
+        checker.checkpointing(given.expr, env)
+    };
+    /// The decay of an average of the weights.
+    AverageDecay: ArgumentKind::Number, |checker, given, env| -> f64 {
+        checker.average_decay(given.expr, env)
+    };
+    /// Sampling temperature above 0.
+    PositiveTemperature: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
+        checker.temperature_of_steps(given.expr, env, false)
+    };
+    /// Sampling temperature, known before the run; 0 takes the most probable token.
+    GreedyTemperature: ArgumentKind::Number, |checker, given, env| -> f64 {
+        checker.temperature(given.expr, env, true)
+    };
+    TeacherTemperature: ArgumentKind::Number, |checker, given, env| -> f64 {
+        checker.temperature(given.expr, env, false)
+    };
+    /// `integer(0..=100)`
+    Confidence: ArgumentKind::Number, |checker, given, env| -> (i64, i64) {
+        checker.stated_confidence(given.expr, env)
+    };
+    /// A share of the loss, above 0.
+    BalanceTarget: ArgumentKind::Number, |checker, given, env| -> f64 {
+        checker.balance_target(given.expr, env)
+    };
+    /// `0.05..=20`
+    BalanceClamp: ArgumentKind::Number, |checker, given, env| -> (f64, f64) {
+        checker.balance_clamp(given.expr, env)
+    };
+    Device: ArgumentKind::Words(vocabulary::DEVICES), |checker, given, _| -> experiment::Device {
+        let words = [("cpu", experiment::Device::Cpu), ("cuda", experiment::Device::Cuda)];
+        checker.word(given.expr, "a device", &words)
+    };
+    Dtype: ArgumentKind::Words(vocabulary::DTYPES), |checker, given, _| -> experiment::Dtype {
+        let words = [("float32", experiment::Dtype::Float32), ("bfloat16", experiment::Dtype::Bfloat16)];
+        checker.word(given.expr, "a kind of number", &words)
+    };
+    Tokenizer: ArgumentKind::Words(vocabulary::TOKENIZERS), |checker, given, env| -> experiment::TokenizerSpec {
+        checker.tokenizer(given.expr, env)
+    };
+    Format: ArgumentKind::Words(vocabulary::FORMATS), |checker, given, _| -> experiment::PromptFormat {
+        let chat = experiment::PromptFormat::Chat { system: None };
+        let words = [("text", experiment::PromptFormat::Text), ("chat", chat)];
+        checker.word(given.expr, "a format of prompts", &words)
+    };
+    Keep: ArgumentKind::Words(vocabulary::KEEPS), |checker, given, _| -> experiment::Keep {
+        let words = [("all", experiment::Keep::All), ("correct", experiment::Keep::Correct)];
+        checker.word(given.expr, "a rule for what to keep", &words)
+    };
+    Alignment: ArgumentKind::Words(vocabulary::ALIGNMENTS), |checker, given, _| -> experiment::Alignment {
+        let words = [
+            ("positions", experiment::Alignment::Positions),
+            ("tokens", experiment::Alignment::Tokens),
+            ("shifted", experiment::Alignment::Shifted),
+        ];
+        checker.word(given.expr, "a way to align tokens", &words)
+    };
+    Reveals: ArgumentKind::Words(vocabulary::REVEALS), |checker, given, env| -> experiment::Reveal {
+        checker.reveals(given.expr, env)
+    };
+    Origin: ArgumentKind::Words(vocabulary::ORIGINS), |checker, given, _| -> SaidOrigin {
+        let words = [("same", SaidOrigin::Same), ("foreign", SaidOrigin::Foreign)];
+        checker.word(given.expr, "an origin", &words)
+    };
+    BudgetUnit: ArgumentKind::Words(vocabulary::BUDGETS), |checker, given, _| -> experiment::BudgetUnit {
+        let words = [
+            ("steps", experiment::BudgetUnit::Steps),
+            ("sequences", experiment::BudgetUnit::Sequences),
+            ("tokens", experiment::BudgetUnit::Tokens),
+        ];
+        checker.word(given.expr, "a budget", &words)
+    };
+    /// Whether teachers are charged.
+    Charges: ArgumentKind::Words(vocabulary::CHARGES), |checker, given, _| -> bool {
+        checker.word(given.expr, "a way to count teachers", &[("free", false), ("charged", true)])
+    };
+    MergeMethod: ArgumentKind::Words(vocabulary::MERGES), |checker, given, _| -> &'static str {
+        let methods = ["average", "task_arithmetic", "ties", "dare"].map(|method| (method, method));
+        checker.word(given.expr, "a way to merge", &methods)
+    };
+    Dataset: ArgumentKind::Dataset, |checker, given, env| -> experiment::DataSource {
+        checker.source(given.expr, given.name, env)
+    };
+    FieldColumns: ArgumentKind::Columns, |checker, given, env| -> Vec<experiment::FieldColumn> {
+        checker.field_columns(given.expr, env)
+    };
+    Reward: ArgumentKind::Reward, |checker, given, env| -> experiment::Reward {
+        checker.reward(given.expr, env)
+    };
+    Objective: ArgumentKind::Objective, |checker, given, env| -> Rc<experiment::Objective> {
+        checker.objective_value(given.expr, env)
+    };
+    Adapter: ArgumentKind::Adapter, |checker, given, env| -> experiment::Adapter {
+        checker.adapter(given.expr, env)
+    };
+    Weights: ArgumentKind::Weights, |checker, given, env| -> Vec<experiment::WeightFilter> {
+        checker.weight_filters(given.expr, given.name, env)
+    };
+    /// `extrapolate(...)`
+    Extrapolation: ArgumentKind::Formula, |checker, given, env| -> experiment::Extrapolation {
+        match checker.evaluate(given.expr, env) {
+            Value::Extrapolation(extrapolation) => Some(Rc::unwrap_or_clone(extrapolation)),
+            other => checker.no_such_call(given, &other),
+        }
+    };
+    /// `validate(...)`
+    Validation: ArgumentKind::Formula, |checker, given, env| -> WithOrigin<experiment::Validation> {
+        match checker.evaluate(given.expr, env) {
+            Value::Validation(validation) => Some(Rc::unwrap_or_clone(validation)),
+            other => checker.no_such_call(given, &other),
+        }
+    };
+    /// `gradient_alignment(...)`
+    GradientAlignment: ArgumentKind::Formula, |checker, given, env| -> WithOrigin<experiment::GradientAlignment> {
+        match checker.evaluate(given.expr, env) {
+            Value::GradientAlignment(alignment) => Some(Rc::unwrap_or_clone(alignment)),
+            other => checker.no_such_call(given, &other),
+        }
+    };
+    // What these are depends on the rest of the block.
+    References: ArgumentKind::Model;
+    Optimizer: ArgumentKind::Optimizer;
+    Guards: ArgumentKind::Guards;
+    Score: ArgumentKind::Score;
+    Columns: ArgumentKind::Benchmarks;
+    Metrics: ArgumentKind::Metrics;
+    Reduce: ArgumentKind::Reduce;
+}
+
+impl Checker {
+    /// Reports a value of a setting that is not a call of the setting's name.
+    fn no_such_call<T, V>(&mut self, given: Arg<T>, value: &Value) -> Option<V> {
+        let usage = builtins::find(given.name).expect("built in").usage;
+        self.wrong_kind(given.expr.span, &format!("`{}` is `{usage}`", given.name), value);
+        None
+    }
 }

@@ -1,14 +1,14 @@
 //! The fixed words of the language with their meanings: the settings of every block, the words that settings
 //! and arguments accept, the signals. The checker uses the names, editors the descriptions.
 
-mod keys;
+mod blocks;
 mod words;
 
-pub use keys::*;
+pub use blocks::*;
 pub use words::*;
 
 /// One setting of a block.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct SettingKey {
     pub name: &'static str,
     /// Whether it must be written.

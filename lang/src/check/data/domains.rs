@@ -6,7 +6,7 @@ use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Name};
 use mopd_experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Reward, WithOrigin};
 
 use crate::check::Checker;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::{DomainBlock, ExperimentBlock};
 use crate::check::names::modules::{ItemId, ItemProgress, ModuleId};
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -58,42 +58,19 @@ impl Checker {
             self.report(Diagnostic::error(Code::OutOfRange, name.span, text));
         }
         let env = Env::constant(id);
-        let settings = self.settings(Some(block), "experiment", name.span, vocabulary::EXPERIMENT, false);
+        let (settings, given) = self.block::<ExperimentBlock>(Some(block), "experiment", name.span);
         self.keep_marks(&settings, "experiment");
-        let device = settings.get("device").map(|expr| {
-            let device = self.word(expr, "a device", &[("cpu", Device::Cpu), ("cuda", Device::Cuda)])?;
-            Some(WithOrigin { value: device, origin: self.origin(expr.span) })
-        });
-        let dtype = settings.get("dtype").map(|expr| {
-            let words = [("float32", Dtype::Float32), ("bfloat16", Dtype::Bfloat16)];
-            let dtype = self.word(expr, "a kind of number", &words)?;
-            Some(WithOrigin { value: dtype, origin: self.origin(expr.span) })
-        });
-        let mut choice = |key: &str, default: bool| match settings.get(key) {
-            Some(expr) => self.truth_setting(expr, key, &env).unwrap_or(default),
-            None => default,
-        };
+        let device = given.device.and_then(|device| self.read_with_origin(device, &env));
+        let dtype = given.dtype.and_then(|dtype| self.read_with_origin(dtype, &env));
+        let (deterministic, tf32) = (self.read(given.deterministic, &env), self.read(given.tf32, &env));
         let usual = GpuArithmetic::default();
         let gpu = GpuArithmetic {
-            deterministic: choice("deterministic", usual.deterministic),
-            tf32: choice("tf32", usual.tf32),
+            deterministic: deterministic.unwrap_or(usual.deterministic),
+            tf32: tf32.unwrap_or(usual.tf32),
         };
-        let seed = self.required(&settings, "seed").and_then(|expr| {
-            let value = self.evaluate(expr, &env);
-            self.whole(&value, expr.span, "`seed`", 0)
-        });
-        let out = match settings.get("out") {
-            Some(expr) => Some(self.text(expr, "out", &env)?),
-            None => None,
-        };
-        Some(ExperimentHeader {
-            name: name.text.clone(),
-            seed: seed?,
-            out,
-            device: device.flatten(),
-            dtype: dtype.flatten(),
-            gpu,
-        })
+        let seed = self.read(given.seed, &env);
+        let out = self.read(given.out, &env)?;
+        Some(ExperimentHeader { name: name.text.clone(), seed: seed?, out, device, dtype, gpu })
     }
 
     /// Declares every domain of the file, in order, before anything else is evaluated: `domains` must mean
@@ -145,30 +122,19 @@ impl Checker {
         shares: &mut Vec<Spanned<Option<f64>>>,
     ) -> Option<DomainId> {
         let env = Env::constant(module);
-        let settings = self.settings(
-            Some(block),
-            &format!("domain {}", name.text),
-            name.span,
-            vocabulary::DOMAIN,
-            false,
-        );
-        self.keep_marks(&settings, &format!("domain {}", name.text));
-        let limit = settings.get("limits").and_then(|expr| {
-            let limit = self.count(expr, "limits", &env, 1)?;
-            Some(WithOrigin { value: limit, origin: self.origin(expr.span) })
-        });
-        let share = settings.get("share").map(|expr| {
-            let value = self.evaluate(expr, &env);
-            Spanned::new(self.fraction(&value, expr.span, "`share`"), expr.span)
-        });
+        let owner = format!("domain {}", name.text);
+        let (settings, given) = self.block::<DomainBlock>(Some(block), &owner, name.span);
+        self.keep_marks(&settings, &owner);
+        let limit = given.limits.and_then(|limit| self.read_with_origin(limit, &env));
+        let share = given.share.map(|share| Spanned::new(self.read(share, &env), share.expr.span));
         let unsaid = if settings.broken { None } else { Some(f64::NAN) };
         shares.push(share.unwrap_or(Spanned::new(unsaid, name.span)));
-        let prompts = self.required(&settings, "prompts").and_then(|expr| self.source(expr, "prompts", &env));
-        let tests = settings.get("tests").map(|expr| self.source(expr, "tests", &env));
-        let validation = settings.get("validation").map(|expr| self.source(expr, "validation", &env));
-        let columns = self.fields(&settings, &env);
-        let format = self.format(&settings, &env);
-        let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, &env));
+        let prompts = self.read(given.prompts, &env);
+        let tests = given.tests.map(|tests| self.read(tests, &env));
+        let validation = given.validation.map(|rows| self.read(rows, &env));
+        let columns = self.read(given.fields, &env).flatten().unwrap_or_default();
+        let format = self.format(given.format, given.system, &env);
+        let reward = self.read(given.reward, &env);
         let origin = self.origin(name.span);
         let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
         // A faulty domain is declared all the same, so that no reference to it is reported too.

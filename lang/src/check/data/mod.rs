@@ -17,8 +17,10 @@ use mopd_experiment::{
 use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::data::{DataCall, Dataset};
+use crate::check::builtins::declare::Arg;
 use crate::check::builtins::declare::Call;
-use crate::check::stages::settings::{BlockSettings, has_variables};
+use crate::check::builtins::types::{Format, Text};
+use crate::check::stages::settings::has_variables;
 use crate::check::teachers::route::decided_by_data;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
@@ -195,10 +197,9 @@ impl Checker {
     }
 
     /// `fields` of a domain.
-    pub(in crate::check) fn fields(&mut self, settings: &BlockSettings, env: &Env) -> Vec<FieldColumn> {
-        let Some(expr) = settings.get("fields") else { return Vec::new() };
+    pub(in crate::check) fn field_columns(&mut self, expr: &Expr, env: &Env) -> Option<Vec<FieldColumn>> {
         match self.evaluate(expr, env) {
-            Value::Columns(columns) => Rc::unwrap_or_clone(columns),
+            Value::Columns(columns) => Some(Rc::unwrap_or_clone(columns)),
             other => {
                 let usage = builtins::find("columns").expect("built in").usage;
                 self.wrong_kind(
@@ -206,17 +207,20 @@ impl Checker {
                     &format!("`fields` names the columns of fields: `{usage}`"),
                     &other,
                 );
-                Vec::new()
+                None
             }
         }
     }
 
     /// `format` and `system` of a domain. `None` where neither is set.
-    pub(in crate::check) fn format(&mut self, settings: &BlockSettings, env: &Env) -> Option<PromptFormat> {
-        let system = settings.get("system").map(|expr| (self.text(expr, "system", env), expr.span));
-        let words = [("text", PromptFormat::Text), ("chat", PromptFormat::Chat { system: None })];
-        let format =
-            settings.get("format").map(|expr| (self.word(expr, "a format of prompts", &words), expr.span));
+    pub(in crate::check) fn format(
+        &mut self,
+        format: Option<Arg<Format>>,
+        system: Option<Arg<Text>>,
+        env: &Env,
+    ) -> Option<PromptFormat> {
+        let system = system.map(|system| (self.read(system, env), system.expr.span));
+        let format = format.map(|format| (self.read(format, env), format.expr.span));
         match (format, system) {
             (Some((Some(PromptFormat::Chat { .. }), _)), Some((system, _))) => {
                 Some(PromptFormat::Chat { system })

@@ -7,23 +7,41 @@ use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 use mopd_experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange};
 
 use crate::check::Checker;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::declare::Arg;
+use crate::check::builtins::declare_settings::Required;
+use crate::check::builtins::types::{Count, Fraction, GreedyTemperature, Stop};
+use crate::check::builtins::vocabulary::EvalBlock;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
+/// The settings by which models are judged, of an `eval` or a `compare`.
+pub(in crate::check) struct EvaluationSettings<'e> {
+    pub samples: Required<'e, Count>,
+    pub temperature: Required<'e, GreedyTemperature>,
+    pub max_tokens: Required<'e, Count>,
+    pub top_p: Option<Arg<'e, Fraction>>,
+    pub top_k: Option<Arg<'e, Count>>,
+    pub stop: Option<Arg<'e, Stop>>,
+    /// The number of test prompts.
+    pub prompts: Option<Arg<'e, Count>>,
+}
+
 impl Checker {
     pub(in crate::check) fn eval_item(&mut self, name: &Name, block: &Block, env: &Env) -> Value {
         let owner = format!("eval {}", name.text);
-        let settings = self.settings(Some(block), &owner, name.span, vocabulary::EVAL, false);
+        let (settings, given) = self.block::<EvalBlock>(Some(block), &owner, name.span);
         self.keep_marks(&settings, &owner);
-        let prompts = self.required(&settings, "prompts").and_then(|expr| self.text(expr, "prompts", env));
-        let columns = self.fields(&settings, env);
-        let format = self.format(&settings, env);
-        let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, env));
-        let evaluation = self.evaluation(&settings, None, env);
-        let metrics = match (settings.get("metrics"), &evaluation) {
-            (Some(expr), Some(evaluation)) => self.metrics(expr, evaluation.samples, env),
+        let prompts = self.read(given.prompts, env);
+        let columns = self.read(given.fields, env).flatten().unwrap_or_default();
+        let format = self.format(given.format, given.system, env);
+        let reward = self.read(given.reward, env);
+        let EvalBlock { samples, temperature, max_tokens, top_p, top_k, stop, .. } = given;
+        let judged =
+            EvaluationSettings { samples, temperature, max_tokens, top_p, top_k, stop, prompts: None };
+        let evaluation = self.evaluation(&settings, judged, env);
+        let metrics = match (given.metrics, &evaluation) {
+            (Some(metrics), Some(evaluation)) => self.metrics(metrics.expr, evaluation.samples, env),
             _ => Some(Vec::new()),
         };
         let (Some(prompts), Some(reward), Some(evaluation), Some(metrics)) =
@@ -56,20 +74,15 @@ impl Checker {
     pub(in crate::check) fn evaluation(
         &mut self,
         settings: &BlockSettings,
-        prompts: Option<&Expr>,
+        given: EvaluationSettings,
         env: &Env,
     ) -> Option<Evaluation> {
-        let samples = self.required_count(settings, "samples", env, 1);
-        let temperature =
-            self.required(settings, "temperature").and_then(|expr| self.temperature(expr, env, true));
-        let max_tokens = self.required_count(settings, "max_tokens", env, 1);
-        let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
-        let stop = self.stop_texts(settings.get("stop"), env);
-        let prompts = match prompts {
-            Some(expr) => Some(self.count(expr, "prompts", env, 1)?),
-            None => None,
-        };
-        let ((top_p, top_k), stop) = (truncation?, stop?);
+        let (samples, temperature) = (self.read(given.samples, env), self.read(given.temperature, env));
+        let max_tokens = self.read(given.max_tokens, env);
+        let truncation = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env);
+        let stop = self.read(given.stop, env);
+        let prompts = self.read(given.prompts, env)?;
+        let ((top_p, top_k), stop) = (truncation?, stop?.unwrap_or_default());
         let evaluation = Evaluation {
             samples: samples?,
             temperature: temperature?,

@@ -6,16 +6,17 @@ use crate::diag::{Code, Diagnostic, Reported};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Text};
 use crate::syntax::tokens;
-use mopd_experiment::{
-    BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, Evaluation, ModelId, Normalized, Row,
-};
+use mopd_experiment::{BenchmarkId, Budget, Comparison, DomainId, Evaluation, ModelId, Normalized, Row};
 
 use crate::check::Checker;
 use crate::check::builtins::DataName;
 use crate::check::builtins::data::Normalized as NormalizedArguments;
+use crate::check::builtins::declare::Arg;
 use crate::check::builtins::declare::Call;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::types::{self, Charges};
+use crate::check::builtins::vocabulary::CompareBlock;
 use crate::check::builtins::{self, BuiltinKind};
+use crate::check::evaluation::benchmarks::EvaluationSettings;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
@@ -74,21 +75,21 @@ impl Checker {
         block: &Block,
     ) -> Option<Comparison> {
         let env = Env::constant(module);
-        let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
+        let (settings, given) = self.block::<CompareBlock>(Some(block), "compare", name.span);
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
-        let columns = self.columns_of_table(&settings, &env)?;
-        let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &columns, &env));
-        let normalized = match settings.get("score") {
+        let columns = self.columns_of_table(given.on, &env)?;
+        let models = self.required_setting(given.models);
+        let rows = models.and_then(|models| self.rows(models.expr, &columns, &env));
+        let normalized = match given.score {
             None => Some(None),
-            Some(expr) => self.normalized(expr, &columns, &env).map(Some),
+            Some(score) => self.normalized(score.expr, &columns, &env).map(Some),
         };
-        let evaluation = self.evaluation_of_table(&settings, &columns, &env);
-        let seeds = match settings.get("seeds") {
-            Some(expr) => self.count(expr, "seeds", &env, 1),
-            None => Some(1),
-        };
-        let metrics = match (settings.get("metrics"), &evaluation) {
-            (Some(expr), Some(evaluation)) => self.metrics(expr, evaluation.samples, &env),
+        let CompareBlock { samples, temperature, max_tokens, top_p, top_k, stop, prompts, .. } = given;
+        let judged = EvaluationSettings { samples, temperature, max_tokens, top_p, top_k, stop, prompts };
+        let evaluation = self.evaluation_of_table(&settings, judged, &columns, &env);
+        let seeds = self.read(given.seeds, &env);
+        let metrics = match (given.metrics, &evaluation) {
+            (Some(metrics), Some(evaluation)) => self.metrics(metrics.expr, evaluation.samples, &env),
             _ => Some(Vec::new()),
         };
         if let (Some(metrics), Some(place)) = (&metrics, settings.key_span("metrics")) {
@@ -101,7 +102,7 @@ impl Checker {
             let benchmarks = columns.benchmarks.get(known..).unwrap_or_default();
             self.check_metrics_of_benchmarks(metrics, benchmarks, place);
         }
-        let budget = self.budget(&settings);
+        let budget = self.budget(&settings, given.budget, given.teachers, &env);
         if !self.check_held_out(&columns.domains, name.span) {
             return None;
         }
@@ -140,11 +141,12 @@ impl Checker {
     fn evaluation_of_table(
         &mut self,
         settings: &BlockSettings,
+        given: EvaluationSettings,
         columns: &Columns,
         env: &Env,
     ) -> Option<Evaluation> {
         let (Some(first), true) = (columns.benchmarks.first(), columns.domains.is_empty()) else {
-            return self.evaluation(settings, settings.get("prompts"), env);
+            return self.evaluation(settings, given, env);
         };
         for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
             if let Some(place) = settings.key_span(key) {
@@ -176,8 +178,8 @@ impl Checker {
     }
 
     /// `on = [math, math500]`; every domain by default.
-    fn columns_of_table(&mut self, settings: &BlockSettings, env: &Env) -> Option<Columns> {
-        let Some(expr) = settings.get("on") else {
+    fn columns_of_table(&mut self, on: Option<Arg<types::Columns>>, env: &Env) -> Option<Columns> {
+        let Some(Arg { expr, .. }) = on else {
             let domains = (0..self.parts.domains.len() as u32).map(DomainId).collect();
             return Some(Columns { domains, benchmarks: Vec::new() });
         };
@@ -220,11 +222,15 @@ impl Checker {
     }
 
     /// `budget = tokens, teachers = charged`, if it is set.
-    fn budget(&mut self, settings: &BlockSettings) -> Result<Option<Budget>, Reported> {
-        let charges = [("free", false), ("charged", true)];
-        let charged =
-            settings.get("teachers").map(|expr| self.word(expr, "a way to count teachers", &charges));
-        let Some(expr) = settings.get("budget") else {
+    fn budget(
+        &mut self,
+        settings: &BlockSettings,
+        budget: Option<Arg<types::BudgetUnit>>,
+        teachers: Option<Arg<Charges>>,
+        env: &Env,
+    ) -> Result<Option<Budget>, Reported> {
+        let charged = teachers.map(|teachers| self.read(teachers, env));
+        let Some(budget) = budget else {
             if let Some(place) = settings.key_span("teachers") {
                 self.report(
                     Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
@@ -234,17 +240,12 @@ impl Checker {
             }
             return Ok(None);
         };
-        let units = [
-            ("steps", BudgetUnit::Steps),
-            ("sequences", BudgetUnit::Sequences),
-            ("tokens", BudgetUnit::Tokens),
-        ];
-        let unit = self.word(expr, "a budget", &units);
+        let unit = self.read(budget, env);
         if charged.is_none() {
             self.report(
                 Diagnostic::error(
                     Code::MissingKey,
-                    expr.span,
+                    budget.expr.span,
                     "a budget must set whether the teachers' use counts",
                 )
                 .help("add `teachers = free` or `teachers = charged`"),

@@ -8,7 +8,7 @@ use mopd_experiment::formula::{Axis, Formula, FormulaKind, Reduction, Signal, Un
 use mopd_experiment::{Balance, Reduce, ReduceStep};
 
 use crate::check::Checker;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::BalanceBlock;
 use crate::check::values::evaluate::Env;
 use crate::check::values::ranges::possible_values;
 use crate::check::values::value::Value;
@@ -293,30 +293,18 @@ impl Checker {
             );
             return None;
         }
-        let settings = self.settings(Some(block), "by domain", block.span, vocabulary::BALANCE, false);
+        let (settings, given) = self.block::<BalanceBlock>(Some(block), "by domain", block.span);
         self.keep_marks(&settings, "by domain");
-        let target = match settings.get("target") {
-            None => None,
-            Some(expr) => Some(self.balance_target(expr, env)?),
-        };
-        let follow_gap = match settings.get("follow_gap") {
-            None => 1.0,
-            Some(expr) => self.real(expr, "follow_gap", env)?,
-        };
-        let clamp = match settings.get("clamp") {
-            None => None,
-            Some(expr) => Some(self.balance_clamp(expr, env)?),
-        };
-        let observe = match settings.get("observe") {
-            None => false,
-            Some(expr) => self.truth_setting(expr, "observe", env)?,
-        };
+        let target = self.read(given.target, env)?;
+        let follow_gap = self.read(given.follow_gap, env)?;
+        let clamp = self.read(given.clamp, env)?;
+        let observe = self.read(given.observe, env)?;
         let origin = self.origin(block.span);
         Some(Balance { target, follow_gap, clamp, observe, origin })
     }
 
     /// `target = 1/3`
-    fn balance_target(&mut self, expr: &Expr, env: &Env) -> Option<f64> {
+    pub(in crate::check) fn balance_target(&mut self, expr: &Expr, env: &Env) -> Option<f64> {
         let value = self.evaluate(expr, env);
         let target = self.fraction(&value, expr.span, "`target`")?;
         if target == 0.0 {
@@ -331,7 +319,7 @@ impl Checker {
     }
 
     /// `clamp = 0.05..=20`
-    fn balance_clamp(&mut self, expr: &Expr, env: &Env) -> Option<(f64, f64)> {
+    pub(in crate::check) fn balance_clamp(&mut self, expr: &Expr, env: &Env) -> Option<(f64, f64)> {
         match self.evaluate(expr, env) {
             Value::Range { low, high } if low > 0.0 => Some((low, high)),
             Value::Range { .. } => {

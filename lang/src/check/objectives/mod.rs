@@ -21,7 +21,7 @@ use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Na
 use mopd_experiment::{Objective, Reduce, Rollout, Term};
 
 use crate::check::Checker;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::TermBlock;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{FamilyMembers, Value};
 
@@ -404,27 +404,27 @@ impl Checker {
         env: &Env,
     ) -> Option<TermSettings> {
         let owner = format!("term {}", name.text);
-        let settings = self.settings(Some(block), &owner, block.span, vocabulary::TERM, false);
+        let (settings, given) = self.block::<TermBlock>(Some(block), &owner, block.span);
         self.keep_marks(&settings, &owner);
         let mut found = TermSettings::default();
         let mut good = true;
-        if let Some(expr) = settings.get("when") {
-            found.when = self.detached(expr, env, "when", true);
+        if let Some(when) = given.when {
+            found.when = self.detached(when.expr, env, "when", true);
             good &= found.when.is_some();
         }
-        if let Some(expr) = settings.get("weight") {
-            found.weight = self.detached(expr, env, "weight", false);
+        if let Some(weight) = given.weight {
+            found.weight = self.detached(weight.expr, env, "weight", false);
             good &= found.weight.is_some();
         }
-        if let Some(expr) = settings.get("reduce") {
-            found.reduce = self.reduction(expr, env);
+        if let Some(reduce) = given.reduce {
+            found.reduce = self.reduction(reduce.expr, env);
             good &= found.reduce.is_some();
             if let (Some(reduce), Some(value)) = (&found.reduce, value) {
                 good &= self.starts_where_term_is(value, reduce);
             }
         }
-        if let Some(expr) = settings.get("data") {
-            found.data = self.rollout_value(expr, env);
+        if let Some(data) = given.data {
+            found.data = self.read(data, env);
             good &= found.data.is_some();
         }
         good.then_some(found)

@@ -12,8 +12,8 @@ use mopd_experiment::{
 use crate::check::Checker;
 use crate::check::builtins::constructors::{ConstructorCall, Llama, Merge as MergeArguments};
 use crate::check::builtins::declare::{Arg, Call};
-use crate::check::builtins::types::{EndTokens, Text};
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::types::{EndTokens, Fraction, Text};
+use crate::check::builtins::vocabulary::{DecoderBlock, MergeBlock};
 use crate::check::stages::lineage::tokenizer_text;
 use crate::check::stages::settings::{BlockSettings, undecided};
 use crate::check::values::evaluate::Env;
@@ -118,7 +118,7 @@ impl Checker {
         Some(stored)
     }
 
-    fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<TokenizerSpec> {
+    pub(in crate::check) fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<TokenizerSpec> {
         // `"bytes"` is the word in quotes, not a file of that name.
         if matches!(&expr.kind, ExprKind::Text(path) if path != "bytes") {
             return self.text(expr, "tokenizer", env).map(TokenizerSpec::File);
@@ -129,30 +129,20 @@ impl Checker {
     /// `llama { ... }` and the other decoder families.
     fn decoder(&mut self, family: Family, given: Llama, env: &Env) -> Option<Stage> {
         let Call { block, span, .. } = given.call;
-        let settings = self.settings(block, family.name(), span, vocabulary::DECODER, false);
+        let (settings, given) = self.block::<DecoderBlock>(block, family.name(), span);
         self.keep_marks(&settings, &env.model_name);
-        let layers = self.required_count(&settings, "layers", env, 1);
-        let width = self.required_count(&settings, "width", env, 2);
-        let heads = self.required_count(&settings, "heads", env, 1);
-        let context = self.required_count(&settings, "context", env, 2);
-        let tokenizer = self.required(&settings, "tokenizer").and_then(|expr| self.tokenizer(expr, env));
-        let optional =
-            |checker: &mut Checker, key: &str| settings.get(key).map(|expr| checker.count(expr, key, env, 1));
-        let (key_value_heads, hidden) = (optional(self, "key_value_heads"), optional(self, "hidden"));
-        let tied = match settings.get("tied") {
-            Some(expr) => self.truth_setting(expr, "tied", env),
-            None => Some(true),
-        };
-        let real = |checker: &mut Checker, key: &str, default: f64| match settings.get(key) {
-            Some(expr) => checker.at_least(expr, key, env, f64::MIN_POSITIVE),
-            None => Some(default),
-        };
+        let (layers, width) = (self.read(given.layers, env), self.read(given.width, env));
+        let (heads, context) = (self.read(given.heads, env), self.read(given.context, env));
+        let tokenizer = self.read(given.tokenizer, env);
+        let key_value_heads = given.key_value_heads.map(|heads| self.read(heads, env));
+        let hidden = given.hidden.map(|hidden| self.read(hidden, env));
+        let tied = self.read(given.tied, env);
         let (rope_theta, norm_epsilon) =
-            (real(self, "rope_theta", 10_000.0), real(self, "norm_epsilon", 1e-5));
+            (self.read(given.rope_theta, env), self.read(given.norm_epsilon, env));
         // "Small init" (arXiv:1910.05895, section 2.2): 0.02 at width 1,000, and enough for narrow models to
         // learn at all.
         let small = (2.0 / (5.0 * f64::from(width.unwrap_or(1_000)))).sqrt();
-        let initial_deviation = real(self, "initial_deviation", small);
+        let initial_deviation = self.read(given.initial_deviation, env).map(|given| given.unwrap_or(small));
         let (width, heads) = (width?, heads?);
         let key_value_heads = key_value_heads.unwrap_or(Some(heads))?;
         let multiple = |checker: &mut Checker, key: &str, text: String| {
@@ -207,13 +197,13 @@ impl Checker {
 
     fn merge(&mut self, given: MergeArguments, env: &Env) -> Option<Merge> {
         let Call { block, span, .. } = given.call;
-        let settings = self.settings(block, "merge", span, vocabulary::MERGE, false);
+        let (settings, block) = self.block::<MergeBlock>(block, "merge", span);
         self.keep_marks(&settings, &env.model_name);
         let models_expr = given.models.expr;
         let base_place = given.base.as_ref().map_or(span, |base| base.expr.span);
         let models = self.read(given.models, env);
         let base = self.read(given.base, env)?;
-        let method = self.merge_method(&settings, span, env)?;
+        let method = self.merge_method(&settings, block, span, env)?;
         match (&method, base) {
             (MergeMethod::Average, Some(_)) => {
                 let text = "`average` uses no differences, so it has no use for a `base`";
@@ -251,16 +241,15 @@ impl Checker {
     }
 
     /// The method of a merge, with its numbers.
-    fn merge_method(&mut self, settings: &BlockSettings, span: Span, env: &Env) -> Option<MergeMethod> {
-        let methods = [
-            ("average", "average"),
-            ("task_arithmetic", "task_arithmetic"),
-            ("ties", "ties"),
-            ("dare", "dare"),
-        ];
-        let method =
-            self.required(settings, "method").and_then(|expr| self.word(expr, "a way to merge", &methods))?;
-        let known: &[&str] = match method {
+    fn merge_method(
+        &mut self,
+        settings: &BlockSettings,
+        given: MergeBlock,
+        span: Span,
+        env: &Env,
+    ) -> Option<MergeMethod> {
+        let method = self.read(given.method, env)?;
+        let known: &[&'static str] = match method {
             "average" => &[],
             "task_arithmetic" => &["scale"],
             "ties" => &["scale", "density"],
@@ -272,33 +261,30 @@ impl Checker {
                 return None;
             }
         }
-        let number = |checker: &mut Checker, key: &str| {
-            let expr = checker.required(settings, key)?;
-            if key == "scale" {
-                return checker.real(expr, key, env);
-            }
-            let value = checker.evaluate(expr, env);
-            checker.fraction(&value, expr.span, &format!("`{key}`"))
-        };
-        let out_of_range = |checker: &mut Checker, key: &str, text: &str| {
-            let place = settings.get(key).map_or(span, |expr| expr.span);
+        // Which of them a merge needs depends on its method.
+        known.iter().for_each(|key| self.report_if_missing(settings, key));
+        let out_of_range = |checker: &mut Checker, given: Option<Arg<Fraction>>, text: &str| {
+            let place = given.map_or(span, |given| given.expr.span);
             checker.report(Diagnostic::error(Code::OutOfRange, place, text));
         };
+        let scale = self.read(given.scale, env)?;
+        let (density, drop) = (self.read(given.density, env)?, self.read(given.drop, env)?);
         Some(match method {
             "average" => MergeMethod::Average,
-            "task_arithmetic" => MergeMethod::TaskArithmetic { scale: number(self, "scale")? },
+            "task_arithmetic" => MergeMethod::TaskArithmetic { scale: scale? },
             "ties" => {
-                let (scale, density) = (number(self, "scale")?, number(self, "density")?);
+                let (scale, density) = (scale?, density?);
                 if density <= 0.0 {
-                    out_of_range(self, "density", "`density` must be above 0: nothing would be kept");
+                    let text = "`density` must be above 0: nothing would be kept";
+                    out_of_range(self, given.density, text);
                     return None;
                 }
                 MergeMethod::Ties { scale, density }
             }
             _ => {
-                let (scale, drop) = (number(self, "scale")?, number(self, "drop")?);
+                let (scale, drop) = (scale?, drop?);
                 if drop >= 1.0 {
-                    out_of_range(self, "drop", "`drop` must be below 1: nothing would be left");
+                    out_of_range(self, given.drop, "`drop` must be below 1: nothing would be left");
                     return None;
                 }
                 MergeMethod::Dare { scale, drop }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
+use crate::syntax::ast::Expr;
 use mopd_experiment::formula::{Formula, FormulaKind, Pooling, Signal, StepNumber, StepWindow, Unit};
 use mopd_experiment::{DomainId, Guard, GuardAction, Train};
 
@@ -12,7 +13,7 @@ use crate::check::builtins::declare::{Arg, ArgOr, Call};
 use crate::check::builtins::guards::{GuardCall, LowerLr};
 use crate::check::builtins::types::{self, Condition, Count, Domains};
 use crate::check::builtins::vocabulary;
-use crate::check::stages::settings::{BlockSettings, has_variables};
+use crate::check::stages::settings::has_variables;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
@@ -24,11 +25,11 @@ impl Checker {
     /// The guards of a stage that is trained on the domains `trained`. `None` if any is faulty.
     pub(in crate::check) fn guards(
         &mut self,
-        settings: &BlockSettings,
+        given: Option<&Expr>,
         trained: &[DomainId],
         env: &Env,
     ) -> Option<Vec<Guard>> {
-        let Some(expr) = settings.get("guards") else { return Some(Vec::new()) };
+        let Some(expr) = given else { return Some(Vec::new()) };
         let values = match self.evaluate(expr, &env.with_context(EvaluationContext::Guard)) {
             Value::List(values) => values,
             other => vec![other],

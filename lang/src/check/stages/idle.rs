@@ -117,9 +117,9 @@ impl Checker {
         for (span, k) in beyond {
             let text = format!("a vocabulary of {size} tokens has no {k} most probable ones");
             // The number of an objective in another file comes from what this stage gives it.
-            let (blamed, note) = match settings.get("objective") {
-                Some(objective) if span.file != objective.span.file => {
-                    (objective.span, (span, "these entries are read here"))
+            let (blamed, note) = match settings.value_span("objective") {
+                Some(objective) if span.file != objective.file => {
+                    (objective, (span, "these entries are read here"))
                 }
                 _ => (span, (settings.span, "trained here")),
             };

@@ -8,7 +8,11 @@ use mopd_experiment::{
 };
 
 use crate::check::Checker;
+use crate::check::builtins::declare::Arg;
+use crate::check::builtins::declare_settings::DeclaredBlock;
 use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::{MemberBlock, StepBlock};
+use crate::check::stages::recipes::DistillSettings;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 
@@ -140,19 +144,14 @@ impl Checker {
             return None;
         }
         let (start, block) = self.split_block(value, env);
-        let settings = self.settings(
-            block.as_ref(),
-            &format!("trains {}", name.text),
-            name.span,
-            vocabulary::MEMBER,
-            false,
-        );
-        let sees = self.optional_template(settings.get("sees"), env);
+        let owner = format!("trains {}", name.text);
+        let (_, given) = self.block::<MemberBlock>(block.as_ref(), &owner, name.span);
+        let sees = self.read(given.sees, env);
         let start = self.model_value(&start, &env.named(format!("{}.{}.start", env.model_name, name.text)));
         Some(JointMember {
             name: name.text.clone(),
             start: start?,
-            sees: sees.ok()?,
+            sees: sees?,
             origin: self.origin(name.span),
         })
     }
@@ -167,15 +166,21 @@ impl Checker {
     ) -> Option<JointStep> {
         let mut settings = self.settings(Some(block), "step", name.span, vocabulary::STEP, true);
         self.keep_marks(&settings, &format!("{}.{}", env.model_name, name.text));
-        let updates = self.required(&settings, "updates").and_then(|expr| self.updated(expr, members));
-        let every = match settings.get("every") {
-            Some(expr) => self.count(expr, "every", env, 1),
-            None => Some(1),
-        };
+        let StepBlock { updates, every, .. } = StepBlock::of(&settings);
+        let updates = self.required_setting(updates).and_then(|given| self.updated(given.expr, members));
+        let every = self.read(every, env);
         settings.inherit(around);
-        let mixture = self.mixture(settings.get("domains"), env);
+        let StepBlock { objective, rollout, prompts, batch, domains, .. } = StepBlock::of(&settings);
+        let mixture = self.mixture(domains.map(Arg::expr), env);
         let start = updates.and_then(|index| members[index].member.as_ref()).map(|member| member.start);
-        let parts = self.distill(Recipe::Step, &settings, start, mixture, env);
+        let parts = self.distill(
+            Recipe::Step,
+            &settings,
+            DistillSettings { objective, rollout, prompts, batch },
+            start,
+            mixture,
+            env,
+        );
         let mut train = self.finish_training(parts, &settings, env);
         if let (Some(every), Some(Length::Steps(steps))) = (every, train.as_ref().map(|train| train.length))
             && every > steps

@@ -14,7 +14,6 @@ use crate::check::builtins::optimizers::{AdamW, OptimizerCall};
 use crate::check::builtins::types::{Decay, NotNegative};
 use crate::check::builtins::weights::{Align, Extrapolate, Validate};
 use crate::check::builtins::{self, BuiltinKind};
-use crate::check::stages::settings::BlockSettings;
 use crate::check::stages::trainable::WEIGHT_GROUPS;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -28,11 +27,16 @@ pub(in crate::check) struct UpdateRule {
 
 impl Checker {
     /// `optimizer = adamw(...)` of a stage.
-    pub(in crate::check) fn optimizer(&mut self, settings: &BlockSettings, env: &Env) -> Option<UpdateRule> {
+    pub(in crate::check) fn optimizer(
+        &mut self,
+        given: Option<&Expr>,
+        stage: Span,
+        env: &Env,
+    ) -> Option<UpdateRule> {
         let adamw = builtins::find("adamw").expect("built in");
         let bare = |builtin, span| Call { builtin, arguments: &[], block: None, span };
-        let Some(expr) = settings.get("optimizer") else {
-            let usual = AdamW::of(bare(adamw, settings.span), &[None; 5])?;
+        let Some(expr) = given else {
+            let usual = AdamW::of(bare(adamw, stage), &[None; 5])?;
             return self.optimizer_call(OptimizerCall::AdamW(usual), env);
         };
         match self.evaluate(expr, env) {

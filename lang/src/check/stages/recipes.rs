@@ -10,6 +10,10 @@ use mopd_experiment::{
 };
 
 use crate::check::Checker;
+use crate::check::builtins::declare::Arg;
+use crate::check::builtins::declare_settings::{DeclaredBlock, Required};
+use crate::check::builtins::types::{self, Count};
+use crate::check::builtins::vocabulary::{DpoBlock, GrpoBlock, SftBlock};
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
 use crate::check::rollouts::SamplingArguments;
 use crate::check::stages::settings::BlockSettings;
@@ -64,6 +68,14 @@ fn preference(pair: Live, origin: Origin) -> Objective {
     }
 }
 
+/// The settings of `distill` and of a step of `train` that say what is trained on.
+pub(in crate::check) struct DistillSettings<'e> {
+    pub objective: Required<'e, types::Objective>,
+    pub rollout: Option<Arg<'e, types::Rollout>>,
+    pub prompts: Option<Arg<'e, Count>>,
+    pub batch: Option<Arg<'e, Count>>,
+}
+
 impl Checker {
     pub(in crate::check) fn sft(
         &mut self,
@@ -72,10 +84,12 @@ impl Checker {
         mixture: Option<Vec<Share>>,
         env: &Env,
     ) -> RecipeParts {
-        let size = self.size(settings, "batch", env);
-        let objective = self.objective_setting(settings.get("objective"), SFT_OBJECTIVE, settings.span, env);
+        let given = SftBlock::of(settings);
+        let size = self.size(given.prompts, given.batch.given, settings, "batch", env);
+        let objective = given.objective.map(Arg::expr);
+        let objective = self.objective_setting(objective, SFT_OBJECTIVE, settings.span, env);
         let mut keep = Keep::All;
-        let rollout = match (settings.get("target"), settings.get("rollout")) {
+        let rollout = match (given.target, given.rollout) {
             (Some(target), None) => {
                 if let Some(place) = settings.key_span("keep") {
                     self.report(Diagnostic::error(
@@ -84,25 +98,26 @@ impl Checker {
                         "`keep` filters rollouts, and the target comes from the data",
                     ));
                 }
-                let origin = self.origin(target.span);
-                let field = self.data_field(target);
+                let origin = self.origin(target.expr.span);
+                let field = self.read(target, env);
                 field.map(|field| Rollout::new(RolloutSource::Data { field }, origin))
             }
-            (None, Some(expr)) => {
-                let rollout = self.rollout_value(expr, env).map(Rc::unwrap_or_clone);
+            (None, Some(rollout)) => {
+                let rollout = self.read(rollout, env).map(Rc::unwrap_or_clone);
                 let filtered =
                     |rollout: &Rollout| rollout.edits.iter().any(|edit| matches!(edit, Edit::Keep { .. }));
                 let read = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Data { .. });
                 let said = rollout.as_ref().is_some_and(|rollout| filtered(rollout) || read(rollout));
-                let words = [("all", Keep::All), ("correct", Keep::Correct)];
-                let place = if said { settings.get("keep") } else { self.required(settings, "keep") };
-                match place {
-                    Some(place) => self.word(place, "a rule for what to keep", &words).and_then(|word| {
+                match given.keep {
+                    Some(word) => self.read(word, env).and_then(|word| {
                         keep = word;
                         rollout
                     }),
                     None if said => rollout,
-                    None => None,
+                    None => {
+                        self.report_if_missing(settings, "keep");
+                        None
+                    }
                 }
             }
             (None, None) if settings.broken => None,
@@ -136,10 +151,12 @@ impl Checker {
         mixture: Option<Vec<Share>>,
         env: &Env,
     ) -> RecipeParts {
-        let size = self.size(settings, "prompts", env);
-        let objective = self.objective_setting(settings.get("objective"), GRPO_OBJECTIVE, settings.span, env);
-        let rollout = match settings.get("rollout") {
-            Some(expr) => {
+        let given = GrpoBlock::of(settings);
+        let size = self.size(given.prompts.given, given.batch, settings, "prompts", env);
+        let objective = given.objective.map(Arg::expr);
+        let objective = self.objective_setting(objective, GRPO_OBJECTIVE, settings.span, env);
+        let rollout = match given.rollout {
+            Some(rollout) => {
                 for key in ["samples", "max_tokens", "temperature", "top_p", "top_k", "stop"] {
                     if let Some(place) = settings.key_span(key) {
                         self.report(
@@ -148,33 +165,30 @@ impl Checker {
                                 place,
                                 format!("`{key}` is set by the rollout already"),
                             )
-                            .note(expr.span, "this rollout")
+                            .note(rollout.expr.span, "this rollout")
                             .help(format!("remove `{key}`, or write `sample(...)` with it")),
                         );
                     }
                 }
-                self.rollout_value(expr, env).map(Rc::unwrap_or_clone)
+                self.read(rollout, env).map(Rc::unwrap_or_clone)
             }
-            None => self.group_sampling(settings, env),
+            None => {
+                let GrpoBlock { samples, max_tokens, temperature, top_p, top_k, stop, .. } = given;
+                let n = self.read(samples, env);
+                let max_tokens = self.read(max_tokens, env);
+                let place = settings.place(&["samples"]);
+                let temperature = match temperature {
+                    Some(temperature) => self.read(temperature, env),
+                    None => Some(self.constant_temperature(1.0, place)),
+                };
+                let (top_p, top_k) = (top_p.map(Arg::expr), top_k.map(Arg::expr));
+                let stop = stop.map(Arg::expr);
+                let given = SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop };
+                let sampling = self.sampling(given, env);
+                sampling.map(|sampling| Rollout::new(RolloutSource::Sample(sampling), self.origin(place)))
+            }
         };
         RecipeParts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
-    }
-
-    /// The sampling of a `grpo` without `rollout`: `samples`, `max_tokens`, `temperature` and the like.
-    fn group_sampling(&mut self, settings: &BlockSettings, env: &Env) -> Option<Rollout> {
-        let n = self.required_count(settings, "samples", env, 1);
-        let max_tokens = self
-            .required(settings, "max_tokens")
-            .and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
-        let temperature = match settings.get("temperature") {
-            Some(expr) => self.temperature_of_steps(expr, env, false),
-            None => Some(self.constant_temperature(1.0, settings.place(&["samples"]))),
-        };
-        let (top_p, top_k, stop) = (settings.get("top_p"), settings.get("top_k"), settings.get("stop"));
-        let given = SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop };
-        let sampling = self.sampling(given, env)?;
-        let origin = self.origin(settings.place(&["samples"]));
-        Some(Rollout::new(RolloutSource::Sample(sampling), origin))
     }
 
     /// The parts of `distill`, and of one step of a `train`.
@@ -182,24 +196,22 @@ impl Checker {
         &mut self,
         recipe: Recipe,
         settings: &BlockSettings,
+        given: DistillSettings,
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
     ) -> RecipeParts {
-        let size = self.size(settings, "prompts", env);
-        let objective = match self.required(settings, "objective") {
-            Some(expr) => self.objective_value(expr, env),
-            None => None,
-        };
+        let size = self.size(given.prompts, given.batch, settings, "prompts", env);
+        let objective = self.read(given.objective, env);
         // If every term has its own completions, such as pairs, the stage needs no `rollout`.
         let own = objective.as_ref().and_then(|objective| own_completions(objective));
-        let rollout = match (settings.get("rollout"), own) {
-            (Some(expr), _) => self.rollout_value(expr, env).map(Rc::unwrap_or_clone),
+        let rollout = match (given.rollout, own) {
+            (Some(rollout), _) => self.read(rollout, env).map(Rc::unwrap_or_clone),
             (None, Some(own)) => Some(own),
             // The terms of a faulty objective may have had their own completions.
             (None, None) if objective.is_none() && recipe == Recipe::Step => None,
             (None, None) => {
-                self.required(settings, "rollout");
+                self.report_if_missing(settings, "rollout");
                 None
             }
         };
@@ -213,18 +225,14 @@ impl Checker {
         mixture: Option<Vec<Share>>,
         env: &Env,
     ) -> RecipeParts {
-        let size = self.size(settings, "batch", env);
-        let side = |checker: &mut Checker, key: &str| {
-            let expr = checker.required(settings, key)?;
-            checker.rollout_value(expr, env)
-        };
-        let (chosen, rejected) = (side(self, "chosen"), side(self, "rejected"));
-        let beta_place = self.required(settings, "beta");
-        let beta = beta_place.and_then(|expr| {
-            let beta = self.schedule_setting(expr, env)?;
-            self.preference_beta(beta, expr.span)
+        let given = DpoBlock::of(settings);
+        let size = self.size(given.prompts, given.batch.given, settings, "batch", env);
+        let (chosen, rejected) = (self.read(given.chosen, env), self.read(given.rejected, env));
+        let beta = self.required_setting(given.beta).and_then(|given| {
+            let beta = self.read(given, env)?;
+            self.preference_beta(beta, given.expr.span)
         });
-        self.required(settings, "reference");
+        self.report_if_missing(settings, "reference");
         let rollout = chosen.as_deref().cloned();
         let place = settings.place(&["rejected"]);
         let objective = beta.and_then(|beta| {

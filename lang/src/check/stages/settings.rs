@@ -10,6 +10,7 @@ use mopd_experiment::{MarkedSetting, SettingMark};
 
 use crate::check::Checker;
 use crate::check::builtins::bounds;
+use crate::check::builtins::declare::Arg;
 use crate::check::builtins::vocabulary::SettingKey;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -32,13 +33,32 @@ pub struct BlockSettings<'a> {
     pub broken: bool,
 }
 
+/// A setting that a block lacks.
+pub struct MissingSetting {
+    owner: String,
+    key: &'static str,
+    span: Span,
+}
+
 impl<'a> BlockSettings<'a> {
-    pub fn get(&self, key: &str) -> Option<&'a Expr> {
-        self.entry(key).map(|entry| &entry.value)
+    /// A declared setting, if it is set.
+    pub(in crate::check) fn argument<T>(&self, key: &'static str) -> Option<Arg<'a, T>> {
+        self.entry(key).map(|entry| Arg::new("", key, &entry.value))
+    }
+
+    /// What to report where this setting is needed; `None` where it is set, or may have been meant.
+    pub fn missing(&self, key: &'static str) -> Option<MissingSetting> {
+        let meant =
+            self.entry(key).is_some() || self.broken || self.mistyped.iter().any(|meant| meant == key);
+        (!meant).then(|| MissingSetting { owner: self.owner.clone(), key, span: self.span })
     }
 
     pub fn key_span(&self, key: &str) -> Option<Span> {
         self.entry(key).map(|entry| entry.key.span)
+    }
+
+    pub fn value_span(&self, key: &str) -> Option<Span> {
+        self.entry(key).map(|entry| entry.value.span)
     }
 
     /// The span of the first of `keys` that is set, or of the block's owner.
@@ -219,36 +239,18 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn required<'a>(
-        &mut self,
-        settings: &BlockSettings<'a>,
-        key: &str,
-    ) -> Option<&'a Expr> {
-        let found = settings.get(key);
-        if found.is_none() && !settings.broken && !settings.mistyped.iter().any(|meant| meant == key) {
-            self.report(
-                Diagnostic::error(
-                    Code::MissingKey,
-                    settings.span,
-                    format!("{} needs `{key}`", settings.owner),
-                )
-                .label("not set here")
-                .help(format!("add `{key} = ...`")),
-            );
-        }
-        found
+    /// Reports a setting that the rest of the block needs, if it is missing.
+    pub(in crate::check) fn report_if_missing(&mut self, settings: &BlockSettings, key: &'static str) {
+        settings.missing(key).iter().for_each(|missing| self.report_missing(missing));
     }
 
-    /// A required whole number, at least `least`.
-    pub(in crate::check) fn required_count(
-        &mut self,
-        settings: &BlockSettings,
-        key: &str,
-        env: &Env,
-        least: u64,
-    ) -> Option<u32> {
-        let expr = self.required(settings, key)?;
-        self.count(expr, key, env, least)
+    pub(in crate::check) fn report_missing(&mut self, missing: &MissingSetting) {
+        let MissingSetting { owner, key, span } = missing;
+        self.report(
+            Diagnostic::error(Code::MissingKey, *span, format!("{owner} needs `{key}`"))
+                .label("not set here")
+                .help(format!("add `{key} = ...`")),
+        );
     }
 
     pub(in crate::check) fn count(&mut self, expr: &Expr, key: &str, env: &Env, least: u64) -> Option<u32> {

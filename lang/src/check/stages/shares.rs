@@ -1,12 +1,12 @@
 //! `shares = state.gap`: the domains' shares of a step's prompts, computed from the objective's states.
 
 use crate::check::Checker;
-use crate::check::stages::settings::{BlockSettings, has_variables};
+use crate::check::stages::settings::has_variables;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic, Reported};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::Name;
+use crate::syntax::ast::{Expr, Name};
 use mopd_experiment::Objective;
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit};
 
@@ -17,11 +17,11 @@ impl Checker {
     /// The formula of `shares`, if it is set.
     pub(super) fn shares(
         &mut self,
-        settings: &BlockSettings,
+        given: Option<&Expr>,
         objective: &Objective,
         env: &Env,
     ) -> Result<Option<Formula>, Reported> {
-        let Some(expr) = settings.get("shares") else { return Ok(None) };
+        let Some(expr) = given else { return Ok(None) };
         let mut env = env.with_context(EvaluationContext::Schedule);
         env.bind(KNOWN, Value::Error);
         for state in &objective.states {

@@ -2,17 +2,18 @@
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic, Reported};
+use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 use mopd_experiment::{
-    Adapter, AdapterKind, BatchSize, ChangedElements, Checkpointing, Execution, ModelId, Projection, Stage,
-    Train, Trainable, WeightFilter, WeightGroup,
+    Adapter, AdapterKind, BatchSize, ChangedElements, Checkpointing, ModelId, Projection, Stage, Train,
+    Trainable, WeightFilter, WeightGroup,
 };
 
 use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::declare::Arg;
+use crate::check::builtins::types;
 use crate::check::builtins::weights::{Changed as ChangedArguments, Lora, WeightsCall};
 use crate::check::names::renamed::{ALL_MATRICES, is_all_matrices};
 use crate::check::stages::settings::BlockSettings;
@@ -28,10 +29,16 @@ pub(in crate::check) const WEIGHT_GROUPS: [(&str, WeightGroup); 4] = [
 
 impl Checker {
     /// `adapter`, `train_only` and `freeze` of a stage. `None` if one is faulty.
-    pub(in crate::check) fn trainable(&mut self, settings: &BlockSettings, env: &Env) -> Option<Trainable> {
-        let adapter = settings.get("adapter").map(|expr| (self.adapter(expr, env), expr.span));
-        let only = settings.get("train_only").map(|expr| self.weight_filters(expr, "train_only", env));
-        let except = settings.get("freeze").map(|expr| self.weight_filters(expr, "freeze", env));
+    pub(in crate::check) fn trainable(
+        &mut self,
+        adapter: Option<Arg<types::Adapter>>,
+        only: Option<Arg<types::Weights>>,
+        except: Option<Arg<types::Weights>>,
+        settings: &BlockSettings,
+        env: &Env,
+    ) -> Option<Trainable> {
+        let adapter = adapter.map(|adapter| (self.read(adapter, env), adapter.expr.span));
+        let (only, except) = (self.read(only, env), self.read(except, env));
         if let Some((adapter, place)) = adapter {
             if let Some(key) = ["train_only", "freeze"].iter().find_map(|key| settings.key_span(key)) {
                 self.report(
@@ -47,15 +54,10 @@ impl Checker {
             }
             return adapter.map(Trainable::Adapter);
         }
-        let only = match only {
-            Some(only) => Some(only?),
-            None => None,
-        };
-        let except = except.unwrap_or(Some(Vec::new()))?;
-        Some(Trainable::Weights { only, except })
+        Some(Trainable::Weights { only: only?, except: except?.unwrap_or_default() })
     }
 
-    fn adapter(&mut self, expr: &Expr, env: &Env) -> Option<Adapter> {
+    pub(in crate::check) fn adapter(&mut self, expr: &Expr, env: &Env) -> Option<Adapter> {
         match self.evaluate(expr, env) {
             Value::Adapter(adapter) => Some(adapter),
             other => {
@@ -243,7 +245,12 @@ impl Checker {
     }
 
     /// `[attention, layers(0..=11)]`
-    fn weight_filters(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<Vec<WeightFilter>> {
+    pub(in crate::check) fn weight_filters(
+        &mut self,
+        expr: &Expr,
+        key: &str,
+        env: &Env,
+    ) -> Option<Vec<WeightFilter>> {
         let items = self.list(
             expr,
             &format!("`{key}` is a list of parts of the model: `[attention, layers(0..=11)]`"),
@@ -284,33 +291,18 @@ impl Checker {
         Some(filters)
     }
 
-    /// `micro_batch` and `checkpointing` of a stage.
-    pub(in crate::check) fn execution(&mut self, settings: &BlockSettings, env: &Env) -> Option<Execution> {
-        let micro_batch = match settings.get("micro_batch") {
-            Some(expr) => self.count(expr, "micro_batch", env, 1).map(Some),
-            None => Some(None),
-        };
-        let checkpointing = match settings.get("checkpointing") {
-            Some(expr) => match &expr.kind {
-                ExprKind::Name(name) if name == "all" && env.local(name).is_none() => {
-                    Some(Checkpointing::All)
-                }
-                _ => self.count(expr, "checkpointing", env, 1).map(Checkpointing::Layers),
-            },
-            None => Some(Checkpointing::None),
-        };
-        Some(Execution { micro_batch: micro_batch?, checkpointing: checkpointing? })
+    /// `checkpointing = 8`, `checkpointing = all`
+    pub(in crate::check) fn checkpointing(&mut self, expr: &Expr, env: &Env) -> Option<Checkpointing> {
+        match &expr.kind {
+            ExprKind::Name(name) if name == "all" && env.local(name).is_none() => Some(Checkpointing::All),
+            _ => self.count(expr, "checkpointing", env, 1).map(Checkpointing::Layers),
+        }
     }
 
     /// `ema = 0.999`
-    pub(in crate::check) fn weight_average(
-        &mut self,
-        settings: &BlockSettings,
-        env: &Env,
-    ) -> Result<Option<f64>, Reported> {
-        let Some(expr) = settings.get("ema") else { return Ok(None) };
+    pub(in crate::check) fn average_decay(&mut self, expr: &Expr, env: &Env) -> Option<f64> {
         let value = self.evaluate(expr, env);
-        let rate = self.fraction(&value, expr.span, "`ema`").ok_or(Reported)?;
+        let rate = self.fraction(&value, expr.span, "`ema`")?;
         if rate == 0.0 || rate == 1.0 {
             let text = if rate == 1.0 {
                 "with `ema` = 1 the average never moves"
@@ -322,9 +314,9 @@ impl Checker {
                     "write how much of the average is kept at every step, such as `0.999`, or remove it",
                 ),
             );
-            return Err(Reported);
+            return None;
         }
-        Ok(Some(rate))
+        Some(rate)
     }
 
     /// Checks that named layers exist, that weights are left to train, and that `micro_batch` fits a step.

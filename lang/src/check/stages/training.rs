@@ -6,16 +6,21 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic, Reported};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
-use mopd_experiment::formula::{Axis, Formula};
+use mopd_experiment::formula::Axis;
 use mopd_experiment::{
-    BatchSize, DomainId, ModelId, Objective, OptionPlaces, Recipe, Share, Stage, Train, TrainOptions,
+    BatchSize, DomainId, Execution, ModelId, Objective, OptionPlaces, Recipe, Share, Stage, Train,
+    TrainOptions,
 };
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
+use crate::check::builtins::declare_settings::DeclaredBlock;
+use crate::check::builtins::types::Count;
 use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::{DistillBlock, StageBlock};
 use crate::check::names::modules::StandardItem;
+use crate::check::stages::recipes::DistillSettings;
 use crate::check::stages::recipes::RecipeParts;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
@@ -41,12 +46,19 @@ impl Checker {
         self.keep_marks(&settings, &env.model_name);
         // Every setting is read before the first missing one ends the stage: all mistakes at once.
         let start = self.read(start, &env.named(format!("{}.start", env.model_name)));
-        let mixture = self.mixture(on.or_else(|| settings.get("domains")), env);
+        let distilled = DistillBlock::of(&settings);
+        let on = on.or(distilled.domains.map(Arg::expr));
+        let mixture = self.mixture(on, env);
         let parts = match recipe {
             Recipe::Sft => self.sft(&settings, start, mixture, env),
             Recipe::Grpo => self.grpo(&settings, start, mixture, env),
             Recipe::Dpo => self.dpo(&settings, start, mixture, env),
-            Recipe::Distill | Recipe::Step => self.distill(recipe, &settings, start, mixture, env),
+            Recipe::Distill | Recipe::Step => {
+                let DistillBlock { objective, rollout, prompts, batch, .. } = distilled;
+                let (rollout, prompts) = (rollout.given, prompts.given);
+                let given = DistillSettings { objective, rollout, prompts, batch };
+                self.distill(recipe, &settings, given, start, mixture, env)
+            }
         };
         self.finish_training(parts, &settings, env).map(|train| Stage::Train(Box::new(train)))
     }
@@ -60,37 +72,31 @@ impl Checker {
     ) -> Option<Train> {
         // Every setting is read before a missing or faulty one ends the stage.
         let trained: Vec<DomainId> = parts.mixture.iter().flatten().map(|share| share.domain).collect();
-        let length = self.length(settings, env);
-        let learning_rate = self.learning_rate(settings, env, length);
-        let update = self.optimizer(settings, env);
-        let reference = match settings.get("reference") {
-            Some(expr) => self.references(expr, &trained, env),
+        let given = StageBlock::of(settings);
+        let length = self.read(given.steps, env);
+        let learning_rate = self.learning_rate(given.lr, env, length);
+        let update = self.optimizer(given.optimizer.map(Arg::expr), settings.span, env);
+        let reference = match given.reference {
+            Some(reference) => self.references(reference.expr, &trained, env),
             None => Some(Vec::new()),
         };
-        let sees = self.optional_template(settings.get("sees"), env);
-        let (passes, mini_batches) =
-            (self.counted_or(settings, "passes", 1, env), self.counted_or(settings, "mini_batches", 1, env));
-        let filter = self.per_prompt(settings, "filter", true, env);
-        let priority = self.per_prompt(settings, "priority", false, env);
-        let refresh = match settings.get("refresh") {
-            Some(expr) => self.count(expr, "refresh", env, 1).map(Some).ok_or(Reported),
+        let sees = self.read(given.sees, env);
+        let (passes, mini_batches) = (self.read(given.passes, env), self.read(given.mini_batches, env));
+        let per_prompt = |checker: &mut Checker, given: Option<&Expr>, truth: bool| match given {
+            Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some).ok_or(Reported),
             None => Ok(None),
         };
-        let extrapolation = self.between_updates(settings, "extrapolate", env, |value| match value {
-            Value::Extrapolation(found) => Ok(Rc::unwrap_or_clone(found)),
-            other => Err(other),
-        });
-        let validation = self.between_updates(settings, "validate", env, |value| match value {
-            Value::Validation(found) => Ok(Rc::unwrap_or_clone(found)),
-            other => Err(other),
-        });
-        let alignment = self.between_updates(settings, "gradient_alignment", env, |value| match value {
-            Value::GradientAlignment(found) => Ok(Rc::unwrap_or_clone(found)),
-            other => Err(other),
-        });
-        let trainable = self.trainable(settings, env);
-        let guards = self.guards(settings, &trained, env);
-        let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
+        let filter = per_prompt(self, given.filter.map(Arg::expr), true);
+        let priority = per_prompt(self, given.priority.map(Arg::expr), false);
+        let refresh = self.read(given.refresh, env);
+        let extrapolation = self.read(given.extrapolate, env);
+        let validation = self.read(given.validate, env);
+        let alignment = self.read(given.gradient_alignment, env);
+        let trainable = self.trainable(given.adapter, given.train_only, given.freeze, settings, env);
+        let guards = self.guards(given.guards.map(Arg::expr), &trained, env);
+        let (micro_batch, checkpointing) =
+            (self.read(given.micro_batch, env), self.read(given.checkpointing, env));
+        let ema = self.read(given.ema, env);
         let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
         let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
         // Checked before the route: a stage without rollouts of its own can't read a teacher's distribution
@@ -117,8 +123,8 @@ impl Checker {
             }
             Vec::new()
         };
-        let shares = self.shares(settings, &objective, env).ok()?;
-        let (update, validation, alignment) = (update?, validation.ok()?, alignment.ok()?);
+        let shares = self.shares(given.shares.map(Arg::expr), &objective, env).ok()?;
+        let (update, validation, alignment) = (update?, validation?, alignment?);
         let stage = self.origin(settings.span);
         let places = OptionPlaces {
             private: update.private.map_or(stage, |private| private.origin),
@@ -129,10 +135,10 @@ impl Checker {
             passes: passes?,
             mini_batches: mini_batches?,
             private: update.private.map(|private| private.value),
-            ema: ema.ok()?,
+            ema: ema?,
             validation: validation.map(|validation| validation.value),
             alignment: alignment.map(|alignment| alignment.value),
-            execution: execution?,
+            execution: Execution { micro_batch: micro_batch?, checkpointing: checkpointing? },
         };
         let train = Train {
             recipe: parts.recipe,
@@ -140,64 +146,25 @@ impl Checker {
             mixture,
             teachers,
             reference: reference?,
-            sees: sees.ok()?,
+            sees: sees?,
             rollout,
             size: parts.size?,
             keep: parts.keep,
             filter: filter.ok()?,
             priority: priority.ok()?,
-            refresh: refresh.ok()?,
+            refresh: refresh?,
             shares,
             objective: Rc::unwrap_or_clone(objective),
             optimizer: update.optimizer,
             length: length?,
             learning_rate: learning_rate?,
-            extrapolation: extrapolation.ok()?,
+            extrapolation: extrapolation?,
             trainable: trainable?,
             options,
             places,
             guards: guards?,
         };
         self.check_stage(&train, settings).then_some(train)
-    }
-
-    /// A whole number, at least 1.
-    fn counted_or(&mut self, settings: &BlockSettings, key: &str, usual: u32, env: &Env) -> Option<u32> {
-        match settings.get(key) {
-            Some(expr) => self.count(expr, key, env, 1),
-            None => Some(usual),
-        }
-    }
-
-    /// A number for each prompt; a bool, if it is to be a `truth`.
-    fn per_prompt(
-        &mut self,
-        settings: &BlockSettings,
-        key: &str,
-        truth: bool,
-        env: &Env,
-    ) -> Result<Option<Formula>, Reported> {
-        let Some(expr) = settings.get(key) else { return Ok(None) };
-        self.judged_by(expr, env, truth, Axis::Group).map(Some).ok_or(Reported)
-    }
-
-    /// A setting whose value is a call of the same name, if it is set.
-    fn between_updates<T>(
-        &mut self,
-        settings: &BlockSettings,
-        key: &str,
-        env: &Env,
-        of: impl Fn(Value) -> Result<T, Value>,
-    ) -> Result<Option<T>, Reported> {
-        let Some(expr) = settings.get(key) else { return Ok(None) };
-        match of(self.evaluate(expr, env)) {
-            Ok(found) => Ok(Some(found)),
-            Err(other) => {
-                let usage = crate::check::builtins::find(key).expect("built in").usage;
-                self.wrong_kind(expr.span, &format!("`{key}` is `{usage}`"), &other);
-                Err(Reported)
-            }
-        }
     }
 
     /// The reference model of each domain: one model for all, or each domain's member of a family.
@@ -250,27 +217,29 @@ impl Checker {
     /// The size of a step's batch, from either key. Where neither is set, `usual` is reported as missing.
     pub(in crate::check) fn size(
         &mut self,
+        prompts: Option<Arg<Count>>,
+        batch: Option<Arg<Count>>,
         settings: &BlockSettings,
-        usual: &str,
+        usual: &'static str,
         env: &Env,
     ) -> Option<BatchSize> {
-        match (settings.get("prompts"), settings.get("batch")) {
+        match (prompts, batch) {
             (Some(prompts), Some(batch)) => {
                 self.report(
                     Diagnostic::error(
                         Code::DuplicateKey,
-                        batch.span,
+                        batch.expr.span,
                         "`prompts` and `batch` both set the size of a step",
                     )
-                    .note(prompts.span, "the number of prompts")
+                    .note(prompts.expr.span, "the number of prompts")
                     .help("keep one: `prompts` counts prompts, `batch` counts sequences"),
                 );
                 None
             }
-            (Some(prompts), None) => self.count(prompts, "prompts", env, 1).map(BatchSize::Prompts),
-            (None, Some(batch)) => self.count(batch, "batch", env, 1).map(BatchSize::Sequences),
+            (Some(prompts), None) => self.read(prompts, env).map(BatchSize::Prompts),
+            (None, Some(batch)) => self.read(batch, env).map(BatchSize::Sequences),
             (None, None) => {
-                self.required(settings, usual);
+                self.report_if_missing(settings, usual);
                 None
             }
         }

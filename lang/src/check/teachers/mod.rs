@@ -19,7 +19,7 @@ use crate::check::Checker;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::teachers::{Served, TeacherCall};
 use crate::check::builtins::types;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::TeacherBlock;
 use crate::check::builtins::{self, BuiltinKind};
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
@@ -45,33 +45,19 @@ impl Checker {
     ) -> Value {
         let (inner, block) = self.split_block(value, env);
         let teacher = self.teacher_of_expression(&inner, name, span, env);
-        let settings =
-            self.settings(block.as_ref(), &format!("teacher {name}"), span, vocabulary::TEACHER, false);
+        let (settings, given) = self.block::<TeacherBlock>(block.as_ref(), &format!("teacher {name}"), span);
         self.keep_marks(&settings, &format!("teacher {name}"));
-        let sees = self.optional_template(settings.get("sees"), env);
-        let temperature = settings.get("temperature").map(|expr| self.temperature(expr, env, false));
-        let answers = settings.get("answers").map(|expr| self.capability(expr, env));
-        let aligned = settings.get("align").map(|expr| {
-            let words = [
-                ("positions", Alignment::Positions),
-                ("tokens", Alignment::Tokens),
-                ("shifted", Alignment::Shifted),
-            ];
-            self.word(expr, "a way to align tokens", &words)
-        });
-        let reveals = match settings.get("reveals") {
-            Some(expr) => self.reveals(expr, env).map(Some),
-            None => Some(None),
+        let (sees, temperature) = (self.read(given.sees, env), self.read(given.temperature, env));
+        let (answers, align) = (self.read(given.answers, env), self.read(given.align, env));
+        let (reveals, feedback) = (self.read(given.reveals, env), self.read(given.feedback, env));
+        let place = given.origin.map(|origin| origin.expr.span);
+        let said = self.read(given.origin, env);
+        let (Some(mut teacher), Some(sees), Some(reveals), Some(feedback)) =
+            (teacher, sees, reveals, feedback)
+        else {
+            return Value::Error;
         };
-        let feedback = match settings.get("feedback") {
-            Some(expr) => self.rollout_value(expr, env).map(Some),
-            None => Some(None),
-        };
-        let said = settings.get("origin").map(|expr| {
-            let words = [("same", SaidOrigin::Same), ("foreign", SaidOrigin::Foreign)];
-            self.word(expr, "an origin", &words).map(|said| (said, expr.span))
-        });
-        let (Some(mut teacher), Ok(sees), Some(reveals), Some(feedback)) = (teacher, sees, reveals, feedback)
+        let (Some(temperature), Some(answers), Some(align), Some(said)) = (temperature, answers, align, said)
         else {
             return Value::Error;
         };
@@ -80,26 +66,12 @@ impl Checker {
         if sees.is_some() {
             teacher.sees = sees;
         }
-        if let Some(temperature) = temperature {
-            let Some(temperature) = temperature else { return Value::Error };
-            teacher.temperature = temperature;
-        }
-        if let Some(answers) = answers {
-            let Some(answers) = answers else { return Value::Error };
-            teacher.answers = answers;
-        }
-        if let Some(align) = aligned {
-            let Some(align) = align else { return Value::Error };
-            teacher.align = align;
-        }
-        let said = match said {
-            Some(None) => return Value::Error,
-            Some(said) => said,
-            None => None,
-        };
-        teacher.foreign = matches!(said, Some((SaidOrigin::Foreign, _)));
+        teacher.temperature = temperature.unwrap_or(teacher.temperature);
+        teacher.answers = answers.unwrap_or(teacher.answers);
+        teacher.align = align.unwrap_or(teacher.align);
+        teacher.foreign = said == Some(SaidOrigin::Foreign);
         let declared = self.declare_once(teacher);
-        if let (Value::Teacher(id), Some(said)) = (&declared, said) {
+        if let (Value::Teacher(id), Some(said)) = (&declared, said.zip(place)) {
             self.parts.said_origins.insert(*id, said);
         }
         declared
@@ -355,7 +327,7 @@ impl Checker {
 
     /// `all`, `later_blocks(0.25)`: the unfilled positions whose contents a denoising student's teacher is
     /// shown.
-    fn reveals(&mut self, expr: &Expr, env: &Env) -> Option<Reveal> {
+    pub(in crate::check) fn reveals(&mut self, expr: &Expr, env: &Env) -> Option<Reveal> {
         if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
             && matches!(&callee.kind, ExprKind::Name(name) if name == "later_blocks")
             && let [share] = arguments.as_slice()

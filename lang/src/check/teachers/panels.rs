@@ -8,7 +8,7 @@ use mopd_experiment::{Panel, PanelId, Teacher, TeacherId, TeacherWeights};
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
 use crate::check::builtins::teachers::Debate;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::vocabulary::DebateBlock;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
@@ -44,9 +44,20 @@ impl Checker {
         }
     }
 
+    /// `confidence = integer(0..=100)`
+    pub(in crate::check) fn stated_confidence(&mut self, expr: &Expr, env: &Env) -> Option<(i64, i64)> {
+        match self.evaluate(expr, env) {
+            Value::Integer { low, high } => Some((low, high)),
+            other => {
+                self.wrong_kind(expr.span, "`confidence` says how it is read: `integer(0..=100)`", &other);
+                None
+            }
+        }
+    }
+
     pub(in crate::check) fn debate_call(&mut self, given: Debate, env: &Env) -> Value {
         let Call { block, span, .. } = given.call;
-        let settings = self.settings(block, "debate", span, vocabulary::DEBATE, false);
+        let (settings, debate) = self.block::<DebateBlock>(block, "debate", span);
         let name = if env.model_name.is_empty() { "debate".to_owned() } else { env.model_name.clone() };
         self.keep_marks(&settings, &format!("panel {name}"));
         let place = given.members.expr;
@@ -63,28 +74,13 @@ impl Checker {
                 self.teacher_role(value, place.span, env, "every member of a panel must be a teacher")
             })
             .collect();
-        let rounds = self.required_count(&settings, "rounds", env, 1);
-        let sees = self.optional_template(settings.get("sees"), env);
-        let confidence = match settings.get("confidence") {
-            None => Some(None),
-            Some(expr) => match self.evaluate(expr, env) {
-                Value::Integer { low, high } => Some(Some((low, high))),
-                other => {
-                    self.wrong_kind(
-                        expr.span,
-                        "`confidence` says how it is read: `integer(0..=100)`",
-                        &other,
-                    );
-                    None
-                }
-            },
-        };
-        let max_tokens = self.required_count(&settings, "max_tokens", env, 1);
-        let temperature = match settings.get("temperature") {
-            Some(expr) => self.temperature(expr, env, true),
-            None => Some(1.0),
-        };
-        let (Some(speakers), Some(rounds), Ok(sees), Some(confidence)) = (speakers, rounds, sees, confidence)
+        let rounds = self.read(debate.rounds, env);
+        let sees = self.read(debate.sees, env);
+        let confidence = self.read(debate.confidence, env);
+        let max_tokens = self.read(debate.max_tokens, env);
+        let temperature = self.read(debate.temperature, env);
+        let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) =
+            (speakers, rounds, sees, confidence)
         else {
             return Value::Error;
         };

@@ -65,18 +65,6 @@ impl Checker {
         }
     }
 
-    /// The template of a setting, if it is set.
-    pub(in crate::check) fn optional_template(
-        &mut self,
-        expr: Option<&Expr>,
-        env: &Env,
-    ) -> Result<Option<Rc<Template>>, Reported> {
-        match expr {
-            Some(expr) => self.template_value(expr, env).map(Some).ok_or(Reported),
-            None => Ok(None),
-        }
-    }
-
     /// `"Confidence: {_}" -> "Confidence: {mean(correct, over: group)}"`
     pub(in crate::check) fn rewrite(
         &mut self,

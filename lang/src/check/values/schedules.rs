@@ -10,8 +10,10 @@ use mopd_experiment::{Length, Schedule, ScheduleLength};
 use crate::check::Checker;
 use crate::check::builtins::bounds;
 use crate::check::builtins::declare::Arg;
+use crate::check::builtins::declare_settings::Required;
 use crate::check::builtins::schedules::{Ladder, Learned, Linear, ScheduleCall, Warmup};
-use crate::check::stages::settings::{BlockSettings, has_variables, undecided};
+use crate::check::builtins::types;
+use crate::check::stages::settings::{has_variables, undecided};
 use crate::check::values::calls::DEEPEST_CALL;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::ranges::{RangeCheck, first_outside, is_never_above_0, significant};
@@ -51,8 +53,7 @@ impl Checker {
     }
 
     /// The length of a stage: `steps = 100`, `steps = 2 epochs`.
-    pub(in crate::check) fn length(&mut self, settings: &BlockSettings, env: &Env) -> Option<Length> {
-        let expr = self.required(settings, "steps")?;
+    pub(in crate::check) fn stage_length(&mut self, expr: &Expr, env: &Env) -> Option<Length> {
         match self.evaluate(expr, env) {
             Value::Epochs(epochs) => Some(Length::Epochs(epochs)),
             value => self.whole(&value, expr.span, "`steps`", 1).map(|steps| Length::Steps(steps as u32)),
@@ -62,12 +63,12 @@ impl Checker {
     /// A learning rate: positive at every step.
     pub(in crate::check) fn learning_rate(
         &mut self,
-        settings: &BlockSettings,
+        given: Required<types::Schedule>,
         env: &Env,
         length: Option<Length>,
     ) -> Option<Formula> {
-        let expr = self.required(settings, "lr")?;
-        let rate = self.schedule_setting(expr, env)?;
+        let given = self.required_setting(given)?;
+        let (expr, rate) = (given.expr, self.read(given, env)?);
         match rate.constant() {
             Some(value) if value <= 0.0 => {
                 let diagnostic =

@@ -1,0 +1,155 @@
+//! Declarations of blocks of settings, such as `eval name { ... }`. A setting is declared once, with its type
+//! and its default. From that come the table of keys that editors and the book show, and a struct whose fields
+//! are the settings as they are written.
+//!
+//! ```text
+//! settings! {
+//!     EVAL => EvalBlock {
+//!         /// Completions of each prompt.
+//!         samples: Count,
+//!         /// Top-k sampling: draws from this many entries; off by default.
+//!         top_k: Option<Count>,
+//!     }
+//! }
+//! ```
+//!
+//! [`crate::check::Checker::read`] returns a setting's value, as it does that of an argument of a built-in. A
+//! required setting that is missing is reported when it is read.
+
+use super::declare::{Arg, Readable};
+use super::types::{ArgumentType, Reads};
+use super::vocabulary::SettingKey;
+use crate::check::Checker;
+use crate::check::stages::settings::{BlockSettings, MissingSetting};
+use crate::check::values::evaluate::Env;
+use crate::source::Span;
+use crate::syntax::ast::Block;
+
+/// A block whose settings are declared.
+pub(in crate::check) trait DeclaredBlock<'e> {
+    const KEYS: &'static [SettingKey];
+
+    fn of(settings: &BlockSettings<'e>) -> Self;
+}
+
+/// A setting that must be written.
+pub(in crate::check) struct Required<'e, T> {
+    pub given: Option<Arg<'e, T>>,
+    missing: Option<MissingSetting>,
+}
+
+impl<T: Reads> Readable for Required<'_, T> {
+    type Value = T::Value;
+
+    fn read(self, checker: &mut Checker, env: &Env) -> Option<T::Value> {
+        checker.required_setting(self)?.read(checker, env)
+    }
+}
+
+/// The type of a declared setting: `Count` is required, `Option<Count>` is optional.
+pub(in crate::check) trait SettingType {
+    type Field<'e>;
+
+    fn field<'e>(settings: &BlockSettings<'e>, key: &'static str) -> Self::Field<'e>;
+}
+
+impl<T: ArgumentType> SettingType for T {
+    type Field<'e> = Required<'e, T>;
+
+    fn field<'e>(settings: &BlockSettings<'e>, key: &'static str) -> Required<'e, T> {
+        Required { given: settings.argument(key), missing: settings.missing(key) }
+    }
+}
+
+impl<T: ArgumentType> SettingType for Option<T> {
+    type Field<'e> = Option<Arg<'e, T>>;
+
+    fn field<'e>(settings: &BlockSettings<'e>, key: &'static str) -> Option<Arg<'e, T>> {
+        settings.argument(key)
+    }
+}
+
+impl Checker {
+    /// The settings of a declared block, which holds no route.
+    pub(in crate::check) fn block<'e, B: DeclaredBlock<'e>>(
+        &mut self,
+        block: Option<&'e Block>,
+        owner: &str,
+        span: Span,
+    ) -> (BlockSettings<'e>, B) {
+        let settings = self.settings(block, owner, span, B::KEYS, false);
+        let given = B::of(&settings);
+        (settings, given)
+    }
+
+    /// A setting that must be written; reports if it is not.
+    pub(in crate::check) fn required_setting<'e, T>(
+        &mut self,
+        setting: Required<'e, T>,
+    ) -> Option<Arg<'e, T>> {
+        if let Some(missing) = setting.missing {
+            self.report_missing(&missing);
+        }
+        setting.given
+    }
+}
+
+/// The table of a block's keys.
+macro_rules! keys {
+    ($table:ident { $($(#[doc = $doc:literal])+ $key:ident: $takes:ty $(= $default:expr)?),* $(,)? }) => {
+        pub const $table: &[$crate::check::builtins::vocabulary::SettingKey] =
+            &[$($crate::check::builtins::vocabulary::SettingKey {
+                name: stringify!($key),
+                required: $crate::check::builtins::declare::required!($takes $(, $default)?),
+                takes: <$takes as $crate::check::builtins::declare::ParameterType>::TAKES,
+                doc: concat!($($doc),+).trim_ascii(),
+            }),*];
+    };
+}
+
+/// Declares blocks: see the module's documentation.
+macro_rules! settings {
+    ($(
+        $table:ident => $name:ident {
+            $($(#[doc = $doc:literal])+ $key:ident: $takes:ty $(= $default:expr)?),* $(,)?
+        }
+    )*) => {$(
+        $crate::check::builtins::declare_settings::keys! {
+            $table { $($(#[doc = $doc])+ $key: $takes $(= $default)?),* }
+        }
+
+        pub(in crate::check) struct $name<'e> {
+            $(pub $key: $crate::check::builtins::declare_settings::setting!(@type 'e $takes $(, $default)?),)*
+        }
+
+        impl<'e> $crate::check::builtins::declare_settings::DeclaredBlock<'e> for $name<'e> {
+            const KEYS: &'static [$crate::check::builtins::vocabulary::SettingKey] = $table;
+
+            fn of(settings: &$crate::check::stages::settings::BlockSettings<'e>) -> $name<'e> {
+                $name {
+                    $($key: $crate::check::builtins::declare_settings::setting!(
+                        @value settings, stringify!($key), $takes $(, $default)?
+                    ),)*
+                }
+            }
+        }
+    )*};
+}
+
+macro_rules! setting {
+    (@type $e:lifetime $takes:ty) => {
+        <$takes as $crate::check::builtins::declare_settings::SettingType>::Field<$e>
+    };
+    (@type $e:lifetime $takes:ty, $default:expr) => { $crate::check::builtins::declare::ArgOr<$e, $takes> };
+    (@value $settings:ident, $key:expr, $takes:ty) => {
+        <$takes as $crate::check::builtins::declare_settings::SettingType>::field($settings, $key)
+    };
+    (@value $settings:ident, $key:expr, $takes:ty, $default:expr) => {
+        $crate::check::builtins::declare::ArgOr {
+            given: $settings.argument($key),
+            default: $crate::check::builtins::declare::IntoDefault::into_default($default),
+        }
+    };
+}
+
+pub(in crate::check) use {keys, setting, settings};
