@@ -1,9 +1,9 @@
 //! The options of a training loop: settings with a default that mean the same before and after the loop is
 //! made executable.
 //!
-//! An option is a field of [`TrainOptions`], a key in the checker's table of settings, and its use. Its text in
-//! plans and keys, its difference between two plans, its row in an outline and its refusal by engines that do
-//! not know it follow from the field.
+//! An option is a field here, a key of the checker's table of settings, and its use. Its text in plans and
+//! keys, its difference between two plans, its row in an outline, and its refusal by engines that have no such
+//! setting follow from the field.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

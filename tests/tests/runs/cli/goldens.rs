@@ -25,7 +25,9 @@ fn planned(root: &Path, program: &str) -> String {
     let mut text = plan.out;
     if plan.status == Some(0) {
         let json = mopd(root, &["plan", "--format", "json", program]).is(0, &[]);
-        let _ = writeln!(text, "plan: {}", blake3::hash(json.out.as_bytes()).to_hex());
+        // The order of the fields of an object has no meaning.
+        let sorted: serde_json::Value = serde_json::from_str(&json.out).expect("a plan is JSON");
+        let _ = writeln!(text, "plan: {}", blake3::hash(sorted.to_string().as_bytes()).to_hex());
     } else {
         let _ = writeln!(text, "status {:?}\n{}", plan.status, plan.err);
     }
