@@ -2,7 +2,7 @@
 //! made executable.
 //!
 //! An option is a field here, a key of the checker's table of settings, and its use. Its text in plans and
-//! keys, its difference between two plans, its row in an outline, and its refusal by engines that have no such
+//! keys, its difference between two plans, its row in an outline, and its refusal by engines without such a
 //! setting follow from the field.
 
 use serde::{Deserialize, Serialize};
@@ -79,8 +79,8 @@ impl TrainOptions {
     }
 }
 
-/// The places in the source of options at which diagnostics point; that of the stage where an option is not
-/// set.
+/// The places in the source of options at which diagnostics point; that of the stage's objective where an
+/// option is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionPlaces {
     pub private: Origin,

@@ -1,7 +1,10 @@
-//! Upper bounds of the whole numbers in a program, with reasons: one table for checker, editors and book.
+//! Upper bounds of the whole numbers in a program, with reasons: one table for checker, editors and book. A
+//! number that counts something of its own has its bound beside its declaration.
 //!
 //! Each bound is far above any real training run. It makes sure that products of two such numbers fit in 64
 //! bits, that a typo allocates no memory, and that the typo is reported where it is written.
+
+use super::vocabulary;
 
 /// The largest value of a quantity.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,12 +58,6 @@ pub const TURNS: Bound = Bound {
     because: "the longest published conversations have thousands",
 };
 
-pub const PASSES: Bound =
-    Bound { settings: &["passes"], most: 65_536, because: "each of them goes through the same batch again" };
-
-pub const MINI_BATCHES: Bound =
-    Bound { settings: &["mini_batches"], most: 65_536, because: "each of them is an update of the weights" };
-
 pub const LAYERS: Bound = Bound {
     settings: &["layers", "checkpointing"],
     most: 4_096,
@@ -94,27 +91,36 @@ pub const SEEDS: Bound = Bound {
 /// The bound of a number that is only compared, or whose quantity has no bound of its own.
 pub const ANY: Bound = Bound { settings: &["seed"], most: u32::MAX, because: "whole numbers have 32 bits" };
 
-/// Every bound but [`ANY`], in the order of the book.
-pub const TABLE: &[Bound] = &[
-    STEPS,
-    EPOCHS,
-    PASSES,
-    MINI_BATCHES,
-    SEQUENCES,
-    SAMPLES,
-    TURNS,
-    TOKENS,
-    ENTRIES,
-    LAYERS,
-    WIDTH,
-    HIDDEN,
-    HEADS,
-    SEEDS,
-];
+/// The bounds of what several settings and arguments count, in the order of the book.
+const SHARED: &[Bound] =
+    &[STEPS, EPOCHS, SEQUENCES, SAMPLES, TURNS, TOKENS, ENTRIES, LAYERS, WIDTH, HIDDEN, HEADS, SEEDS];
+
+/// Every bound but [`ANY`], in the order of the book: those of several settings, then those that are declared
+/// with their setting.
+pub fn all() -> Vec<&'static Bound> {
+    let mut bounds: Vec<&Bound> = SHARED.iter().collect();
+    // Several blocks may have the same setting.
+    declared().for_each(|bound| {
+        if !bounds.contains(&bound) {
+            bounds.push(bound)
+        }
+    });
+    bounds
+}
+
+/// The bounds that are declared with their setting.
+fn declared() -> impl Iterator<Item = &'static Bound> {
+    vocabulary::BLOCKS.iter().flat_map(|(_, keys)| *keys).filter_map(|key| key.bound)
+}
 
 /// The bound of a setting or argument.
 pub fn for_setting(setting: &str) -> &'static Bound {
-    TABLE.iter().find(|bound| bound.settings.contains(&setting)).unwrap_or(&ANY)
+    SHARED.iter().chain(declared()).find(|bound| bound.settings.contains(&setting)).unwrap_or(&ANY)
+}
+
+/// Whether a setting counts something of its own.
+pub fn is_own(setting: &str) -> bool {
+    declared().any(|bound| bound.settings.contains(&setting))
 }
 
 /// `1_000_000`, as it would be written in a program.
@@ -133,7 +139,7 @@ pub fn written(number: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::vocabulary::{self, ArgumentKind};
+    use crate::check::vocabulary::ArgumentKind;
 
     #[test]
     fn every_setting_that_counts_has_a_bound() {
@@ -150,7 +156,7 @@ mod tests {
 
     #[test]
     fn no_setting_has_two_bounds() {
-        let mut names: Vec<&str> = TABLE.iter().flat_map(|bound| bound.settings).copied().collect();
+        let mut names: Vec<&str> = all().into_iter().flat_map(|bound| bound.settings).copied().collect();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

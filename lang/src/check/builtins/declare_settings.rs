@@ -13,6 +13,8 @@
 //! }
 //! ```
 //!
+//! A whole number that counts something of its own has its bound here too: `#[at_most(65_536, "...")]`.
+//!
 //! [`crate::check::Checker::read`] returns a setting's value, as it does that of an argument of a built-in. A
 //! required setting that is missing is reported when it is read.
 
@@ -96,14 +98,34 @@ impl Checker {
 
 /// The table of a block's keys.
 macro_rules! keys {
-    ($table:ident { $($(#[doc = $doc:literal])+ $key:ident: $takes:ty $(= $default:expr)?),* $(,)? }) => {
+    ($table:ident {
+        $(
+            $(#[doc = $doc:literal])+
+            $(#[at_most($most:literal, $because:literal)])?
+            $key:ident: $takes:ty $(= $default:expr)?
+        ),* $(,)?
+    }) => {
         pub const $table: &[$crate::check::builtins::vocabulary::SettingKey] =
             &[$($crate::check::builtins::vocabulary::SettingKey {
                 name: stringify!($key),
                 required: $crate::check::builtins::declare::required!($takes $(, $default)?),
                 takes: <$takes as $crate::check::builtins::declare::ParameterType>::TAKES,
                 doc: concat!($($doc),+).trim_ascii(),
+                bound: $crate::check::builtins::declare_settings::bound!($key $($most, $because)?),
             }),*];
+    };
+}
+
+macro_rules! bound {
+    ($key:ident) => {
+        None
+    };
+    ($key:ident $most:literal, $because:literal) => {
+        Some(&$crate::check::builtins::bounds::Bound {
+            settings: &[stringify!($key)],
+            most: $most,
+            because: $because,
+        })
     };
 }
 
@@ -111,11 +133,15 @@ macro_rules! keys {
 macro_rules! settings {
     ($(
         $table:ident => $name:ident {
-            $($(#[doc = $doc:literal])+ $key:ident: $takes:ty $(= $default:expr)?),* $(,)?
+            $(
+                $(#[doc = $doc:literal])+
+                $(#[at_most($most:literal, $because:literal)])?
+                $key:ident: $takes:ty $(= $default:expr)?
+            ),* $(,)?
         }
     )*) => {$(
         $crate::check::builtins::declare_settings::keys! {
-            $table { $($(#[doc = $doc])+ $key: $takes $(= $default)?),* }
+            $table { $($(#[doc = $doc])+ $(#[at_most($most, $because)])? $key: $takes $(= $default)?),* }
         }
 
         pub(in crate::check) struct $name<'e> {
@@ -152,4 +178,4 @@ macro_rules! setting {
     };
 }
 
-pub(in crate::check) use {keys, setting, settings};
+pub(in crate::check) use {bound, keys, setting, settings};

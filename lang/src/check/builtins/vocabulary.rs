@@ -7,6 +7,8 @@ mod words;
 pub use blocks::*;
 pub use words::*;
 
+use super::bounds::Bound;
+
 /// One setting of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct SettingKey {
@@ -16,6 +18,8 @@ pub struct SettingKey {
     pub takes: ArgumentKind,
     /// One sentence.
     pub doc: &'static str,
+    /// The bound of a whole number that no other setting has.
+    pub bound: Option<&'static Bound>,
 }
 
 /// The kind of value that a setting or an argument accepts.

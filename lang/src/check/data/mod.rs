@@ -17,8 +17,7 @@ use mopd_experiment::{
 use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::data::{DataCall, Dataset};
-use crate::check::builtins::declare::Arg;
-use crate::check::builtins::declare::Call;
+use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::{Format, Text};
 use crate::check::stages::settings::has_variables;
 use crate::check::teachers::route::decided_by_data;

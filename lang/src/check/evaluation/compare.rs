@@ -9,13 +9,11 @@ use crate::syntax::tokens;
 use mopd_experiment::{BenchmarkId, Budget, Comparison, DomainId, Evaluation, ModelId, Normalized, Row};
 
 use crate::check::Checker;
-use crate::check::builtins::DataName;
 use crate::check::builtins::data::Normalized as NormalizedArguments;
-use crate::check::builtins::declare::Arg;
-use crate::check::builtins::declare::Call;
+use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::{self, Charges};
 use crate::check::builtins::vocabulary::CompareBlock;
-use crate::check::builtins::{self, BuiltinKind};
+use crate::check::builtins::{self, BuiltinKind, DataName};
 use crate::check::evaluation::benchmarks::EvaluationSettings;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::BlockSettings;

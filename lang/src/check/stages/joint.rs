@@ -10,8 +10,7 @@ use mopd_experiment::{
 use crate::check::Checker;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::declare_settings::DeclaredBlock;
-use crate::check::builtins::vocabulary;
-use crate::check::builtins::vocabulary::{MemberBlock, StepBlock};
+use crate::check::builtins::vocabulary::{self, MemberBlock, StepBlock};
 use crate::check::stages::recipes::DistillSettings;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;

@@ -15,13 +15,10 @@ use mopd_experiment::{
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::declare_settings::DeclaredBlock;
-use crate::check::builtins::types::Count;
-use crate::check::builtins::types::Model;
-use crate::check::builtins::vocabulary;
-use crate::check::builtins::vocabulary::{DistillBlock, StageBlock};
+use crate::check::builtins::types::{Count, Model};
+use crate::check::builtins::vocabulary::{self, DistillBlock, StageBlock};
 use crate::check::names::modules::StandardItem;
-use crate::check::stages::recipes::DistillSettings;
-use crate::check::stages::recipes::RecipeParts;
+use crate::check::stages::recipes::{DistillSettings, RecipeParts};
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::{Callable, MemberKey, Value};
@@ -125,7 +122,7 @@ impl Checker {
         };
         let shares = self.shares(given.shares.map(Arg::expr), &objective, env).ok()?;
         let (update, validation, alignment) = (update?, validation?, alignment?);
-        let stage = self.origin(settings.span);
+        let stage = objective.origin;
         let places = OptionPlaces {
             private: update.private.map_or(stage, |private| private.origin),
             validation: validation.as_ref().map_or(stage, |validation| validation.origin),

@@ -6,6 +6,7 @@ use crate::syntax::words::split_word;
 use mopd_experiment::formula::CountWord;
 
 use crate::check::Checker;
+use crate::check::builtins::bounds;
 use crate::check::values::value::Value;
 
 /// The word for what a setting or argument counts. `None` where its numbers take no word.
@@ -19,36 +20,35 @@ fn counted(key: &str) -> Option<&'static str> {
 
 /// Keys whose numbers take no word. For other keys this is not known.
 fn stands_alone(key: &str) -> bool {
-    matches!(
-        key,
-        "lr" | "seed"
-            | "seeds"
-            | "samples"
-            | "prompts"
-            | "batch"
-            | "n"
-            | "layers"
-            | "heads"
-            | "key_value_heads"
-            | "temperature"
-            | "top_p"
-            | "top_k"
-            | "rank"
-            | "alpha"
-            | "share"
-            | "micro_batch"
-            | "passes"
-            | "mini_batches"
-            | "beta"
-            | "drop"
-            | "density"
-            | "scale"
-            | "weight_decay"
-            | "clip_norm"
-            | "tolerance"
-            | "limit"
-            | "k"
-    )
+    bounds::is_own(key)
+        || matches!(
+            key,
+            "lr" | "seed"
+                | "seeds"
+                | "samples"
+                | "prompts"
+                | "batch"
+                | "n"
+                | "layers"
+                | "heads"
+                | "key_value_heads"
+                | "temperature"
+                | "top_p"
+                | "top_k"
+                | "rank"
+                | "alpha"
+                | "share"
+                | "micro_batch"
+                | "beta"
+                | "drop"
+                | "density"
+                | "scale"
+                | "weight_decay"
+                | "clip_norm"
+                | "tolerance"
+                | "limit"
+                | "k"
+        )
 }
 
 impl Checker {

@@ -67,7 +67,7 @@ fn settings(keys: &[SettingKey]) -> String {
 
 fn limits() -> String {
     let mut text = "| setting or argument | at most | because |\n|---|---:|---|\n".to_owned();
-    for bound in bounds::TABLE {
+    for bound in bounds::all() {
         let names: Vec<String> = bound
             .settings
             .iter()

@@ -182,8 +182,10 @@ settings! {
         /// What the student is shown in place of the plain prompt.
         sees: Option<Template>,
         /// Passes over each batch of rollouts; 1 by default.
+        #[at_most(65_536, "each of them goes through the same batch again")]
         passes: Count = 1,
         /// Parts of a batch, an update for each; 1 by default.
+        #[at_most(65_536, "each of them is an update of the weights")]
         mini_batches: Count = 1,
         /// Trains only on prompts for which this holds, one boolean per prompt.
         filter: Option<Condition>,
