@@ -16,6 +16,7 @@ mod guards;
 mod keys;
 mod learned;
 mod objectives;
+mod options;
 mod own_data;
 mod panels;
 mod plans;
