@@ -269,7 +269,7 @@ fn load(
     let mut programs: Vec<ProgramFiles> = reward.programs.iter().map(of).collect::<Result<_>>()?;
     for file in reward.files {
         let of_bytes = || regular::hash(&places.base.join(file), u64::MAX);
-        let hash = verifier.schema_hash(file).map(str::to_owned).map_or_else(of_bytes, Ok);
+        let hash = verifier.file_hash(file).map(str::to_owned).map_or_else(of_bytes, Ok);
         let hash = hash.map_err(|error| {
             let error = Error::new(FailureKind::Reward, format!("cannot read {file}: {}", reason(&error)));
             let beside = names_beside(&places.base.join(file)).unwrap_or_default();
