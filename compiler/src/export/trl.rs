@@ -74,8 +74,8 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
             Some(EngineNumber::Distribution(mut spec)) => {
                 if matches!(signal, Signal::Divergence(_)) {
                     // As the plan has it, for reports.
-                    let of_plan = serde_json::to_value(signal).map_err(|error| error.to_string())?;
-                    spec.insert("signal_of_plan".into(), of_plan);
+                    spec["signal_of_plan"] =
+                        serde_json::to_value(signal).map_err(|error| error.to_string())?;
                 }
                 distributions.name(signal, spec)
             }
