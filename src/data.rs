@@ -79,7 +79,7 @@ fn missing_files(analysis: &mut Analysis, plan: &Plan, stages: &[ModelId], folde
     let mut read: Vec<String> = Vec::new();
     for (id, domain) in domains {
         read.extend(DomainReads::of(plan, id, stages).iter().map(|read| read.source().path.clone()));
-        read.extend(domain.reward.files().into_iter().map(str::to_owned));
+        read.extend(domain.reward.facts().files.into_iter().map(str::to_owned));
     }
     for id in stages {
         read.extend(match &plan.experiment.model(*id).stage {

@@ -40,11 +40,11 @@ fn named<'a>(experiment: &'a Experiment, folder: &Path) -> Vec<(&'a str, Origin)
     let mut named: Vec<(&str, Origin)> = Vec::new();
     for domain in &experiment.domains {
         named.extend(domain.sources().map(|(_, data)| (data.path.as_str(), data.origin)));
-        named.extend(domain.reward.files().into_iter().map(|file| (file, domain.origin)));
+        named.extend(domain.reward.facts().files.into_iter().map(|file| (file, domain.origin)));
     }
     for benchmark in &experiment.benchmarks {
         named.push((benchmark.prompts.as_str(), benchmark.origin));
-        named.extend(benchmark.reward.files().into_iter().map(|file| (file, benchmark.origin)));
+        named.extend(benchmark.reward.facts().files.into_iter().map(|file| (file, benchmark.origin)));
     }
     for model in &experiment.models {
         let path = match &model.stage {

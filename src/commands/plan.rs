@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_experiment::{AuthorProgram, Experiment, Train};
+use mopd_experiment::{AuthorProgram, Experiment, RewardProgram, Train};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::source::FileId;
@@ -232,9 +232,9 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     let domains = experiment.domains.iter().map(|domain| ("domain", &domain.name, &domain.reward));
     let evals = experiment.benchmarks.iter().map(|eval| ("eval", &eval.name, &eval.reward));
     for (kind, name, reward) in domains.chain(evals) {
-        for (command, depends) in reward.commands() {
+        for RewardProgram { command, depends, is_function } in reward.facts().programs {
             let program = of(command, depends, format!("{kind} `{name}`"))?;
-            let program = if reward.is_function(command) { program.of_function() } else { program };
+            let program = if is_function { program.of_function() } else { program };
             programs.rewards.entry(name.clone()).or_default().push(program);
         }
     }

@@ -58,7 +58,9 @@ pub use objective::{Denominator, LivePrimitive, NormalForm, Objective, State, Te
 pub use panels::{Panel, PanelMeaning};
 pub use plan::{Cost, Plan, SCHEMA, SourcePlace, StageFacts};
 pub use producers::{Producer, Rollout};
-pub use rewards::{Reward, RewardPart, RewardRange, Secret, without_absolute_paths};
+pub use rewards::{
+    Reward, RewardFacts, RewardPart, RewardProgram, RewardRange, Secret, without_absolute_paths,
+};
 pub use saved_activations::Rounding;
 pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers, StudentCopy, Teacher, TeacherChoice};

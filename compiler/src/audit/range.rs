@@ -89,22 +89,11 @@ pub(super) fn longest(train: &Train) -> f64 {
 
 /// The range of the results of domains' verifiers.
 pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRange {
-    fn verdict_range(reward: &Reward) -> ValueRange {
-        match reward {
-            Reward::ExactMatch { .. }
-            | Reward::Numeric { .. }
-            | Reward::Regex { .. }
-            | Reward::JsonSchema { .. }
-            | Reward::UnitTests { .. } => SHARE,
-            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } => ALL,
-            Reward::Parts { parts } => parts.iter().fold(ValueRange::at(0.0), |sum, part| {
-                let own = verdict_range(&part.reward);
-                let weighted = apply(Function::Multiply, &[own, ValueRange::at(part.weight)]);
-                apply(Function::Add, &[sum, weighted])
-            }),
-        }
-    }
-    rewards.map(verdict_range).reduce(ValueRange::with).unwrap_or(ALL)
+    let range = |reward: &Reward| {
+        let (low, high) = reward.facts().bounds;
+        ValueRange { low, high }
+    };
+    rewards.map(range).reduce(ValueRange::with).unwrap_or(ALL)
 }
 
 /// The range of a formula, given the ranges of its operands.

@@ -79,7 +79,7 @@ pub enum EngineNumber {
     /// The plugin has it by this name.
     Named(&'static str),
     /// It is computed from whole distributions.
-    Distribution(Map<String, Value>),
+    Distribution(Value),
 }
 
 /// The number of a signal; nothing if it is the engine that decides whether it has one.
@@ -103,14 +103,13 @@ pub fn number(signal: &Signal, summands: &Summands) -> Result<Option<EngineNumbe
         | Signal::Mass { .. }
         | Signal::InNucleus { .. }
         | Signal::SupportSize { .. } => match serde_json::to_value(signal) {
-            Ok(Value::Object(spec)) => Ok(Some(EngineNumber::Distribution(spec))),
-            Ok(_) => Ok(None),
+            Ok(spec) => Ok(Some(EngineNumber::Distribution(spec))),
             Err(error) => Err(error.to_string()),
         },
         Signal::Divergence(divergence) => {
             let mut spec = summands.spec(divergence)?;
             spec.insert("signal".into(), json!("divergence"));
-            Ok(Some(EngineNumber::Distribution(spec)))
+            Ok(Some(EngineNumber::Distribution(Value::Object(spec))))
         }
         Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
         _ => Ok(None),
@@ -123,8 +122,7 @@ pub fn number(signal: &Signal, summands: &Summands) -> Result<Option<EngineNumbe
 pub struct DistributionNumbers(RefCell<Vec<(String, Value)>>);
 
 impl DistributionNumbers {
-    pub fn name(&self, signal: &Signal, spec: Map<String, Value>) -> String {
-        let spec = Value::Object(spec);
+    pub fn name(&self, signal: &Signal, spec: Value) -> String {
         let mut numbers = self.0.borrow_mut();
         if let Some((name, _)) = numbers.iter().find(|(_, other)| *other == spec) {
             return name.clone();

@@ -1,7 +1,5 @@
 //! The rewards of completions, which `mopd rewards` computes beside the engine with the verifiers of a run.
 
-use mopd_plan::Reward;
-
 use super::ExportFile;
 use super::coverage::Coverage;
 use super::stage::ExportSettings;
@@ -21,27 +19,14 @@ pub fn files(launch: &str) -> [ExportFile; 2] {
 pub fn report(settings: &ExportSettings, single: bool, coverage: &mut Coverage) {
     for part in &settings.domains {
         let domain = part.domain;
-        let construct = format!("reward of domain `{}`: `{}`", domain.name, domain.reward.name());
-        if single && takes_lists(&domain.reward) {
+        let reward = domain.reward.facts();
+        let construct = format!("reward of domain `{}`: `{}`", domain.name, reward.name);
+        if single && reward.takes_lists {
             let how = "the engine asks for one completion at a time, so the lists of the function or server \
                        are others than in a run; the rewards differ only if they depend on the list";
             coverage.approximate(construct, domain.origin, how);
         } else {
             coverage.exact(construct, domain.origin);
         }
-    }
-}
-
-/// Whether a function or a server of the author gets several completions at once.
-fn takes_lists(reward: &Reward) -> bool {
-    match reward {
-        Reward::Python { batch, .. } | Reward::Http { batch, .. } => *batch > 1,
-        Reward::Parts { parts } => parts.iter().any(|part| takes_lists(&part.reward)),
-        Reward::ExactMatch { .. }
-        | Reward::Numeric { .. }
-        | Reward::Regex { .. }
-        | Reward::JsonSchema { .. }
-        | Reward::UnitTests { .. }
-        | Reward::Command { .. } => false,
     }
 }

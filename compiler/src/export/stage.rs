@@ -34,6 +34,19 @@ pub struct ExportRequest<'a> {
     pub by_run: bool,
 }
 
+impl<'a> ExportRequest<'a> {
+    /// A stage whose data was not read, for a program that the user starts.
+    pub fn new(
+        plan: &'a Plan,
+        checked: Option<&'a checked::Experiment>,
+        model: ModelId,
+        folder: &'a dyn Fn(&str) -> (String, bool),
+        located: &'a dyn Fn(&Pretrained) -> String,
+    ) -> ExportRequest<'a> {
+        ExportRequest { plan, checked, model, folder, located, rows: None, by_run: false }
+    }
+}
+
 /// The number of rows of a domain, and the length in bytes of its longest prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowFacts {

@@ -74,8 +74,8 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
             Some(EngineNumber::Distribution(mut spec)) => {
                 if matches!(signal, Signal::Divergence(_)) {
                     // As the plan has it, for reports.
-                    let of_plan = serde_json::to_value(signal).map_err(|error| error.to_string())?;
-                    spec.insert("signal_of_plan".into(), of_plan);
+                    spec["signal_of_plan"] =
+                        serde_json::to_value(signal).map_err(|error| error.to_string())?;
                 }
                 distributions.name(signal, spec)
             }
@@ -115,22 +115,15 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
     let summands = summands.0.into_inner();
     let functions: String = summands.iter().map(|code| format!("{code}\n\n")).collect();
     let table: Vec<String> = (0..summands.len()).map(|number| format!("summand{number}")).collect();
-    let part = |signal: Signal| match signal {
-        Signal::RewardPart { part } => Some(part),
-        _ => None,
-    };
-    let parts: Vec<String> = objective.signals().into_iter().filter_map(part).collect();
     let header = objective_header("TRL 1.16.0", objective);
     Some(format!(
-        "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\
-         REWARD_PARTS = {}\n\n\n\
+        "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\n\n\
          {functions}SUMMANDS = [{}]\n\n\n{}",
         torch::literal(&json!(roles)),
         torch::number(objective.temperature.constant()?),
         torch::literal(&json!(live)),
         torch::literal(&distributions.json()),
         torch::literal(&json!(reads.into_inner())),
-        torch::literal(&json!(parts)),
         table.join(", "),
         body,
     ))

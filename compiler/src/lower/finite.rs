@@ -3,8 +3,7 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{
-    Comparison, Domain, MergeMethod, Model, Optimizer, Reward, RewardPart, Sampling, Schedule, Stage,
-    StepFunction, Train,
+    Comparison, Domain, MergeMethod, Model, Optimizer, Sampling, Schedule, Stage, StepFunction, Train,
 };
 
 use crate::lower::refusal::Origins;
@@ -28,7 +27,7 @@ pub(super) fn check<O>(
     for domain in domains {
         let what = format!("domain `{}`", domain.name);
         finite(vec![("share", domain.share)], &what, domain.origin);
-        finite(of_reward(&domain.reward), &what, domain.origin);
+        finite(domain.reward.facts().numbers, &what, domain.origin);
     }
     for model in models {
         finite(of_stage(&model.stage), &format!("model `{}`", model.name), model.origin);
@@ -93,22 +92,6 @@ fn of_train<O>(train: &Train<O>) -> NamedNumbers {
     let samplings = producers.flat_map(|producer| producer.drawn());
     numbers.extend(samplings.flat_map(|(_, sampling)| temperature(sampling)));
     numbers
-}
-
-fn of_reward(reward: &Reward) -> NamedNumbers {
-    match reward {
-        Reward::Numeric { tolerance, .. } => vec![("tolerance", *tolerance)],
-        Reward::Command { time_limit_seconds, .. }
-        | Reward::Python { time_limit_seconds, .. }
-        | Reward::UnitTests { time_limit_seconds, .. }
-        | Reward::Http { time_limit_seconds, .. } => vec![("reward's time limit", *time_limit_seconds)],
-        Reward::Parts { parts } => {
-            let of_part =
-                |part: &RewardPart| [vec![("weight", part.weight)], of_reward(&part.reward)].concat();
-            parts.iter().flat_map(of_part).collect()
-        }
-        Reward::ExactMatch { .. } | Reward::Regex { .. } | Reward::JsonSchema { .. } => Vec::new(),
-    }
 }
 
 /// The checker has looked at the values of a schedule.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use mopd_plan::producers::Producer;
 use mopd_plan::{
-    DataFormula, DataSource, Domain, DomainId, Model, ModelId, Objective, Origin, Plan, PromptFormat, Reward,
-    Train, View,
+    DataFormula, DataSource, Domain, DomainId, Model, ModelId, Objective, Origin, Plan, PromptFormat,
+    RewardFacts, Train, View,
 };
 
 use crate::error::{DataError, DataProblem};
@@ -59,11 +59,11 @@ impl<'p> DomainReads<'p> {
         let domain = &plan.experiment.domains[id.0 as usize];
         let trains: Vec<(Origin, &Train<Objective>)> =
             stages.iter().flat_map(|stage| trains_of(plan.experiment.model(*stage))).collect();
-        let judged = needed(&domain.reward);
+        let reward = domain.reward.facts();
+        let judged = needed(&reward);
         let plays = trains.iter().flat_map(|(_, train)| train.producers());
         // The programs of rollouts get whole rows too.
-        let whole =
-            reads_rows(&domain.reward) || plays.into_iter().any(|producer| !producer.programs().is_empty());
+        let whole = reward.reads_rows || plays.into_iter().any(|producer| !producer.programs().is_empty());
         let is_column = plan
             .experiment
             .comparisons
@@ -234,47 +234,23 @@ fn trains_of(model: &Model<Objective>) -> impl Iterator<Item = (Origin, &Train<O
 }
 
 /// The fields that every row must have that is judged.
-pub fn needed(reward: &Reward) -> Vec<Field<'_>> {
-    match reward {
-        Reward::ExactMatch { field } | Reward::UnitTests { field, .. } => vec![Field::text(field)],
-        Reward::Numeric { field, .. } => vec![Field::number(field)],
-        Reward::Regex { pattern, field } => {
-            Reward::has_answer_group(pattern).then_some(Field::text(field)).into_iter().collect()
-        }
-        Reward::Command { .. } | Reward::Python { .. } | Reward::JsonSchema { .. } | Reward::Http { .. } => {
-            Vec::new()
-        }
-        Reward::Parts { parts } => {
-            let mut fields: Vec<Field> = Vec::new();
-            for field in parts.iter().flat_map(|part| needed(&part.reward)) {
-                match fields.iter_mut().find(|known| known.name == field.name) {
-                    // A number is the stronger requirement.
-                    Some(known) if field.kind == FieldKind::Number => known.kind = field.kind,
-                    Some(_) => {}
-                    None => fields.push(field),
-                }
-            }
-            fields
+pub fn needed<'r>(reward: &RewardFacts<'r>) -> Vec<Field<'r>> {
+    let mut fields: Vec<Field> = Vec::new();
+    for read in &reward.fields {
+        let kind = if read.is_number { FieldKind::Number } else { FieldKind::Text };
+        match fields.iter_mut().find(|known| known.name == read.name) {
+            // A number is the stronger requirement.
+            Some(known) if read.is_number => known.kind = kind,
+            Some(_) => {}
+            None => fields.push(Field { name: read.name, kind }),
         }
     }
-}
-
-/// Whether a reward reads whole rows, as programs and servers do.
-fn reads_rows(reward: &Reward) -> bool {
-    match reward {
-        Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } => true,
-        Reward::Parts { parts } => parts.iter().any(|part| reads_rows(&part.reward)),
-        Reward::ExactMatch { .. }
-        | Reward::Numeric { .. }
-        | Reward::Regex { .. }
-        | Reward::JsonSchema { .. }
-        | Reward::UnitTests { .. } => false,
-    }
+    fields
 }
 
 #[cfg(test)]
 mod tests {
-    use mopd_plan::RewardPart;
+    use mopd_plan::{Reward, RewardPart};
 
     use super::*;
 
@@ -312,7 +288,8 @@ mod tests {
             (of(vec![number(), text()]), vec![Field::number("answer")], false),
             (of(vec![text(), command()]), vec![Field::text("answer")], true),
         ] {
-            assert_eq!((needed(&reward), reads_rows(&reward)), (fields, whole), "{reward:?}");
+            let facts = reward.facts();
+            assert_eq!((needed(&facts), facts.reads_rows), (fields, whole), "{reward:?}");
         }
     }
 }

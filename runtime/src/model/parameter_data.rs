@@ -92,11 +92,9 @@ impl ParameterData {
                 }
                 Cow::Owned(values)
             }
-            ParameterData::Combined(combination) => {
+            ParameterData::Combined(_) => {
                 let mut values = Vec::with_capacity(self.len());
-                for entry in layout(&combination.like().config) {
-                    values.extend(combination.of(&entry));
-                }
+                self.for_each_part(|numbers| values.extend_from_slice(numbers));
                 Cow::Owned(values)
             }
         }

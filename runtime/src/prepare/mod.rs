@@ -20,7 +20,9 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::missing_file_help;
 use mopd_plan::producers;
 use mopd_plan::results::{DataHash, FileHash, RewardFiles};
-use mopd_plan::{self as plan, Domain, DomainId, ModelId, Origin, Plan, Pretrained, Producer, Stage, Train};
+use mopd_plan::{
+    self as plan, Domain, DomainId, ModelId, Origin, Plan, Pretrained, Producer, RewardProgram, Stage, Train,
+};
 use mopd_store::files::{names_beside, reason};
 use mopd_store::places::Checkout;
 use mopd_store::programs::CommandSources;
@@ -258,16 +260,16 @@ fn load(
     places: ReadContext,
 ) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
-    let commands = domain.reward.commands().into_iter();
-    let of = |(command, depends): (&str, &[String])| {
+    let reward = domain.reward.facts();
+    let of = |RewardProgram { command, depends, is_function }: &RewardProgram| {
         let sources = sources(command, depends, places.base, FailureKind::Reward)?;
-        let sources = if domain.reward.is_function(command) { sources.of_function() } else { sources };
+        let sources = if *is_function { sources.of_function() } else { sources };
         Ok(program(sources, FailureKind::Reward))
     };
-    let mut programs: Vec<ProgramFiles> = commands.map(of).collect::<Result<_>>()?;
-    for file in domain.reward.files() {
+    let mut programs: Vec<ProgramFiles> = reward.programs.iter().map(of).collect::<Result<_>>()?;
+    for file in reward.files {
         let of_bytes = || regular::hash(&places.base.join(file), u64::MAX);
-        let hash = verifier.schema_hash(file).map(str::to_owned).map_or_else(of_bytes, Ok);
+        let hash = verifier.file_hash(file).map(str::to_owned).map_or_else(of_bytes, Ok);
         let hash = hash.map_err(|error| {
             let error = Error::new(FailureKind::Reward, format!("cannot read {file}: {}", reason(&error)));
             let beside = names_beside(&places.base.join(file)).unwrap_or_default();
@@ -278,7 +280,8 @@ fn load(
         let unchanged = HashedFiles::program(FailureKind::Reward, []);
         programs.push(ProgramFiles { hash, files, unchanged, unseen: Vec::new() });
     }
-    let opened = verifier.calls_functions().then(|| OpenedFiles::read(&programs, places.base, places.notes));
+    let calls_functions = reward.programs.iter().any(|program| program.is_function);
+    let opened = calls_functions.then(|| OpenedFiles::read(&programs, places.base, places.notes));
     programs.extend(opened.as_ref().and_then(OpenedFiles::changed));
     let reads = DomainReads::of(plan, id, stages);
     let read = |read: &Option<RowsRead>| read.as_ref().map(|read| rows(places, domain, read)).transpose();

@@ -8,7 +8,7 @@ use mopd_plan::RewardRange;
 use mopd_store::programs::python;
 use serde_json::Value;
 
-use super::{Judgement, RewardError, RewardInput, verdict};
+use super::{Judge, Judgement, RewardError, RewardInput, verdict};
 use crate::control::Control;
 use crate::program::{self, BatchFailure, ChildProcess, ProcessPool, ProgramFailure};
 use crate::quote::quote;
@@ -96,26 +96,6 @@ impl CommandReward {
         Ok(CommandReward { pool, batch: batch as usize, range, whole: false, opened: Mutex::default() })
     }
 
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let mut rewards = Vec::with_capacity(answers.len());
-        // On an error, the worker is dropped, which ends its process.
-        let mut worker = self.pool.take();
-        for batch in answers.chunks(self.batch) {
-            rewards.extend(self.judge_batch(&mut worker, batch, control)?);
-        }
-        self.pool.put_back(worker);
-        Ok(rewards)
-    }
-
-    pub fn is_function(&self) -> bool {
-        self.whole
-    }
-
-    /// The files that were opened since the last call.
-    pub fn take_opened(&self) -> Vec<OpenedFile> {
-        std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// Notes the files that a function's reply names.
     fn note_opened(&self, reply: &Value) {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,10 +104,6 @@ impl CommandReward {
             let paths = paths.filter_map(Value::as_str);
             opened.extend(paths.map(|path| OpenedFile { path: path.into(), written }));
         }
-    }
-
-    pub fn take_warnings(&self) -> Vec<String> {
-        self.pool.take_warnings()
     }
 
     fn judge_batch(
@@ -170,8 +146,29 @@ impl CommandReward {
                     _ => quote(&prompt),
                 };
                 let (message, help) = program::refusal(&format!("the {program}"), &prompt, &why);
-                RewardError::Refused { message, help }
+                RewardError::Described { message, help }
             }
         })
+    }
+}
+
+impl Judge for CommandReward {
+    fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
+        let mut rewards = Vec::with_capacity(answers.len());
+        // On an error, the worker is dropped, which ends its process.
+        let mut worker = self.pool.take();
+        for batch in answers.chunks(self.batch) {
+            rewards.extend(self.judge_batch(&mut worker, batch, control)?);
+        }
+        self.pool.put_back(worker);
+        Ok(rewards)
+    }
+
+    fn take_opened(&self) -> Vec<OpenedFile> {
+        std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_warnings(&self) -> Vec<String> {
+        self.pool.take_warnings()
     }
 }

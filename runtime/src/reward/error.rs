@@ -12,18 +12,8 @@ use crate::quote::quote;
 /// Displays as one line; [`RewardError::help`] has advice, or the standard error of a command.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RewardError {
-    #[error("the pattern {} is not a regular expression", quote(pattern))]
-    Pattern { pattern: String, cause: String },
     #[error("the data has no {} `{field}` for the prompt {}", kind_name(*kind), quote(prompt))]
     Field { field: String, kind: FieldKind, prompt: String },
-    #[error("the JSON Schema {path} can't be read: {cause}")]
-    SchemaFile { path: String, cause: String },
-    #[error("{path} is not a JSON Schema that can be used: {cause}")]
-    Schema { path: String, cause: String },
-    #[error("the tests of a reward {cause}")]
-    Tests { cause: String, help: String },
-    #[error("{what}")]
-    Server { what: String, help: String },
     /// `program` is the kind of program and its name: a command or a function.
     #[error("the {program} cannot work with {setting}")]
     Setting { program: String, setting: String },
@@ -45,8 +35,9 @@ pub enum RewardError {
     /// The job is to stop.
     #[error("interrupted")]
     Stopped,
+    /// A failure that is described where its kind of reward is.
     #[error("{message}")]
-    Refused { message: String, help: String },
+    Described { message: String, help: String },
     #[error("the {program} returned invalid output: {why}; the line was {}", quote(line))]
     InvalidOutput { program: String, why: String, line: String, help: &'static str },
 }
@@ -72,19 +63,8 @@ impl RewardError {
     /// Advice; several lines where it includes a command's output.
     pub fn help(&self) -> String {
         match self {
-            RewardError::Pattern { cause, .. } => cause.clone(),
             RewardError::Field { field, .. } => format!("every line of the domain's data needs `{field}`"),
-            RewardError::SchemaFile { .. } => {
-                "paths are relative to the folder of the experiment's file".to_owned()
-            }
-            RewardError::Schema { .. } => {
-                "it must be a JSON Schema in one file; look-around and back-references of patterns are not \
-                 supported"
-                    .to_owned()
-            }
-            RewardError::Tests { help, .. }
-            | RewardError::Server { help, .. }
-            | RewardError::Refused { help, .. } => help.clone(),
+            RewardError::Described { help, .. } => help.clone(),
             RewardError::Setting { .. } => {
                 "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned()
             }

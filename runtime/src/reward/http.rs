@@ -11,7 +11,7 @@ use serde_json::Value;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Agent, Error};
 
-use super::{Judgement, RewardError, RewardInput, verdict};
+use super::{Judge, Judgement, RewardError, RewardInput, verdict};
 use crate::control::Control;
 use crate::failure::{self, caught};
 use crate::http::{self, HttpFailure};
@@ -65,8 +65,8 @@ impl Http {
         let (text, from) = match url {
             Secret::Text(text) => (text.clone(), "the reward's URL".to_owned()),
             Secret::Environment(name) => {
-                let unset = |_| RewardError::Server {
-                    what: format!(
+                let unset = |_| RewardError::Described {
+                    message: format!(
                         "the environment variable {name}, which a reward takes its URL from, is not set"
                     ),
                     help: format!("set it: {name}=http://localhost:8000/judge mopd run ..."),
@@ -79,12 +79,12 @@ impl Http {
                 && uri.host().is_some_and(|host| !host.is_empty())
         };
         // The message does not repeat the text, which may contain a password.
-        let uri = text.trim().parse().ok().filter(served).ok_or_else(|| RewardError::Server {
-            what: format!("{from} is not the address of a server"),
+        let uri = text.trim().parse().ok().filter(served).ok_or_else(|| RewardError::Described {
+            message: format!("{from} is not the address of a server"),
             help: "it looks like http://localhost:8000/judge".to_owned(),
         })?;
-        let setting = |setting: String| RewardError::Server {
-            what: format!("the reward server {} cannot be asked with {setting}", shown(&uri)),
+        let setting = |setting: String| RewardError::Described {
+            message: format!("the reward server {} cannot be asked with {setting}", shown(&uri)),
             help: "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned(),
         };
         let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero());
@@ -101,8 +101,10 @@ impl Http {
         let server = Server { agent: config.build().into(), uri, limit, range, warnings: Mutex::default() };
         Ok(Http { server: Arc::new(server), batch: batch as usize })
     }
+}
 
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
+impl Judge for Http {
+    fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         let batches: Vec<&[RewardInput]> = answers.chunks(self.batch).collect();
         let mut verdicts: Vec<Vec<Judgement>> = vec![Vec::new(); batches.len()];
         let (answered, replies) = mpsc::channel();
@@ -142,7 +144,7 @@ impl Http {
         Ok(verdicts.into_iter().flatten().collect())
     }
 
-    pub fn take_warnings(&self) -> Vec<String> {
+    fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *self.server.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -169,16 +171,16 @@ impl Server {
                     (format!("{what}; {attempt} retries did not help"), help.to_owned())
                 }
             };
-            return Err(RewardError::Server {
-                what: format!("the reward server {} {what}", shown(&self.uri)),
+            return Err(RewardError::Described {
+                message: format!("the reward server {} {what}", shown(&self.uri)),
                 help,
             });
         }
     }
 
     fn unreadable(&self, error: &failure::Error) -> RewardError {
-        RewardError::Server {
-            what: format!(
+        RewardError::Described {
+            message: format!(
                 "the reward server {} returned a response that mopd can't read: {error}",
                 shown(&self.uri)
             ),

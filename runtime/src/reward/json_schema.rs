@@ -9,7 +9,8 @@ use mopd_store::files::reason;
 use mopd_store::regular;
 use serde_json::Value;
 
-use super::{Judgement, RewardError};
+use super::{Judge, Judgement, RewardError, RewardInput};
+use crate::control::Control;
 use crate::tokenizer::json::long_integer;
 
 /// Largest file of a schema, in bytes.
@@ -24,9 +25,9 @@ const MAX_EXCERPT: usize = 300;
 pub(super) struct JsonSchema {
     validator: Validator,
     /// As the author wrote it.
-    pub(super) path: String,
+    path: String,
     /// Of the schema's value: neither white space nor the order of keys changes what it accepts.
-    pub(super) hash: String,
+    hash: String,
 }
 
 /// A retriever that fails: a schema must be one file, because only its content is part of keys.
@@ -45,9 +46,17 @@ impl Retrieve for RefusingRetriever {
 impl JsonSchema {
     /// `base` is the folder of the source file.
     pub fn new(path: &str, base: &Path) -> Result<JsonSchema, RewardError> {
-        let wrong = |cause: String| RewardError::Schema { path: path.to_owned(), cause };
-        let text = regular::read(&base.join(path), LARGEST)
-            .map_err(|error| RewardError::SchemaFile { path: path.to_owned(), cause: reason(&error) })?;
+        let wrong = |cause: String| RewardError::Described {
+            message: format!("{path} is not a JSON Schema that can be used: {cause}"),
+            help:
+                "it must be a JSON Schema in one file; look-around and back-references of patterns are not \
+                   supported"
+                    .to_owned(),
+        };
+        let text = regular::read(&base.join(path), LARGEST).map_err(|error| RewardError::Described {
+            message: format!("the JSON Schema {path} can't be read: {}", reason(&error)),
+            help: "paths are relative to the folder of the experiment's file".to_owned(),
+        })?;
         let schema: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         // Compared as doubles, two such integers may be equal.
         if let Some(number) = std::str::from_utf8(&text).ok().and_then(long_integer) {
@@ -80,7 +89,7 @@ impl JsonSchema {
         Ok(JsonSchema { validator, path: path.to_owned(), hash })
     }
 
-    pub fn judge(&self, completion: &str) -> Judgement {
+    fn verdict(&self, completion: &str) -> Judgement {
         let words = match serde_json::from_str::<Value>(json_of(completion)) {
             Err(error) => Some(format!("not JSON: {error}")),
             Ok(value) => self.validator.validate(&value).err().map(|error| {
@@ -95,6 +104,16 @@ impl JsonSchema {
                 Judgement { feedback: Some(words), ..Judgement::from_verdict(false) }
             }
         }
+    }
+}
+
+impl Judge for JsonSchema {
+    fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
+        Ok(answers.iter().map(|answer| self.verdict(answer.completion)).collect())
+    }
+
+    fn file_hash(&self, path: &str) -> Option<&str> {
+        (self.path == path).then_some(&*self.hash)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mopd_store::regular;
 
-use super::{Judgement, RewardError, RewardInput, text};
+use super::{Judge, Judgement, RewardError, RewardInput, text};
 use crate::control::Control;
 use crate::program::once::{self, Ended};
 
@@ -51,8 +51,8 @@ impl UnitTests {
     /// Checks now that Python can be run, not at the first completion.
     pub fn new(field: &str, limit_seconds: f64) -> Result<UnitTests, RewardError> {
         let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero());
-        let limit = limit.ok_or_else(|| RewardError::Tests {
-            cause: format!("cannot work with a time limit of {limit_seconds} s"),
+        let limit = limit.ok_or_else(|| RewardError::Described {
+            message: format!("the tests of a reward cannot work with a time limit of {limit_seconds} s"),
             help: "`time_limit` must be more than 0 seconds".to_owned(),
         })?;
         let found = Command::new("python3")
@@ -66,35 +66,10 @@ impl UnitTests {
             Ok(status) => status.to_string(),
             Err(error) => mopd_store::files::reason(&error),
         };
-        Err(RewardError::Tests {
-            cause: format!("need `python3`, which could not be started: {cause}"),
+        Err(RewardError::Described {
+            message: format!("the tests of a reward need `python3`, which could not be started: {cause}"),
             help: "install Python 3, or make `python3` one of the programs of PATH".to_owned(),
         })
-    }
-
-    /// Runs at most one process per core at a time, over all stages.
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<(usize, Judgement)>, RewardError> {
-            let mut own = Vec::new();
-            loop {
-                let place = next.fetch_add(1, Ordering::Relaxed);
-                let Some(answer) = answers.get(place) else { return Ok(own) };
-                own.push((place, self.run(answer, control)?));
-            }
-        };
-        let threads = cores().min(answers.len());
-        let mut verdicts: Vec<Option<Judgement>> = vec![None; answers.len()];
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            for worker in workers {
-                for (place, verdict) in worker.join().expect("no panic for any completion")? {
-                    verdicts[place] = Some(verdict);
-                }
-            }
-            Ok(())
-        })?;
-        Ok(verdicts.into_iter().map(|verdict| verdict.expect("each place was taken once")).collect())
     }
 
     fn run(&self, answer: &RewardInput, control: &Control) -> Result<Judgement, RewardError> {
@@ -103,8 +78,8 @@ impl UnitTests {
         if control.check().is_err() {
             return Err(RewardError::Stopped);
         }
-        let failed = |error: io::Error| RewardError::Tests {
-            cause: format!("could not be run: {}", mopd_store::files::reason(&error)),
+        let failed = |error: io::Error| RewardError::Described {
+            message: format!("the tests of a reward could not be run: {}", mopd_store::files::reason(&error)),
             help:
                 "the folder for temporary files must be writable, and the system must have room for processes"
                     .to_owned(),
@@ -157,6 +132,33 @@ impl UnitTests {
             // One thread per process, since there is one process per core.
             .envs([("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")]);
         command
+    }
+}
+
+impl Judge for UnitTests {
+    /// Runs at most one process per core at a time, over all stages.
+    fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Judgement)>, RewardError> {
+            let mut own = Vec::new();
+            loop {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                let Some(answer) = answers.get(place) else { return Ok(own) };
+                own.push((place, self.run(answer, control)?));
+            }
+        };
+        let threads = cores().min(answers.len());
+        let mut verdicts: Vec<Option<Judgement>> = vec![None; answers.len()];
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            for worker in workers {
+                for (place, verdict) in worker.join().expect("no panic for any completion")? {
+                    verdicts[place] = Some(verdict);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(verdicts.into_iter().map(|verdict| verdict.expect("each place was taken once")).collect())
     }
 }
 

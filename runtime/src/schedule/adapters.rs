@@ -37,8 +37,8 @@ impl Scheduler<'_> {
         if let Some(loaded) = &self.specs[train.start.0 as usize].loaded {
             return Ok(Arc::new(loaded.weights.clone()));
         }
-        let whole = || unreachable!("the base of an adapter has none");
-        self.store.weights(self.keys.of(start), whole).map(Arc::new)
+        let base = self.job(start, train.start, job.inputs);
+        self.store.weights(base.key, || self.base_of(&base)).map(Arc::new)
     }
 
     /// The public location of that model, for the files of the adapter.

@@ -43,7 +43,8 @@ pub(super) fn warn_of_reuse(
     for (name, programs, reward) in rewards.chain(rollouts) {
         let mut unseen: Vec<&str> = Vec::new();
         let of_programs = programs.iter().flat_map(|program| &program.unseen).map(String::as_str);
-        for what in of_programs.chain(reward.iter().flat_map(|reward| reward.unseen())) {
+        let inputs = reward.into_iter().flat_map(|reward| reward.facts().inputs);
+        for what in of_programs.chain(inputs.filter_map(|input| input.unseen)) {
             // Several programs of a reward have most of these in common.
             if !unseen.contains(&what) {
                 unseen.push(what);

@@ -56,15 +56,9 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
         (absolute(folder), exists)
     };
     let located = |pretrained: &Pretrained| located(pretrained, &base);
-    let rows_read = facts.as_deref();
     let request = ExportRequest {
-        plan: &plan,
-        checked: Some(checked),
-        model,
-        folder: &folder,
-        located: &located,
-        rows: rows_read,
-        by_run: false,
+        rows: facts.as_deref(),
+        ..ExportRequest::new(&plan, Some(checked), model, &folder, &located)
     };
     let (coverage, files) = exported(engine, request);
     let placed = LocatedReport { coverage: &coverage, plan: &plan, sources: &analysis.sources };
@@ -171,13 +165,8 @@ pub fn matrix(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
     for (model, named) in trained(&plan) {
         let word = |(engine, by_run)| {
             let request = ExportRequest {
-                plan: &plan,
-                checked: Some(checked),
-                model,
-                folder: &folder,
-                located: &located,
-                rows: None,
                 by_run,
+                ..ExportRequest::new(&plan, Some(checked), model, &folder, &located)
             };
             exported(engine, request).0.whole().to_owned()
         };

@@ -35,15 +35,8 @@ pub fn engine(arguments: &RunArgs, plan: &Plan) -> Result<Option<EngineJob>, Pro
         EngineJob { name: engine.name().to_owned(), python, versions, processes, stages: Vec::new() };
     let mut here = Vec::new();
     for (model, named) in trained(plan) {
-        let request = ExportRequest {
-            plan,
-            checked: None,
-            model,
-            folder: &folder,
-            located: &located,
-            rows: None,
-            by_run: true,
-        };
+        let request =
+            ExportRequest { by_run: true, ..ExportRequest::new(plan, None, model, &folder, &located) };
         let (coverage, files) = export(engine, request);
         match files {
             None => here.push(refused(&named.name, &coverage)),

@@ -209,7 +209,7 @@ fn read_by(plan: &Plan) -> Vec<String> {
     let mut paths = Vec::new();
     for domain in &plan.experiment.domains {
         paths.extend(domain.sources().map(|(_, DataSource { path, .. })| path.clone()));
-        paths.extend(domain.reward.files().into_iter().map(str::to_owned));
+        paths.extend(domain.reward.facts().files.into_iter().map(str::to_owned));
     }
     for model in &plan.experiment.models {
         match &model.stage {
@@ -234,9 +234,10 @@ fn read_by(plan: &Plan) -> Vec<String> {
 
 /// The commands of rewards and rollouts, with their dependencies.
 fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
-    let rewards = plan.experiment.domains.iter().flat_map(|domain| domain.reward.commands());
+    let rewards = plan.experiment.domains.iter().flat_map(|domain| domain.reward.facts().programs);
     let trains = plan.experiment.models.iter().flat_map(|model| model.stage.trains());
     let of_rollouts = trains.flat_map(Train::producers).flat_map(Producer::programs);
+    let rewards = rewards.map(|program| (program.command, program.depends));
     rewards.chain(of_rollouts.map(|program| (program.command, program.depends))).collect()
 }
 

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use mopd_experiment::formula::Formula;
 use mopd_experiment::formula::text;
 use mopd_experiment::{
-    AuthorProgram, Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint,
-    MarkedSetting, Metric, Model, ModelId, Pretrained, PretrainedSource, PromptFormat, Reward, SettingMark,
-    Stage, SweepAxis, TokenizerSpec, Train,
+    AuthorProgram, Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment,
+    ExternalInput, Joint, MarkedSetting, Metric, Model, ModelId, Pretrained, PretrainedSource, PromptFormat,
+    Reward, SettingMark, Stage, SweepAxis, TokenizerSpec, Train,
 };
 use mopd_plan::difference::NamedPlan;
 use mopd_plan::producers::SampledBy;
@@ -151,25 +151,14 @@ fn made_of(program: &CommandSources) -> String {
 /// The programs that judge a domain or benchmark, and the other external inputs of its reward.
 fn judged_by(name: &str, reward: &Reward, programs: &Programs) -> OutlineRows {
     let programs = programs.rewards.get(name).into_iter().flatten();
-    programs.map(|program| ("reward", made_of(program))).chain(external_inputs(reward)).collect()
+    let inputs = reward.facts().inputs;
+    let inputs = inputs.iter().map(external_input);
+    programs.map(|program| ("reward", made_of(program))).chain(inputs).collect()
 }
 
-fn external_inputs(reward: &Reward) -> OutlineRows {
-    let input = match reward {
-        Reward::JsonSchema { schema } => return vec![("reward", format!("the JSON Schema {schema}"))],
-        Reward::UnitTests { .. } => "tests".to_owned(),
-        Reward::Http { version: Some(version), .. } => format!("a server of version {version:?}"),
-        Reward::Http { version: None, .. } => "a server".to_owned(),
-        Reward::Parts { parts } => {
-            return parts.iter().flat_map(|part| external_inputs(&part.reward)).collect();
-        }
-        Reward::ExactMatch { .. }
-        | Reward::Numeric { .. }
-        | Reward::Regex { .. }
-        | Reward::Command { .. }
-        | Reward::Python { .. } => return Vec::new(),
-    };
-    vec![("reward", format!("{input}; the key does not include {}", reward.unseen().join(", ")))]
+fn external_input(input: &ExternalInput) -> (&'static str, String) {
+    let unseen = input.unseen.map(|unseen| format!("; the key does not include {unseen}"));
+    ("reward", format!("{}{}", input.what, unseen.unwrap_or_default()))
 }
 
 /// The properties of a domain's data, other than a plain file of prompts.

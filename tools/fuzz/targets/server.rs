@@ -5,16 +5,6 @@
 //! do, where, how far, and the text that comes there.
 
 #![no_main]
-#![allow(dead_code)]
-
-#[path = "../../../src/host.rs"]
-mod host;
-#[path = "../../../src/lsp/mod.rs"]
-mod lsp;
-#[path = "../../../src/output.rs"]
-mod output;
-#[path = "../../../src/problem.rs"]
-mod problem;
 
 use std::str::from_utf8;
 
@@ -122,7 +112,7 @@ fuzz_target!(|data: &[u8]| {
     send(ask("shutdown", Value::Null));
     send(tell("exit", Value::Null));
 
-    lsp::talk(&server);
+    mopd::talk(&server);
     drop(server);
     let mut answered = 0;
     let mut published = Vec::new();

@@ -169,8 +169,10 @@ class MopdTrainer(DistillationTrainer):
             verdicts = self._judged(whole.sequences(of["mopd_record"]).tolist(), completions)
         if verdicts is not None:
             rewards = {"reward": [verdict["reward"] for verdict in verdicts]}
-            for part in objective.REWARD_PARTS:
-                rewards[f"reward.{part}"] = [verdict["parts"][part] for verdict in verdicts]
+            for name in objective.READS:
+                if name.startswith("reward."):
+                    part = name.removeprefix("reward.")
+                    rewards[name] = [verdict["parts"][part] for verdict in verdicts]
             for name, values in rewards.items():
                 signals[name] = torch.tensor(values, dtype=torch.float64, device=ids.device)
         groups, domains = whole.sequences(of["mopd_group"]), whole.sequences(of["mopd_domain"])

@@ -1,5 +1,7 @@
 //! Rewards: the verifiers of completions.
 
+use mopd_ops::Function;
+use mopd_ops::interval::{self, ValueInterval};
 use regex_syntax::hir::{Capture, Hir, HirKind};
 use serde::{Deserialize, Serialize};
 
@@ -103,19 +105,186 @@ pub struct RewardPart {
     pub reward: Reward,
 }
 
-impl Reward {
+/// Properties that every reward has, whatever its kind.
+pub struct RewardFacts<'a> {
     /// Its name in the language.
-    pub fn name(&self) -> &'static str {
+    pub name: &'static str,
+    pub values: RewardValues,
+    /// The least and the greatest reward that the audit expects. It trusts no program of the author.
+    pub bounds: ValueInterval,
+    /// Its numbers, by their names in messages. All must be finite.
+    pub numbers: Vec<(&'static str, f64)>,
+    /// The data fields that it reads.
+    pub fields: Vec<RewardField<'a>>,
+    /// Whether it gets whole rows of the data, as programs and servers do.
+    pub reads_rows: bool,
+    /// Whether a function or a server of the author gets several completions at once.
+    pub takes_lists: bool,
+    /// The programs of the author that judge.
+    pub programs: Vec<RewardProgram<'a>>,
+    /// The files that the reward itself reads.
+    pub files: Vec<&'a str>,
+    /// What else its verdicts depend on.
+    pub inputs: Vec<ExternalInput>,
+}
+
+/// The values of a reward.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum RewardValues {
+    /// 0 or 1. The answer may be a part of the completion.
+    Verdict,
+    /// 0 or 1. The whole completion is the answer.
+    VerdictOnWhole,
+    /// Also numbers between.
+    Graded(RewardRange),
+}
+
+/// A data field that a reward reads.
+#[derive(Clone, Copy)]
+pub struct RewardField<'a> {
+    pub name: &'a str,
+    /// Whether it must be a number; otherwise it is read as text.
+    pub is_number: bool,
+}
+
+/// A program of the author that judges.
+pub struct RewardProgram<'a> {
+    /// For a function of Python its file, which is located in the same way as the script of a command.
+    pub command: &'a str,
+    /// The files that it depends on besides its own sources.
+    pub depends: &'a [String],
+    /// Whether it is a function of Python.
+    pub is_function: bool,
+}
+
+/// Something that a reward depends on besides the completion, its row and the author's programs.
+pub struct ExternalInput {
+    /// Its description, for people.
+    pub what: String,
+    /// What of it may change and is in no key.
+    pub unseen: Option<&'static str>,
+}
+
+impl<'a> RewardFacts<'a> {
+    /// The facts of a rule that reads nothing but the completion.
+    fn rule(name: &'static str, values: RewardValues) -> RewardFacts<'a> {
+        RewardFacts {
+            name,
+            values,
+            bounds: (0.0, 1.0),
+            numbers: Vec::new(),
+            fields: Vec::new(),
+            reads_rows: false,
+            takes_lists: false,
+            programs: Vec::new(),
+            files: Vec::new(),
+            inputs: Vec::new(),
+        }
+    }
+
+    /// The facts of a program or a server of the author.
+    fn program(name: &'static str, range: RewardRange, time_limit_seconds: f64) -> RewardFacts<'a> {
+        RewardFacts {
+            bounds: interval::ANYTHING,
+            numbers: vec![(TIME_LIMIT, time_limit_seconds)],
+            reads_rows: true,
+            ..RewardFacts::rule(name, RewardValues::Graded(range))
+        }
+    }
+
+    fn combined(name: &'static str, parts: &'a [RewardPart]) -> RewardFacts<'a> {
+        let mut all = RewardFacts {
+            bounds: (0.0, 0.0),
+            ..RewardFacts::rule(name, RewardValues::Graded(RewardRange::Unit))
+        };
+        for RewardPart { weight, reward, .. } in parts {
+            let part = reward.facts();
+            if part.values == RewardValues::Graded(RewardRange::Any) {
+                all.values = part.values;
+            }
+            let weighted = Function::Multiply.finite_range(&[part.bounds, (*weight, *weight)]);
+            all.bounds = Function::Add.finite_range(&[all.bounds, weighted]);
+            all.numbers.push(("weight", *weight));
+            all.numbers.extend(part.numbers);
+            all.fields.extend(part.fields);
+            all.reads_rows |= part.reads_rows;
+            all.takes_lists |= part.takes_lists;
+            all.programs.extend(part.programs);
+            all.files.extend(part.files);
+            all.inputs.extend(part.inputs);
+        }
+        all
+    }
+}
+
+/// The name of a time limit in messages.
+const TIME_LIMIT: &str = "reward's time limit";
+
+fn text(name: &str) -> RewardField<'_> {
+    RewardField { name, is_number: false }
+}
+
+impl Reward {
+    /// All that is true of a reward of its kind. Other code matches on no kind; it asks these facts.
+    pub fn facts(&self) -> RewardFacts<'_> {
+        use RewardValues::{Verdict, VerdictOnWhole};
         match self {
-            Reward::ExactMatch { .. } => "exact_match",
-            Reward::Numeric { .. } => "numeric",
-            Reward::Regex { .. } => "regex",
-            Reward::Command { .. } => "command",
-            Reward::Python { .. } => "python",
-            Reward::JsonSchema { .. } => "json_schema",
-            Reward::UnitTests { .. } => "unit_tests",
-            Reward::Http { .. } => "http",
-            Reward::Parts { .. } => "parts",
+            Reward::ExactMatch { field } => {
+                RewardFacts { fields: vec![text(field)], ..RewardFacts::rule("exact_match", VerdictOnWhole) }
+            }
+            Reward::Numeric { field, tolerance } => RewardFacts {
+                numbers: vec![("tolerance", *tolerance)],
+                fields: vec![RewardField { name: field, is_number: true }],
+                ..RewardFacts::rule("numeric", VerdictOnWhole)
+            },
+            Reward::Regex { pattern, field } => RewardFacts {
+                fields: Reward::has_answer_group(pattern).then(|| text(field)).into_iter().collect(),
+                ..RewardFacts::rule("regex", Verdict)
+            },
+            Reward::Command { command, time_limit_seconds, batch: _, depends, range } => RewardFacts {
+                programs: vec![RewardProgram { command, depends, is_function: false }],
+                ..RewardFacts::program("command", *range, *time_limit_seconds)
+            },
+            Reward::Python { file, function: _, time_limit_seconds, batch, depends, range } => RewardFacts {
+                takes_lists: *batch > 1,
+                programs: vec![RewardProgram { command: file, depends, is_function: true }],
+                files: vec![file],
+                ..RewardFacts::program("python", *range, *time_limit_seconds)
+            },
+            Reward::JsonSchema { schema } => RewardFacts {
+                files: vec![schema],
+                inputs: vec![ExternalInput { what: format!("the JSON Schema {schema}"), unseen: None }],
+                ..RewardFacts::rule("json_schema", Verdict)
+            },
+            Reward::UnitTests { field, time_limit_seconds } => RewardFacts {
+                numbers: vec![(TIME_LIMIT, *time_limit_seconds)],
+                fields: vec![text(field)],
+                inputs: vec![ExternalInput {
+                    what: "tests".to_owned(),
+                    unseen: Some("the version and packages of `python3`, which runs the tests"),
+                }],
+                ..RewardFacts::rule("unit_tests", Verdict)
+            },
+            Reward::Http { url: _, time_limit_seconds, batch, version, range } => RewardFacts {
+                takes_lists: *batch > 1,
+                inputs: vec![ExternalInput {
+                    what: match version {
+                        Some(version) => format!("a server of version {version:?}"),
+                        None => "a server".to_owned(),
+                    },
+                    unseen: Some("the responses of its server"),
+                }],
+                ..RewardFacts::program("http", *range, *time_limit_seconds)
+            },
+            Reward::Parts { parts } => RewardFacts::combined("parts", parts),
+        }
+    }
+
+    /// The rewards that it combines.
+    pub fn parts(&self) -> &[RewardPart] {
+        match self {
+            Reward::Parts { parts } => parts,
+            _ => &[],
         }
     }
 
@@ -161,68 +330,14 @@ impl Reward {
 
     /// Whether the reward is always 0 or 1, so that its mean is a share (pass@1).
     pub fn is_verdict(&self) -> bool {
-        match self {
-            Reward::ExactMatch { .. }
-            | Reward::Numeric { .. }
-            | Reward::Regex { .. }
-            | Reward::JsonSchema { .. }
-            | Reward::UnitTests { .. } => true,
-            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } | Reward::Parts { .. } => {
-                false
-            }
-        }
+        !matches!(self.facts().values, RewardValues::Graded(_))
     }
 
     /// The range of its values.
     pub fn range(&self) -> RewardRange {
-        match self {
-            Reward::Command { range, .. } | Reward::Python { range, .. } | Reward::Http { range, .. } => {
-                *range
-            }
-            Reward::Parts { parts } if parts.iter().any(|part| !part.reward.range().is_unit()) => {
-                RewardRange::Any
-            }
-            _ => RewardRange::Unit,
-        }
-    }
-
-    /// The programs that judge, each with its dependencies besides its own sources.
-    pub fn commands(&self) -> Vec<(&str, &[String])> {
-        match self {
-            Reward::Command { command, depends, .. } => vec![(command, depends)],
-            // The file is located in the same way as the script of a command.
-            Reward::Python { file, depends, .. } => vec![(file, depends)],
-            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// Whether one of [`Reward::commands`] is the file of a function of Python.
-    pub fn is_function(&self, command: &str) -> bool {
-        match self {
-            Reward::Python { file, .. } => file == command,
-            Reward::Parts { parts } => parts.iter().any(|part| part.reward.is_function(command)),
-            _ => false,
-        }
-    }
-
-    /// Descriptions of what may change its verdicts and is in no key, besides what its programs depend on.
-    pub fn unseen(&self) -> Vec<&'static str> {
-        match self {
-            Reward::UnitTests { .. } => vec!["the version and packages of `python3`, which runs the tests"],
-            Reward::Http { .. } => vec!["the responses of its server"],
-            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.unseen()).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The files that the reward itself reads.
-    pub fn files(&self) -> Vec<&str> {
-        match self {
-            Reward::JsonSchema { schema } => vec![schema],
-            Reward::Python { file, .. } => vec![file],
-            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.files()).collect(),
-            _ => Vec::new(),
+        match self.facts().values {
+            RewardValues::Verdict | RewardValues::VerdictOnWhole => RewardRange::Unit,
+            RewardValues::Graded(range) => range,
         }
     }
 }

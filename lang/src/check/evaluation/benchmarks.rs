@@ -4,7 +4,9 @@
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
-use mopd_experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange};
+use mopd_experiment::{
+    Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange, RewardValues,
+};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Arg;
@@ -221,13 +223,13 @@ impl Checker {
         if !metrics.contains(&Metric::Calibration) {
             return;
         }
-        let (text, help) = match reward {
-            Reward::Regex { .. } | Reward::JsonSchema { .. } | Reward::UnitTests { .. } => return,
-            Reward::ExactMatch { .. } | Reward::Numeric { .. } => (
+        let (text, help) = match reward.facts().values {
+            RewardValues::Verdict => return,
+            RewardValues::VerdictOnWhole => (
                 "takes the whole completion for the answer: one that states its confidence is never right",
                 "find the answer beside the confidence, such as `reward = regex(\"answer: (?<answer>\\\\S+)\")`",
             ),
-            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } | Reward::Parts { .. } => (
+            RewardValues::Graded(_) => (
                 "may be between 0 and 1: `calibration` compares a confidence with right and wrong",
                 "judge by `regex`, `json_schema` or `unit_tests`, or leave `calibration` out",
             ),

@@ -4,8 +4,8 @@
 use crate::diag::{Code, Diagnostic};
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 use mopd_experiment::{
-    BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Origin, Recipe, Reward, TokensOf,
-    Train, WithOrigin,
+    BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Origin, Recipe, TokensOf, Train,
+    WithOrigin,
 };
 
 use crate::check::Checker;
@@ -155,10 +155,7 @@ impl Checker {
         for (name, origin) in read {
             for share in &train.mixture {
                 let domain = self.domain(share.domain);
-                let parts: Vec<&str> = match &domain.reward {
-                    Reward::Parts { parts } => parts.iter().map(|part| part.name.as_str()).collect(),
-                    _ => Vec::new(),
-                };
+                let parts: Vec<&str> = domain.reward.parts().iter().map(|part| part.name.as_str()).collect();
                 if parts.contains(&name.as_str()) {
                     continue;
                 }

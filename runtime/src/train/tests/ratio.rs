@@ -8,6 +8,24 @@ use super::*;
 
 const OLD: Signal = Signal::Logp { role: Role::Old };
 
+/// A training of four completions of each prompt.
+fn sampled(objective: Objective, steps: u32, temperature: f64) -> Train<Objective> {
+    let rollout = Rollout::new(4, Producer::student(Sampling::new(4, temperature, 8)));
+    Train { rollout, ..train(objective, steps) }
+}
+
+/// The rollouts of a step, with other rewards than equal ones, which would leave the weights unchanged.
+fn rewarded(trainer: &mut Trainer, step: u32, rewards: &[f64]) -> Rollouts {
+    let mut rollouts = trainer.rollouts_of(step).unwrap().remove(0);
+    for (sequence, reward) in rollouts.sequences.list.iter_mut().zip(rewards.iter().cycle()) {
+        sequence.reward = Some(*reward);
+    }
+    rollouts
+}
+
+const THREE: [f64; 3] = [0.0, 0.5, 1.0];
+const FIVE: [f64; 5] = [1.0, 0.0, 0.5, 0.25, 0.75];
+
 /// GSPO: the mean log-ratio of a sequence to `role`, clipped at its published bounds if `bounded`. Which
 /// tokens are clipped is an output of its own.
 fn gspo(role: Role, bounded: bool) -> Objective {
@@ -35,14 +53,10 @@ fn gspo(role: Role, bounded: bool) -> Objective {
 fn half_step(objective: Objective, role: Role) -> (f32, Vec<f32>, Vec<f32>, Vec<f32>) {
     let fixture = Fixture::new();
     let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
-    let mut train = train(objective, 1);
-    train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, 1.0, 8)));
+    let train = sampled(objective, 1, 1.0);
     let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, ROUTED, &models) };
     let mut trainer = Trainer::new(&stage).unwrap();
-    let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
-        sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
-    }
+    let rollouts = rewarded(&mut trainer, 0, &FIVE);
     let EvaluatedBatch { batch, outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let clipped = outputs.get(train.objective.clipped.unwrap());
     let share = clipped.iter().sum::<f32>() / clipped.len() as f32;
@@ -75,17 +89,13 @@ fn the_first_update_clips_nothing_however_narrow_the_bounds() {
 fn the_ratio_starts_at_exactly_1() {
     let fixture = Fixture::new();
     let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
-    let mut train = train(grpo(), 2);
-    train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, 1.0, 8)));
+    let train = sampled(grpo(), 2, 1.0);
     for kind in [Kind::Float, Kind::BFloat16] {
         let mut stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
         stage.steps = 4;
         let mut trainer = Trainer::new(&stage).unwrap();
         for step in 0..4 {
-            let mut rollouts = trainer.rollouts_of(step).unwrap().remove(0);
-            for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
-                sequence.reward = Some((index % 3) as f64 / 2.0);
-            }
+            let rollouts = rewarded(&mut trainer, step, &THREE);
             let EvaluatedBatch { batch, gradient, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
             let old = batch.signal(&OLD).unwrap();
             let same = batch.live[0].iter().zip(old).filter(|(now, then)| now.to_bits() == then.to_bits());
@@ -110,23 +120,19 @@ fn a_later_mini_batch_starts_at_exactly_1() {
     let fixture = Fixture::new();
     let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
     for (rate, moves) in [(0.0, false), (1e-2, true)] {
-        let mut train = train(grpo(), 1);
+        let mut train = sampled(grpo(), 1, 1.0);
         train.options.mini_batches = 2;
-        train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, 1.0, 8)));
         train.learning_rate = Schedule::Constant { value: rate }.into();
         let mut stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, ROUTED, &models) };
         stage.steps = 2;
         let mut trainer = Trainer::new(&stage).unwrap();
         let mut record = Record::default();
         for step in 0..2 {
-            let mut rollouts = trainer.rollouts_of(step).unwrap();
-            for (index, sequence) in rollouts[0].sequences.list.iter_mut().enumerate() {
-                sequence.reward = Some((index % 3) as f64 / 2.0);
-            }
-            let EvaluatedBatch { batch, .. } = trainer.evaluate(0, &rollouts[0], step).unwrap();
+            let rollouts = rewarded(&mut trainer, step, &THREE);
+            let EvaluatedBatch { batch, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
             let same = batch.live[0].as_slice() == batch.signal(&OLD).unwrap();
             assert_eq!(same, step == 0 || !moves, "rate {rate}, step {step}");
-            trainer.update(rollouts, Instant::now(), step, &mut record).unwrap();
+            trainer.update(vec![rollouts], Instant::now(), step, &mut record).unwrap();
         }
     }
 }
@@ -136,19 +142,13 @@ fn a_later_mini_batch_starts_at_exactly_1() {
 fn later_passes_have_a_ratio() {
     let fixture = Fixture::new();
     let models = models(true);
-    let sampling = Sampling::new(4, 1.0, 8);
-    let mut train = train(grpo(), 2);
-    train.rollout = Rollout::new(4, Producer::student(sampling));
-    // The rewards differ, because equal ones would leave the weights unchanged.
+    let train = sampled(grpo(), 2, 1.0);
     let mut stage = fixture.stage(&train, ROUTED, &models);
     stage.steps = 4;
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut lists = Vec::new();
     for step in 0..4 {
-        let mut rollouts = trainer.rollouts_of(step).unwrap().remove(0);
-        for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
-            sequence.reward = Some((index % 3) as f64 / 2.0);
-        }
+        let rollouts = rewarded(&mut trainer, step, &THREE);
         let EvaluatedBatch { batch, gradient, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
         let old = batch.signal(&OLD).unwrap();
         let apart = batch.live[0].iter().zip(old).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
@@ -168,15 +168,11 @@ fn the_ratio_starts_at_1_at_any_temperature() {
     let fixture = Fixture::new();
     let models = models(true);
     for temperature in [0.6, 1.0, 1.7] {
-        let mut train = train(grpo(), 1);
-        train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, temperature, 8)));
+        let mut train = sampled(grpo(), 1, temperature);
         train.objective.temperature = temperature.into();
         let stage = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
-        let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-        for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
-            sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
-        }
+        let rollouts = rewarded(&mut trainer, 0, &FIVE);
         let EvaluatedBatch { batch, outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
         assert_eq!(batch.live[0].as_slice(), batch.signal(&OLD).unwrap(), "at {temperature}");
         let clipped = outputs.get(train.objective.clipped.unwrap());

@@ -42,15 +42,7 @@ fn rows() -> Vec<Row> {
             if train.scorers.routed().is_empty() {
                 continue;
             }
-            let request = ExportRequest {
-                plan: &plan,
-                checked: Some(checked),
-                model,
-                folder: &folder,
-                located: &located,
-                rows: None,
-                by_run: false,
-            };
+            let request = ExportRequest::new(&plan, Some(checked), model, &folder, &located);
             let coverage = ExportEngine::ALL.map(|engine| export(engine, request).0);
             rows.push(Row { file: file.clone(), stage: named.name.clone(), coverage });
         }
@@ -193,15 +185,7 @@ fn refused_export_writes_no_files() {
     let mut written = 0;
     for (model, _) in trained(&plan) {
         for engine in ExportEngine::ALL {
-            let request = ExportRequest {
-                plan: &plan,
-                checked: Some(checked),
-                model,
-                folder: &folder,
-                located: &located,
-                rows: None,
-                by_run: false,
-            };
+            let request = ExportRequest::new(&plan, Some(checked), model, &folder, &located);
             let (coverage, files) = export(engine, request);
             assert_eq!(files.is_none(), coverage.refused().count() > 0);
             if let Some((export, _)) = files {

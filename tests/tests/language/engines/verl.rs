@@ -111,15 +111,7 @@ fn verl_reads_its_folder_and_its_adjoints_are_those_of_the_interpreter() {
         let at = |name: &str| (format!("runs/{name}"), false);
         for (model, named) in trained(&plan) {
             let Stage::Train(train) = &named.stage else { continue };
-            let request = ExportRequest {
-                plan: &plan,
-                checked: Some(checked),
-                model,
-                folder: &at,
-                located: &located,
-                rows: None,
-                by_run: false,
-            };
+            let request = ExportRequest::new(&plan, Some(checked), model, &at, &located);
             let (_, Some((export, _))) = export(ExportEngine::Verl, request) else { continue };
             let title = format!("{}: {}", path.display(), named.name);
             cases.extend((0..3).filter_map(|_| case(&title, &export, train, &mut random)));

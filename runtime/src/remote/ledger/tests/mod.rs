@@ -7,10 +7,11 @@ mod teachers;
 mod world;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use mopd_ops::testing::Extent;
 
-use crate::failure::Error;
+use crate::failure::Result;
 
 /// What became of a lie.
 #[derive(Clone, Debug)]
@@ -23,9 +24,13 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// A lie that stopped the run.
-    fn stopped(lie: String, error: Error) -> Outcome {
-        let error = error.to_string();
+    /// Of a run that ended in an error, or with the reason why what it took is no lie.
+    fn of(lie: &impl Debug, ended: Result<Option<String>>, undetectable: Option<&'static str>) -> Outcome {
+        let lie = format!("{lie:?}");
+        let error = match ended {
+            Ok(error) => return Outcome { lie, error, undetectable },
+            Err(error) => error.to_string(),
+        };
         // A panic of the fake closes its connection, which must not count as a lie that was caught.
         assert!(
             !error.contains("closed the connection") && !error.contains("could not be reached"),

@@ -10,7 +10,8 @@ use super::super::super::push::{PushedWeights, canary};
 use super::super::super::sampling::{RolloutBatch, SamplingServer, SentRollouts};
 use super::super::gap::{self, ComparedCompletion};
 use super::world::{
-    Fake, OTHER_TEACHER, Reply, STUDENT, TOKENIZER, drawn, entries, logps, of_completion, random,
+    Fake, OTHER_TEACHER, Reply, STUDENT, TOKENIZER, drawn, entries, logps, number, of_completion, ok, random,
+    single,
 };
 use super::{Outcome, judge, of_today, outcomes};
 use crate::control::Control;
@@ -245,14 +246,12 @@ impl Lie {
     }
 
     fn answer(self, path: &str, body: &[u8]) -> Reply {
-        let ok = |value: Value| (200, value.to_string().into_bytes());
         let asked: Value = serde_json::from_slice(body).unwrap_or_default();
         let ids = |value: &Value| serde_json::from_value::<Vec<Token>>(value.clone()).unwrap();
-        let number = |logp: f64| if logp.is_nan() { json!("NaN") } else { json!(logp) };
         match path {
-            "/v1/models" => ok(json!({ "data": [{ "id": "student" }] })),
-            "/model_info" | "/weight_info" => ok(json!({ "weight_version": "w1", "model_path": "w1" })),
-            own::MODEL => ok(json!({ "model": "student", "weights": "w1" })),
+            "/v1/models" => ok(&json!({ "data": [{ "id": "student" }] })),
+            "/model_info" | "/weight_info" => ok(&json!({ "weight_version": "w1", "model_path": "w1" })),
+            own::MODEL => ok(&json!({ "model": "student", "weights": "w1" })),
             "/v1/completions" => {
                 let ids = ids(&asked["prompt"]);
                 let numbers = of_completion(STUDENT, &ids[..1], &ids[1..]);
@@ -262,7 +261,7 @@ impl Lie {
                     .map(|(logp, id)| json!({ id.to_string(): { "logprob": logp, "rank": null } }));
                 let all: Vec<Value> = std::iter::once(Value::Null).chain(entries).collect();
                 ok(
-                    json!({ "model": "student", "choices": [{ "prompt_token_ids": ids, "prompt_logprobs": all }] }),
+                    &json!({ "model": "student", "choices": [{ "prompt_token_ids": ids, "prompt_logprobs": all }] }),
                 )
             }
             "/generate" if asked["sampling_params"]["max_new_tokens"] == json!(0) => {
@@ -270,7 +269,7 @@ impl Lie {
                 let numbers = of_completion(STUDENT, &ids[..1], &ids[1..]);
                 let entries = numbers.iter().zip(&ids[1..]).map(|(logp, id)| json!([logp, id, null]));
                 let all: Vec<Value> = std::iter::once(json!([null, ids[0], null])).chain(entries).collect();
-                ok(json!({ "meta_info": { "prompt_tokens": ids.len(), "input_token_logprobs": all } }))
+                ok(&json!({ "meta_info": { "prompt_tokens": ids.len(), "input_token_logprobs": all } }))
             }
             "/generate" => {
                 let seed = asked["sampling_params"]["sampling_seed"].as_u64().unwrap();
@@ -281,7 +280,7 @@ impl Lie {
                     .enumerate()
                     .map(|(place, logp)| json!([number(*logp), tokens.get(place), null]))
                     .collect();
-                ok(json!({ "output_ids": tokens, "meta_info": {
+                ok(&json!({ "output_ids": tokens, "meta_info": {
                     "prompt_tokens": asked_prompt.len(), "completion_tokens": tokens.len(), "weight_version": version,
                     "finish_reason": { "type": if truncated { "length" } else { "stop" } },
                     "output_token_logprobs": list,
@@ -296,7 +295,7 @@ impl Lie {
                     .enumerate()
                     .map(|(place, logp)| json!({ "token_id": tokens.get(place), "logprob": number(*logp) }))
                     .collect();
-                ok(json!({ "prompt_token_ids": prompt, "choices": [{
+                ok(&json!({ "prompt_token_ids": prompt, "choices": [{
                     "token_ids": tokens, "finish_reason": if truncated { "length" } else { "stop" },
                     "weight_versions": [{ "version": version }], "logprobs": { "content": list },
                 }] }))
@@ -314,14 +313,14 @@ impl Lie {
                         if version != "w1" {
                             weights = version;
                         }
-                        let logps = logps.into_iter().map(|logp| logp as f32).collect();
+                        let logps = single(logps);
                         completions.push(Completion { tokens, logps, truncated, ..Completion::default() });
                     }
                 }
                 (200, SentRollouts::new(completions, weights, body).bytes())
             }
             // Weights that are sent change nothing here.
-            _ => ok(json!({ "success": true })),
+            _ => ok(&json!({ "success": true })),
         }
     }
 }
@@ -352,18 +351,13 @@ fn run(lie: &Lie) -> Outcome {
             Key::new(1, 2, Purpose::Rollout, 3),
         );
         let reading = canary(&TOKENIZER)?;
-        let numbers = of_completion(STUDENT, &reading.prompt, &reading.completion);
         let pushed = PushedWeights {
             folder: PathBuf::from("/nowhere/w1"),
             content: "w1".to_owned(),
             of: "step 0".to_owned(),
-            canary: numbers.into_iter().map(|logp| logp as f32).collect(),
+            canary: single(of_completion(STUDENT, &reading.prompt, &reading.completion)),
         };
         let completions = server.sample(|| Ok(pushed), &rollout, &TOKENIZER, 0.05, &control)?;
-        let model = |completion: &Completion, prompt: &[Token]| {
-            let near = of_completion(STUDENT, prompt, &completion.tokens);
-            near.into_iter().map(|logp| logp as f32).collect::<Vec<_>>()
-        };
         let compared: Vec<ComparedCompletion> = completions
             .iter()
             .enumerate()
@@ -371,7 +365,7 @@ fn run(lie: &Lie) -> Outcome {
                 index,
                 group: index as u32 / 8,
                 tokens: completion.tokens.clone(),
-                trainer: model(completion, &prompts[index / 8]),
+                trainer: single(of_completion(STUDENT, &prompts[index / 8], &completion.tokens)),
                 sampler: completion.logps.clone(),
                 same_weights: !lie.stale,
             })
@@ -380,10 +374,7 @@ fn run(lie: &Lie) -> Outcome {
             .map_err(|what| Error::new(mopd_plan::events::FailureKind::Model, what))?;
         Ok(accepted(lie, &compared))
     };
-    match sample() {
-        Err(error) => Outcome::stopped(format!("{lie:?}"), error),
-        Ok(is_true) => Outcome { lie: format!("{lie:?}"), error: is_true, undetectable: undetectable(&lie) },
-    }
+    Outcome::of(&lie, sample(), undetectable(&lie))
 }
 
 /// Whether the completions that were accepted are true, since a server that was asked again did not lie.

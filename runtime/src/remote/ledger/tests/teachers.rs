@@ -8,7 +8,10 @@ use tch::Tensor;
 
 use super::super::super::own::{self, SentBatch, SentTensor};
 use super::super::super::{CancelToken, ScoredSequence, ServedScores, Server};
-use super::world::{Fake, OTHER_TEACHER, Reply, STUDENT, TEACHER, TOKENIZER, drawn, entries, logps, random};
+use super::world::{
+    Fake, OTHER_TEACHER, Reply, STUDENT, TEACHER, TOKENIZER, drawn, entries, logps, number, ok, random,
+    single,
+};
 use super::{Outcome, judge, of_today, outcomes};
 use crate::control::Control;
 use crate::random::Uniforms;
@@ -318,8 +321,7 @@ fn written(form: Form, answer: &Answer, start: usize) -> Value {
     let Answer { ids, positions, model, version } = answer;
     let entry = |logp: f64, rank: u64| {
         let rank = if form.ranks { json!(rank) } else { Value::Null };
-        // JSON has no NaN; programs write it anyway.
-        json!({ "logprob": if logp.is_nan() { json!("NaN") } else { json!(logp) }, "rank": rank })
+        json!({ "logprob": number(logp), "rank": rank })
     };
     if form.engine == Engine::Vllm {
         let of = |position: &Position| {
@@ -338,13 +340,12 @@ fn written(form: Form, answer: &Answer, start: usize) -> Value {
             "choices": [{ "prompt_token_ids": ids, "prompt_logprobs": all, "text": "", "finish_reason": "length" }],
         });
     }
-    let logp = |logp: f64| if logp.is_nan() { json!("NaN") } else { json!(logp) };
-    let own = positions.iter().skip(start).map(|of| json!([logp(of.logp), of.token, null]));
+    let own = positions.iter().skip(start).map(|of| json!([number(of.logp), of.token, null]));
     let own: Vec<Value> = std::iter::once(json!([null, ids[start], null])).chain(own).collect();
     let list = positions
         .iter()
         .skip(start)
-        .map(|of| -> Value { of.list.iter().map(|(id, value)| json!([logp(*value), id, null])).collect() });
+        .map(|of| -> Value { of.list.iter().map(|(id, value)| json!([number(*value), id, null])).collect() });
     let list: Vec<Value> = std::iter::once(Value::Null).chain(list).collect();
     json!({ "meta_info": {
         "prompt_tokens": ids.len(), "weight_version": version, "finish_reason": { "type": "length" },
@@ -394,13 +395,12 @@ impl Lie {
     }
 
     fn answer(self, memory: &Mutex<Memory>, path: &str, body: &[u8]) -> Reply {
-        let ok = |value: Value| (200, value.to_string().into_bytes());
         match path {
-            "/v1/models" => return ok(json!({ "data": [{ "id": "teacher", "root": "/models/teacher" }] })),
+            "/v1/models" => return ok(&json!({ "data": [{ "id": "teacher", "root": "/models/teacher" }] })),
             "/model_info" => {
-                return ok(json!({ "model_path": "/models/teacher", "weight_version": "v1" }));
+                return ok(&json!({ "model_path": "/models/teacher", "weight_version": "v1" }));
             }
-            own::MODEL => return ok(json!({ "model": "teacher", "weights": "w1" })),
+            own::MODEL => return ok(&json!({ "model": "teacher", "weights": "w1" })),
             own::LM_HEAD => {
                 let head =
                     Tensor::ones([entries() as i64, WIDTH as i64], (tch::Kind::Float, tch::Device::Cpu));
@@ -444,7 +444,7 @@ impl Lie {
             kind.apply(&mut answer, memory.previous.as_ref(), &mut random, k);
         }
         memory.previous = Some(honest);
-        ok(written(self.form, &answer, asked["logprob_start_len"].as_u64().unwrap_or(0) as usize))
+        ok(&written(self.form, &answer, asked["logprob_start_len"].as_u64().unwrap_or(0) as usize))
     }
 }
 
@@ -459,7 +459,7 @@ fn step(step: u64) -> (Vec<ScoredSequence>, Vec<Vec<f32>>) {
         for _ in 0..4 {
             let (completion, logps) = drawn(STUDENT, &prompt, 7, &mut random);
             readings.push(ScoredSequence { prompt: prompt.clone(), completion, scored: None });
-            all.push(logps.into_iter().map(|logp| logp as f32).collect());
+            all.push(single(logps));
         }
     }
     (readings, all)
@@ -476,7 +476,7 @@ fn run(lie: &Lie) -> Outcome {
         key: None,
     };
     let cancel = CancelToken::new(&control);
-    let train = || -> crate::failure::Result<()> {
+    let train = || -> crate::failure::Result<Option<String>> {
         let server = Server::open(&served, &control)?;
         server.try_out(&TOKENIZER, &control)?;
         for number in 0..STEPS {
@@ -491,12 +491,10 @@ fn run(lie: &Lie) -> Outcome {
                 }
             }
         }
-        server.confirm(cancel)
+        server.confirm(cancel)?;
+        Ok(None)
     };
-    match train() {
-        Err(error) => Outcome::stopped(format!("{lie:?}"), error),
-        Ok(()) => Outcome { lie: format!("{lie:?}"), error: None, undetectable: undetectable(lie) },
-    }
+    Outcome::of(lie, train(), undetectable(lie))
 }
 
 /// The lies that the book names as impossible to tell from the truth.

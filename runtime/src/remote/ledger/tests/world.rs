@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, LazyLock, Mutex};
 
+use serde_json::{Value, json};
+
 use crate::random::{Key, Purpose, Uniforms};
 use crate::tokenizer::{Token, Tokenizer};
 
@@ -74,6 +76,19 @@ pub fn drawn(model: u64, prompt: &[Token], most: usize, random: &mut Uniforms) -
 
 /// What a handler returns: a status and a body.
 pub type Reply = (u16, Vec<u8>);
+
+pub fn ok(value: &Value) -> Reply {
+    (200, value.to_string().into_bytes())
+}
+
+/// JSON has no NaN; programs write it anyway.
+pub fn number(logp: f64) -> Value {
+    if logp.is_nan() { json!("NaN") } else { json!(logp) }
+}
+
+pub fn single(logps: Vec<f64>) -> Vec<f32> {
+    logps.into_iter().map(|logp| logp as f32).collect()
+}
 
 /// A server on loopback.
 pub struct Fake {
