@@ -4,6 +4,8 @@
 mod keys;
 mod words;
 
+use std::borrow::Cow;
+
 pub use keys::*;
 pub use words::*;
 
@@ -93,7 +95,7 @@ pub struct Word {
 pub struct SignalName {
     pub name: &'static str,
     /// A role, or unit and axis: `real[sequence]`.
-    pub shape: &'static str,
+    pub shape: Cow<'static, str>,
     pub doc: &'static str,
 }
 
