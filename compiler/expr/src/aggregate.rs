@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn memory_begins_with_the_first_step() {
         let mut graph = Graph::default();
-        let reward = graph.signal(crate::graph::signals::Signal::Reward);
+        let reward = graph.signal(crate::graph::signals::PlainSignal::Reward);
         let mean = graph.reduce(Reduction::Mean, reward, Axis::Batch, None);
         let ema = graph.memory(Memory::Ema { rate: 0.75 }, mean);
         let previous = graph.memory(Memory::Previous, mean);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::graph::signals::{Axis, Signal};
+use crate::graph::signals::{Axis, PlainSignal, Signal};
 
 use super::graph::{LiveId, NodeId};
 use super::values::EvaluationError;
@@ -215,7 +215,7 @@ impl Batch {
         }
         let missing = || EvaluationError::MissingSignal { signal: format!("{signal:?}") };
         Ok(Cow::Owned(match signal {
-            Signal::Position => {
+            Signal::Plain(PlainSignal::Position) => {
                 let mut next = vec![0u32; self.layout.sequences()];
                 let positions = self.layout.sequence_of_token.iter().map(|sequence| {
                     let next = &mut next[*sequence as usize];
@@ -224,20 +224,22 @@ impl Batch {
                 });
                 positions.collect()
             }
-            Signal::Length => {
+            Signal::Plain(PlainSignal::Length) => {
                 let mut lengths = vec![0u32; self.layout.sequences()];
                 for sequence in &self.layout.sequence_of_token {
                     lengths[*sequence as usize] += 1;
                 }
                 lengths.into_iter().map(|length| length as f32).collect()
             }
-            Signal::Correct => {
-                let rewards = self.signal(&Signal::Reward).ok_or_else(missing)?;
+            Signal::Plain(PlainSignal::Correct) => {
+                let rewards = self.signal(&Signal::Plain(PlainSignal::Reward)).ok_or_else(missing)?;
                 rewards.iter().map(|reward| f32::from(u8::from(*reward >= 1.0))).collect()
             }
             Signal::DomainPlace => (0..self.layout.len(Axis::Domain)).map(|place| place as f32).collect(),
-            Signal::Step => vec![self.step as f32],
-            Signal::Progress => vec![(f64::from(self.step) / f64::from(self.steps.max(1))) as f32],
+            Signal::Plain(PlainSignal::Step) => vec![self.step as f32],
+            Signal::Plain(PlainSignal::Progress) => {
+                vec![(f64::from(self.step) / f64::from(self.steps.max(1))) as f32]
+            }
             _ => return Err(missing()),
         }))
     }

@@ -19,7 +19,8 @@ impl Graph {
         }
     }
 
-    pub fn signal(&mut self, signal: Signal) -> NodeId {
+    pub fn signal(&mut self, signal: impl Into<Signal>) -> NodeId {
+        let signal = signal.into();
         self.add(signal.axis(), Operation::Signal { signal })
     }
 
@@ -166,11 +167,12 @@ mod tests {
     use crate::graph::signals::Role;
 
     use super::*;
+    use crate::graph::signals::{ModelSignal, PlainSignal};
 
     #[test]
     fn the_same_computation_is_one_node() {
         let mut graph = Graph::default();
-        let (first, second) = (graph.signal(Signal::Reward), graph.signal(Signal::Reward));
+        let (first, second) = (graph.signal(PlainSignal::Reward), graph.signal(PlainSignal::Reward));
         assert_eq!(first, second);
         let sums = [first, second].map(|operand| graph.apply(Function::Add, &[operand, first]));
         assert_eq!(sums[0], sums[1]);
@@ -192,7 +194,7 @@ mod tests {
     #[test]
     fn neutral_elements_go_and_products_with_0_stay() {
         let mut graph = Graph::default();
-        let x = graph.signal(Signal::Logp { role: Role::TEACHER });
+        let x = graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp });
         let [zero, one, minus_one] = [0.0, 1.0, -1.0].map(|value| graph.constant(Axis::Run, value));
         for (function, operands) in [
             (Function::Multiply, [x, one]),
@@ -210,8 +212,8 @@ mod tests {
         assert_eq!(graph.apply(Function::Negate, &[negated]), x);
         // A number that both sides subtract is not computed.
         let (y, z) = (
-            graph.signal(Signal::Logp { role: Role::Student }),
-            graph.signal(Signal::Logp { role: Role::Sampler }),
+            graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp }),
+            graph.signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }),
         );
         let (first, second) =
             (graph.apply(Function::Subtract, &[x, z]), graph.apply(Function::Subtract, &[y, z]));
@@ -228,7 +230,7 @@ mod tests {
     fn numbers_over_several_prompts_are_told_from_those_of_one() {
         let graph = |number: &dyn Fn(&mut Graph, NodeId) -> NodeId| {
             let mut graph = Graph::default();
-            let reward = graph.signal(Signal::Reward);
+            let reward = graph.signal(PlainSignal::Reward);
             number(&mut graph, reward);
             graph
         };
@@ -245,8 +247,10 @@ mod tests {
     #[test]
     fn coarse_operands_are_broadcast_to_the_finest() {
         let mut graph = Graph::default();
-        let (reward, logp) =
-            (graph.signal(Signal::Reward), graph.signal(Signal::Logp { role: Role::Student }));
+        let (reward, logp) = (
+            graph.signal(PlainSignal::Reward),
+            graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp }),
+        );
         let product = graph.apply(Function::Multiply, &[reward, logp]);
         assert_eq!(graph.axis(product), Axis::Token);
         assert_eq!(graph.operands(graph.operands(product)[0]), [reward]);

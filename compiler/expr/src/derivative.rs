@@ -322,7 +322,7 @@ impl Backend for Nodes<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::graph::signals::{Role, Signal, Statistic};
+    use crate::graph::signals::{ModelSignal, PlainSignal, Role, Signal, Statistic};
 
     use super::*;
     use crate::batch::Batch;
@@ -404,7 +404,7 @@ mod tests {
                     return graph.apply(Negate, &[a]);
                 }
                 let mask = (random.below(2) == 0).then(|| {
-                    let reward = graph.signal(Signal::Reward);
+                    let reward = graph.signal(PlainSignal::Reward);
                     let mask = graph.apply(Greater, &[reward, half]);
                     (graph.axis(mask) <= axis).then(|| graph.broadcast(mask, axis))
                 });
@@ -431,8 +431,8 @@ mod tests {
                 graph.live(LiveId(0)),
                 graph.live(LiveId(1)),
                 graph.live(LiveId(0)),
-                graph.signal(Signal::Logp { role: Role::TEACHER }),
-                graph.signal(Signal::Reward),
+                graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
+                graph.signal(PlainSignal::Reward),
             ];
             for _ in 0..3 + random.below(9) {
                 let node = smooth_step(&mut random, &mut graph, &nodes);
@@ -483,7 +483,7 @@ mod tests {
         // The token's place in the sequence, counted from 0, as the divisor.
         let gradient = |loss: &dyn Fn(&mut Graph, [NodeId; 3]) -> NodeId| {
             let mut graph = Graph::default();
-            let (live, place) = (graph.live(LiveId(0)), graph.signal(Signal::Position));
+            let (live, place) = (graph.live(LiveId(0)), graph.signal(PlainSignal::Position));
             let zero = graph.constant(Axis::Token, 0.0);
             let later = graph.apply(Greater, &[place, zero]);
             let loss = loss(&mut graph, [live, place, later]);
@@ -495,7 +495,7 @@ mod tests {
                 groups: 1,
                 ..Default::default()
             };
-            let signals = vec![(Signal::Position, vec![0.0, 1.0, 2.0])];
+            let signals = vec![(Signal::Plain(PlainSignal::Position), vec![0.0, 1.0, 2.0])];
             let batch = Batch { layout, signals, live: vec![vec![1.0; 3]], ..Batch::default() };
             interpret(&graph, &[node], &batch).expect("runs").get(node).to_vec()
         };
@@ -531,7 +531,7 @@ mod tests {
     #[test]
     fn a_gradient_without_conditions_is_not_guarded() {
         let mut graph = Graph::default();
-        let (live, place) = (graph.live(LiveId(0)), graph.signal(Signal::Position));
+        let (live, place) = (graph.live(LiveId(0)), graph.signal(PlainSignal::Position));
         let quotient = graph.apply(Function::Divide, &[live, place]);
         let loss = graph.reduce(Reduction::Mean, quotient, Axis::Batch, None);
         adjoints(&mut graph, loss, &[LiveId(0)]).expect("differentiable");
@@ -553,7 +553,7 @@ mod tests {
         let refused = adjoints(&mut graph, loss, &[LiveId(0)]);
         assert_eq!(refused, Err(NotDifferentiable { node: ranked, operation: "minmax" }));
         // A detached factor needs no derivative.
-        let entropy = graph.signal(Signal::Entropy { role: Role::Student });
+        let entropy = graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
         let weight = graph.statistic(Statistic::Minmax, entropy, Axis::Batch, None);
         let term = graph.apply(Function::Multiply, &[weight, live]);
         let loss = graph.reduce(Reduction::Sum, term, Axis::Batch, None);

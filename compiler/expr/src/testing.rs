@@ -3,7 +3,9 @@
 
 use mopd_experiment::{Schedule, ScheduleLength};
 
-use crate::graph::signals::{Axis, Deviation, Function, Memory, Reduction, Role, Scan, Signal, Statistic};
+use crate::graph::signals::{
+    Axis, Deviation, Function, Memory, ModelSignal, PlainSignal, Reduction, Role, Scan, Signal, Statistic,
+};
 
 use super::batch::{Batch, Domains, Layout, TokenPartition};
 use super::graph::{Graph, LiveId, NodeId, Operation};
@@ -100,10 +102,10 @@ impl Random {
         mut number: impl FnMut(&mut Random) -> f32,
     ) -> Batch {
         let signals = [
-            Signal::Logp { role: Role::TEACHER },
-            Signal::Entropy { role: Role::Student },
-            Signal::Reward,
-            Signal::Truncated,
+            Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp },
+            Signal::Of { role: Role::Student, part: ModelSignal::Entropy },
+            Signal::Plain(PlainSignal::Reward),
+            Signal::Plain(PlainSignal::Truncated),
         ];
         let mut signals: Vec<(Signal, Vec<f32>)> = signals
             .into_iter()
@@ -131,14 +133,14 @@ impl Random {
                 graph.constant(axis, value)
             }
             1 => graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: ScheduleLength::Run }),
-            2 => graph.signal(Signal::Reward),
-            3 => graph.signal(Signal::Truncated),
-            4 => graph.signal(Signal::Entropy { role: Role::Student }),
-            5 => graph.signal(Signal::Position),
-            6 => graph.signal(Signal::Length),
-            7 => graph.signal(Signal::Progress),
+            2 => graph.signal(PlainSignal::Reward),
+            3 => graph.signal(PlainSignal::Truncated),
+            4 => graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy }),
+            5 => graph.signal(PlainSignal::Position),
+            6 => graph.signal(PlainSignal::Length),
+            7 => graph.signal(PlainSignal::Progress),
             8 if live > 0 => graph.live(LiveId(self.below(live) as u32)),
-            _ => graph.signal(Signal::Logp { role: Role::TEACHER }),
+            _ => graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
         }
     }
 

@@ -48,7 +48,7 @@ impl Curriculum {
 
     /// Whether a formula reads completions like those that the stage trains on.
     pub fn reads_own(&self) -> bool {
-        let of_own = |signal: &Signal| !matches!(signal, Signal::Measured { .. }) && !is_of_run(signal);
+        let of_own = |signal: &Signal| !matches!(signal, Signal::Measured { .. }) && !signal.is_of_step();
         let formulas = self.filter.iter().chain(&self.priority);
         formulas.flat_map(|formula| formula.graph.signals(&[formula.value])).any(|signal| of_own(&signal))
     }
@@ -66,7 +66,7 @@ impl Curriculum {
             .all(|choice| choice.teacher.model().is_some() && reads_the_same(choice.sees.as_ref()));
         let value = &measure.value;
         let moves = value.graph.moves(&[value.value])
-            || value.graph.signals(&[value.value]).iter().any(is_of_run)
+            || value.graph.signals(&[value.value]).iter().any(Signal::is_of_step)
             || teacher.sampling.moves();
         frozen && !moves
     }
@@ -77,11 +77,6 @@ impl Curriculum {
         let rollouts = rollouts.iter().map(|producer| producer.kind().key(None, model)).collect();
         CurriculumMeaning { filter, priority, refresh: *refresh, rollouts, measures }
     }
-}
-
-/// Whether a signal is a number of the run, equal for all prompts.
-pub fn is_of_run(signal: &Signal) -> bool {
-    matches!(signal, Signal::Step | Signal::Progress)
 }
 
 #[derive(Serialize)]

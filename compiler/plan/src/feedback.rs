@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::views::Piece;
-use super::{DomainId, Objective, Role, Sampling, Scorers, Signal, View};
+use super::{DomainId, ModelSignal, Objective, Role, Sampling, Scorers, Signal, View};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
@@ -56,7 +56,7 @@ impl Objective {
             .signals()
             .into_iter()
             .filter_map(|signal| match signal {
-                Signal::CorrectOf { role } => Some(role),
+                Signal::Of { role, part: ModelSignal::Correct } => Some(role),
                 _ => None,
             })
             .collect();

@@ -12,7 +12,7 @@ use mopd_experiment::StageStep;
 pub struct Guard {
     /// The condition as an author would write it.
     pub text: String,
-    /// One bool, made of [`Signal::OfSteps`], [`Signal::Step`] and [`Signal::Progress`].
+    /// One bool, made of [`Signal::OfSteps`] and numbers of the step.
     pub condition: Formula,
     pub steps: u32,
     /// The domain whose numbers it reads; where absent, those of all domains together.

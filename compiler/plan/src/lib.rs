@@ -44,7 +44,7 @@ pub mod why;
 pub use agreement::Agreement;
 pub use alignment::TermGradient;
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
-pub use curriculum::{Curriculum, CurriculumMeaning, CurriculumMeasure, is_of_run};
+pub use curriculum::{Curriculum, CurriculumMeaning, CurriculumMeasure};
 pub use data::{
     DATA_ENDINGS, DataFault, DataFormula, DataNode, DataSource, DataValue, NullField, is_file_pattern,
     number_of_text, quotas,
@@ -82,5 +82,5 @@ pub use mopd_experiment::nearest::{missing_file_help, nearest, nearest_file, unl
 pub use mopd_expr::roles::{Role, ScorerId};
 pub use mopd_expr::signals::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Function, Live,
-    Mass, Memory, Reduction, Scan, Signal, Statistic, Summand, Support,
+    Mass, Memory, ModelSignal, PlainSignal, Reduction, Scan, Signal, Statistic, Summand, Support,
 };

@@ -2,7 +2,7 @@
 
 use mopd_experiment::{Schedule, StageStep};
 use mopd_expr::graph::{Graph, NodeId, Operation};
-use mopd_expr::signals::{self, Signal};
+use mopd_expr::signals::{self, PlainSignal, Signal};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub enum AdaptiveSchedule {
 #[serde(untagged)]
 pub enum StepFunction {
     Schedule(Schedule),
-    /// An expression of [`Signal::Step`], [`Signal::Progress`] and schedules.
+    /// An expression of numbers of the step and schedules.
     Formula(signals::Formula),
 }
 
@@ -58,8 +58,8 @@ pub(super) fn value(
         values.push(match &node.operation {
             Operation::Constant { value } => Some(*value),
             Operation::Schedule { schedule } => Some(schedule.at(at.step, at.steps)),
-            Operation::Signal { signal: Signal::Step } => Some(f64::from(at.step)),
-            Operation::Signal { signal: Signal::Progress } => Some(at.progress()),
+            Operation::Signal { signal: Signal::Plain(PlainSignal::Step) } => Some(f64::from(at.step)),
+            Operation::Signal { signal: Signal::Plain(PlainSignal::Progress) } => Some(at.progress()),
             Operation::Signal { signal } => read(signal),
             Operation::Broadcast { operand } => known(operand),
             Operation::Apply { function, operands } => {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use mopd_experiment::formula::{
-    Axis, DivergenceKind, Formula, FormulaKind, Function, ModelSignal, Signal, Unit,
+    Axis, DivergenceKind, Formula, FormulaKind, Function, ModelSignal, PlainSignal, Signal, Unit,
 };
 
 use super::evaluate::Evaluator;
@@ -158,7 +158,8 @@ fn is_known_before_token(formula: &Formula) -> bool {
                     && !divergence.support.reads_token()
             }
             Signal::Mass { support, .. } | Signal::SupportSize { support } => !support.reads_token(),
-            Signal::Overlap { .. } | Signal::Position | Signal::Progress | Signal::Step => true,
+            Signal::Overlap { .. }
+            | Signal::Plain(PlainSignal::Position | PlainSignal::Progress | PlainSignal::Step) => true,
             _ => false,
         },
         _ => false,

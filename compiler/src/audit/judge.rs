@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mopd_experiment::formula::{Formula, FormulaKind, ModelSignal as Number, Role, Signal, text};
+use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Role, Signal, text};
 
 use super::divergence::EntryGraphs;
 use super::expectation::{ALL, AppliedParts};
@@ -281,12 +281,8 @@ impl<'a> Query<'a> {
 
     /// Whether the term reads a distribution other than the student's, and nothing else.
     fn compares(&self) -> bool {
-        let other = |node: &mopd_experiment::formula::FormulaNode| {
-            matches!(
-                node.kind,
-                FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct)
-            )
-        };
+        let other =
+            |node: &FormulaNode| matches!(&node.kind, FormulaKind::Signal(signal) if signal.is_of_reward());
         !self.view.others().is_empty() && !self.view.any(other) && self.spec.is_on_policy(self.spec.step)
     }
 
@@ -296,11 +292,7 @@ impl<'a> Query<'a> {
         self.view.any(|node| match &node.kind {
             // Verdicts and critics judge completions. They are no teachers, whatever their role.
             FormulaKind::Signal(Signal::Of { part, role }) => {
-                teaches(role)
-                    && matches!(
-                        part,
-                        Number::Logp | Number::Entropy | Number::Top1 | Number::Rank | Number::EndLogp
-                    )
+                teaches(role) && part.definition().of_distribution
             }
             FormulaKind::Signal(
                 Signal::Available { .. } | Signal::SpanScore { .. } | Signal::Agreement { .. },

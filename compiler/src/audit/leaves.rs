@@ -1,6 +1,6 @@
 //! The leaves of a term's graph: signals, live primitives and parameters, for one sample of a toy model.
 
-use mopd_experiment::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
+use mopd_experiment::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, PlainSignal, Signal};
 use mopd_expr::batch::Layout;
 
 use super::divergence::TokenContext;
@@ -153,21 +153,21 @@ impl<'a> ToySample<'a> {
             Signal::Of { role, part } => {
                 return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name()).into());
             }
-            Signal::Position => (position * STRETCH) as f64,
+            Signal::Plain(PlainSignal::Position) => (position * STRETCH) as f64,
             // Counted from the end of the stretch that the token represents.
-            Signal::Remaining => {
+            Signal::Plain(PlainSignal::Remaining) => {
                 let tokens = &self.outcome[sequence];
                 let length = length(self.toy, prompt, tokens);
                 let behind = if position + 1 == tokens.len() { length } else { (position + 1) * STRETCH };
                 (length - behind) as f64
             }
-            Signal::Offset => position as f64 + 1.0,
+            Signal::Plain(PlainSignal::Offset) => position as f64 + 1.0,
             // Two heads take turns.
-            Signal::Head => (position % 2) as f64,
+            Signal::Plain(PlainSignal::Head) => (position % 2) as f64,
             // The whole completion is one turn of a conversation, which may have others.
-            Signal::Turn => (3.0 * chance("turn", &[prompt])).floor(),
-            Signal::Block => (3.0 * chance("block", &[prompt])).floor(),
-            Signal::Accepted => truth(chance("accepted", &[prefix, taken]) > 0.4),
+            Signal::Plain(PlainSignal::Turn) => (3.0 * chance("turn", &[prompt])).floor(),
+            Signal::Plain(PlainSignal::Block) => (3.0 * chance("block", &[prompt])).floor(),
+            Signal::Plain(PlainSignal::Accepted) => truth(chance("accepted", &[prefix, taken]) > 0.4),
             Signal::InSpan(span) => truth(chance(span.name(), &[prefix]) > 0.5),
             _ => return Err("it is no number of a token in a toy model".into()),
         })
@@ -181,16 +181,18 @@ impl<'a> ToySample<'a> {
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
         let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
         Ok(match signal {
-            Signal::Reward => reward(self.toy, prompt, tokens),
-            Signal::Correct => truth(reward(self.toy, prompt, tokens) >= 1.0),
+            Signal::Plain(PlainSignal::Reward) => reward(self.toy, prompt, tokens),
+            Signal::Plain(PlainSignal::Correct) => truth(reward(self.toy, prompt, tokens) >= 1.0),
             Signal::Data { field } => chance(field, &[prompt]),
             Signal::DataIs { field, text } => truth(chance(&format!("{field} {text}"), &[prompt]) > 0.5),
             Signal::Available { role } => {
                 truth(chance(&format!("available {}", role.name()), &[prompt]) > 0.25)
             }
-            Signal::Length => length(self.toy, prompt, tokens) as f64,
-            Signal::Truncated if size.ends => truth(tokens.last() != Some(&(size.vocabulary - 1))),
-            Signal::Truncated => truth(chance("truncated", &text) > 0.7),
+            Signal::Plain(PlainSignal::Length) => length(self.toy, prompt, tokens) as f64,
+            Signal::Plain(PlainSignal::Truncated) if size.ends => {
+                truth(tokens.last() != Some(&(size.vocabulary - 1)))
+            }
+            Signal::Plain(PlainSignal::Truncated) => truth(chance("truncated", &text) > 0.7),
             Signal::Of { role, part: ModelSignal::Correct } => {
                 truth(chance(&format!("correct {}", role.name()), &text) > 0.5)
             }
@@ -210,10 +212,10 @@ impl<'a> ToySample<'a> {
     fn of_run(&self, signal: &Signal) -> Result<f64, AuditRefusal> {
         let now = self.toy.current_step();
         Ok(match signal {
-            Signal::Progress => now.progress(),
-            Signal::Step => f64::from(now.step),
-            Signal::VocabularySize => self.toy.vocabulary_size(),
-            Signal::Loss => 0.5 + self.toy.chance("loss", &[]),
+            Signal::Plain(PlainSignal::Progress) => now.progress(),
+            Signal::Plain(PlainSignal::Step) => f64::from(now.step),
+            Signal::Plain(PlainSignal::VocabularySize) => self.toy.vocabulary_size(),
+            Signal::Plain(PlainSignal::Loss) => 0.5 + self.toy.chance("loss", &[]),
             Signal::ValidationLoss => 0.5 + self.toy.chance("loss.validation", &[]),
             Signal::State { name, first, .. } => self.toy.state(name, *first),
             // Each domain is audited on its own; only the parameters of a divergence keep their comparisons.

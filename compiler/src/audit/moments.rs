@@ -1,6 +1,6 @@
 //! The steps of a run at which a term is audited.
 
-use mopd_experiment::formula::{Adaptive, Formula, FormulaKind, FormulaNode, Signal};
+use mopd_experiment::formula::{Adaptive, Formula, FormulaKind, FormulaNode, PlainSignal, Signal};
 use mopd_experiment::{Schedule, StageStep, Temperature};
 
 use super::sampler::Sampler;
@@ -17,7 +17,7 @@ fn is_of_step(node: &FormulaNode) -> bool {
         node.kind,
         FormulaKind::Schedule(_)
             | FormulaKind::Adaptive(Adaptive::Ladder { .. })
-            | FormulaKind::Signal(Signal::Progress | Signal::Step)
+            | FormulaKind::Signal(Signal::Plain(PlainSignal::Progress | PlainSignal::Step))
     )
 }
 

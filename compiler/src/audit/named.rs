@@ -1,7 +1,8 @@
 //! The named gradients, with which a term's gradient is compared.
 
 use mopd_experiment::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, Mass, Role, Signal, Support, text,
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, Mass, PlainSignal, Role, Signal,
+    Support, text,
 };
 
 use super::divergence::TokenContext;
@@ -179,9 +180,9 @@ impl Candidates<'_> {
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
             let FormulaKind::Signal(signal) = &part.0.kind else { continue };
             let outcome = match signal {
-                Signal::Reward => NamedOutcome::Reward,
-                Signal::Correct => NamedOutcome::Correct,
-                Signal::Length | Signal::Remaining => NamedOutcome::Length,
+                Signal::Plain(PlainSignal::Reward) => NamedOutcome::Reward,
+                Signal::Plain(PlainSignal::Correct) => NamedOutcome::Correct,
+                Signal::Plain(PlainSignal::Length | PlainSignal::Remaining) => NamedOutcome::Length,
                 signal if judgement(signal).is_some() => NamedOutcome::Judged(signal.clone()),
                 _ => continue,
             };

@@ -1,6 +1,8 @@
 //! Finds terms whose value or gradient is infinite or NaN for something that can be drawn.
 
-use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode, Function, ModelSignal, Signal, text};
+use mopd_experiment::formula::{
+    Formula, FormulaKind, FormulaNode, Function, ModelSignal, PlainSignal, Signal, text,
+};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::source::Span;
 
@@ -74,10 +76,10 @@ fn has_assumed_values(node: &FormulaNode) -> bool {
         &node.kind,
         FormulaKind::Signal(
             Signal::Data { .. }
-                | Signal::Reward
+                | Signal::Plain(PlainSignal::Reward)
                 | Signal::RewardPart { .. }
                 | Signal::SpanScore { .. }
-                | Signal::Loss
+                | Signal::Plain(PlainSignal::Loss)
                 | Signal::TermLoss { .. }
                 | Signal::ValidationLoss
                 | Signal::Of { part: ModelSignal::Score | ModelSignal::Value, .. }

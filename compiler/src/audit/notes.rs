@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use mopd_experiment::Temperature;
-use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Reduction, Signal, text};
+use mopd_experiment::formula::{
+    Axis, Formula, FormulaKind, FormulaNode, PlainSignal, Reduction, Signal, text,
+};
 
 use super::expectation::{ALL, AppliedParts};
 use super::fit::{cosine, difference, distance, norm};
@@ -153,7 +155,7 @@ impl<'a> Query<'a> {
         if let Some(states) = self.states() {
             notes.push(changes(&states));
         }
-        if self.view.any(|node| matches!(node.kind, FormulaKind::Signal(Signal::VocabularySize))) {
+        if self.view.any(|node| node.is(PlainSignal::VocabularySize)) {
             notes.push(format!("vocab_size is {} here", self.spec.size.vocabulary));
         }
         for axis in [Axis::Turn, Axis::Block, Axis::Domain] {

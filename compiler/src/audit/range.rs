@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use mopd_experiment::formula::{
     Adaptive, Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
-    Live, Mass, Memory, ModelSignal, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
+    Live, Mass, Memory, ModelSignal, PlainSignal, Reduction, Role, Scan, Signal, SignalDefinition, Statistic,
+    Support, Unit,
 };
 use mopd_experiment::{Reward, RolloutSource, Schedule, StageStep, Train};
 use mopd_ops::interval::ValueInterval;
@@ -112,7 +113,7 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
         },
         FormulaKind::Signal(signal) => of_signal(signal, facts, given),
         FormulaKind::Live(live) => match live {
-            Live::Part(part) => of_part(part),
+            Live::Part(part) => of_definition(part.definition()),
             Live::Divergence(divergence) => of_divergence(divergence, facts, given),
             Live::Likelihood { .. }
             | Live::Ranking { .. }
@@ -186,7 +187,9 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
 }
 
 fn reads_length(formula: &Formula) -> bool {
-    let of_length = |signal: &Signal| matches!(signal, Signal::Length | Signal::Position | Signal::Remaining);
+    let of_length = |signal: &Signal| {
+        matches!(signal, Signal::Plain(PlainSignal::Length | PlainSignal::Position | PlainSignal::Remaining))
+    };
     formula
         .parts()
         .iter()
@@ -215,17 +218,11 @@ pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
 /// Whether two formulas read one number under two names, as for a teacher that is the student.
 fn is_same(left: &Formula, right: &Formula, facts: &RunFacts) -> bool {
     let read = |formula: &Formula| match &formula.0.kind {
-        FormulaKind::Signal(Signal::Of {
-            role,
-            part:
-                part @ (ModelSignal::Logp
-                | ModelSignal::Entropy
-                | ModelSignal::Top1
-                | ModelSignal::EndLogp
-                | ModelSignal::Rank),
-        }) => Some((owner(role, facts), part.clone())),
+        FormulaKind::Signal(Signal::Of { role, part }) if part.definition().of_distribution => {
+            Some((owner(role, facts), *part))
+        }
         FormulaKind::Live(Live::Part(part @ (ModelSignal::Logp | ModelSignal::EndLogp))) => {
-            Some((Role::Student, part.clone()))
+            Some((Role::Student, *part))
         }
         _ => None,
     };
@@ -243,43 +240,34 @@ fn owner(role: &Role, facts: &RunFacts) -> Role {
     if always { Role::Student } else { role.clone() }
 }
 
-fn of_part(part: &ModelSignal) -> ValueRange {
-    match part {
-        ModelSignal::Logp | ModelSignal::EndLogp => ValueRange { high: 0.0, ..ALL },
-        ModelSignal::Entropy | ModelSignal::Deviation => POSITIVE,
-        ModelSignal::Top1 | ModelSignal::Confidence | ModelSignal::Correct => SHARE,
-        ModelSignal::Rank => ValueRange { low: 1.0, ..ALL },
-        ModelSignal::Mean | ModelSignal::Score | ModelSignal::Value | ModelSignal::StatedConfidence => ALL,
-    }
+fn of_definition(definition: &SignalDefinition) -> ValueRange {
+    ValueRange { low: definition.low, high: definition.high }
 }
 
 fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRange {
     match signal {
-        Signal::Of { part, .. } => of_part(part),
+        Signal::Of { part, .. } => of_definition(part.definition()),
         Signal::Divergence(divergence) => of_divergence(divergence, facts, given),
         Signal::Overlap { .. } | Signal::Mass { .. } => SHARE,
         // The last step is before the end: `progress` never reaches 1.
-        Signal::Progress => {
+        Signal::Plain(PlainSignal::Progress) => {
             let last = |steps: u32| StageStep { step: steps.saturating_sub(1), steps }.progress();
             ValueRange { low: 0.0, high: facts.steps.map_or(1.0f64.next_down(), last) }
         }
         Signal::Agreement { samples, .. } => ValueRange { low: 0.0, high: f64::from(*samples) },
-        Signal::Step => {
+        Signal::Plain(PlainSignal::Step) => {
             let last = facts.steps.map_or(f64::INFINITY, |steps| f64::from(steps.saturating_sub(1)));
             ValueRange { low: 0.0, high: last }
         }
-        Signal::Position | Signal::Remaining => ValueRange { low: 0.0, high: (facts.longest - 1.0).max(0.0) },
-        Signal::Length => ValueRange { low: 0.0, high: facts.longest },
-        Signal::Reward => facts.reward,
+        Signal::Plain(PlainSignal::Position | PlainSignal::Remaining) => {
+            ValueRange { low: 0.0, high: (facts.longest - 1.0).max(0.0) }
+        }
+        Signal::Plain(PlainSignal::Length) => ValueRange { low: 0.0, high: facts.longest },
+        Signal::Plain(PlainSignal::Reward) => facts.reward,
         // The weights of the reward's parts sum to less than 1, up to the rounding of the sum.
-        Signal::Correct if facts.reward.high < 1.0 - 1e-9 => NEVER,
-        Signal::SpanScore { .. }
-        | Signal::RewardPart { .. }
-        | Signal::Data { .. }
-        | Signal::Loss
-        | Signal::TermLoss { .. }
-        | Signal::State { .. }
-        | Signal::ValidationLoss => ALL,
+        Signal::Plain(PlainSignal::Correct) if facts.reward.high < 1.0 - 1e-9 => NEVER,
+        Signal::Plain(plain) => of_definition(plain.definition()),
+        Signal::State { .. } => ALL,
         _ => match signal.unit() {
             Unit::Bool => TRUTH,
             Unit::Count => POSITIVE,

@@ -2,7 +2,8 @@
 //! teaches the opposite.
 
 use mopd_experiment::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, ModelSignal, Role, Signal, Support,
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, ModelSignal, PlainSignal, Role,
+    Signal, Support,
 };
 
 use super::expectation::{ALL, CompiledTerm};
@@ -172,7 +173,7 @@ impl Query<'_> {
 
 /// Whether a signal is the verdict on a completion.
 pub(super) fn is_verdict(signal: &Signal) -> bool {
-    matches!(signal, Signal::Reward | Signal::Correct)
+    matches!(signal, Signal::Plain(PlainSignal::Reward | PlainSignal::Correct))
 }
 
 /// Whether a signal judges completions in another way, or is a field of the data.

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use mopd_experiment::formula::{Formula, FormulaKind, Role, Signal, WeightedRole};
+use mopd_experiment::formula::{Formula, FormulaKind, PlainSignal, Role, Signal, WeightedRole};
 use mopd_experiment::{
     Alignment, DomainId, Experiment, Pool, SelfCopy, StageStep, Teacher, TeacherChoice, TeacherWeights,
     Template, Train,
@@ -272,8 +272,8 @@ impl TeacherModel {
 fn number(formula: &Formula, step: StageStep) -> Option<f64> {
     let lowered = FormulaGraph::from_formulas(None, &[formula]).ok()?;
     let leaf = |leaf: &GraphLeaf| match leaf.formula.0.kind {
-        FormulaKind::Signal(Signal::Step) => Some(Dual::plain(f64::from(step.step))),
-        FormulaKind::Signal(Signal::Progress) => Some(Dual::plain(step.progress())),
+        FormulaKind::Signal(Signal::Plain(PlainSignal::Step)) => Some(Dual::plain(f64::from(step.step))),
+        FormulaKind::Signal(Signal::Plain(PlainSignal::Progress)) => Some(Dual::plain(step.progress())),
         _ => None,
     };
     elementwise(&lowered, step, &leaf).map(|number| number.value)

@@ -12,16 +12,7 @@ use super::refusal::AuditRefusal;
 /// Whether a signal is computed from distributions over tokens alone.
 pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
     match signal {
-        Signal::Of { part, .. } => {
-            matches!(
-                part,
-                ModelSignal::Logp
-                    | ModelSignal::EndLogp
-                    | ModelSignal::Entropy
-                    | ModelSignal::Top1
-                    | ModelSignal::Rank
-            )
-        }
+        Signal::Of { part, .. } => part.definition().of_distribution,
         Signal::Divergence(divergence) => divergence.kind.over_vocabulary(),
         Signal::Mass { .. }
         | Signal::SupportSize { .. }

@@ -2,7 +2,7 @@
 
 use mopd_experiment::formula::{
     Adaptive, Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
-    ModelSignal, Reduction, Role, Signal, Statistic, Support,
+    ModelSignal, PlainSignal, Reduction, Role, Signal, Statistic, Support,
 };
 use mopd_experiment::{Objective, Reduce, State, Temperature, Term};
 
@@ -201,9 +201,7 @@ impl<'a> TermView<'a> {
                     *over
                 }
                 FormulaKind::Scan { .. } => Axis::Sequence,
-                FormulaKind::Signal(Signal::Position | Signal::Remaining | Signal::Offset | Signal::Head) => {
-                    Axis::Sequence
-                }
+                FormulaKind::Signal(Signal::Plain(plain)) if plain.definition().by_place => Axis::Sequence,
                 _ => continue,
             };
             match over {
@@ -302,7 +300,9 @@ impl<'a> TermView<'a> {
 
     /// Whether the term depends on a number that changes in the run, but has few values in toy models.
     pub fn moves_unseen(&self) -> bool {
-        let unseen = |signal: &Signal| matches!(signal, Signal::State { .. } | Signal::VocabularySize);
+        let unseen = |signal: &Signal| {
+            matches!(signal, Signal::State { .. } | Signal::Plain(PlainSignal::VocabularySize))
+        };
         self.compares_domains()
             || self.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if unseen(signal)))
     }
@@ -415,7 +415,7 @@ fn refusal(node: &FormulaNode) -> Option<String> {
             role.name(),
             part.name()
         )),
-        FormulaKind::Signal(Signal::Masked) => whole("`masked` is about denoising steps"),
+        FormulaKind::Signal(Signal::Plain(PlainSignal::Masked)) => whole("`masked` is about denoising steps"),
         FormulaKind::Reduce { on: Some(rollout), .. } => Some(format!(
             "`{}(...)` inside a reduction are other completions than those trained on",
             rollout.source.name()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mopd_expr::roles::Role;
-use mopd_expr::signals::{Live, Signal, Support};
+use mopd_expr::signals::{Live, ModelSignal, Signal, Support};
 use mopd_plan::{
     Model, ModelId, Objective, Plan, Producer, Stage, TeacherChoice, TokenizerSpec, Train, Trainable, View,
 };
@@ -454,7 +454,9 @@ fn answer_bytes(
         for signal in objective.signals().iter().filter(|signal| signal.roles().contains(&role)) {
             match signal {
                 Signal::Divergence(_) => {}
-                Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } => most = most.max(4.0),
+                Signal::Of { part: ModelSignal::Logp | ModelSignal::Entropy | ModelSignal::Top1, .. } => {
+                    most = most.max(4.0);
+                }
                 _ => whole = true,
             }
         }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use mopd_expr::roles::Role;
-use mopd_expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, Signal};
+use mopd_expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, PlainSignal, Signal};
 use mopd_plan::Divergence;
 use serde_json::{Map, Value, json};
 
@@ -85,32 +85,25 @@ pub enum EngineNumber {
 /// The number of a signal; nothing if it is the engine that decides whether it has one.
 pub fn number(signal: &Signal, summands: &Summands) -> Result<Option<EngineNumber>, String> {
     check_roles(&signal.roles())?;
-    let named = |name| Ok(Some(EngineNumber::Named(name)));
     match signal {
-        Signal::Position => named("position"),
-        Signal::Length => named("length"),
-        Signal::Truncated => named("truncated"),
-        Signal::Reward => named("reward"),
-        Signal::Correct => named("correct"),
-        Signal::Step => named("step"),
-        Signal::Progress => named("progress"),
-        Signal::Logp { .. }
-        | Signal::Entropy { .. }
-        | Signal::Top1 { .. }
-        | Signal::Rank { .. }
-        | Signal::EndLogp { .. }
-        | Signal::Overlap { .. }
-        | Signal::Mass { .. }
-        | Signal::InNucleus { .. }
-        | Signal::SupportSize { .. } => match serde_json::to_value(signal) {
-            Ok(spec) => Ok(Some(EngineNumber::Distribution(spec))),
-            Err(error) => Err(error.to_string()),
-        },
+        Signal::Plain(
+            plain @ (PlainSignal::Position
+            | PlainSignal::Length
+            | PlainSignal::Truncated
+            | PlainSignal::Reward
+            | PlainSignal::Correct
+            | PlainSignal::Step
+            | PlainSignal::Progress),
+        ) => Ok(Some(EngineNumber::Named(plain.name()))),
         Signal::Divergence(divergence) => {
             let mut spec = summands.spec(divergence)?;
             spec.insert("signal".into(), json!("divergence"));
             Ok(Some(EngineNumber::Distribution(Value::Object(spec))))
         }
+        _ if signal.is_of_distributions() => match serde_json::to_value(signal) {
+            Ok(spec) => Ok(Some(EngineNumber::Distribution(spec))),
+            Err(error) => Err(error.to_string()),
+        },
         Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
         _ => Ok(None),
     }

@@ -7,7 +7,9 @@
 use std::fmt::Write as _;
 
 use mopd_expr::graph::{Graph, NodeId, Operation};
-use mopd_expr::signals::{Axis, Deviation, Function, Reduction, Scan, Signal, Statistic};
+use mopd_expr::signals::{
+    Axis, Deviation, Function, ModelSignal, PlainSignal, Reduction, Scan, Signal, Statistic,
+};
 use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
 use mopd_plan::Objective;
@@ -83,8 +85,10 @@ pub fn elementwise(name: &str, graph: &Graph, value: NodeId, live: &[&str]) -> S
         let code = match &node.operation {
             Operation::Constant { value } => full(number(*value)),
             Operation::Schedule { schedule } => full(at_step(schedule, "step, steps")),
-            Operation::Signal { signal: Signal::Step } => full("float(step)".to_owned()),
-            Operation::Signal { signal: Signal::Progress } => full("step / max(steps, 1)".to_owned()),
+            Operation::Signal { signal: Signal::Plain(PlainSignal::Step) } => full("float(step)".to_owned()),
+            Operation::Signal { signal: Signal::Plain(PlainSignal::Progress) } => {
+                full("step / max(steps, 1)".to_owned())
+            }
             Operation::Live { live: id } => live[id.0 as usize].to_owned(),
             Operation::Apply { function, operands } => {
                 applied(*function, &operands.iter().map(|id| variable(*id)).collect::<Vec<_>>())
@@ -220,17 +224,11 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
 pub fn signal_name(signal: &Signal) -> String {
     let of = |role: &mopd_expr::signals::Role, name: &str| format!("{}.{name}", role.name());
     match signal {
-        Signal::Logp { role } => of(role, "logp"),
-        Signal::Entropy { role } => of(role, "entropy"),
-        Signal::Top1 { role } => of(role, "top1"),
-        Signal::Rank { role } => of(role, "rank"),
-        Signal::EndLogp { role } => of(role, "end_logp"),
-        Signal::Value { role } => of(role, "value"),
+        Signal::Of { role, part } if *part != ModelSignal::StatedConfidence => of(role, part.name()),
         Signal::Mass { role, .. } => of(role, "mass"),
         Signal::InNucleus { role, .. } => format!("in_nucleus({})", role.name()),
         Signal::Overlap { left, right, .. } => format!("overlap({}, {})", left.name(), right.name()),
         Signal::Available { role } => of(role, "available"),
-        Signal::CorrectOf { role } => of(role, "correct"),
         Signal::Divergence(_) => "a divergence without gradient".to_owned(),
         Signal::State { name, .. } => format!("state {name}"),
         Signal::TermLoss { term } => format!("loss.{term}"),

@@ -239,13 +239,13 @@ fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
         }
         FormulaKind::Live(Live::SquaredError { part, dimensions, .. }) => {
             FormulaKind::Live(Live::SquaredError {
-                part: part.clone(),
+                part: *part,
                 target: at(0),
                 dimensions: dimensions.clone(),
             })
         }
         FormulaKind::Live(Live::BinaryCrossEntropy { part, .. }) => {
-            FormulaKind::Live(Live::BinaryCrossEntropy { part: part.clone(), target: at(0) })
+            FormulaKind::Live(Live::BinaryCrossEntropy { part: *part, target: at(0) })
         }
         other => other.clone(),
     }

@@ -10,7 +10,7 @@ use mopd_experiment::Origin;
 use mopd_experiment::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, LiveId, NodeId, Operation};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_plan::{Axis, Function, Live, Signal};
+use mopd_plan::{Axis, Function, Live, ModelSignal, PlainSignal, Signal};
 
 use super::executable::formula::{self as executable, CrossRolloutReads, ExecutableKind};
 use super::executable::sums;
@@ -200,7 +200,7 @@ impl<'a> Lowering<'a> {
         }
         let axis = formula.axis();
         match &formula.0.kind {
-            FormulaKind::Signal(checked::Signal::Selected) => {
+            FormulaKind::Signal(checked::Signal::Plain(PlainSignal::Selected)) => {
                 return Some(self.selected.unwrap_or_else(|| self.graph.constant(axis, 1.0)));
             }
             FormulaKind::Signal(_)
@@ -214,7 +214,9 @@ impl<'a> Lowering<'a> {
             return Some(made);
         }
         let loss = match &formula.0.kind {
-            FormulaKind::Signal(checked::Signal::Loss) => self.loss(&Signal::Loss),
+            FormulaKind::Signal(checked::Signal::Plain(PlainSignal::Loss)) => {
+                self.loss(&Signal::Plain(PlainSignal::Loss))
+            }
             FormulaKind::Signal(checked::Signal::TermLoss { term }) => {
                 self.loss(&Signal::TermLoss { term: term.clone() })
             }
@@ -297,7 +299,9 @@ impl<'a> Lowering<'a> {
                 return Err(self.error(formula, Code::OutOfRange, message));
             }
             ExecutableKind::Schedule(schedule) => self.graph.schedule(schedule),
-            ExecutableKind::Signal(Signal::VocabularySize) if let Some(tokens) = self.vocabulary => {
+            ExecutableKind::Signal(Signal::Plain(PlainSignal::VocabularySize))
+                if let Some(tokens) = self.vocabulary =>
+            {
                 self.graph.constant(Axis::Run, f64::from(tokens))
             }
             ExecutableKind::Signal(signal) => match self.loss(&signal) {
@@ -316,7 +320,7 @@ impl<'a> Lowering<'a> {
             })?,
             ExecutableKind::Live(live) => self.live(live, formula.origin),
             ExecutableKind::Score { of: Some(role), on } => {
-                let value = self.graph.signal(Signal::Value { role });
+                let value = self.graph.signal(Signal::Of { role, part: ModelSignal::Value });
                 self.score(value, on, formula.origin)
             }
             ExecutableKind::Score { of: None, on } => self.live_score(on, formula.origin),

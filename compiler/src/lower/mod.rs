@@ -36,7 +36,9 @@ use refusal::{Origins, refused};
 use steps::ExecutableExperiment;
 
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_plan::{GradientPartition, Live, Objective, OwnData, Plan, Rollout, Scorers, Signal, Train};
+use mopd_plan::{
+    GradientPartition, Live, Objective, OwnData, PlainSignal, Plan, Rollout, Scorers, Signal, Train,
+};
 
 /// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`]. Its
 /// [`Origin`]s index `origins`. `fused` is the arithmetic of its objectives
@@ -132,7 +134,8 @@ fn across_parts(
     }
     let of_loss = |state: &&checked::State| {
         state.next.any(|node| {
-            matches!(node.kind, FormulaKind::Signal(CheckedSignal::Loss | CheckedSignal::TermLoss { .. }))
+            node.is(PlainSignal::Loss)
+                || matches!(node.kind, FormulaKind::Signal(CheckedSignal::TermLoss { .. }))
         })
     };
     let state = checked.states.iter().find(of_loss).filter(|_| !own_data.is_empty())?;

@@ -7,7 +7,7 @@ mod reading;
 use mopd_experiment::formula::text;
 use mopd_experiment::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, ModelSignal,
-    PreferenceKind, Role, Signal, Support, Unit,
+    PlainSignal, PreferenceKind, Role, Signal, Support, Unit,
 };
 use mopd_experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Temperature, Term, Train};
 use mopd_plan::NormalForm;
@@ -223,7 +223,7 @@ fn token_allocation(objective: &Objective) -> String {
 
 /// The tokens that the statistics and reductions of weights and terms include, if there is a `select`.
 fn statistics(objective: &Objective) -> Option<String> {
-    let is_selected = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(Signal::Selected));
+    let is_selected = |node: &FormulaNode| node.is(PlainSignal::Selected);
     let (mut all, mut narrowed) = (false, false);
     let outside = objective
         .formulas()

@@ -1,11 +1,11 @@
 //! Numbers that are computed from a token's position, or from its prompt's.
 
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_plan::{Axis, Function, Reduction, Scan, Signal};
+use mopd_plan::{Axis, Function, PlainSignal, Reduction, Scan, Signal};
 
 /// `length - position - 1`: 0 at the last token of a completion.
 pub fn remaining(graph: &mut Graph) -> NodeId {
-    let (length, position) = (graph.signal(Signal::Length), graph.signal(Signal::Position));
+    let (length, position) = (graph.signal(PlainSignal::Length), graph.signal(PlainSignal::Position));
     let one = graph.constant(Axis::Run, 1.0);
     let behind = graph.apply(Function::Add, &[position, one]);
     graph.apply(Function::Subtract, &[length, behind])
@@ -22,7 +22,7 @@ pub fn in_final_turn(graph: &mut Graph) -> NodeId {
 
 /// The number of the token's turn in its completion, from 0.
 pub fn turn(graph: &mut Graph) -> NodeId {
-    let position = graph.signal(Signal::Position);
+    let position = graph.signal(PlainSignal::Position);
     let first = graph.reduce(Reduction::Minimum, position, Axis::Turn, None);
     let first = graph.broadcast(first, Axis::Token);
     let begins = graph.apply(Function::Equal, &[position, first]);

@@ -3,7 +3,7 @@
 use mopd_experiment::Origin;
 use mopd_experiment::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_plan::{Axis, Function, Live, Reduction, Role, Signal};
+use mopd_plan::{Axis, Function, Live, ModelSignal, PlainSignal, Reduction, Role, Signal};
 
 use super::formula::{LeafScope, Lowering};
 use super::positions;
@@ -46,7 +46,11 @@ impl Lowering<'_> {
         use Function::*;
         let inside = checked::Signal::InSpan(checked::NamedSpan::Tag(tag.clone()));
         let inside = self.given_or_signal(inside, Signal::InSpan { tag }, origin);
-        let position = self.given_or_signal(checked::Signal::Position, Signal::Position, origin);
+        let position = self.given_or_signal(
+            checked::Signal::Plain(checked::PlainSignal::Position),
+            Signal::Plain(PlainSignal::Position),
+            origin,
+        );
         let remaining = self.remaining(origin);
         let graph = &mut self.graph;
         let (any, one) =
@@ -61,9 +65,11 @@ impl Lowering<'_> {
 
     fn remaining(&mut self, origin: Origin) -> NodeId {
         match self.supply {
-            LeafScope::GraphLeaves => {
-                self.given_or_signal(checked::Signal::Remaining, Signal::Length, origin)
-            }
+            LeafScope::GraphLeaves => self.given_or_signal(
+                checked::Signal::Plain(checked::PlainSignal::Remaining),
+                Signal::Plain(PlainSignal::Length),
+                origin,
+            ),
             LeafScope::RuntimeOnly | LeafScope::AllSignals => positions::remaining(&mut self.graph),
         }
     }
@@ -140,7 +146,11 @@ impl Lowering<'_> {
         let student = self.live_part(checked::ModelSignal::Logp, Live::Logp, origin);
         let reference =
             checked::Signal::Of { role: checked::Role::Reference, part: checked::ModelSignal::Logp };
-        let reference = self.given_or_signal(reference, Signal::Logp { role: Role::REFERENCE }, origin);
+        let reference = self.given_or_signal(
+            reference,
+            Signal::Of { role: Role::REFERENCE, part: ModelSignal::Logp },
+            origin,
+        );
         let graph = &mut self.graph;
         let log_ratio = graph.apply(Function::Subtract, &[student, reference]);
         let log_ratio = graph.reduce(Reduction::Sum, log_ratio, Axis::Sequence, self.selected);

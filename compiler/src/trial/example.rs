@@ -1,6 +1,6 @@
 //! Example numbers for an objective.
 
-use mopd_experiment::formula::{Axis, FormulaKind, Role, Signal};
+use mopd_experiment::formula::{Axis, FormulaKind, PlainSignal, Role, Signal};
 use serde_json::{Map, Value, json};
 
 use super::supply::{given_as, random_choices, roles};
@@ -40,12 +40,12 @@ pub(super) fn example_numbers(formulas: &FormulaGraph) -> Value {
     }
     for leaf in leaves.iter().filter(|leaf| roles(leaf).is_empty()) {
         match &leaf.formula.0.kind {
-            FormulaKind::Signal(Signal::VocabularySize) if !wanted.is_empty() => {}
+            FormulaKind::Signal(Signal::Plain(PlainSignal::VocabularySize)) if !wanted.is_empty() => {}
             FormulaKind::Signal(signal) if follows(signal) => {}
             kind if compares_vocabularies(kind) => {}
             // A parameter: `arguments` gives its value. (`star.w` is the weight of a composed teacher.)
             FormulaKind::Variable(name) if !name.contains('.') => {}
-            FormulaKind::Signal(Signal::Correct) => example.add("reward", Axis::Sequence),
+            FormulaKind::Signal(Signal::Plain(PlainSignal::Correct)) => example.add("reward", Axis::Sequence),
             FormulaKind::Signal(Signal::State { name, first, .. }) => {
                 drop(example.run.insert(name.clone(), json!(first)));
             }
@@ -68,13 +68,15 @@ pub(super) fn example_numbers(formulas: &FormulaGraph) -> Value {
 fn follows(signal: &Signal) -> bool {
     matches!(
         signal,
-        Signal::Position
-            | Signal::Remaining
-            | Signal::Length
-            | Signal::Turn
-            | Signal::Step
-            | Signal::Progress
-            | Signal::Selected
+        Signal::Plain(
+            PlainSignal::Position
+                | PlainSignal::Remaining
+                | PlainSignal::Length
+                | PlainSignal::Turn
+                | PlainSignal::Step
+                | PlainSignal::Progress
+                | PlainSignal::Selected
+        )
     )
 }
 

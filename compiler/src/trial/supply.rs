@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use mopd_experiment::StageStep;
-use mopd_experiment::formula::{Axis, FormulaKind, ModelSignal, Role, Signal, Support, text};
+use mopd_experiment::formula::{Axis, FormulaKind, ModelSignal, PlainSignal, Role, Signal, Support, text};
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_expr::interpret::interpret;
@@ -279,7 +279,7 @@ impl<'a> LeafSource<'a> {
                 let number = self.given(&name, Axis::Run)?.map_or(*first, |given| given[0]);
                 return plain(vec![number; layout.len(*axis)]);
             }
-            if *signal == Signal::VocabularySize
+            if *signal == Signal::Plain(PlainSignal::VocabularySize)
                 && let Some(distributions) = &self.distributions
             {
                 return plain(vec![distributions.entries_in_all() as f64]);
@@ -320,16 +320,16 @@ impl<'a> LeafSource<'a> {
         let tokens = 0..layout.tokens();
         let first = |sequence: u32| layout.sequence_of_token.partition_point(|of| *of < sequence);
         Ok(Some(match signal {
-            Signal::Position => {
+            Signal::Plain(PlainSignal::Position) => {
                 tokens.map(|token| (token - first(layout.sequence_of_token[token])) as f64).collect()
             }
-            Signal::Remaining => {
+            Signal::Plain(PlainSignal::Remaining) => {
                 tokens.map(|token| (first(layout.sequence_of_token[token] + 1) - 1 - token) as f64).collect()
             }
-            Signal::Length => {
+            Signal::Plain(PlainSignal::Length) => {
                 (0..layout.sequences() as u32).map(|of| (first(of + 1) - first(of)) as f64).collect()
             }
-            Signal::Turn => tokens
+            Signal::Plain(PlainSignal::Turn) => tokens
                 .map(|token| {
                     let turn = |token| layout.parent(Axis::Token, Axis::Turn, token);
                     (turn(token) - turn(first(layout.sequence_of_token[token]))) as f64
@@ -346,11 +346,11 @@ impl<'a> LeafSource<'a> {
                 }
                 domains.into_iter().map(|domain| f64::from(u8::from(domain == &**name))).collect()
             }
-            Signal::Step => vec![f64::from(self.numbers.step)],
-            Signal::Progress => {
+            Signal::Plain(PlainSignal::Step) => vec![f64::from(self.numbers.step)],
+            Signal::Plain(PlainSignal::Progress) => {
                 vec![f64::from(self.numbers.step) / f64::from(self.numbers.steps.max(1))]
             }
-            Signal::Correct => {
+            Signal::Plain(PlainSignal::Correct) => {
                 let rewards = self.given("reward", Axis::Sequence)?;
                 let rewards = rewards.ok_or("`correct` is missing: one number per sequence, or `reward`")?;
                 rewards.iter().map(|reward| f64::from(u8::from(*reward >= 1.0))).collect()

@@ -7,7 +7,7 @@ use mopd_experiment::formula;
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_lang::source::SourceFile;
-use mopd_plan::{self as plan, Role, Signal, Stage};
+use mopd_plan::{self as plan, ModelSignal, Role, Signal, Stage};
 
 const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];
 const STUDENT: [f64; 5] = [0.30, 0.30, 0.20, 0.15, 0.05];
@@ -85,9 +85,11 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
     let mut gradient = vec![0.0; 5];
     for token in 0..5 {
         let worth = |signal: &Signal| match signal {
-            Signal::Logp { role } => of(*role)[token].ln(),
-            Signal::Entropy { role } => -of(*role).iter().map(|p| p * p.ln()).sum::<f64>(),
-            Signal::Top1 { role } => of(*role).into_iter().fold(0.0, f64::max),
+            Signal::Of { role, part: ModelSignal::Logp } => of(*role)[token].ln(),
+            Signal::Of { role, part: ModelSignal::Entropy } => {
+                -of(*role).iter().map(|p| p * p.ln()).sum::<f64>()
+            }
+            Signal::Of { role, part: ModelSignal::Top1 } => of(*role).into_iter().fold(0.0, f64::max),
             other => panic!("{other:?} is not among the values"),
         };
         let signals = objective

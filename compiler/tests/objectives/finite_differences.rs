@@ -5,7 +5,7 @@ use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
 use mopd_lang::source::SourceFile;
-use mopd_plan::{Objective, Role, Signal, Stage};
+use mopd_plan::{ModelSignal, Objective, PlainSignal, Role, Signal, Stage};
 
 /// The number of objectives that are compared.
 const COMPARED: usize = 120;
@@ -319,12 +319,12 @@ route {{ else -> one }}
 fn of_graph(objective: &Objective, given: &Given) -> (f64, Vec<f64>) {
     let outputs = objective.outputs();
     let worth = |signal: &Signal| match signal {
-        Signal::Logp { role: Role::Student } => given.student.clone(),
-        Signal::Logp { role: Role::Old } => given.old.clone(),
-        Signal::Logp { role: Role::Sampler } => given.sampler.clone(),
-        Signal::Logp { role: Role::TEACHER } => given.teacher.clone(),
-        Signal::Entropy { role: Role::Student } => given.entropy.clone(),
-        Signal::Reward => given.reward.clone(),
+        Signal::Of { role: Role::Student, part: ModelSignal::Logp } => given.student.clone(),
+        Signal::Of { role: Role::Old, part: ModelSignal::Logp } => given.old.clone(),
+        Signal::Of { role: Role::Sampler, part: ModelSignal::Logp } => given.sampler.clone(),
+        Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp } => given.teacher.clone(),
+        Signal::Of { role: Role::Student, part: ModelSignal::Entropy } => given.entropy.clone(),
+        Signal::Plain(PlainSignal::Reward) => given.reward.clone(),
         other => panic!("{other:?} is in no formula"),
     };
     let signals =

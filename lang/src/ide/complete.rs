@@ -77,7 +77,7 @@ pub fn complete(source: &str, offset: u32, analysis: &Analysis, around: &dyn Ide
         CompletionPlace::Key { owner, present } => keys(&mut list, &owner, &present),
         CompletionPlace::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
         CompletionPlace::Parameter => list.scope_of(&context, |kind| kind == SymbolKind::Param),
-        CompletionPlace::Part => list.signals(vocabulary::PARTS, 0),
+        CompletionPlace::Part => list.signals(&vocabulary::PARTS, 0),
         CompletionPlace::Arm => {
             list.keyword("for", "for d in domains: ...", 1);
             list.keyword("else", "every other domain", 1);
@@ -182,7 +182,7 @@ impl List<'_> {
 
     pub(super) fn signals(&mut self, signals: &[SignalName], rank: u8) {
         for signal in signals {
-            self.add(signal.name, CandidateKind::Signal, signal.shape, signal.doc, signal.name, rank);
+            self.add(signal.name, CandidateKind::Signal, &signal.shape, signal.doc, signal.name, rank);
         }
     }
 

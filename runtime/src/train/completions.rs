@@ -4,7 +4,7 @@
 use mopd_expr::batch::Batch;
 use mopd_expr::interpret::interpret;
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Formula, Signal};
+use mopd_plan::{Formula, PlainSignal, Signal};
 
 use super::sequences::{Group, Sequences};
 use super::stage::Stage;
@@ -43,7 +43,10 @@ pub fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> Batch {
     let list = &sequences.list;
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
-    let mut signals = vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)];
+    let mut signals = vec![
+        (Signal::Plain(PlainSignal::Reward), rewards),
+        (Signal::Plain(PlainSignal::Truncated), truncated),
+    ];
     // Only parts of the reward that every judged completion has.
     for (part, _) in list
         .iter()

@@ -5,7 +5,7 @@
 
 use mopd_expr::batch::Batch;
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Axis, Role, Signal};
+use mopd_plan::{Axis, ModelSignal, Role, Signal};
 
 use super::objective::{Outputs, adjoints, present};
 use super::optimizer::gradient_norm;
@@ -215,11 +215,13 @@ impl NonFiniteSite {
 /// The name of a signal in messages, with the teacher whose weights it was computed from.
 fn named(signal: &Signal, teacher: Option<&str>) -> String {
     let (what, role) = match signal {
-        Signal::Logp { role } => ("the log-probability of the token taken", Some(*role)),
-        Signal::EndLogp { role } => ("the log-probability of ending", Some(*role)),
-        Signal::Entropy { role } => ("the entropy", Some(*role)),
-        Signal::Top1 { role } => ("the largest probability", Some(*role)),
-        Signal::Rank { role } => ("the rank of the token taken", Some(*role)),
+        Signal::Of { role, part: ModelSignal::Logp } => {
+            ("the log-probability of the token taken", Some(*role))
+        }
+        Signal::Of { role, part: ModelSignal::EndLogp } => ("the log-probability of ending", Some(*role)),
+        Signal::Of { role, part: ModelSignal::Entropy } => ("the entropy", Some(*role)),
+        Signal::Of { role, part: ModelSignal::Top1 } => ("the largest probability", Some(*role)),
+        Signal::Of { role, part: ModelSignal::Rank } => ("the rank of the token taken", Some(*role)),
         Signal::Mass { role, .. } => ("the mass of a support", Some(*role)),
         Signal::Divergence(_) => {
             ("a divergence", signal.roles().contains(&Role::TEACHER).then_some(Role::TEACHER))

@@ -17,7 +17,7 @@ use mopd_expr::batch::Batch;
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
-use mopd_plan::{Function, Signal};
+use mopd_plan::Function;
 use tch::Tensor;
 
 /// `function` element by element, as the compiler's interpreter defines it, also for non-finite values.
@@ -125,7 +125,7 @@ pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, 
             }
             // One element broadcasts where it is used.
             Operation::Broadcast { operand } => of(operand),
-            Operation::Signal { signal: signal @ (Signal::Step | Signal::Progress) } => {
+            Operation::Signal { signal } if signal.is_of_step() => {
                 let batch = Batch { step, steps, ..Batch::default() };
                 number(f64::from(batch.values(signal).expect("they follow from the step")[0]))
             }

@@ -11,9 +11,9 @@ use mopd_expr::batch::Batch;
 use mopd_plan::events::Event;
 use mopd_plan::{
     self as plan, AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length,
-    Mass, ModelId, Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout,
-    Sampling, Schedule, Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, TrainOptions,
-    Trainable, WeightFilter, WeightGroup,
+    Mass, ModelId, ModelSignal, Objective, Origin, PlainSignal, Producer, Projection, PromptFormat, Recipe,
+    Reward, Role, Rollout, Sampling, Schedule, Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice,
+    Train, TrainOptions, Trainable, WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -554,9 +554,9 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
         let start = Weights::initialise(Arc::new(config), Arc::new(tokenizer), 3, 0);
         let models = [Arc::new(start)];
         let objective = super::objective::objectives::objective("normalised", Live::Logp, |graph, logp| {
-            let size = graph.signal(Signal::VocabularySize);
+            let size = graph.signal(PlainSignal::VocabularySize);
             let most = graph.apply(Function::Log, &[size]);
-            let entropy = graph.signal(Signal::Entropy { role: Role::Student });
+            let entropy = graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
             let share = graph.apply(Function::Divide, &[entropy, most]);
             let weighted = graph.apply(Function::Multiply, &[share, logp]);
             (graph.apply(Function::Negate, &[weighted]), None)
@@ -567,7 +567,8 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
         let mut trainer = Trainer::new(&stage).unwrap();
         let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
         let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
-        let entropies = batch.signal(&Signal::Entropy { role: Role::Student }).unwrap();
+        let entropies =
+            batch.signal(&Signal::Of { role: Role::Student, part: ModelSignal::Entropy }).unwrap();
         let terms = outputs.get(train.objective.terms[0].value);
         assert!(!terms.is_empty() && terms.len() == entropies.len());
         for ((term, entropy), logp) in terms.iter().zip(entropies).zip(&batch.live[0]) {

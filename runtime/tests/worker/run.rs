@@ -441,8 +441,8 @@ fn the_sampler_at_temperature_1_is_the_student() {
     };
     let student = |of: fn(Role) -> Signal| of(Role::Student);
     let sampler = |of: fn(Role) -> Signal| of(Role::Sampler);
-    let entropy: fn(Role) -> Signal = |role| Signal::Entropy { role };
-    let top1: fn(Role) -> Signal = |role| Signal::Top1 { role };
+    let entropy: fn(Role) -> Signal = |role| Signal::Of { role, part: ModelSignal::Entropy };
+    let top1: fn(Role) -> Signal = |role| Signal::Of { role, part: ModelSignal::Top1 };
     let pairs = [
         (between(Role::Student, Role::Sampler), between(Role::Sampler, Role::Student)),
         (student(entropy), sampler(entropy)),

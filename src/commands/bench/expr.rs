@@ -11,7 +11,7 @@ use mopd_expr::jit::{self, Program, Workspace};
 use mopd_expr::values::EvaluationError;
 use mopd_lang::check::analyse;
 use mopd_lang::source::SourceFile;
-use mopd_plan::Signal;
+use mopd_plan::{ModelSignal, Signal};
 use serde_json::{Value, json};
 
 use super::plain_table;
@@ -164,8 +164,8 @@ fn batch(weight: &BenchWeight, tokens: u32) -> Batch {
     };
     let signals = weight.graph.signals(&[weight.node]).into_iter().map(|signal| {
         let scale = match signal {
-            Signal::Logp { .. } => -8.0,
-            Signal::Entropy { .. } => 4.0,
+            Signal::Of { part: ModelSignal::Logp, .. } => -8.0,
+            Signal::Of { part: ModelSignal::Entropy, .. } => 4.0,
             _ => 2.0,
         };
         let values = (0..tokens).map(|_| scale * uniform()).collect();
@@ -261,9 +261,9 @@ mod tests {
             f64::from(found.expect("the weight reads it").1[7])
         };
         use mopd_plan::Role;
-        let student = of(|signal| *signal == Signal::Logp { role: Role::Student });
-        let teacher = of(|signal| *signal == Signal::Logp { role: Role::TEACHER });
-        let entropy = of(|signal| matches!(signal, Signal::Entropy { .. }));
+        let student = of(|signal| *signal == Signal::Of { role: Role::Student, part: ModelSignal::Logp });
+        let teacher = of(|signal| *signal == Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp });
+        let entropy = of(|signal| matches!(signal, Signal::Of { part: ModelSignal::Entropy, .. }));
         let divergence = of(|signal| matches!(signal, Signal::Divergence(_)));
         let ratio = (teacher - student).exp().clamp(0.2, 5.0);
         let expected =

@@ -233,7 +233,7 @@ fn the_words_that_the_book_highlights_are_those_of_the_compiler() {
     keywords.retain(|word| !literals.contains(word));
     let mut known: BTreeSet<&str> = builtins::names().chain(losses()).chain(fixed_words()).collect();
     known.extend(names(vocabulary::AXES).chain(names(vocabulary::TYPES)));
-    known.extend(signals(vocabulary::SIGNALS).chain(signals(vocabulary::PARTS)));
+    known.extend(signals(&vocabulary::SIGNALS).chain(signals(&vocabulary::PARTS)));
     known.retain(|word| !literals.contains(word) && !keywords.contains(word));
     // highlight.js splits at single spaces.
     let list = |class: &str, words: BTreeSet<&str>| {
@@ -279,8 +279,8 @@ fn the_colours_of_vs_code_know_every_word() {
         grammar.lacking(&["keyword.other.unit"], rule_words(&pest, "suffix ")),
         grammar.lacking(&["support.constant.axis", "variable.language"], names(vocabulary::AXES)),
         grammar.lacking(&["support.type"], names(vocabulary::TYPES)),
-        grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
-        grammar.lacking(&["support.variable.part"], signals(vocabulary::PARTS)),
+        grammar.lacking(&known[..2], signals(&vocabulary::SIGNALS)),
+        grammar.lacking(&["support.variable.part"], signals(&vocabulary::PARTS)),
         grammar.lacking(&["support.function"], builtins::names().chain(losses())),
         grammar.lacking(&known, fixed_words()),
     ]
@@ -300,8 +300,8 @@ fn the_colours_of_tree_sitter_know_every_word() {
         grammar.lacking(&["keyword"], rule_words(&pest, "kw_").filter(|word| !node(word))),
         grammar.lacking(&known[..2], names(vocabulary::AXES)),
         grammar.lacking(&["type.builtin"], names(vocabulary::TYPES)),
-        grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
-        grammar.lacking(&["variable.builtin"], signals(vocabulary::PARTS)),
+        grammar.lacking(&known[..2], signals(&vocabulary::SIGNALS)),
+        grammar.lacking(&["variable.builtin"], signals(&vocabulary::PARTS)),
         grammar.lacking(&["function.builtin"], builtins::names().chain(losses())),
         grammar.lacking(&known, fixed_words()),
     ]

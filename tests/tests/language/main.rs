@@ -1,6 +1,7 @@
 //! The language and the repository: what needs no worker. One program, since each more costs a build its
 //! link.
 
+mod additions;
 mod audit;
 mod book;
 mod chains;

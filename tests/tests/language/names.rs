@@ -17,7 +17,7 @@ fn declared(line: &str) -> Option<(&str, &str)> {
 }
 
 /// The sources without tests, each cut before its test module.
-fn sources() -> Vec<(String, String)> {
+pub fn sources() -> Vec<(String, String)> {
     let root = mopd_tests::root();
     let mut found = Vec::new();
     let folders = ["compiler", "lang", "runtime", "src", "stdlib", "tools/playground/src"];

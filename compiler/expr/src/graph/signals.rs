@@ -1,7 +1,8 @@
 //! The leaves of graphs: the signals, divergences and statistics that the runtime can compute.
 
 pub use mopd_experiment::formula::{
-    Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic, StepNumber, StepWindow,
+    Axis, Deviation, Function, Mass, Memory, ModelSignal, PlainSignal, Reduction, Scan, Statistic,
+    StepNumber, StepWindow,
 };
 use serde::{Deserialize, Serialize};
 
@@ -12,18 +13,6 @@ pub use crate::roles::Role;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "signal", rename_all = "snake_case")]
 pub enum Signal {
-    /// Log-probability of the token taken. Per token, logp.
-    Logp { role: Role },
-    /// Entropy of the next-token distribution. Per token, nats.
-    Entropy { role: Role },
-    /// Largest probability of the next-token distribution. Per token, prob.
-    Top1 { role: Role },
-    /// Rank of the token taken, 1 for the most probable; equals share the better rank. Per token, count.
-    Rank { role: Role },
-    /// Log-probability of ending here. Per token, logp.
-    EndLogp { role: Role },
-    /// The output of a role's scalar head for the prefix, which ends before the token. Per token, real.
-    Value { role: Role },
     /// Share of the `k` most probable entries of one role that are among the other's. Per token, fraction.
     Overlap { left: Role, right: Role, k: u32 },
     /// Probability that `role` gives to a support. Per token, prob.
@@ -34,51 +23,22 @@ pub enum Signal {
     SupportSize { support: Support },
     /// A divergence between two roles at this prefix. Per token, nats.
     Divergence(Divergence),
-    /// Index of the token in its completion, from 0. Per token, count.
-    Position,
     /// Whether the token is between `<tag>` and `</tag>`. Per token, bool.
     InSpan { tag: String },
-    /// In a trajectory that is sampled with drafts: 1 for the tokens of the trajectory, 0 for the tokens of a
-    /// draft from the first rejected one on. Per token, bool.
-    Accepted,
-    /// The head that wrote the token: 0 for the first of a step, 1 for the second. Per token, count.
-    Head,
     /// The probability that the token is kept, by the student's second head and before sampling. 1 for tokens
     /// of the first head, which are always kept. Per token, prob.
     Confidence,
-    /// Index in such a draft, from 1 at the first rejected token; 0 in the trajectory. Per token, count.
-    Offset,
-    /// Number of completion tokens. Per sequence, count.
-    Length,
-    /// 1 where the completion was cut off before its end token. Per sequence, bool.
-    Truncated,
-    /// The verifier's verdict. Per sequence, real.
-    Reward,
-    /// `reward >= 1`. Per sequence, bool.
-    Correct,
     /// 1 for the preferred completion of a pair, 0 for the other. Per sequence, bool.
     Chosen,
     /// Whether a role has an input for the completion; for a member of a panel, whether it made a statement.
     /// Per sequence, bool.
     Available { role: Role },
-    /// Whether a role's own completion is right: the one for the same prompt, with the same settings, at the
-    /// same index among those of the prompt. Per sequence, bool.
-    CorrectOf { role: Role },
     /// The similarity of a role's continuations from the start of a block to the block: the sum, over
     /// `samples` continuations as long as the block, of 1 minus edit distance / longer length. Per block,
     /// number.
     Agreement { role: Role, samples: u32 },
-    /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
-    /// real.
-    StatedConfidence { role: Role },
     /// The score of the completion by one part of the verifier, in [0, 1]. Per sequence, fraction.
     RewardPart { part: String },
-    /// step / steps. Run, fraction.
-    Progress,
-    /// The step, from 0. Run, count.
-    Step,
-    /// The total loss of the step before; 1 at the first step. Run, number.
-    Loss,
     /// The last loss of one term, before `weight`; 1 at the first step. Run, number.
     TermLoss { term: String },
     /// A number that is carried from step to step, at the beginning of the step. Run, or domain.
@@ -96,8 +56,6 @@ pub enum Signal {
     RecordedLogp { field: String },
     /// A measure of completions drawn for each prompt before steps, to choose prompts. Group, number.
     Measured { measure: u32 },
-    /// Number of tokens that the student's tokenizer has. Run, count.
-    VocabularySize,
     /// A field of the prompt's row: a number, or a bool. Per sequence, real.
     Data { field: String },
     /// Whether a field of the prompt's row is this text. Per sequence, bool.
@@ -110,6 +68,22 @@ pub enum Signal {
     /// A signal of the language, as text, that the runtime does not supply. A plan that runs contains
     /// none.
     Other { text: String, axis: Axis },
+    /// `{"signal": "entropy", "role": "student"}`
+    #[serde(untagged)]
+    Of {
+        #[serde(flatten)]
+        part: ModelSignal,
+        role: Role,
+    },
+    /// `{"signal": "offset"}`
+    #[serde(untagged)]
+    Plain(PlainSignal),
+}
+
+impl From<PlainSignal> for Signal {
+    fn from(signal: PlainSignal) -> Signal {
+        Signal::Plain(signal)
+    }
 }
 
 /// The axis of a state that is a single number.
@@ -125,36 +99,21 @@ pub fn is_run(axis: &Axis) -> bool {
 impl Signal {
     pub fn axis(&self) -> Axis {
         match self {
-            Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } | Signal::Rank { .. } => {
-                Axis::Token
-            }
-            Signal::EndLogp { .. }
-            | Signal::Value { .. }
-            | Signal::Overlap { .. }
+            Signal::Plain(signal) => signal.axis(),
+            Signal::Of { part, .. } => part.axis(),
+            Signal::Overlap { .. }
             | Signal::Mass { .. }
-            | Signal::InNucleus { .. } => Axis::Token,
-            Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position | Signal::InSpan { .. } => {
-                Axis::Token
-            }
-            Signal::Accepted | Signal::Head | Signal::Confidence | Signal::Offset => Axis::Token,
-            Signal::Length
-            | Signal::Truncated
-            | Signal::Reward
-            | Signal::Correct
-            | Signal::Chosen
+            | Signal::InNucleus { .. }
+            | Signal::SupportSize { .. }
+            | Signal::Divergence(_)
+            | Signal::InSpan { .. }
+            | Signal::Confidence => Axis::Token,
+            Signal::Chosen
             | Signal::Available { .. }
-            | Signal::CorrectOf { .. }
-            | Signal::StatedConfidence { .. }
             | Signal::RewardPart { .. }
             | Signal::Data { .. }
             | Signal::DataIs { .. } => Axis::Sequence,
-            Signal::Progress
-            | Signal::Step
-            | Signal::Loss
-            | Signal::TermLoss { .. }
-            | Signal::ValidationLoss
-            | Signal::OfSteps { .. }
-            | Signal::VocabularySize => Axis::Run,
+            Signal::TermLoss { .. } | Signal::ValidationLoss | Signal::OfSteps { .. } => Axis::Run,
             Signal::RecordedLogp { .. } => Axis::Batch,
             Signal::Measured { .. } => Axis::Group,
             Signal::Agreement { .. } => Axis::Block,
@@ -165,67 +124,49 @@ impl Signal {
 
     /// Of a number of the student before the updates from a batch: the same number of the student now.
     pub fn of_student_now(&self) -> Option<Signal> {
-        let role = Role::Student;
-        Some(match self {
-            Signal::Logp { role: Role::Old } => Signal::Logp { role },
-            Signal::Entropy { role: Role::Old } => Signal::Entropy { role },
-            Signal::Top1 { role: Role::Old } => Signal::Top1 { role },
-            Signal::Rank { role: Role::Old } => Signal::Rank { role },
-            Signal::EndLogp { role: Role::Old } => Signal::EndLogp { role },
-            _ => return None,
-        })
+        match self {
+            Signal::Of { role: Role::Old, part } if part.definition().of_distribution => {
+                Some(Signal::Of { role: Role::Student, part: *part })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is computed from next-token distributions.
+    pub fn is_of_distributions(&self) -> bool {
+        match self {
+            Signal::Of { part, .. } => part.definition().of_distribution,
+            Signal::Overlap { .. }
+            | Signal::Mass { .. }
+            | Signal::InNucleus { .. }
+            | Signal::SupportSize { .. }
+            | Signal::Divergence(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is known for every step before the run.
+    pub fn is_of_step(&self) -> bool {
+        matches!(self, Signal::Plain(PlainSignal::Step | PlainSignal::Progress))
     }
 
     /// Whether it depends on the rewards of completions.
     pub fn is_of_reward(&self) -> bool {
-        matches!(self, Signal::Reward | Signal::Correct | Signal::RewardPart { .. })
+        matches!(self, Signal::Plain(PlainSignal::Reward | PlainSignal::Correct) | Signal::RewardPart { .. })
     }
 
-    /// The roles whose distributions it needs.
+    /// The roles whose distributions, or scalar heads, it needs.
     pub fn roles(&self) -> Vec<Role> {
         let mut roles = match self {
-            Signal::Logp { role }
-            | Signal::Entropy { role }
-            | Signal::Top1 { role }
-            | Signal::Rank { role }
-            | Signal::EndLogp { role }
-            | Signal::Value { role }
-            | Signal::InNucleus { role, .. } => vec![*role],
+            Signal::Of { role, part } if part.definition().of_distribution || *part == ModelSignal::Value => {
+                vec![*role]
+            }
+            Signal::InNucleus { role, .. } => vec![*role],
             Signal::Overlap { left, right, .. } => vec![*left, *right],
             Signal::Mass { role, support } => [vec![*role], support.roles()].concat(),
             Signal::SupportSize { support } => support.roles(),
             Signal::Divergence(divergence) => divergence.roles(),
-            Signal::Position
-            | Signal::InSpan { .. }
-            | Signal::Accepted
-            | Signal::Head
-            | Signal::Confidence
-            | Signal::Offset
-            | Signal::Length
-            | Signal::Truncated
-            | Signal::Reward
-            | Signal::Correct
-            | Signal::Chosen
-            | Signal::Available { .. }
-            | Signal::CorrectOf { .. }
-            | Signal::Agreement { .. }
-            | Signal::StatedConfidence { .. }
-            | Signal::RewardPart { .. }
-            | Signal::Progress
-            | Signal::Step
-            | Signal::Loss
-            | Signal::TermLoss { .. }
-            | Signal::State { .. }
-            | Signal::ValidationLoss
-            | Signal::OfSteps { .. }
-            | Signal::RecordedLogp { .. }
-            | Signal::Measured { .. }
-            | Signal::VocabularySize
-            | Signal::Data { .. }
-            | Signal::DataIs { .. }
-            | Signal::DomainPlace
-            | Signal::Uniform { .. }
-            | Signal::Other { .. } => Vec::new(),
+            _ => Vec::new(),
         };
         roles.sort();
         roles.dedup();
@@ -477,5 +418,35 @@ impl Live {
             Live::Divergence(divergence) => divergence.roles(),
             Live::Likelihood { of: role } | Live::Ranking { role, .. } => vec![*role],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plans, and the keys of results, contain these texts.
+    #[test]
+    fn signals_of_the_tables_have_one_written_form() {
+        let of = |part| Signal::Of { role: Role::Student, part };
+        let cases = [
+            (Signal::Plain(PlainSignal::Offset), r#"{"signal":"offset"}"#),
+            (Signal::Plain(PlainSignal::VocabularySize), r#"{"signal":"vocabulary_size"}"#),
+            (Signal::Plain(PlainSignal::Correct), r#"{"signal":"correct"}"#),
+            (of(ModelSignal::Correct), r#"{"signal":"correct_of","role":"student"}"#),
+            (of(ModelSignal::EndLogp), r#"{"signal":"end_logp","role":"student"}"#),
+            (of(ModelSignal::StatedConfidence), r#"{"signal":"stated_confidence","role":"student"}"#),
+            (Signal::Confidence, r#"{"signal":"confidence"}"#),
+            (Signal::Available { role: Role::Student }, r#"{"signal":"available","role":"student"}"#),
+        ];
+        for (signal, text) in cases {
+            assert_eq!(serde_json::to_string(&signal).unwrap(), text);
+        }
+        let plain = PlainSignal::ALL.iter().map(|signal| Signal::Plain(*signal));
+        for signal in plain.chain(ModelSignal::ALL.iter().map(|part| of(*part))) {
+            let text = serde_json::to_string(&signal).unwrap();
+            assert_eq!(serde_json::from_str::<Signal>(&text).unwrap(), signal, "{text}");
+        }
+        assert!(serde_json::from_str::<Signal>(r#"{"signal":"logp"}"#).is_err());
     }
 }

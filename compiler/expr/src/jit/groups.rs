@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::graph::signals::{Axis, Signal};
+use crate::graph::signals::{Axis, PlainSignal, Signal};
 
 use crate::graph::{Graph, Node, NodeId, Operation};
 
@@ -111,7 +111,10 @@ pub fn schedule(graph: &Graph, outputs: &[NodeId]) -> LoopSchedule {
     let leaves = leaves.filter(|id| in_memory[id.0 as usize] && place[id.0 as usize].is_none()).collect();
     let mut steps = Vec::new();
     let derived = |node: &Node| {
-        matches!(node.operation, Operation::Signal { signal: Signal::Position | Signal::Length })
+        matches!(
+            node.operation,
+            Operation::Signal { signal: Signal::Plain(PlainSignal::Position | PlainSignal::Length) }
+        )
     };
     let mut reads_layout = graph.nodes().any(|(id, node)| needed[id.0 as usize] && derived(node));
     for (here, nodes) in at {

@@ -7,7 +7,7 @@ use super::emit::CodeTarget;
 use super::{CompileError, Program, TILE, WIDTH, Workspace};
 use crate::batch::{Batch, Layout};
 use crate::derivative::adjoints;
-use crate::graph::signals::{Axis, Function, Reduction, Role, Signal};
+use crate::graph::signals::{Axis, Function, ModelSignal, PlainSignal, Reduction, Role, Signal};
 use crate::graph::{Graph, LiveId, NodeId, Operation};
 use crate::interpret::{evaluate, interpret};
 use crate::testing::Random;
@@ -144,13 +144,17 @@ fn every_function_agrees_on_special_numbers() {
         ..Layout::default()
     };
     let roles = [Role::Student, Role::TEACHER, Role::Sampler];
-    let signals = roles.map(|role| Signal::Logp { role }).into_iter().zip(combinations).collect();
+    let signals = roles
+        .map(|role| Signal::Of { role, part: ModelSignal::Logp })
+        .into_iter()
+        .zip(combinations)
+        .collect();
     let batch = Batch { layout, signals, ..Batch::default() };
     for function in Function::ALL.iter().copied() {
         for fused in [true, false] {
             let mut graph = Graph::default();
             graph.set_fused(fused);
-            let operands = roles.map(|role| graph.signal(Signal::Logp { role }));
+            let operands = roles.map(|role| graph.signal(Signal::Of { role, part: ModelSignal::Logp }));
             let output = graph.apply(function, &operands[..function.operands()]);
             for target in [CodeTarget::Host, CodeTarget::Generated, CodeTarget::Baseline] {
                 assert_same_on(
@@ -176,13 +180,16 @@ fn every_function_agrees_on_the_whole_range() {
         groups: 1,
         ..Layout::default()
     };
-    let batch =
-        Batch { layout, signals: vec![(Signal::Logp { role: Role::TEACHER }, values)], ..Batch::default() };
+    let batch = Batch {
+        layout,
+        signals: vec![(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }, values)],
+        ..Batch::default()
+    };
     for function in Function::ALL.iter().copied().filter(|function| function.operands() == 1) {
         for fused in [true, false] {
             let mut graph = Graph::default();
             graph.set_fused(fused);
-            let x = graph.signal(Signal::Logp { role: Role::TEACHER });
+            let x = graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp });
             let output = graph.apply(function, &[x]);
             assert_same(&graph, &[output], &batch, &format!("{function:?}, fused {fused}"));
         }
@@ -194,14 +201,17 @@ fn every_function_agrees_on_the_whole_range() {
 #[test]
 fn clip_keeps_nan() {
     let mut graph = Graph::default();
-    let logp = graph.signal(Signal::Logp { role: Role::TEACHER });
+    let logp = graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp });
     let (low, high) = (graph.constant(Axis::Run, -5.0), graph.constant(Axis::Run, 5.0));
     let clipped = graph.apply(Function::Clip, &[logp, low, high]);
     let layout =
         Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7.0, -0.0];
-    let batch =
-        Batch { layout, signals: vec![(Signal::Logp { role: Role::TEACHER }, values)], ..Batch::default() };
+    let batch = Batch {
+        layout,
+        signals: vec![(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }, values)],
+        ..Batch::default()
+    };
     let result = Program::compile(&graph, &[clipped]).expect("compiles").run(&batch).expect("runs");
     let result = result.get(clipped);
     assert!(result[0].is_nan());
@@ -216,9 +226,9 @@ fn smooth_expressions_are_close_to_double_precision() {
     for _ in 0..3_000 {
         let mut graph = Graph::default();
         let mut nodes = vec![
-            graph.signal(Signal::Logp { role: Role::TEACHER }),
-            graph.signal(Signal::Entropy { role: Role::Student }),
-            graph.signal(Signal::Reward),
+            graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
+            graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy }),
+            graph.signal(PlainSignal::Reward),
         ];
         for _ in 0..8 {
             let function = random.pick(&smooth);
@@ -239,7 +249,7 @@ fn smooth_expressions_are_close_to_double_precision() {
 #[test]
 fn missing_signal_of_a_batch_is_named() {
     let mut graph = Graph::default();
-    let logp = graph.signal(Signal::Logp { role: Role::TEACHER });
+    let logp = graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp });
     let batch = Batch {
         layout: Layout {
             sequence_of_token: vec![0, 0],
@@ -249,23 +259,27 @@ fn missing_signal_of_a_batch_is_named() {
         },
         ..Batch::default()
     };
-    let missing =
-        EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::TEACHER }) };
+    let missing = EvaluationError::MissingSignal {
+        signal: format!("{:?}", Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
+    };
     let program = Program::compile(&graph, &[logp]).expect("compiles");
     assert_eq!(program.run(&batch), Err(missing.clone()));
     assert_eq!(interpret(&graph, &[logp], &batch), Err(missing));
 
-    let short = Batch { signals: vec![(Signal::Logp { role: Role::TEACHER }, vec![0.0])], ..batch.clone() };
+    let short = Batch {
+        signals: vec![(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }, vec![0.0])],
+        ..batch.clone()
+    };
     let length = EvaluationError::Length {
-        what: format!("{:?}", Signal::Logp { role: Role::TEACHER }),
+        what: format!("{:?}", Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
         found: 1,
         expected: 2,
     };
     assert_eq!(program.run(&short), Err(length));
 
     let layout = Layout { sequence_of_token: vec![0, 1], ..batch.layout.clone() };
-    let broken = Batch { layout, signals: vec![(Signal::Reward, vec![0.0])], ..batch };
-    let reward = graph.signal(Signal::Reward);
+    let broken = Batch { layout, signals: vec![(Signal::Plain(PlainSignal::Reward), vec![0.0])], ..batch };
+    let reward = graph.signal(PlainSignal::Reward);
     let reward = graph.broadcast(reward, Axis::Token);
     let program = Program::compile(&graph, &[reward]).expect("compiles");
     assert_eq!(program.run(&broken), Err(EvaluationError::Layout { element: "token", parent: "sequence" }));
@@ -274,7 +288,7 @@ fn missing_signal_of_a_batch_is_named() {
 #[test]
 fn a_graph_that_breaks_the_rules_is_refused() {
     let mut graph = Graph::default();
-    let reward = graph.signal(Signal::Reward);
+    let reward = graph.signal(PlainSignal::Reward);
     // A token node without a broadcast would read past the rewards.
     let broken =
         graph.add(Axis::Token, Operation::Apply { function: Function::Negate, operands: vec![reward] });
@@ -311,8 +325,11 @@ fn programs_are_shared_between_threads() {
 #[test]
 fn tiles_compute_what_the_definition_says() {
     let mut graph = Graph::default();
-    let (logp, reward) = (graph.signal(Signal::Logp { role: Role::TEACHER }), graph.signal(Signal::Reward));
-    let entropy = graph.signal(Signal::Entropy { role: Role::Student });
+    let (logp, reward) = (
+        graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
+        graph.signal(PlainSignal::Reward),
+    );
+    let entropy = graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let difference = graph.apply(Function::Subtract, &[logp, reward]);
     let ratio = graph.apply(Function::Exp, &[difference]);
     let bounded = graph.apply(Function::Minimum, &[ratio, entropy]);
@@ -348,7 +365,10 @@ fn results_do_not_depend_on_the_number_of_threads() {
     };
     let batch = random.batch(layout, 0, Random::wild_number);
     let mut graph = Graph::default();
-    let (logp, reward) = (graph.signal(Signal::Logp { role: Role::TEACHER }), graph.signal(Signal::Reward));
+    let (logp, reward) = (
+        graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
+        graph.signal(PlainSignal::Reward),
+    );
     let mean = graph.reduce(Reduction::Mean, reward, Axis::Group, None);
     let sum = graph.apply(Function::Add, &[logp, reward]);
     let sum = graph.apply(Function::Add, &[sum, mean]);

@@ -426,13 +426,10 @@ fn part(graph: &Graph, node: NodeId, depth: usize) -> String {
 }
 
 fn signal_text(signal: &Signal) -> String {
-    let role = |part: &str, role: &crate::Role| format!("{}.{part}", role.name());
     match signal {
-        Signal::Logp { role: of } => role("logp", of),
-        Signal::Entropy { role: of } => role("entropy", of),
-        Signal::Top1 { role: of } => role("top1", of),
-        Signal::Rank { role: of } => role("rank", of),
-        Signal::EndLogp { role: of } => role("end_logp", of),
+        Signal::Of { role, part } if part.definition().of_distribution => {
+            format!("{}.{}", role.name(), part.name())
+        }
         Signal::Other { text, .. } => text.clone(),
         Signal::State { name, .. } => name.clone(),
         Signal::DomainPlace => "domain".to_owned(),

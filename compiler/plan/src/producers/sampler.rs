@@ -1,7 +1,7 @@
 //! The sampler: the model whose next-token distribution the completions were sampled from.
 
 use super::{Producer, Rollout, Writer};
-use crate::{Objective, Role, Signal, Temperature};
+use crate::{ModelSignal, Objective, Role, Signal, Temperature};
 
 /// The model that sampled the completions, and its temperature. `None` where the objective needs only
 /// recorded log-probabilities. An error with the reason if it needs the distribution and there is none.
@@ -11,7 +11,8 @@ pub fn sampler(
 ) -> Result<Option<(Role, Temperature)>, &'static str> {
     let live = objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler));
     let asked = |signal: &Signal| {
-        *signal != Signal::Logp { role: Role::Sampler } && signal.roles().contains(&Role::Sampler)
+        *signal != Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }
+            && signal.roles().contains(&Role::Sampler)
     };
     if !live && !objective.graph.signals(&objective.outputs()).iter().any(asked) {
         return Ok(None);

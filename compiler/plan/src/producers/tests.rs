@@ -7,7 +7,7 @@ use mopd_expr::graph::Graph;
 
 use super::*;
 use crate::views::{Piece, Slot};
-use crate::{Axis, Engine, Formula, Schedule, ScheduleLength, Secret, Signal};
+use crate::{Axis, Engine, Formula, PlainSignal, Schedule, ScheduleLength, Secret};
 
 const SAMPLING: &str = r#"{"n":2,"temperature":1.0,"max_tokens":8,"stop":[]}"#;
 
@@ -238,7 +238,7 @@ fn a_rewrite_says_what_it_changes() {
 #[test]
 fn a_retry_says_how_often_it_draws() {
     let mut graph = Graph::default();
-    let until = Formula { value: graph.signal(Signal::Correct), graph };
+    let until = Formula { value: graph.signal(PlainSignal::Correct), graph };
     let of = Producer::student(sampling());
     let mut rollout = Rollout::new(5, Retry { until: until.clone(), at_most: 8, of: of.clone() }.into());
     let text = r#"{"from":"retry","until":N,"at_most":8,"of":{"from":"student","sampling":S},"batch":5}"#;
@@ -349,7 +349,7 @@ fn turns_say_who_answers_and_their_key_what_matters() {
 #[test]
 fn edits_and_tiers_say_what_they_choose_from() {
     let mut graph = mopd_expr::graph::Graph::default();
-    let rank = graph.signal(crate::Signal::Rank { role: Role::Student });
+    let rank = graph.signal(crate::Signal::Of { role: Role::Student, part: crate::ModelSignal::Rank });
     let value = graph.reduce(crate::Reduction::Mean, rank, crate::Axis::Sequence, None);
     let by = Formula { graph, value };
     let chosen = |choice, of| Chosen { choice, of }.into();

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::roles::Role;
-use mopd_expr::signals::{Axis, Distribution, Live, Signal, Support};
+use mopd_expr::signals::{Axis, Distribution, Live, ModelSignal, Signal, Support};
 use mopd_plan::{DataFormula, Dtype, Objective, Trainable};
 use serde_json::{Map, Value, json};
 
@@ -212,7 +212,7 @@ impl Names<'_> {
 
     /// The column of verl that has a signal, if one has.
     fn column(&self, signal: &Signal) -> Result<Option<(String, &'static str)>, String> {
-        let Signal::Logp { role } = signal else { return Ok(None) };
+        let Signal::Of { role, part: ModelSignal::Logp } = signal else { return Ok(None) };
         let column = match *role {
             Role::TEACHER if self.teacher == TeacherSource::Sampled => "teacher_logprobs",
             Role::Sampler => {
@@ -372,12 +372,12 @@ fn teacher_source(objective: &Objective) -> TeacherSource {
     let read: Vec<&Signal> = signals.iter().filter(|signal| of_teacher(&signal.roles())).collect();
     let live: Vec<&Live> = lives.filter(|live| of_teacher(&live.roles())).collect();
     let at_one = objective.temperature.constant() == Some(1.0);
-    let sampled = |signal: &&Signal| matches!(signal, Signal::Logp { .. }) && at_one;
+    let sampled = |signal: &&Signal| matches!(signal, Signal::Of { part: ModelSignal::Logp, .. }) && at_one;
     if live.is_empty() && read.iter().all(sampled) {
         return TeacherSource::Sampled;
     }
     let of_signals = read.iter().map(|signal| match signal {
-        Signal::Top1 { role: Role::TEACHER } => Some(1),
+        Signal::Of { role: Role::TEACHER, part: ModelSignal::Top1 } => Some(1),
         Signal::Mass { support, .. } => listed(support),
         Signal::Divergence(divergence) => listed_divergence(divergence),
         _ => None,
@@ -415,7 +415,8 @@ fn listed(support: &Support) -> Option<u32> {
 fn distribution_of_sampler(objective: &Objective) -> bool {
     let signals = objective.graph.signals(&[objective.loss]);
     let read = |signal: &Signal| {
-        signal.roles().contains(&Role::Sampler) && !matches!(signal, Signal::Logp { role: Role::Sampler })
+        signal.roles().contains(&Role::Sampler)
+            && !matches!(signal, Signal::Of { role: Role::Sampler, part: ModelSignal::Logp })
     };
     signals.iter().any(read)
         || objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler))

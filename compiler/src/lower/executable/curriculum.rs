@@ -6,9 +6,7 @@ use mopd_experiment as checked;
 use mopd_experiment::formula::{self, FormulaKind, FormulaNode};
 use mopd_expr::graph::Operation;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_plan::{
-    Axis, Curriculum, CurriculumMeasure, Formula, Keep, Length, Producer, Rollout, Signal, is_of_run,
-};
+use mopd_plan::{Axis, Curriculum, CurriculumMeasure, Formula, Keep, Length, Producer, Rollout, Signal};
 
 use super::formula::CrossRolloutReads;
 use super::settings::SettingsConverter;
@@ -127,7 +125,7 @@ fn fit(formula: Formula, what: &str, at: FormulaContext) -> Converted<Formula> {
             format!("{what} that compares prompts with each other or with those of earlier steps");
         return Err(refused(at, construct));
     }
-    if graph.signals(&[*value]).iter().all(is_of_run) {
+    if graph.signals(&[*value]).iter().all(Signal::is_of_step) {
         let message = format!("{what} is the same for every prompt, so it chooses nothing");
         let help = "read completions of the prompt, such as `mean(reward, over: group)`";
         return Err(Diagnostic::error(Code::UnusedSetting, at.span, message).help(help).into());

@@ -8,8 +8,8 @@ use mopd_experiment::formula::{self as checked, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, LiveId, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{
-    Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Role, Signal, Summand,
-    Support,
+    Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, ModelSignal, Role, Signal,
+    Summand, Support,
 };
 
 use super::formula::{ExecutableKind, role};
@@ -96,10 +96,10 @@ fn summand(summand: &checked::Summand, at: FormulaContext) -> Converted<Summand>
     let value = node(&mut graph, &summand.value, Some(entries), at)?;
     let value = graph.broadcast(value, Axis::Token);
     let signals = graph.signals(&[value]);
-    if signals.iter().any(|signal| !matches!(signal, Signal::Step | Signal::Progress)) {
-        let state = signals.iter().all(|signal| {
-            matches!(signal, Signal::Step | Signal::Progress | Signal::State { axis: Axis::Run, .. })
-        });
+    if !signals.iter().all(Signal::is_of_step) {
+        let state = signals
+            .iter()
+            .all(|signal| signal.is_of_step() || matches!(signal, Signal::State { axis: Axis::Run, .. }));
         let how = if state { "follows a state" } else { "varies within a step" };
         let construct = format!("a parameter of the divergence `{}` that {how}", summand.name);
         let help = "a parameter may be a formula of `step` and `progress`; shares of a `blend(...)` may be \
@@ -215,7 +215,7 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: FormulaContext) -> Convert
         ExecutableKind::InDomain(place) => positions::in_domain(graph, place),
         ExecutableKind::Selected => return Err(refused(at, "`selected` inside a divergence")),
         ExecutableKind::Score { of: Some(role), on: ScorePosition::EachToken } => {
-            graph.signal(Signal::Value { role })
+            graph.signal(Signal::Of { role, part: ModelSignal::Value })
         }
         ExecutableKind::Live(_)
         | ExecutableKind::Score { .. }

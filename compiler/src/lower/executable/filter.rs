@@ -2,7 +2,7 @@
 
 use mopd_experiment::formula;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_plan::{Axis, Formula, Role, Signal};
+use mopd_plan::{Axis, Formula, PlainSignal, Role, Signal};
 
 use super::formula::CrossRolloutReads;
 use super::{Converted, refused};
@@ -28,10 +28,13 @@ pub fn with(
     lowering.read(elsewhere);
     let value = lowering.lower(formula)?;
     let known = |signal: &Signal| {
-        let of_completions = matches!(signal, Signal::Length | Signal::Truncated | Signal::Position);
+        let of_completions = matches!(
+            signal,
+            Signal::Plain(PlainSignal::Length | PlainSignal::Truncated | PlainSignal::Position)
+        );
         of_completions
             || signal.is_of_reward()
-            || matches!(signal, Signal::Progress | Signal::Step)
+            || signal.is_of_step()
             || matches!(signal, Signal::Measured { .. })
             || (axis > Axis::Group && of_student(signal))
     };
@@ -65,13 +68,9 @@ pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Co
 
 /// Whether a signal is the student's number of the token taken.
 fn of_student(signal: &Signal) -> bool {
-    matches!(
-        signal,
-        Signal::Logp { role: Role::Student }
-            | Signal::Entropy { role: Role::Student }
-            | Signal::Top1 { role: Role::Student }
-            | Signal::Rank { role: Role::Student }
-            | Signal::EndLogp { role: Role::Student }
-            | Signal::InNucleus { role: Role::Student, .. }
-    )
+    match signal {
+        Signal::Of { role, part } => *role == Role::Student && part.definition().of_distribution,
+        Signal::InNucleus { role, .. } => *role == Role::Student,
+        _ => false,
+    }
 }

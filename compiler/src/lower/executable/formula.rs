@@ -13,7 +13,9 @@ use super::{Converted, Diagnostic, refused, sums};
 pub use crate::lower::refusal::role;
 use crate::lower::refusal::{FormulaContext, Origins};
 use crate::lower::scores::{ScorePosition, read_of};
-use mopd_plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
+use mopd_plan::{
+    Axis, Function, Live, Memory, ModelSignal, PlainSignal, Reduction, Role, Scan, Signal, Statistic,
+};
 
 /// The executable form of a formula, apart from its operands. Some constructs are not in graphs and become a
 /// few nodes.
@@ -201,9 +203,9 @@ pub fn kind_of_anything(formula: &FormulaNode, at: FormulaContext) -> Converted<
     };
     match &formula.kind {
         // These depend on the runtime, not on the objective.
-        FormulaKind::Signal(of @ (checked::Signal::Available { .. } | checked::Signal::VocabularySize)) => {
-            Ok(other(of))
-        }
+        FormulaKind::Signal(
+            of @ (checked::Signal::Available { .. } | checked::Signal::Plain(PlainSignal::VocabularySize)),
+        ) => Ok(other(of)),
         FormulaKind::Signal(of) => signal(of, at).or_else(|_| Ok(other(of))),
         FormulaKind::Live(of) if formula.axis == Axis::Token => {
             live(of, at).or_else(|_| Ok(ExecutableKind::Live(Live::Other { text: text::live(of) })))
@@ -291,54 +293,28 @@ pub fn axis(axis: Axis, at: impl Into<Span>) -> Converted<Axis> {
     }
 }
 
-fn signal(of: &checked::Signal, at: FormulaContext) -> Converted<ExecutableKind> {
-    let executable = supplied(of, at)?;
-    if let ExecutableKind::Signal(signal) = &executable {
-        // Both sets of types say it, each for its own variants.
-        assert_eq!(signal.axis(), of.axis(), "the axis of `{}`", text::signal(of));
-    }
-    Ok(executable)
-}
-
-/// The signal that the runtime supplies.
-fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<ExecutableKind> {
+fn signal(signal: &checked::Signal, at: FormulaContext) -> Converted<ExecutableKind> {
     use checked::Signal as Checked;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
     Ok(ExecutableKind::Signal(match signal {
+        Checked::Plain(PlainSignal::Remaining) => return Ok(ExecutableKind::Remaining),
+        Checked::Plain(PlainSignal::Turn) => return Ok(ExecutableKind::Turn),
+        Checked::Plain(PlainSignal::Selected) => return Ok(ExecutableKind::Selected),
+        Checked::Plain(PlainSignal::Block | PlainSignal::Masked) => return unknown(),
+        Checked::Plain(plain) => Signal::Plain(*plain),
         Checked::Of { role: of, part } => {
             // Of `old`, numbers of each token are kept and no distribution, which `role` refuses.
             let role = if *of == checked::Role::Old { Role::Old } else { role(of, at)? };
-            let signal = match part {
-                checked::ModelSignal::Logp => Signal::Logp { role },
-                checked::ModelSignal::Entropy => Signal::Entropy { role },
-                checked::ModelSignal::Top1 => Signal::Top1 { role },
-                checked::ModelSignal::Rank => Signal::Rank { role },
-                checked::ModelSignal::EndLogp => Signal::EndLogp { role },
-                checked::ModelSignal::Value => {
-                    return Ok(ExecutableKind::Score {
-                        of: Some(scored(of, at)?),
-                        on: ScorePosition::EachToken,
-                    });
-                }
-                checked::ModelSignal::Score => {
-                    return Ok(ExecutableKind::Score {
-                        of: Some(scored(of, at)?),
-                        on: ScorePosition::Completion,
-                    });
-                }
-                checked::ModelSignal::Confidence if role == Role::Student => Signal::Confidence,
-                checked::ModelSignal::Mean
-                | checked::ModelSignal::Deviation
-                | checked::ModelSignal::Confidence => {
-                    return unknown();
-                }
-                checked::ModelSignal::Correct => Signal::CorrectOf { role },
-                checked::ModelSignal::StatedConfidence => Signal::StatedConfidence { role },
-            };
-            if role == Role::Old && signal.of_student_now().is_none() {
-                return unknown();
+            if let Some(on) = read_of(part) {
+                return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on });
             }
-            signal
+            match part {
+                ModelSignal::Mean | ModelSignal::Deviation => return unknown(),
+                ModelSignal::Confidence if role == Role::Student => Signal::Confidence,
+                ModelSignal::Confidence => return unknown(),
+                part if role == Role::Old && !part.definition().of_distribution => return unknown(),
+                part => Signal::Of { role, part: *part },
+            }
         }
         Checked::Divergence(of) => Signal::Divergence(divergence(of, at)?),
         Checked::Overlap { left, right, k } => {
@@ -353,32 +329,18 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
         Checked::SupportSize { support: of } => {
             Signal::SupportSize { support: support(of, Role::TEACHER, at)? }
         }
-        Checked::Position => Signal::Position,
-        Checked::Remaining => return Ok(ExecutableKind::Remaining),
         Checked::InSpan(NamedSpan::FinalTurn) => return Ok(ExecutableKind::InFinalTurn),
         Checked::InSpan(NamedSpan::Tag(tag)) => Signal::InSpan { tag: tag.clone() },
-        Checked::Turn => return Ok(ExecutableKind::Turn),
-        Checked::Selected => return Ok(ExecutableKind::Selected),
-        Checked::Accepted => Signal::Accepted,
-        Checked::Offset => Signal::Offset,
-        Checked::Length => Signal::Length,
-        Checked::Truncated => Signal::Truncated,
-        Checked::Reward => Signal::Reward,
-        Checked::Correct => Signal::Correct,
         Checked::RewardPart { part } => Signal::RewardPart { part: part.clone() },
-        Checked::Progress => Signal::Progress,
-        Checked::Step => Signal::Step,
         // A teacher that is a model of the run, and in no panel, scores wherever it has an input.
         Checked::Available { role: of } => match role(of, at)? {
             role if at.roles.partial.contains(&role) => Signal::Available { role },
             _ => return Ok(ExecutableKind::PerSequence(1.0)),
         },
-        Checked::Loss => Signal::Loss,
         Checked::TermLoss { term } => Signal::TermLoss { term: term.clone() },
         Checked::State { name, axis, .. } => Signal::State { name: name.clone(), axis: *axis },
         Checked::ValidationLoss => Signal::ValidationLoss,
         Checked::OfSteps { number, window } => Signal::OfSteps { number: *number, window: *window },
-        Checked::VocabularySize => Signal::VocabularySize,
         Checked::Data { field } => Signal::Data { field: field.clone() },
         Checked::DomainIs { domain, .. } => {
             return match at.roles.domains.as_slice() {
@@ -397,8 +359,7 @@ fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<Executabl
         Checked::SpanScore { role: of, span } => {
             return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: read_on(span, at)? });
         }
-        Checked::Head => Signal::Head,
-        Checked::Agreement { .. } | Checked::Block | Checked::Masked => return unknown(),
+        Checked::Agreement { .. } => return unknown(),
     }))
 }
 

@@ -55,8 +55,7 @@ impl SettingsConverter<'_> {
         let origins: Origins = self.origins;
         let mut lowering = Lowering::new(LeafScope::RuntimeOnly, origins);
         let value = lowering.lower(condition)?;
-        let known =
-            |signal: &Signal| matches!(signal, Signal::OfSteps { .. } | Signal::Step | Signal::Progress);
+        let known = |signal: &Signal| signal.is_of_step() || matches!(signal, Signal::OfSteps { .. });
         if !is_of_steps(&lowering.graph, known) {
             let at = origins.span(condition.0.origin);
             return Err(refused(at, "a guard that does more than compare and compute with numbers of steps"));

@@ -41,8 +41,7 @@ pub fn of_step(formula: &Formula, what: &str, origins: Origins) -> Converted<Ste
     }
     let mut lowering = Lowering::new(LeafScope::RuntimeOnly, origins);
     let value = lowering.lower(formula)?;
-    let known = |signal: &Signal| matches!(signal, Signal::Step | Signal::Progress);
-    if !lowering.graph.signals(&[value]).iter().all(known) {
+    if !lowering.graph.signals(&[value]).iter().all(Signal::is_of_step) {
         let at = origins.span(formula.0.origin);
         return Err(refused(at, format!("{what} that reads more than `step` and `progress`")));
     }

@@ -45,7 +45,7 @@ fn lowered(shares: &formula::Formula, origins: Origins) -> Converted<Formula> {
     let value = lowering.lower(shares)?;
     let value = lowering.graph.broadcast(value, Axis::Domain);
     let graph = lowering.graph;
-    let known = |signal: &Signal| matches!(signal, Signal::State { .. } | Signal::Step | Signal::Progress);
+    let known = |signal: &Signal| signal.is_of_step() || matches!(signal, Signal::State { .. });
     let needed = graph.reachable(&[value]);
     let carries = graph
         .nodes()

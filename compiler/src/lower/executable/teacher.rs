@@ -2,7 +2,7 @@
 
 use super::template::{view_of_panel, view_with_numbers};
 use crate::lower::refusal::{FormulaContext, NamedScorer, Origins};
-use mopd_experiment::formula::{Formula, Role, WeightedRole};
+use mopd_experiment::formula::{Formula, ModelSignal, Role, WeightedRole};
 use mopd_experiment::{self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights};
 use mopd_lang::source::Span;
 use mopd_plan::{
@@ -262,11 +262,15 @@ fn composed(logits: &[WeightedRole], origins: Origins) -> Converted<Composition>
         if weight.signals().iter().any(|signal| signal.roles().contains(&plan::Role::TEACHER)) {
             return Err(refused(at, "a factor of logits that reads the routed teacher"));
         }
-        let stated = |signal: &plan::Signal| matches!(signal, plan::Signal::StatedConfidence { .. });
-        if weight.signals().iter().any(stated) {
+        let reads = |wanted: ModelSignal| {
+            let is_wanted =
+                |signal: &plan::Signal| matches!(signal, plan::Signal::Of { part, .. } if *part == wanted);
+            weight.signals().iter().any(is_wanted)
+        };
+        if reads(ModelSignal::StatedConfidence) {
             return Err(refused(at, "a factor of logits that reads a stated confidence"));
         }
-        if weight.signals().iter().any(|signal| matches!(signal, plan::Signal::CorrectOf { .. })) {
+        if reads(ModelSignal::Correct) {
             return Err(refused(at, "a factor of logits that reads what another model gets right"));
         }
         Ok(Member { weight, role: self::member(&part.role, at)? })

@@ -143,7 +143,7 @@ fn own_reading(formula: &Formula) -> FormulaReading {
     let nothing = FormulaReading::default();
     match &formula.0.kind {
         FormulaKind::Signal(signal) => FormulaReading {
-            reward: matches!(signal, Signal::Reward | Signal::RewardPart { .. } | Signal::Correct),
+            reward: signal.is_of_reward(),
             signal: !matches!(
                 signal,
                 Signal::Of { role: Role::Old | Role::Sampler, part: ModelSignal::Logp }

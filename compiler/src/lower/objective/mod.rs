@@ -20,8 +20,8 @@ use super::formula::{LeafScope, LossNode, Lowering, PrimitiveUse};
 use crate::lower::refusal::Origins;
 use mopd_expr::graph::{LiveId, NodeId};
 use mopd_plan::{
-    Axis, Denominator, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Signal, State,
-    Temperature, Term, TermGradient, TermLoss,
+    Axis, Denominator, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, PlainSignal, Signal,
+    State, Temperature, Term, TermGradient, TermLoss,
 };
 
 /// The inputs from a stage: the sizes that an objective's numbers depend on, and the outputs that are read.
@@ -68,7 +68,7 @@ pub(super) fn lower<'a>(
     let clipped = objective.clipped(&totals)?;
     let term_losses = objective.term_losses(request.read_losses)?;
     let ladders = objective.ladders()?;
-    let mut losses = vec![LossNode { signal: Signal::Loss, node: loss }];
+    let mut losses = vec![LossNode { signal: Signal::Plain(PlainSignal::Loss), node: loss }];
     losses.extend(
         term_losses
             .iter()

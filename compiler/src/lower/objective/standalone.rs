@@ -5,7 +5,7 @@ use mopd_experiment::formula::{FormulaKind, NamedFormula, text};
 use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Span;
-use mopd_plan::{Axis, Signal, State};
+use mopd_plan::{Axis, PlainSignal, Signal, State};
 
 use super::{ObjectiveLowering, blocks};
 use crate::lower::formula::{LeafScope, LossNode, Lowering};
@@ -70,7 +70,7 @@ pub(crate) fn whole(
         (None, None) => {}
     }
     let loss = lowered.loss()?;
-    let mut losses = vec![LossNode { signal: Signal::Loss, node: loss }];
+    let mut losses = vec![LossNode { signal: Signal::Plain(PlainSignal::Loss), node: loss }];
     if !objective.states.is_empty() {
         for term in lowered.terms.clone() {
             let signal = Signal::TermLoss { term: term.checked.name.clone() };

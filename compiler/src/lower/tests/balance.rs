@@ -173,7 +173,10 @@ fn without_a_signal_the_targets_alone_decide() {
         };
         let batch = |of_first: f32| mopd_expr::batch::Batch {
             layout: layout.clone(),
-            signals: vec![(plan::Signal::Logp { role: plan::Role::TEACHER }, vec![-1.0; 4])],
+            signals: vec![(
+                plan::Signal::Of { role: plan::Role::TEACHER, part: plan::ModelSignal::Logp },
+                vec![-1.0; 4],
+            )],
             live: vec![vec![of_first, of_first, of_first, 0.0]],
             steps: 1,
             ..Default::default()

@@ -60,8 +60,8 @@ fn a_block_has_the_mean_of_its_own_tokens() {
         ..Layout::default()
     };
     let signals = vec![
-        (plan::Signal::Logp { role: plan::Role::Student }, STUDENT.to_vec()),
-        (plan::Signal::Entropy { role: plan::Role::Student }, ENTROPY.to_vec()),
+        (plan::Signal::Of { role: plan::Role::Student, part: plan::ModelSignal::Logp }, STUDENT.to_vec()),
+        (plan::Signal::Of { role: plan::Role::Student, part: plan::ModelSignal::Entropy }, ENTROPY.to_vec()),
     ];
     let mut batch = Batch { layout, signals, live: vec![STUDENT.to_vec()], steps: 1, ..Batch::default() };
     let outputs = objective.outputs();
@@ -160,7 +160,7 @@ fn numbers_of_blocks_stand_in_terms() {
     }
     // The loss of a step is a number of the step, whatever it depends on.
     let mut objective = with(of_blocks(), Some(windows(2)));
-    let next = signal(Signal::Loss);
+    let next = signal(PlainSignal::Loss);
     objective.states = vec![State { name: "beta".into(), axis: Axis::Run, first: 1.0, next, origin: HERE }];
     lowered(&objective).expect("it runs");
 }

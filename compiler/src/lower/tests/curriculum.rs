@@ -42,11 +42,11 @@ fn on(operand: &Formula, over: Axis, rollout: Rollout) -> Formula {
 
 /// `mean(reward, over: group, on: from(teacher, n: 4, ...))`
 fn score() -> Formula {
-    on(&signal(Signal::Reward), Axis::Group, from(4, None))
+    on(&signal(PlainSignal::Reward), Axis::Group, from(4, None))
 }
 
 fn own() -> Formula {
-    reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group)
+    reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Group)
 }
 
 /// The choice as in the paper.
@@ -88,9 +88,9 @@ fn curriculum_is_in_the_plan_with_unknown_cost() {
     let others = chosen(&choosing(|train| {
         train.filter = Some(apply(
             Function::Less,
-            [&on(&signal(Signal::Length), Axis::Group, from(4, None)), &number(9.0)],
+            [&on(&signal(PlainSignal::Length), Axis::Group, from(4, None)), &number(9.0)],
         ));
-        train.priority = Some(on(&signal(Signal::Reward), Axis::Group, from(2, None)));
+        train.priority = Some(on(&signal(PlainSignal::Reward), Axis::Group, from(2, None)));
     }));
     let others = others.unwrap();
     assert_eq!((others.rollouts.len(), others.measures.len(), others.reads_own()), (2, 2, false));
@@ -127,7 +127,7 @@ fn every_setting_of_it_is_meaning() {
         |train| train.priority = None,
         |train| train.refresh = Some(2),
         |train| {
-            let score = on(&signal(Signal::Reward), Axis::Group, from(2, None));
+            let score = on(&signal(PlainSignal::Reward), Axis::Group, from(2, None));
             train.priority = Some(apply(Function::Subtract, [&score, &own()]));
         },
     ];
@@ -165,20 +165,22 @@ fn curriculum_refuses_unsupported_priorities() {
         supported("a `priority` that compares prompts with each other or with those of earlier steps")
     );
     assert_eq!(
-        refused(&|train| train.priority = Some(on(&signal(Signal::Reward), Axis::Batch, from(4, None)))),
+        refused(&|train| train.priority = Some(on(&signal(PlainSignal::Reward), Axis::Batch, from(4, None)))),
         supported("a choice of prompts by a reduction over another rollout (`on`) that is not `over: group`")
     );
     let answers = || rollout(RolloutSource::Data { field: "answer".into() });
     assert_eq!(
-        refused(&|train| train.priority = Some(on(&signal(Signal::Reward), Axis::Group, answers()))),
+        refused(&|train| train.priority = Some(on(&signal(PlainSignal::Reward), Axis::Group, answers()))),
         supported("a choice of prompts by the rollout `data`")
     );
     assert_eq!(
-        refused(&|train| train.priority = Some(on(&signal(Signal::Reward), Axis::Group, from(1, Some(64))))),
+        refused(
+            &|train| train.priority = Some(on(&signal(PlainSignal::Reward), Axis::Group, from(1, Some(64))))
+        ),
         supported("a choice of prompts by the rollout `from`")
     );
     assert_eq!(
-        refused(&|train| train.priority = Some(signal(Signal::Progress))),
+        refused(&|train| train.priority = Some(signal(PlainSignal::Progress))),
         ["a `priority` is the same for every prompt, so it chooses nothing"]
     );
     let choice = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";

@@ -201,7 +201,7 @@ fn refuses_unsupported_attempts_and_writers() {
     refused(&imitated, others);
     let twice = RolloutSource::Derived { template: template(vec![wrong()]), of: of(student(4, 8).0) };
     refused(&from(plain(twice)), others);
-    let kept = Edit::Keep { condition: signal(Signal::Correct) };
+    let kept = Edit::Keep { condition: signal(PlainSignal::Correct) };
     refused(
         &from(Rollout { edits: vec![kept], ..Rollout::new(RolloutSource::Sample(sampling), HERE) }),
         "the edit `keep` of a rollout",

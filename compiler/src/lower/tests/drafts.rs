@@ -31,10 +31,10 @@ fn supported(construct: &str) -> Vec<String> {
 
 /// 1 for accepted tokens, 2 * 0.9^(offset - 1) for rejected ones.
 fn worth() -> Formula {
-    let further = apply(Function::Subtract, [&signal(Signal::Offset), &number(1.0)]);
+    let further = apply(Function::Subtract, [&signal(PlainSignal::Offset), &number(1.0)]);
     let decay = apply(Function::Power, [&number(0.9), &further]);
     let rejected = apply(Function::Multiply, [&number(2.0), &decay]);
-    apply(Function::Where, [&signal(Signal::Accepted), &number(1.0), &rejected])
+    apply(Function::Where, [&signal(PlainSignal::Accepted), &number(1.0), &rejected])
 }
 
 fn weighed(weight: &Formula) -> Formula {
@@ -99,11 +99,11 @@ fn a_rejected_draft_is_no_completion() {
     let plain = || live(Live::Part(ModelSignal::Logp));
     refused(plain(), sequence_mean(), "a number of each sequence");
     for (of, name) in [
-        (Signal::Reward, "reward"),
-        (Signal::Correct, "correct"),
-        (Signal::Truncated, "truncated"),
-        (Signal::Length, "length"),
-        (Signal::Position, "position"),
+        (Signal::Plain(PlainSignal::Reward), "reward"),
+        (Signal::Plain(PlainSignal::Correct), "correct"),
+        (Signal::Plain(PlainSignal::Truncated), "truncated"),
+        (Signal::Plain(PlainSignal::Length), "length"),
+        (Signal::Plain(PlainSignal::Position), "position"),
         (Signal::InSpan(NamedSpan::Tag("answer".into())), "span"),
     ] {
         refused(weighed(&signal(of)), token_mean(), &format!("the signal `{name}`"));
@@ -134,7 +134,7 @@ fn curriculum_and_filters_refuse_drafts() {
             change(train);
         })
     };
-    let keep = || Edit::Keep { condition: signal(Signal::Correct) };
+    let keep = || Edit::Keep { condition: signal(PlainSignal::Correct) };
     assert_eq!(
         with(&|train| train.rollout.edits = vec![keep()]),
         supported("the edit `keep` of the rollout `speculative`")
@@ -143,7 +143,7 @@ fn curriculum_and_filters_refuse_drafts() {
         with(&|train| train.keep = Keep::Correct),
         supported("`keep = correct` of the rollout `speculative`")
     );
-    let same = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group);
+    let same = reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Group);
     let some = || apply(Function::Greater, [&same, &number(0.0)]);
     assert_eq!(
         with(&|train| train.filter = Some(some())),
@@ -173,7 +173,9 @@ fn curriculum_and_filters_refuse_drafts() {
 
 #[test]
 fn offsets_are_of_drafts() {
-    for (of, name) in [(Signal::Accepted, "accepted"), (Signal::Offset, "offset")] {
+    for (of, name) in
+        [(Signal::Plain(PlainSignal::Accepted), "accepted"), (Signal::Plain(PlainSignal::Offset), "offset")]
+    {
         assert_eq!(
             refusals(|train| train.objective = objective(weighed(&signal(of)), token_mean())),
             supported(&format!("the signal `{name}` of completions that are not sampled with drafts"))

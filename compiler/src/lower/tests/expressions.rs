@@ -29,7 +29,7 @@ fn objective(select: Formula, weight: Formula) -> Objective {
 #[test]
 fn expressions_keep_signals_that_the_runtime_lacks() {
     let available = signal(Signal::Available { role: Role::Teacher });
-    let size = signal(Signal::VocabularySize);
+    let size = signal(PlainSignal::VocabularySize);
     let share = reduce(Reduction::Mean, &apply(Function::Divide, [&logp(Role::Student), &size]), Axis::Block);
     let (_, origins) = sources();
     let lowered = expressions(&objective(available, share), &origins).expect("all of it is the language's");
@@ -48,7 +48,10 @@ fn expressions_keep_signals_that_the_runtime_lacks() {
     let signals = vec![
         (other("available(teacher)", Axis::Sequence), vec![1.0, 0.0]),
         (other("vocab_size", Axis::Run), vec![4.0]),
-        (plan::Signal::Logp { role: plan::Role::Student }, vec![-1.0, -2.0, -4.0, -8.0]),
+        (
+            plan::Signal::Of { role: plan::Role::Student, part: plan::ModelSignal::Logp },
+            vec![-1.0, -2.0, -4.0, -8.0],
+        ),
     ];
     let batch = Batch { layout, signals, live: vec![vec![0.0; 4]], ..Batch::default() };
     let values = interpret(&lowered.graph, &[select, weight], &batch).expect("the batch has everything");
@@ -69,7 +72,7 @@ fn two_primitives_of_one_name_are_two() {
         let among = FormulaKind::Reduce {
             reduction: Reduction::Mean,
             operand: clipped,
-            among: Some(signal(Signal::Correct)),
+            among: Some(signal(PlainSignal::Correct)),
             on: None,
         };
         live(Live::SquaredError {
@@ -80,7 +83,7 @@ fn two_primitives_of_one_name_are_two() {
     };
     let (first, second) = (target(0.25), target(0.75));
     let doubled = apply(Function::Add, [&first, &first]);
-    let mut objective = objective(signal(Signal::Masked), number(1.0));
+    let mut objective = objective(signal(PlainSignal::Masked), number(1.0));
     objective.terms[0].value = apply(Function::Add, [&doubled, &second]);
     let (_, origins) = sources();
     let lowered = expressions(&objective, &origins).expect("all of it is the language's");

@@ -138,7 +138,7 @@ fn feedback_settings_change_the_key() {
             experiment.teachers[2].feedback = Some(Rc::new(written(by, &[Slot::Prompt, Slot::Draft])));
         },
         &|experiment| {
-            let own = signal(Signal::Correct);
+            let own = signal(PlainSignal::Correct);
             student_of(experiment).objective = objective(guarded(&own), sequence_mean());
         },
     ];
@@ -149,7 +149,7 @@ fn feedback_settings_change_the_key() {
     // Both cost operations: the feedback, and the writer's own completions.
     let flops = |experiment: &Experiment| compiled(experiment).stages[4].cost.flops.expect("it is known");
     let mut unasked = advised();
-    student_of(&mut unasked).objective = objective(guarded(&signal(Signal::Correct)), sequence_mean());
+    student_of(&mut unasked).objective = objective(guarded(&signal(PlainSignal::Correct)), sequence_mean());
     let mut unwritten = unasked.clone();
     unwritten.teachers[2].feedback = None;
     assert!(flops(&advised()) > flops(&unasked) && flops(&unasked) > flops(&unwritten));
@@ -199,7 +199,7 @@ fn refuses_unsupported_feedback() {
             members: vec![WeightedRole { weight: 1.0, role: named(0, "specialist[add]") }],
         };
     };
-    let own = signal(Signal::Correct);
+    let own = signal(PlainSignal::Correct);
     refused(
         |experiment| {
             composed(experiment);

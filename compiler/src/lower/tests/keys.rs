@@ -155,7 +155,7 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
     assert_eq!(changed(|experiment| trained(experiment, 4).options.mini_batches = 2), [4]);
     assert_eq!(changed(|experiment| trained(experiment, 4).reference = vec![(DomainId(0), ModelId(1))]), [4]);
     let rewarded = |experiment: &mut Experiment| {
-        let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group);
+        let mean = reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Group);
         trained(experiment, 2).filter = Some(apply(Function::Less, [&mean, &number(1.0)]));
     };
     assert_eq!(changed(rewarded), [2, 4, 5]);
@@ -338,8 +338,10 @@ fn a_reward_that_nobody_reads_is_no_meaning() {
         let mut experiment = experiment();
         experiment.domains[0].reward = reward;
         if reads {
-            let value =
-                apply(Function::Multiply, [&signal(Signal::Reward), &live(Live::Part(ModelSignal::Logp))]);
+            let value = apply(
+                Function::Multiply,
+                [&signal(PlainSignal::Reward), &live(Live::Part(ModelSignal::Logp))],
+            );
             trained(&mut experiment, 1).objective.terms[0].value = value;
         }
         let stages = compiled(&experiment).stages.into_iter();

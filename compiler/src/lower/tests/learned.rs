@@ -28,7 +28,7 @@ fn on(source: RolloutSource, reduction: Reduction, over: Axis) -> Formula {
 
 /// `previous(loss) - loss`
 fn fall() -> Formula {
-    let loss = signal(Signal::Loss);
+    let loss = signal(PlainSignal::Loss);
     let before = FormulaKind::Memory { memory: Memory::Previous, operand: loss.clone() };
     apply(Function::Subtract, [&formula(before, Axis::Run, false), &loss])
 }
@@ -92,7 +92,7 @@ fn learned_share_is_in_the_plan() {
     let [before, now] = fall.expect("the loss falls")[..] else { panic!() };
     assert_eq!(now, objective.loss);
     assert!(objective.graph.carried(&objective.outputs()).contains(&(before, objective.loss)));
-    assert!(!objective.signals().contains(&plan::Signal::Loss));
+    assert!(!objective.signals().contains(&plan::Signal::Plain(plan::PlainSignal::Loss)));
     // The rest of the objective is unchanged.
     let (usual, plain) = student_with(number(0.5));
     assert!(usual.objective.learned.is_none() && usual.objective.recorded().is_empty());
@@ -175,7 +175,7 @@ fn refuses_unsupported_gains_of_learned_shares() {
     let data = || RolloutSource::Data { field: "solution".into() };
     assert_eq!(paid(on(data(), Reduction::Sum, Axis::Batch)), elsewhere);
     assert_eq!(paid(on(student(4, 1).0, Reduction::Mean, Axis::Batch)), elsewhere);
-    let masked = reduce(Reduction::Mean, &signal(Signal::Masked), Axis::Batch);
+    let masked = reduce(Reduction::Mean, &signal(PlainSignal::Masked), Axis::Batch);
     assert_eq!(paid(masked), supported("the signal `masked`"));
     // It can be read only after a step.
     let refused_weight =

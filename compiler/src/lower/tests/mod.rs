@@ -57,7 +57,8 @@ pub fn number(value: f64) -> Formula {
     formula(FormulaKind::Number(value), Axis::Run, false)
 }
 
-pub fn signal(signal: Signal) -> Formula {
+pub fn signal(signal: impl Into<Signal>) -> Formula {
+    let signal = signal.into();
     let axis = signal.axis();
     formula(FormulaKind::Signal(signal), axis, false)
 }
@@ -147,8 +148,11 @@ pub fn mopd(at: f64) -> Objective {
 
 /// `-min(live ratio * advantage, clip(live ratio, 0.8, 1.28) * advantage)`
 pub fn grpo() -> Objective {
-    let advantage =
-        statistic(Statistic::Zscore { deviation: Deviation::Sample }, &signal(Signal::Reward), Axis::Group);
+    let advantage = statistic(
+        Statistic::Zscore { deviation: Deviation::Sample },
+        &signal(PlainSignal::Reward),
+        Axis::Group,
+    );
     let ratio = live_ratio();
     let plain = apply(Function::Multiply, [&ratio, &advantage]);
     let clipped = apply(Function::Clip, [&ratio, &number(0.8), &number(1.28)]);

@@ -28,17 +28,18 @@ pub fn batch() -> Batch {
         groups: 2,
         ..Layout::default()
     };
-    let logp = |role, values: [f32; 8]| (plan::Signal::Logp { role }, values.to_vec());
+    let logp =
+        |role, values: [f32; 8]| (plan::Signal::Of { role, part: plan::ModelSignal::Logp }, values.to_vec());
     let signals = vec![
         logp(plan::Role::Student, STUDENT),
         logp(plan::Role::TEACHER, TEACHER),
         logp(plan::Role::Sampler, SAMPLER),
         logp(plan::Role::REFERENCE, REFERENCE),
         (plan::Signal::Chosen, CHOSEN.to_vec()),
-        (plan::Signal::Entropy { role: plan::Role::Student }, ENTROPY.to_vec()),
-        (plan::Signal::Reward, REWARD.to_vec()),
-        (plan::Signal::Length, TOKENS.map(|length| length as f32).to_vec()),
-        (plan::Signal::Position, vec![0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 0.0, 1.0]),
+        (plan::Signal::Of { role: plan::Role::Student, part: plan::ModelSignal::Entropy }, ENTROPY.to_vec()),
+        (plan::Signal::Plain(plan::PlainSignal::Reward), REWARD.to_vec()),
+        (plan::Signal::Plain(plan::PlainSignal::Length), TOKENS.map(|length| length as f32).to_vec()),
+        (plan::Signal::Plain(plan::PlainSignal::Position), vec![0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 0.0, 1.0]),
     ];
     Batch { layout, signals, live: vec![STUDENT.to_vec()], step: 0, steps: 10, ..Batch::default() }
 }
@@ -241,7 +242,8 @@ fn dpo_compares_the_two_completions_of_a_pair() {
 #[test]
 fn dpo_has_its_gradient_where_the_student_is_the_reference() {
     let objective = lowered(&dpo(0.5));
-    let same = (plan::Signal::Logp { role: plan::Role::REFERENCE }, STUDENT.to_vec());
+    let same =
+        (plan::Signal::Of { role: plan::Role::REFERENCE, part: plan::ModelSignal::Logp }, STUDENT.to_vec());
     let mut batch = batch();
     batch.signals.retain(|(signal, _)| *signal != same.0);
     batch.signals.push(same);
@@ -319,7 +321,7 @@ fn a_formula_means_the_same_beside_a_select() {
         let (operand, among) = (operand.clone(), Some(among.clone()));
         formula(FormulaKind::Reduce { reduction: Reduction::Mean, operand, among, on: None }, over, false)
     };
-    let chosen = signal(Signal::Selected);
+    let chosen = signal(PlainSignal::Selected);
     selective.weight = Some(apply(Function::Divide, [&entropy, &narrowed(&entropy, Axis::Batch, &chosen)]));
     let objective = lowered(&selective);
     assert_values(&objective, objective.live[0].adjoint, &expected((1.5 + 2.0 + 3.0 + 2.5) / 4.0));
@@ -355,7 +357,7 @@ fn statistics_beside_a_select_run_over_all_trained_tokens() {
         over: Axis::Batch,
         among,
     };
-    for (among, largest) in [(among(None), 3.0), (among(Some(signal(Signal::Selected))), 1.5)] {
+    for (among, largest) in [(among(None), 3.0), (among(Some(signal(PlainSignal::Selected))), 1.5)] {
         selective.weight = Some(formula(among, Axis::Token, false));
         let objective = lowered(&selective);
         let share = |token: usize| (f64::from(ENTROPY[token]) - 0.25) / (largest - 0.25);
@@ -383,7 +385,7 @@ fn a_condition_per_sequence_leaves_a_loss_per_sequence() {
     let surprise = reduce(Reduction::Sum, &live(Live::Part(ModelSignal::Logp)), Axis::Sequence);
     let among_when = ReduceStep { among_when: true, ..step(Axis::Sequence, Axis::Batch) };
     let mut judged = objective(apply(Function::Softplus, [&surprise]), by_steps(vec![among_when]));
-    judged.terms[0].when = Some(apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]));
+    judged.terms[0].when = Some(apply(Function::Greater, [&signal(PlainSignal::Reward), &number(0.5)]));
     let objective = lowered(&judged);
     let sum = |sequence: usize| -> f64 {
         (0..8).filter(|token| SEQUENCE[*token] == sequence).map(|token| f64::from(STUDENT[token])).sum()
@@ -429,7 +431,7 @@ fn the_loss_of_a_term_is_without_weights() {
 
 #[test]
 fn carried_number_is_an_output_of_the_graph() {
-    let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch);
+    let mean = reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Batch);
     let memory = FormulaKind::Memory { memory: Memory::Previous, operand: mean };
     let mut remembering = nll();
     remembering.weight = Some(formula(memory, Axis::Batch, false));
@@ -500,7 +502,7 @@ fn cancelled_operands_are_not_computed() {
 #[test]
 fn a_live_mean_spreads_its_gradient() {
     let mean = reduce(Reduction::Mean, &live(Live::Part(ModelSignal::Logp)), Axis::Sequence);
-    let advantage = signal(Signal::Reward);
+    let advantage = signal(PlainSignal::Reward);
     let term = apply(Function::Multiply, [&apply(Function::Negate, [&advantage]), &mean]);
     let objective = lowered(&objective(term, sequence_mean()));
     let adjoint = per_token(|token| -f64::from(REWARD[SEQUENCE[token]]) / TOKENS[SEQUENCE[token]] / 4.0);
@@ -595,14 +597,15 @@ fn normal_forms_say_what_the_papers_say() {
         &apply(Function::Subtract, [&live(Live::Part(ModelSignal::Logp)), &logp(Role::Sampler)]),
         Axis::Sequence,
     );
-    let sequence_ratio = apply(Function::Multiply, [&signal(Signal::Reward), &apply(Function::Exp, [&mean])]);
+    let sequence_ratio =
+        apply(Function::Multiply, [&signal(PlainSignal::Reward), &apply(Function::Exp, [&mean])]);
     let form = lowered(&objective(sequence_ratio, sequence_mean())).normal_form;
     assert_eq!(
         (form.divergence.as_str(), form.realisation.as_str()),
         ("reward", "surrogate (sequence ratio)")
     );
 
-    custom.select = Some(signal(Signal::Correct));
+    custom.select = Some(signal(PlainSignal::Correct));
     let form = lowered(&custom).normal_form;
     assert_eq!(form.sequence_selection, "where correct");
 }
@@ -612,7 +615,8 @@ fn normal_forms_say_what_the_papers_say() {
 #[test]
 fn objectives_that_cannot_be_lowered_have_a_normal_form() {
     let ranked = statistic(Statistic::Minmax, &live(Live::Part(ModelSignal::Logp)), Axis::Batch);
-    let mut odd = objective(apply(Function::Multiply, [&signal(Signal::Reward), &ranked]), sequence_mean());
+    let mut odd =
+        objective(apply(Function::Multiply, [&signal(PlainSignal::Reward), &ranked]), sequence_mean());
     odd.reduce = Some(by_steps(vec![step(Axis::Token, Axis::Sequence)]));
     assert!(lower(&odd).is_err());
     let form = normal_form(&odd, None);
@@ -621,7 +625,7 @@ fn objectives_that_cannot_be_lowered_have_a_normal_form() {
     assert_eq!((form.divergence.as_str(), form.shaping.as_str()), ("reward", "minmax over batch"));
     assert_eq!(form.realisation, "surrogate (custom expression)");
 
-    let detached = normal_form(&objective(signal(Signal::Reward), token_mean()), None);
+    let detached = normal_form(&objective(signal(PlainSignal::Reward), token_mean()), None);
     assert_eq!((detached.divergence.as_str(), detached.realisation.as_str()), ("none", "none"));
 }
 
@@ -630,7 +634,7 @@ fn objectives_that_cannot_be_lowered_have_a_normal_form() {
 fn a_coefficient_is_what_its_own_summand_multiplies() {
     let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
     let policy = apply(Function::Multiply, [&ratio, &live(Live::Part(ModelSignal::Logp))]);
-    let exact = apply(Function::Multiply, [&signal(Signal::Reward), &mopd_top_k().terms[0].value]);
+    let exact = apply(Function::Multiply, [&signal(PlainSignal::Reward), &mopd_top_k().terms[0].value]);
     let form = normal_form(&objective(apply(Function::Subtract, [&policy, &exact]), token_mean()), None);
     assert_eq!(form.divergence, "sampled log-ratio + KL(student || teacher)");
     assert_eq!(form.realisation, "score + direct");

@@ -87,9 +87,10 @@ fn a_panel_in_a_plan() {
     }
     let signals = train.objective.signals();
     for role in &panel.members {
-        for of_member in
-            [plan::Signal::Available { role: *role }, plan::Signal::StatedConfidence { role: *role }]
-        {
+        for of_member in [
+            plan::Signal::Available { role: *role },
+            plan::Signal::Of { role: *role, part: plan::ModelSignal::StatedConfidence },
+        ] {
             assert!(signals.contains(&of_member), "{of_member:?}");
         }
     }

@@ -191,7 +191,7 @@ fn an_adapter_costs_in_addition_to_the_model() {
 fn a_learning_rate_is_computed_from_the_step_in_float64() {
     let mut experiment = experiment();
     let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
-    let progress = || signal(Signal::Progress);
+    let progress = || signal(PlainSignal::Progress);
     let of = |function, left: &Formula, right: &Formula| apply(function, [left, right]);
     let rising = of(Function::Divide, &of(Function::Multiply, &number(1e-5), &progress()), &number(0.05));
     let falling = of(

@@ -83,7 +83,7 @@ fn recorded_turns_refuse_other_producers() {
         refusals(|train| train.rollout.source = each_turn(rollout(mixed), rollout(student(4, 1).0))),
         supported("`each_turn` of trajectories from `token_mix`")
     );
-    let retry = || Edit::Retry { until: signal(Signal::Correct), at_most: 8 };
+    let retry = || Edit::Retry { until: signal(PlainSignal::Correct), at_most: 8 };
     assert_eq!(
         refusals(|train| train.rollout.edits = vec![retry()]),
         supported("the edit `retry` of the rollout `each_turn`")
@@ -106,7 +106,7 @@ fn recorded_turns_refuse_other_producers() {
     let solved = || {
         apply(
             Function::Greater,
-            [&reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group), &number(0.0)],
+            [&reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Group), &number(0.0)],
         )
     };
     assert_eq!(
@@ -131,17 +131,21 @@ fn recorded_turns_refuse_other_producers() {
 fn a_turn_has_no_verdict_and_no_place_in_others() {
     let weighed = |of: &Formula| apply(Function::Multiply, [of, &live(Live::Part(ModelSignal::Logp))]);
     for (of, name) in [
-        (Signal::Reward, "reward"),
+        (Signal::Plain(PlainSignal::Reward), "reward"),
         (Signal::RewardPart { part: "format".into() }, "reward.format"),
-        (Signal::Correct, "correct"),
-        (Signal::Turn, "turn"),
+        (Signal::Plain(PlainSignal::Correct), "correct"),
+        (Signal::Plain(PlainSignal::Turn), "turn"),
         (Signal::InSpan(NamedSpan::FinalTurn), "span.final_turn"),
     ] {
         let said = refusals(|train| train.objective = objective(weighed(&signal(of)), token_mean()));
         assert_eq!(said, supported(&format!("the signal `{name}` of the turns of a recorded trajectory")));
     }
     // Numbers of a single turn can be read.
-    for of in [Signal::Position, Signal::Length, Signal::Truncated] {
+    for of in [
+        Signal::Plain(PlainSignal::Position),
+        Signal::Plain(PlainSignal::Length),
+        Signal::Plain(PlainSignal::Truncated),
+    ] {
         let mut sound = experiment();
         distilled(&mut sound).rollout.source = turns(1);
         distilled(&mut sound).objective = objective(weighed(&signal(of)), token_mean());

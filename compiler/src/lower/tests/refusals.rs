@@ -60,7 +60,8 @@ fn entropy() -> Formula {
 #[test]
 fn a_refusal_points_at_the_construct() {
     let mut experiment = experiment();
-    let term = apply(Function::Multiply, [&signal(Signal::Masked), &live(Live::Part(ModelSignal::Logp))]);
+    let term =
+        apply(Function::Multiply, [&signal(PlainSignal::Masked), &live(Live::Part(ModelSignal::Logp))]);
     distilled(&mut experiment).objective = objective(term, sequence_mean());
     let found = found(&experiment);
     let (sources, _) = sources();
@@ -96,7 +97,7 @@ fn mean_of(of: &Formula) -> Formula {
 fn refuses_unsupported_signals_and_roles() {
     for (of, name) in [
         (Signal::Of { role: Role::Teacher, part: ModelSignal::Confidence }, "teacher.confidence"),
-        (Signal::Masked, "masked"),
+        (Signal::Plain(PlainSignal::Masked), "masked"),
     ] {
         assert_refused(signal(of), &format!("the signal `{name}`"));
     }
@@ -251,7 +252,7 @@ fn beside_terms_with_completions_of_their_own() {
             change(train);
         })
     };
-    let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group);
+    let mean = reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Group);
     let filter = apply(Function::Less, [&mean, &number(1.0)]);
     assert_eq!(
         refused(&|train| train.filter = Some(filter.clone())),
@@ -288,7 +289,7 @@ fn refuses_unsupported_teachers() {
     };
     assert_eq!(refused(&by_text), supported("a teacher on a server (`served`) with `align = tokens`"));
     let when = |experiment: &mut Experiment| {
-        distilled(experiment).teachers[0].when = Some(signal(Signal::Correct));
+        distilled(experiment).teachers[0].when = Some(signal(PlainSignal::Correct));
     };
     assert_eq!(refusals(when), supported("a route by anything but the data of a prompt"));
     let mut endless = experiment();
@@ -325,13 +326,13 @@ fn refuses_unsupported_rollouts() {
             change(sampling);
         })
     };
-    let longer = || apply(Function::Add, [&signal(Signal::Step), &number(8.0)]);
+    let longer = || apply(Function::Add, [&signal(PlainSignal::Step), &number(8.0)]);
     assert_eq!(
         sampled(&|sampling| sampling.max_tokens = longer()),
         supported("a `max_tokens` that is computed from others")
     );
     // All faults of a rollout are reported at once.
-    let retry = || Edit::Retry { until: signal(Signal::Correct), at_most: 8 };
+    let retry = || Edit::Retry { until: signal(PlainSignal::Correct), at_most: 8 };
     let edits = vec![Edit::FirstTurns { turns: number(1.0) }, retry()];
     let all = rollout(|train| {
         train.rollout.edits = edits;
@@ -414,9 +415,9 @@ fn refuses_unsupported_guides() {
         supported("`interleave` of the rollout `token_mix`")
     );
     let mut edited = (*of(student(4, 2).0)).clone();
-    edited.edits = vec![Edit::Keep { condition: signal(Signal::Correct) }];
+    edited.edits = vec![Edit::Keep { condition: signal(PlainSignal::Correct) }];
     assert_eq!(said(mix(&number(0.2), Rc::new(edited))), supported("the edit `keep` of a rollout"));
-    let computed = apply(Function::Multiply, [&signal(Signal::Progress), &number(0.2)]);
+    let computed = apply(Function::Multiply, [&signal(PlainSignal::Progress), &number(0.2)]);
     assert_eq!(
         said(mix(&computed, of(student(4, 2).0))),
         supported("an `alpha` of a `token_mix` that is computed from others")
@@ -524,7 +525,7 @@ fn refuses_unsupported_rewrites() {
         from: template(vec![TemplatePiece::Text("sure: ".into()), TemplatePiece::Anything]),
         to: template(vec![TemplatePiece::Text("sure: ".into()), to]),
     };
-    let correct = || reduce(Reduction::Mean, &signal(Signal::Correct), Axis::Group);
+    let correct = || reduce(Reduction::Mean, &signal(PlainSignal::Correct), Axis::Group);
     let edited = |source: RolloutSource, edit: Edit| {
         move |experiment: &mut Experiment| {
             let train = distilled(experiment);
@@ -577,7 +578,7 @@ fn refuses_unsupported_rewrites() {
 /// Each completion of a step can be attempted again.
 #[test]
 fn refuses_unsupported_retries() {
-    let retry = |at_most| Edit::Retry { until: signal(Signal::Correct), at_most };
+    let retry = |at_most| Edit::Retry { until: signal(PlainSignal::Correct), at_most };
     let edited = |source: RolloutSource, edits: Vec<Edit>| {
         move |experiment: &mut Experiment| {
             let train = distilled(experiment);
@@ -585,7 +586,7 @@ fn refuses_unsupported_retries() {
         }
     };
     let data = || RolloutSource::Data { field: "answer".into() };
-    let keep = || Edit::Keep { condition: signal(Signal::Correct) };
+    let keep = || Edit::Keep { condition: signal(PlainSignal::Correct) };
     let of = |source, edits| refusals(edited(source, edits));
     assert_eq!(of(data(), vec![retry(2)]), supported("the edit `retry` of the rollout `data`"));
     assert_eq!(
@@ -671,7 +672,7 @@ fn refuses_comparisons_of_a_whole_batch_with_mini_batches() {
         super::super::compile(&experiment, &origins, &sources, true)
             .map_err(|found| found.into_iter().map(|diagnostic| diagnostic.message).collect::<Vec<_>>())
     };
-    let reward = signal(Signal::Reward);
+    let reward = signal(PlainSignal::Reward);
     let refused = supported("a comparison of the prompts of a whole batch with several `mini_batches`");
     assert_eq!(with(advantage(&reward, Axis::Batch), 2).unwrap_err(), refused);
     assert_eq!(with(advantage(&reward, Axis::Domain), 2).unwrap_err(), refused);
@@ -706,7 +707,7 @@ fn refuses_unsupported_ladders() {
         sampling.max_tokens = ladder(advance_if);
         experiment
     };
-    let masked = reduce(Reduction::Mean, &signal(Signal::Masked), Axis::Batch);
+    let masked = reduce(Reduction::Mean, &signal(PlainSignal::Masked), Axis::Batch);
     let unsure = apply(Function::Greater, [&reduce(Reduction::Mean, &entropy(), Axis::Batch), &number(0.4)]);
     assert_eq!(
         refusals(|experiment| *experiment = with(&apply(Function::Greater, [&masked, &number(1.0)]))),
@@ -932,14 +933,14 @@ fn refuses_unsupported_mixes() {
         supported("a `mix` of rollouts that are made once")
     );
     let mut edited = (*sampled(1)).clone();
-    edited.edits = vec![Edit::Retry { until: signal(Signal::Correct), at_most: 8 }];
+    edited.edits = vec![Edit::Retry { until: signal(PlainSignal::Correct), at_most: 8 }];
     assert_eq!(
         said(mix(half(), Rc::new(edited), data())),
         supported("the edit `retry` of a rollout inside `mix`")
     );
     let other = of(RolloutSource::Denoise { steps: 4, block: 4, of: sampled(1) });
     assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `denoise`"));
-    let computed = apply(Function::Multiply, [&signal(Signal::Progress), &half()]);
+    let computed = apply(Function::Multiply, [&signal(PlainSignal::Progress), &half()]);
     assert_eq!(
         said(mix(computed, sampled(1), data())),
         supported("a share of a `mix` that is computed from others")
@@ -970,7 +971,7 @@ fn refuses_unsupported_choices() {
     let said = |rollout: Rc<Rollout>| {
         refusals(|experiment| distilled(experiment).rollout = Rollout::clone(&rollout))
     };
-    let keep = Edit::Keep { condition: signal(Signal::Correct) };
+    let keep = Edit::Keep { condition: signal(PlainSignal::Correct) };
     let taught = mean_of(&signal(Signal::Of { role: Role::Teacher, part: ModelSignal::Logp }));
     assert_eq!(
         said(edited(sampled(2), &[Edit::Best { by: taught, of: 1 }])),
@@ -1014,7 +1015,7 @@ fn refuses_unsupported_stages() {
     let uncertain = apply(Function::Greater, [&mean(&mean_of(&entropy())), &number(1.0)]);
     let reads_more = "a `filter` that reads more than rewards and lengths";
     assert_eq!(stage(&|train| train.filter = Some(uncertain.clone())), supported(reads_more));
-    let solved = apply(Function::Less, [&mean(&signal(Signal::Reward)), &number(1.0)]);
+    let solved = apply(Function::Less, [&mean(&signal(PlainSignal::Reward)), &number(1.0)]);
     let ready = Rollout::new(RolloutSource::Data { field: "answer".into() }, HERE);
     assert_eq!(
         stage(&|train| (train.filter, train.rollout) = (Some(solved.clone()), ready.clone())),
@@ -1032,7 +1033,7 @@ fn refuses_unsupported_stages() {
         stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())),
         supported("an adapter with `dropout`")
     );
-    let product = apply(Function::Multiply, [&signal(Signal::Loss), &number(1e-3)]);
+    let product = apply(Function::Multiply, [&signal(PlainSignal::Loss), &number(1e-3)]);
     assert_eq!(
         stage(&|train| train.learning_rate = product.clone()),
         supported("a learning rate that reads more than `step` and `progress`")
@@ -1107,10 +1108,10 @@ fn refuses_unsupported_pairs() {
         pairs(&|pair, _| pair.chosen = from(Some(8))),
         supported("rollouts that are made once (`sequences`) as one side of a pair")
     );
-    let best = |of| Edit::Best { by: signal(Signal::Reward), of };
+    let best = |of| Edit::Best { by: signal(PlainSignal::Reward), of };
     let edited = |edit: Edit| pairs(&move |pair, _| pair.chosen.edits.push(edit.clone()));
     assert_eq!(edited(best(2)), supported("an edit (`best`) of one side of a pair"));
-    let keep = Edit::Keep { condition: signal(Signal::Correct) };
+    let keep = Edit::Keep { condition: signal(PlainSignal::Correct) };
     assert_eq!(edited(keep), supported("an edit (`keep`) of one side of a pair"));
     let on_the_final_turn = |pair: &mut Preference, _: &mut Train| {
         (pair.kind, pair.on) = (PreferenceKind::BradleyTerry, Some(NamedSpan::FinalTurn));
@@ -1160,7 +1161,7 @@ fn refuses_scores_without_a_scalar_head() {
     assert_eq!(asked(Role::Sampler, ModelSignal::Value), supported("the scalar head of the sampler"));
 
     let fit = || {
-        let target = signal(Signal::Reward);
+        let target = signal(PlainSignal::Reward);
         let fit = live(Live::SquaredError { part: ModelSignal::Value, target, dimensions: None });
         super::objective(fit, token_mean())
     };
@@ -1223,18 +1224,18 @@ fn assert_weights(weight: Formula, expected: [f64; 8]) {
 /// Rewards are 1, 0 in the first group and 0.25, 0.75 in the second; sequences have 3, 1, 2 and 2 tokens.
 #[test]
 fn truths_are_counted() {
-    let good = apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]);
+    let good = apply(Function::Greater, [&signal(PlainSignal::Reward), &number(0.5)]);
     let over = |reduction, over| reduce(reduction, &good, over);
     assert_weights(over(Reduction::Count, Axis::Batch), [2.0; 8]);
     assert_weights(over(Reduction::Any, Axis::Group), [1.0; 8]);
     assert_weights(over(Reduction::All, Axis::Group), [0.0; 8]);
-    let worst = apply(Function::GreaterEqual, [&signal(Signal::Reward), &number(0.25)]);
+    let worst = apply(Function::GreaterEqual, [&signal(PlainSignal::Reward), &number(0.25)]);
     assert_weights(reduce(Reduction::All, &worst, Axis::Group), [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
 }
 
 #[test]
 fn conditional_reduction_covers_matching_elements() {
-    let reward = signal(Signal::Reward);
+    let reward = signal(PlainSignal::Reward);
     let good = apply(Function::Greater, [&reward, &number(0.5)]);
     let mean = FormulaKind::Reduce {
         reduction: Reduction::Mean,
@@ -1260,7 +1261,7 @@ fn conditional_reduction_covers_matching_elements() {
 
 #[test]
 fn statistics_by_composition() {
-    let reward = signal(Signal::Reward);
+    let reward = signal(PlainSignal::Reward);
     let of = |kind| statistic(kind, &reward, Axis::Group);
     assert_weights(of(Statistic::Center), [0.5, 0.5, 0.5, -0.5, -0.25, -0.25, 0.25, 0.25]);
     assert_weights(of(Statistic::LeaveOneOut), [0.0, 0.0, 0.0, 1.0, 0.75, 0.75, 0.25, 0.25]);
@@ -1287,9 +1288,10 @@ fn statistics_by_composition() {
 
 #[test]
 fn whole_numbers_and_what_remains() {
-    let floor = apply(Function::Floor, [&apply(Function::Multiply, [&signal(Signal::Reward), &number(3.0)])]);
+    let floor =
+        apply(Function::Floor, [&apply(Function::Multiply, [&signal(PlainSignal::Reward), &number(3.0)])]);
     assert_weights(floor, [3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
-    assert_weights(signal(Signal::Remaining), [2.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+    assert_weights(signal(PlainSignal::Remaining), [2.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
     // Each completion is one turn.
     assert_weights(signal(Signal::InSpan(NamedSpan::FinalTurn)), [1.0; 8]);
     assert_weights(signal(Signal::Available { role: Role::Teacher }), [1.0; 8]);
@@ -1298,7 +1300,7 @@ fn whole_numbers_and_what_remains() {
 /// Where a term does not apply it is 0, and such tokens count, except in a step with `among: when`.
 #[test]
 fn a_term_applies_where_it_says() {
-    let good = apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]);
+    let good = apply(Function::Greater, [&signal(PlainSignal::Reward), &number(0.5)]);
     let mut partial = nll();
     partial.terms[0].when = Some(good);
     partial.terms[0].weight = Some(number(2.0));
@@ -1360,7 +1362,7 @@ fn parameters_of_divergences() {
     };
     let half = kind(skewed(&apply(Function::Divide, [&number(1.0), &number(2.0)])));
     assert_eq!(at(&half, 1).kernel, Kernel::Skew { lambda: 0.5 });
-    let moving = kind(skewed(&apply(Function::Multiply, [&signal(Signal::Progress), &number(0.5)])));
+    let moving = kind(skewed(&apply(Function::Multiply, [&signal(PlainSignal::Progress), &number(0.5)])));
     assert_eq!(at(&moving, 2).kernel, Kernel::Skew { lambda: 0.25 });
 
     let share = apply(Function::Exp, [&apply(Function::Negate, [&entropy()])]);
@@ -1374,7 +1376,10 @@ fn parameters_of_divergences() {
     let plan::Live::Divergence(blended) = primitive(Live::Divergence(blended)) else {
         panic!("a divergence")
     };
-    assert_eq!(blended.signals(), [plan::Signal::Entropy { role: plan::Role::Student }]);
+    assert_eq!(
+        blended.signals(),
+        [plan::Signal::Of { role: plan::Role::Student, part: plan::ModelSignal::Entropy }]
+    );
     assert_eq!(blended.roles(), [plan::Role::Student, plan::Role::Sampler, plan::Role::TEACHER]);
     assert!(matches!(blended.right, plan::Distribution::Detached(_)));
 }
@@ -1461,10 +1466,13 @@ fn signals_of_distributions() {
     let (student, teacher) = (plan::Role::Student, plan::Role::TEACHER);
     let executable = || plan::Support::TopK { role: teacher, k: 16 };
     for (checked, expected) in [
-        (Signal::Of { role: Role::Student, part: ModelSignal::Rank }, plan::Signal::Rank { role: student }),
+        (
+            Signal::Of { role: Role::Student, part: ModelSignal::Rank },
+            plan::Signal::Of { role: student, part: plan::ModelSignal::Rank },
+        ),
         (
             Signal::Of { role: Role::Teacher, part: ModelSignal::EndLogp },
-            plan::Signal::EndLogp { role: teacher },
+            plan::Signal::Of { role: teacher, part: plan::ModelSignal::EndLogp },
         ),
         (
             Signal::Overlap { left: Role::Student, right: Role::Teacher, k: 16 },
@@ -1545,7 +1553,7 @@ fn refuses_unsupported_turns() {
     };
     let data = RolloutSource::Data { field: "answer".into() };
     assert_eq!(inside(&|of| of.source = data.clone()), supported("`turns` of the rollout `data`"));
-    let longer = || apply(Function::Add, [&signal(Signal::Step), &number(8.0)]);
+    let longer = || apply(Function::Add, [&signal(PlainSignal::Step), &number(8.0)]);
     let moving = said(&|source| {
         let RolloutSource::Turns(mopd_experiment::Turns { at_most, .. }) = source else { panic!("turns") };
         *at_most = longer();
@@ -1558,11 +1566,13 @@ fn refuses_unsupported_turns() {
         })
     };
     assert_eq!(
-        edited(&Edit::Retry { until: signal(Signal::Correct), at_most: 8 }),
+        edited(&Edit::Retry { until: signal(PlainSignal::Correct), at_most: 8 }),
         supported("the edit `retry` of the rollout `turns`")
     );
     assert_eq!(
-        edited(&Edit::FirstTurns { turns: reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group) }),
+        edited(&Edit::FirstTurns {
+            turns: reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Group)
+        }),
         supported("`first_turns` of a number that is not the step's alone")
     );
     let twice = refusals(|experiment| {

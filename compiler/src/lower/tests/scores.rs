@@ -20,7 +20,10 @@ fn run(objective: &Objective) -> (f64, Vec<f64>) {
     assert_eq!(live.primitive, plan::Live::Value);
     let mut batch = batch();
     batch.live = vec![VALUE.to_vec()];
-    batch.signals.push((plan::Signal::Value { role: plan::Role::Student }, VALUE.to_vec()));
+    batch.signals.push((
+        plan::Signal::Of { role: plan::Role::Student, part: plan::ModelSignal::Value },
+        VALUE.to_vec(),
+    ));
     batch.signals.push((plan::Signal::InSpan { tag: "think".into() }, INSIDE.to_vec()));
     let values = interpret(&objective.graph, &objective.outputs(), &batch).unwrap();
     (values.get(objective.loss)[0], values.get(live.adjoint).to_vec())
@@ -68,7 +71,7 @@ fn bradley_terry_compares_scores() {
 fn squared_errors_read_their_scalar_heads() {
     let reward = [1.0, 0.0, 0.25, 0.75];
     let error = |part: ModelSignal| {
-        let target = signal(Signal::Reward);
+        let target = signal(PlainSignal::Reward);
         live(Live::SquaredError { part, target, dimensions: None })
     };
     let of_tokens = objective(error(ModelSignal::Value), by_steps(vec![step(Axis::Token, Axis::Batch)]));
@@ -90,7 +93,10 @@ fn scores_weigh_other_terms() {
         let weighed = apply(Function::Multiply, [&signal(of), &live(Live::Part(ModelSignal::Logp))]);
         let lowered = lowered(&objective(weighed, by_steps(vec![step(Axis::Token, Axis::Batch)])));
         let mut batch = batch();
-        batch.signals.push((plan::Signal::Value { role: plan::Role::TEACHER }, VALUE.to_vec()));
+        batch.signals.push((
+            plan::Signal::Of { role: plan::Role::TEACHER, part: plan::ModelSignal::Value },
+            VALUE.to_vec(),
+        ));
         batch.signals.push((plan::Signal::InSpan { tag: "think".into() }, INSIDE.to_vec()));
         assert!(lowered.reads(plan::Role::TEACHER));
         let values = interpret(&lowered.graph, &[lowered.live[0].adjoint], &batch).unwrap();

@@ -104,7 +104,7 @@ fn confidence_needs_a_second_head() {
     let bce = live(Live::BinaryCrossEntropy { part: ModelSignal::Confidence, target: number(0.5) });
     assert_eq!(plain(bce), supported(asked));
     let head = "`head` of completions of a student with one output head";
-    assert_eq!(plain(weighed(signal(Signal::Head))), supported(head));
+    assert_eq!(plain(weighed(signal(PlainSignal::Head))), supported(head));
 }
 
 /// Where the confidence rounds to 0 or 1, the loss and its derivative by the logit equal those of exact

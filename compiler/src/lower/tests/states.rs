@@ -12,7 +12,7 @@ fn beta() -> Formula {
 }
 
 fn mean_reward() -> Formula {
-    reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch)
+    reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Batch)
 }
 
 /// `-beta * live student.logp`, with `state beta = 0.04 then next`.
@@ -26,7 +26,7 @@ fn moved(next: Formula) -> Objective {
 /// A state reads its value at the beginning of the step, the step's own losses, and those of the step before.
 #[test]
 fn a_state_moves_by_the_losses_of_its_step() {
-    let (loss, term) = (signal(Signal::Loss), signal(Signal::TermLoss { term: "term".into() }));
+    let (loss, term) = (signal(PlainSignal::Loss), signal(Signal::TermLoss { term: "term".into() }));
     // One formula for both, like a `let` that a term and the state read.
     let both = apply(Function::Add, [&loss, &mean_reward()]);
     let next = apply(Function::Multiply, [&beta(), &apply(Function::Add, [&both, &term])]);
@@ -35,7 +35,7 @@ fn a_state_moves_by_the_losses_of_its_step() {
     let plan = lower_with(&objective, &["term".to_owned()]).unwrap();
     let given = [
         (plan::Signal::State { name: "beta".into(), axis: Axis::Run }, vec![0.5]),
-        (plan::Signal::Loss, vec![2.0]),
+        (plan::Signal::Plain(plan::PlainSignal::Loss), vec![2.0]),
         (plan::Signal::TermLoss { term: "term".into() }, vec![9.0]),
     ];
     // The mean of the rewards 1, 0, 0.25 and 0.75 is 0.5.
@@ -86,7 +86,7 @@ fn state_that_a_part_lacks_is_refused() {
         let value = apply(Function::Multiply, [&number(-1.0), &live(Live::Part(ModelSignal::Logp))]);
         Term { data: data("answer"), ..term("own", value) }
     };
-    let mut by_loss = moved(apply(Function::Multiply, [&beta(), &signal(Signal::Loss)]));
+    let mut by_loss = moved(apply(Function::Multiply, [&beta(), &signal(PlainSignal::Loss)]));
     compiled(&student(by_loss.clone()));
     by_loss.terms.push(own());
     assert_eq!(
@@ -119,7 +119,7 @@ fn moved_by_domain(next: Formula) -> Objective {
 }
 
 fn domain_reward() -> Formula {
-    reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Domain)
+    reduce(Reduction::Mean, &signal(PlainSignal::Reward), Axis::Domain)
 }
 
 /// The tests' layout has one domain, where both axes have one number.
@@ -171,7 +171,7 @@ fn shares_are_meaning_and_what_they_do_not_go_with_is_refused() {
         refused(&|train| train.length = Length::Epochs(2)),
         ["a mixture whose `shares` follow states in a stage that trains in epochs is not supported yet"]
     );
-    let by_loss = apply(Function::Multiply, [&gap(), &signal(Signal::Loss)]);
+    let by_loss = apply(Function::Multiply, [&gap(), &signal(PlainSignal::Loss)]);
     assert_eq!(
         refused(&|train| train.shares = Some(by_loss.clone())),
         ["a mixture whose `shares` read anything but states, `step` and `progress` is not supported yet"]

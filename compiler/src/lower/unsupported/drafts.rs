@@ -4,7 +4,9 @@
 
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_lang::diag::Diagnostic;
-use mopd_plan::{Axis, Divergence, DivergenceParameter, Objective, Producer, Rollout, Scorers, Signal};
+use mopd_plan::{
+    Axis, Divergence, DivergenceParameter, Objective, PlainSignal, Producer, Rollout, Scorers, Signal,
+};
 
 use crate::lower::refusal::{Origins, refused};
 
@@ -43,8 +45,7 @@ pub fn refusal(
 
 fn of_drafts(signal: &Signal) -> Option<&'static str> {
     match signal {
-        Signal::Accepted => Some("accepted"),
-        Signal::Offset => Some("offset"),
+        Signal::Plain(plain) if plain.definition().of_drafts => Some(plain.name()),
         _ => None,
     }
 }
@@ -73,12 +74,10 @@ fn unavailable_number(graph: &Graph, roots: &[NodeId]) -> Option<String> {
 /// The name of a signal that is a number of a completion, or of a token's position in it.
 fn of_completion(signal: &Signal) -> Option<&'static str> {
     match signal {
-        Signal::Position => Some("position"),
+        Signal::Plain(plain) if *plain == PlainSignal::Position || plain.axis() == Axis::Sequence => {
+            Some(plain.name())
+        }
         Signal::InSpan { .. } => Some("span"),
-        Signal::Length => Some("length"),
-        Signal::Truncated => Some("truncated"),
-        Signal::Reward => Some("reward"),
-        Signal::Correct => Some("correct"),
         Signal::RewardPart { .. } => Some("a part of the reward"),
         Signal::Chosen => Some("chosen"),
         Signal::Uniform { axis: Axis::Group | Axis::Sequence | Axis::Turn, .. } => Some("random"),

@@ -1,7 +1,7 @@
 //! Teachers without an input for some completions: an objective must test `available` before it reads them.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_plan::{Objective, Panel, Role, Scorers, Signal};
+use mopd_plan::{ModelSignal, Objective, Panel, Role, Scorers, Signal};
 
 use crate::lower::refusal::{Origins, refused};
 
@@ -40,7 +40,7 @@ pub fn unstated_confidence(objective: &Objective, panels: &[Panel], origins: Ori
     let stated =
         |role: Role| panels.iter().any(|panel| panel.confidence.is_some() && panel.members.contains(&role));
     let read = objective.signals().into_iter().find_map(|signal| match signal {
-        Signal::StatedConfidence { role } if !stated(role) => Some(role),
+        Signal::Of { role, part: ModelSignal::StatedConfidence } if !stated(role) => Some(role),
         _ => None,
     })?;
     let name = panels.iter().find(|panel| panel.members.contains(&read)).map_or("", |panel| &panel.name);

@@ -2,7 +2,7 @@
 //! reward: the domain's reward, if any, is for the end of a trajectory.
 
 use mopd_experiment as checked;
-use mopd_experiment::formula::{Formula, FormulaKind, NamedSpan, Signal as CheckedSignal};
+use mopd_experiment::formula::{Formula, FormulaKind, NamedSpan, PlainSignal, Signal as CheckedSignal};
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::views::Slot;
 use mopd_plan::{Feedback, Objective, Rollout, Scorers, Signal, View};
@@ -31,7 +31,7 @@ pub fn refusal(
     };
     // A plan computes both from the beginning and end of a turn.
     let place = checked.formulas().into_iter().flat_map(Formula::parts).find_map(|part| match &part.0.kind {
-        FormulaKind::Signal(CheckedSignal::Turn) => Some("turn"),
+        FormulaKind::Signal(CheckedSignal::Plain(PlainSignal::Turn)) => Some("turn"),
         FormulaKind::Signal(CheckedSignal::InSpan(NamedSpan::FinalTurn)) => Some("span.final_turn"),
         _ => None,
     });
@@ -46,9 +46,9 @@ pub fn refusal(
     let of_numbers = numbers.flat_map(|number| number.graph.signals(&[number.value]));
     let signals = objective.signals().into_iter().chain(scorers.signals()).chain(of_numbers);
     let verdict = signals.into_iter().find_map(|signal| match signal {
-        Signal::Reward => Some("reward".to_owned()),
+        Signal::Plain(PlainSignal::Reward) => Some("reward".to_owned()),
         Signal::RewardPart { part } => Some(format!("reward.{part}")),
-        Signal::Correct => Some("correct".to_owned()),
+        Signal::Plain(PlainSignal::Correct) => Some("correct".to_owned()),
         _ => None,
     });
     if let Some(verdict) = verdict {

@@ -2,7 +2,8 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{
-    Model, ModelId, Objective, Role, Signal, Stage, Teacher, TeacherChoice, Train, Trainable, scalar_heads,
+    Model, ModelId, ModelSignal, Objective, Role, Signal, Stage, Teacher, TeacherChoice, Train, Trainable,
+    scalar_heads,
 };
 
 use crate::lower::refusal::{Origins, refused};
@@ -70,10 +71,10 @@ fn of_stage(
         let at = origins.span(objective.origin);
         let signals = objective.signals().into_iter().chain(train.scorers.signals());
         signals.into_iter().find_map(|signal| match signal {
-            Signal::Value { role: Role::Student } if !own && !start_has => {
+            Signal::Of { role: Role::Student, part: ModelSignal::Value } if !own && !start_has => {
                 Some((*refused(at, "a scalar head that nothing trains (`student.value`)")).help(HELP))
             }
-            Signal::Value { role } => {
+            Signal::Of { role, part: ModelSignal::Value } => {
                 let without = train.scorers.choices(role).iter().find(|choice| !has(choice))?;
                 let construct = match without.teacher {
                     Teacher::Composed(_) => format!(

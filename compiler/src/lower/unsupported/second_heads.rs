@@ -1,7 +1,9 @@
 //! Checks of stages that sample two tokens per step, and of reads of the second head's numbers.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_plan::{Live, Model, ModelId, Objective, Producer, Signal, Stage, Train, Trainable, second_heads};
+use mopd_plan::{
+    Live, Model, ModelId, Objective, PlainSignal, Producer, Signal, Stage, Train, Trainable, second_heads,
+};
 
 use crate::lower::refusal::{Origins, refused};
 
@@ -62,7 +64,7 @@ fn unreadable(train: &Train<Objective>, origins: Origins) -> Option<Diagnostic> 
         let live = objective.live.iter().any(|live| live.primitive == Live::ConfidenceLogit);
         let what = if live || signals.contains(&Signal::Confidence) {
             "`student.confidence` of a student with one output head"
-        } else if signals.contains(&Signal::Head) {
+        } else if signals.contains(&Signal::Plain(PlainSignal::Head)) {
             "`head` of completions of a student with one output head"
         } else {
             return None;

@@ -4,8 +4,8 @@
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::producers::Writer;
 use mopd_plan::{
-    Answers, Composition, Divergence, Live, Mass, Objective, Pool, Role, Served, Signal, TeacherChoice,
-    Temperature, Train,
+    Answers, Composition, Divergence, Live, Mass, ModelSignal, Objective, Pool, Role, Served, Signal,
+    TeacherChoice, Temperature, Train,
 };
 
 use crate::lower::refusal::{Origins, refused};
@@ -56,7 +56,7 @@ impl<'a> ServedTeacherCheck<'a> {
         let of_feedback = train.feedback.iter().map(|feedback| feedback.writer);
         let agreements = self.objective.agreements().into_iter().map(|agreement| agreement.role);
         let attempts = self.objective.signals().into_iter().filter_map(|signal| match signal {
-            Signal::CorrectOf { role } => Some(role),
+            Signal::Of { role, part: ModelSignal::Correct } => Some(role),
             _ => None,
         });
         let mut writers = of_rollouts.chain(of_panels).chain(of_feedback).chain(agreements).chain(attempts);
@@ -94,19 +94,19 @@ impl<'a> ServedTeacherCheck<'a> {
 
     fn signal(&self, signal: &Signal) -> Option<Diagnostic> {
         match signal {
-            Signal::Value { role } => {
+            Signal::Of { role, part: ModelSignal::Value } => {
                 let (choice, _) = self.served(*role)?;
                 let what = format!("a score by the served teacher `{}`", choice.name);
                 self.refuse(what, "load its weights: a server does not return the output of a scalar head")
             }
-            Signal::EndLogp { role } => {
+            Signal::Of { role, part: ModelSignal::EndLogp } => {
                 let what = format!(
                     "the log-probability of ending by the served teacher `{}`, ",
                     self.partial(*role)?
                 );
                 self.refuse(what + "which does not return it", DISTRIBUTION)
             }
-            Signal::Logp { role } if !self.objective.temperature.is_one() => {
+            Signal::Of { role, part: ModelSignal::Logp } if !self.objective.temperature.is_one() => {
                 self.tempered(self.partial(*role)?, &self.objective.temperature)
             }
             Signal::Divergence(divergence) => self.divergence(divergence),

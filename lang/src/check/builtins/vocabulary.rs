@@ -4,6 +4,8 @@
 mod blocks;
 mod words;
 
+use std::borrow::Cow;
+
 pub use blocks::*;
 pub use words::*;
 
@@ -97,7 +99,7 @@ pub struct Word {
 pub struct SignalName {
     pub name: &'static str,
     /// A role, or unit and axis: `real[sequence]`.
-    pub shape: &'static str,
+    pub shape: Cow<'static, str>,
     pub doc: &'static str,
 }
 

@@ -6,7 +6,7 @@ use crate::diag::{Code, Diagnostic, Reported};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind};
 use mopd_experiment::formula::{
-    Axis, Formula, FormulaKind, Memory, Reduction, Scan, Signal, Statistic, Unit,
+    Axis, Formula, FormulaKind, Memory, PlainSignal, Reduction, Scan, Statistic, Unit,
 };
 
 use crate::check::Checker;
@@ -132,7 +132,7 @@ impl Checker {
             return Err(Reported);
         }
         // A completion is selected where some token of it is.
-        if axis < Axis::Token && matches!(condition.0.kind, FormulaKind::Signal(Signal::Selected)) {
+        if axis < Axis::Token && condition.0.is(PlainSignal::Selected) {
             let origin = condition.0.origin;
             let kind =
                 FormulaKind::Reduce { reduction: Reduction::Any, operand: condition, among: None, on: None };

@@ -4,7 +4,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Block, Expr, ExprKind, Name};
-use mopd_experiment::formula::{Axis, Formula, FormulaKind, Reduction, Signal, Unit};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, PlainSignal, Reduction, Signal, Unit};
 use mopd_experiment::{Balance, Reduce, ReduceStep};
 
 use crate::check::Checker;
@@ -261,7 +261,7 @@ impl Checker {
         let (elements, counted) = (last.elements, operand.axis());
         // A length, or a sum over the elements, counts them.
         let of_lengths = operand.any(|part| match &part.kind {
-            FormulaKind::Signal(Signal::Length) => true,
+            FormulaKind::Signal(Signal::Plain(PlainSignal::Length)) => true,
             FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Count, operand, .. } => {
                 operand.axis() >= elements
             }

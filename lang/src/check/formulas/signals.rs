@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, Name};
 use mopd_experiment::formula::{
-    Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, Role, Signal, Unit,
+    Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, PlainSignal, Role, Signal, Unit,
 };
 use mopd_experiment::{SelfCopy, TeacherWeights};
 
@@ -33,14 +33,8 @@ pub fn named_number(name: &str) -> Option<f64> {
 }
 
 /// Signals that a schedule may read too: one number for the whole step.
-pub fn number_of_run(name: &str) -> Option<Signal> {
-    Some(match name {
-        "progress" => Signal::Progress,
-        "step" => Signal::Step,
-        "loss" => Signal::Loss,
-        "vocab_size" => Signal::VocabularySize,
-        _ => return None,
-    })
+pub fn number_of_run(name: &str) -> Option<PlainSignal> {
+    PlainSignal::find(name).filter(|signal| signal.axis() == Axis::Run)
 }
 
 impl Checker {
@@ -64,33 +58,19 @@ impl Checker {
         if run.is_some() || env.context == EvaluationContext::Schedule {
             return run.map(|signal| self.signal(signal, span));
         }
-        let signal = match name {
-            "student" => return Some(Value::Role(Role::Student)),
-            "teacher" => return Some(Value::Role(Role::Teacher)),
-            "old" => return Some(Value::Role(Role::Old)),
-            "sampler" => return Some(Value::Role(Role::Sampler)),
-            "reference" => return Some(Value::Role(Role::Reference)),
-            "domain" => return Some(Value::PromptDomain),
-            "ratio" => return Some(self.ratio(false, span)),
-            "reward" => Signal::Reward,
-            "correct" => Signal::Correct,
-            "position" => Signal::Position,
-            "remaining" => Signal::Remaining,
-            "turn" => Signal::Turn,
-            "block" => Signal::Block,
-            "head" => Signal::Head,
-            "offset" => Signal::Offset,
-            "accepted" => Signal::Accepted,
-            "masked" => Signal::Masked,
-            "length" => Signal::Length,
-            "selected" => Signal::Selected,
-            "truncated" => Signal::Truncated,
-            _ => return None,
-        };
-        Some(self.signal(signal, span))
+        Some(match name {
+            "student" => Value::Role(Role::Student),
+            "teacher" => Value::Role(Role::Teacher),
+            "old" => Value::Role(Role::Old),
+            "sampler" => Value::Role(Role::Sampler),
+            "reference" => Value::Role(Role::Reference),
+            "domain" => Value::PromptDomain,
+            "ratio" => self.ratio(false, span),
+            _ => self.signal(PlainSignal::find(name)?, span),
+        })
     }
 
-    pub(in crate::check) fn signal(&mut self, signal: Signal, span: Span) -> Value {
+    pub(in crate::check) fn signal(&mut self, signal: impl Into<Signal>, span: Span) -> Value {
         let origin = self.origin(span);
         Value::Formula(Formula::signal(signal, origin))
     }
@@ -193,30 +173,20 @@ impl Checker {
     }
 
     fn part(&self, role: &Role, name: &str) -> Option<ModelSignal> {
-        Some(match name {
-            "logp" => ModelSignal::Logp,
-            "entropy" => ModelSignal::Entropy,
-            "top1" => ModelSignal::Top1,
-            "rank" => ModelSignal::Rank,
-            "end_logp" => ModelSignal::EndLogp,
-            "mean" => ModelSignal::Mean,
-            "deviation" => ModelSignal::Deviation,
-            "score" => ModelSignal::Score,
-            "value" => ModelSignal::Value,
-            "correct" if matches!(role, Role::Named { .. }) => ModelSignal::Correct,
-            "confidence" => match role {
-                Role::Named { teacher, .. }
-                    if matches!(
-                        self.teacher(*teacher).weights,
-                        TeacherWeights::Panelist { .. } | TeacherWeights::Parameter
-                    ) =>
-                {
-                    ModelSignal::StatedConfidence
-                }
-                _ => ModelSignal::Confidence,
-            },
-            _ => return None,
-        })
+        let part = ModelSignal::find(name)?;
+        match (part, role) {
+            (ModelSignal::Correct, Role::Named { .. }) => Some(part),
+            (ModelSignal::Correct, _) => None,
+            (ModelSignal::Confidence, Role::Named { teacher, .. })
+                if matches!(
+                    self.teacher(*teacher).weights,
+                    TeacherWeights::Panelist { .. } | TeacherWeights::Parameter
+                ) =>
+            {
+                Some(ModelSignal::StatedConfidence)
+            }
+            _ => Some(part),
+        }
     }
 
     fn unknown_part(&mut self, role: &Role, field: &Name) {

@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use mopd_experiment::formula::{
-    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal, Support,
+    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, Role, Signal, Support,
 };
 use mopd_experiment::{Capability, Experiment, Origin, TeacherId, Train};
 
@@ -152,17 +152,7 @@ fn of_signal(signal: &Signal, role: &Role) -> Option<Capability> {
         return None;
     }
     Some(match signal {
-        Signal::Of { part, .. } => match part {
-            ModelSignal::Logp | ModelSignal::EndLogp => Capability::Sampled,
-            ModelSignal::Top1 => Capability::TopK(1),
-            ModelSignal::Entropy | ModelSignal::Rank => Capability::Distribution,
-            // These come from separate heads: local weights have them or not.
-            ModelSignal::Mean | ModelSignal::Deviation | ModelSignal::Score | ModelSignal::Confidence => {
-                Capability::Distribution
-            }
-            ModelSignal::Value => Capability::Distribution,
-            ModelSignal::StatedConfidence | ModelSignal::Correct => Capability::Text,
-        },
+        Signal::Of { part, .. } => part.definition().capability,
         Signal::Overlap { k, .. } => Capability::TopK(*k),
         Signal::Mass { role: of, support } => {
             let own = if same(of, role) { Some(on_support(support, role)) } else { None };

@@ -219,7 +219,7 @@ impl Checker {
         let (x_value, target_value) = (self.evaluate(x, &outside), self.evaluate(target, &outside));
         let (own, formula) = (self.formula(x_value, x.span)?, self.formula(target_value, target.span)?);
         let part = match &own.0.kind {
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) if compared(part) => part.clone(),
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) if compared(part) => *part,
             _ => {
                 self.report(Diagnostic::error(Code::TypeMismatch, x.span, wanted));
                 return None;
@@ -255,26 +255,16 @@ fn outside_term(operand: &Expr, span: Span, in_let: bool) -> Diagnostic {
 fn differentiable(formula: &Formula, span: Span) -> Result<Live, Box<Diagnostic>> {
     let error = |code: Code, message: &str| Diagnostic::error(code, span, message);
     let diagnostic = match &formula.0.kind {
-        FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
-            ModelSignal::Logp
-            | ModelSignal::EndLogp
-            | ModelSignal::Mean
-            | ModelSignal::Score
-            | ModelSignal::Value
-            | ModelSignal::Confidence => return Ok(Live::Part(part.clone())),
-            ModelSignal::Entropy
-            | ModelSignal::Top1
-            | ModelSignal::Rank
-            | ModelSignal::Deviation
-            | ModelSignal::StatedConfidence
-            | ModelSignal::Correct => {
-                let message = format!("no gradient is defined through `student.{}` here", part.name());
-                error(Code::NotDifferentiable, &message).help(
-                    "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or a \
-                     divergence",
-                )
+        FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => {
+            if part.definition().differentiable {
+                return Ok(Live::Part(*part));
             }
-        },
+            let message = format!("no gradient is defined through `student.{}` here", part.name());
+            error(Code::NotDifferentiable, &message).help(
+                "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or a \
+                 divergence",
+            )
+        }
         FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {
             return Ok(Live::Divergence(divergence.clone()));
         }
@@ -286,7 +276,7 @@ fn differentiable(formula: &Formula, span: Span) -> Result<Live, Box<Diagnostic>
                      `student` in it",
                 )
         }
-        FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct) => {
+        FormulaKind::Signal(signal) if signal.is_of_reward() => {
             error(Code::NotDifferentiable, "no gradient flows through a reward")
                 .label("the verifier's verdict on the whole text")
                 .help(

@@ -17,7 +17,9 @@ use rustc_hash::FxHashSet;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
-use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, NamedFormula, Signal, Unit};
+use mopd_experiment::formula::{
+    Axis, Formula, FormulaKind, FormulaNode, Live, NamedFormula, PlainSignal, Signal, Unit,
+};
 use mopd_experiment::{Objective, Reduce, Rollout, Term};
 
 use crate::check::Checker;
@@ -166,10 +168,7 @@ impl Checker {
     fn selected_is_decided(&mut self, objective: &Objective) -> bool {
         let read = |formula: &Formula| {
             let parts = formula.parts().into_iter();
-            parts
-                .filter(|part| matches!(part.0.kind, FormulaKind::Signal(Signal::Selected)))
-                .map(|part| part.0.origin)
-                .next()
+            parts.filter(|part| part.0.is(PlainSignal::Selected)).map(|part| part.0.origin).next()
         };
         let diagnostic = match &objective.select {
             Some(select) => read(select).map(|origin| {

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::Expr;
-use mopd_experiment::formula::{Formula, FormulaKind, Pooling, Signal, StepNumber, StepWindow, Unit};
+use mopd_experiment::formula::{
+    Formula, FormulaKind, PlainSignal, Pooling, Signal, StepNumber, StepWindow, Unit,
+};
 use mopd_experiment::{DomainId, Guard, GuardAction, Train};
 
 use crate::check::Checker;
@@ -208,8 +210,8 @@ impl Checker {
     /// The value of a name in a guard's condition, if it is a number of the steps.
     pub(in crate::check) fn step_number(&mut self, name: &str, span: Span) -> Option<Value> {
         let signal = match name {
-            "step" => Signal::Step,
-            "progress" => Signal::Progress,
+            "step" => PlainSignal::Step.into(),
+            "progress" => PlainSignal::Progress.into(),
             _ => match StepNumber::find(name) {
                 Some(number) => Signal::OfSteps { number, window: StepWindow::Now },
                 None => {

@@ -2,7 +2,7 @@
 //! run ends.
 
 use crate::diag::{Code, Diagnostic};
-use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, PlainSignal, Role, Signal};
 use mopd_experiment::{
     BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Origin, Recipe, TokensOf, Train,
     WithOrigin,
@@ -117,7 +117,10 @@ impl Checker {
             FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,
             FormulaKind::Memory { .. } => true,
             FormulaKind::Signal(
-                Signal::Loss | Signal::TermLoss { .. } | Signal::State { .. } | Signal::ValidationLoss,
+                Signal::Plain(PlainSignal::Loss)
+                | Signal::TermLoss { .. }
+                | Signal::State { .. }
+                | Signal::ValidationLoss,
             ) => true,
             _ => false,
         };

@@ -72,7 +72,7 @@ pub(in crate::check) fn reads_policy_temperature(node: &FormulaNode) -> bool {
 }
 
 pub(in crate::check) fn reads_verdict(node: &FormulaNode) -> bool {
-    matches!(&node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
+    matches!(&node.kind, FormulaKind::Signal(signal) if signal.is_of_reward())
 }
 
 /// The sampling of the student's completions, where it is not plainly the student's own distribution.

@@ -11,8 +11,8 @@ use crate::check::formulas::properties::is_zero;
 use crate::diag::{Code, Diagnostic};
 use mopd_experiment::formula::{
     Axis, DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode,
-    Function, GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, StepNumber, Summand,
-    Unit, with_number,
+    Function, GivenParameter, Live, ModelSignal, PlainSignal, PreferenceKind, Scan, Side, Signal, StepNumber,
+    Summand, Unit, with_number,
 };
 use mopd_experiment::{Length, Objective, StageStep};
 
@@ -93,8 +93,8 @@ impl<'f> Tape<'f> {
         let leaf = |part: &FormulaNode| match &part.kind {
             FormulaKind::Number(value) => Some(*value),
             FormulaKind::Schedule(schedule) => Some(schedule.at(bindings.step, bindings.steps)),
-            FormulaKind::Signal(Signal::Step) => Some(f64::from(bindings.step)),
-            FormulaKind::Signal(Signal::Progress) => {
+            FormulaKind::Signal(Signal::Plain(PlainSignal::Step)) => Some(f64::from(bindings.step)),
+            FormulaKind::Signal(Signal::Plain(PlainSignal::Progress)) => {
                 Some(f64::from(bindings.step) / f64::from(bindings.steps.max(1)))
             }
             FormulaKind::Entry(entry) => bindings.entry.map(|[p, q]| match entry.side {
@@ -113,8 +113,8 @@ fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueI
     let leaf = |part: &FormulaNode| match &part.kind {
         FormulaKind::Number(value) => Some((*value, *value)),
         FormulaKind::Schedule(schedule) => Some(interval::proper(schedule.bounds(first, last, steps))),
-        FormulaKind::Signal(Signal::Step) => Some((f64::from(first), f64::from(last))),
-        FormulaKind::Signal(Signal::Progress) => {
+        FormulaKind::Signal(Signal::Plain(PlainSignal::Step)) => Some((f64::from(first), f64::from(last))),
+        FormulaKind::Signal(Signal::Plain(PlainSignal::Progress)) => {
             let steps = f64::from(steps.max(1));
             Some((f64::from(first) / steps, f64::from(last) / steps))
         }
@@ -136,8 +136,8 @@ pub fn possible_between(number: &Formula, (first, last): (u32, u32), steps: u32)
         let (low, high) = match &part.kind {
             FormulaKind::Number(value) => (*value, *value),
             FormulaKind::Schedule(schedule) => interval::proper(schedule.bounds(first, last, steps)),
-            FormulaKind::Signal(Signal::Step) => (f64::from(first), f64::from(last)),
-            FormulaKind::Signal(Signal::Progress) => {
+            FormulaKind::Signal(Signal::Plain(PlainSignal::Step)) => (f64::from(first), f64::from(last)),
+            FormulaKind::Signal(Signal::Plain(PlainSignal::Progress)) => {
                 let steps = f64::from(steps.max(1));
                 (f64::from(first) / steps, f64::from(last) / steps)
             }
@@ -499,8 +499,10 @@ mod tests {
 
     /// Formulas of every function, over schedules, `step` and `progress`.
     fn formulas() -> Vec<Formula> {
-        let (step, progress) =
-            (Formula::signal(Signal::Step, Origin(0)), Formula::signal(Signal::Progress, Origin(0)));
+        let (step, progress) = (
+            Formula::signal(PlainSignal::Step, Origin(0)),
+            Formula::signal(PlainSignal::Progress, Origin(0)),
+        );
         let linear =
             made(FormulaKind::Schedule(Schedule::Linear { from: -1.0, to: 2.0, over: ScheduleLength::Run }));
         let alternating =
@@ -552,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_part_that_is_used_twice_is_worked_out_once() {
-        let mut formula = Formula::signal(Signal::Progress, Origin(0));
+        let mut formula = Formula::signal(PlainSignal::Progress, Origin(0));
         for _ in 0..1_000 {
             let half = apply(Function::Multiply, &[&number(0.5), &formula]);
             formula = apply(Function::Add, &[&half, &half]);
@@ -563,7 +565,7 @@ mod tests {
     #[test]
     fn no_check_is_linear_in_the_number_of_steps() {
         let steps = 1_000_000_000;
-        let progress = Formula::signal(Signal::Progress, Origin(0));
+        let progress = Formula::signal(PlainSignal::Progress, Origin(0));
         let rest = apply(Function::Subtract, &[&number(1.0), &progress]);
         let hump = apply(Function::Multiply, &[&progress, &rest]);
         assert_eq!(first_outside(&hump, (0.0, 1.0), steps), RangeCheck::Within);

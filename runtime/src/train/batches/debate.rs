@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use mopd_plan::events::FailureKind;
 use mopd_plan::views::Slot;
-use mopd_plan::{Panel, Role, Signal, View};
+use mopd_plan::{ModelSignal, Panel, Role, Signal, View};
 
 use super::Batch;
 use super::words::{self, TextRequest, TextWriter, prompts, scorer};
@@ -45,7 +45,9 @@ impl Panels {
             train.objective.signals().into_iter().chain(train.scorers.signals()).collect();
         let asked = |member: &Role| {
             let of = |signal: &Signal| match signal {
-                Signal::Available { role } | Signal::StatedConfidence { role } => role == member,
+                Signal::Available { role } | Signal::Of { role, part: ModelSignal::StatedConfidence } => {
+                    role == member
+                }
                 _ => false,
             };
             scored.contains(member) || signals.iter().any(of)

@@ -2,7 +2,7 @@
 //! `loss.validation`, and states.
 
 use mopd_expr::batch::Batch;
-use mopd_plan::{Objective, Signal, TermLoss};
+use mopd_plan::{Objective, PlainSignal, Signal, TermLoss};
 
 use super::Outputs;
 use super::states::States;
@@ -61,7 +61,7 @@ impl Losses {
 
     /// The signals: one value each, except states with one value for each domain.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
-        let total = (Signal::Loss, self.total as f32);
+        let total = (Signal::Plain(PlainSignal::Loss), self.total as f32);
         let validated =
             self.validated.map(|ValidationLoss { loss, .. }| (Signal::ValidationLoss, loss as f32));
         let all = std::iter::once(total).chain(self.of_terms.iter().cloned()).chain(validated);

@@ -105,7 +105,7 @@ pub(super) mod objectives;
 mod tests {
     use mopd_expr::batch::Layout;
     use mopd_expr::testing::Random;
-    use mopd_plan::{Function, Live, Role, Signal};
+    use mopd_plan::{Function, Live, ModelSignal, Role, Signal};
     use tch::{Device, Kind};
 
     use super::*;
@@ -159,7 +159,7 @@ mod tests {
                 let mut batch = random.batch(layout, 1, Random::number);
                 for role in [Role::Student, Role::Old] {
                     let values = (0..batch.layout.tokens()).map(|_| random.number()).collect();
-                    batch.signals.push((Signal::Logp { role }, values));
+                    batch.signals.push((Signal::Of { role, part: ModelSignal::Logp }, values));
                 }
                 let inputs = Inputs::new(&batch, Kind::Float, Device::Cpu);
                 let tensors = evaluate(&objective.graph, &objective.outputs(), &inputs).unwrap();

@@ -1,6 +1,6 @@
 //! Signals that come with the sequences of a step and need no scoring.
 
-use mopd_plan::{DataFormula, Objective, Role, Signal};
+use mopd_plan::{DataFormula, ModelSignal, Objective, PlainSignal, Role, Signal};
 
 use crate::failure::Result;
 use crate::rollout::Sequence;
@@ -15,38 +15,38 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
         values.map(Some).ok_or_else(|| missing(what, "the completions have no rewards", objective))
     };
     match signal {
-        Signal::Logp { role: Role::Sampler } => {
+        Signal::Of { role: Role::Sampler, part: ModelSignal::Logp } => {
             let recorded = sequences.sampled_logps();
             recorded
                 .map(Some)
                 .ok_or_else(|| missing("the sampler", "the completions come from the data", objective))
         }
-        Signal::Accepted => {
-            drafted(objective, sequences, "accepted", |rejected, _| f32::from(u8::from(!rejected)))
+        Signal::Plain(signal @ PlainSignal::Accepted) => {
+            drafted(objective, sequences, signal.name(), |rejected, _| f32::from(u8::from(!rejected)))
         }
-        Signal::Offset => {
-            drafted(
-                objective,
-                sequences,
-                "offset",
-                |rejected, place| {
-                    if rejected { (place + 1) as f32 } else { 0.0 }
-                },
-            )
-        }
-        Signal::Head => match sequences.heads() {
+        Signal::Plain(signal @ PlainSignal::Offset) => drafted(
+            objective,
+            sequences,
+            signal.name(),
+            |rejected, place| {
+                if rejected { (place + 1) as f32 } else { 0.0 }
+            },
+        ),
+        Signal::Plain(PlainSignal::Head) => match sequences.heads() {
             Some(heads) => Ok(Some(heads.into_iter().map(f32::from).collect())),
             None => Err(missing("`head`", "its completions are sampled with one head", objective)),
         },
-        Signal::Truncated => {
+        Signal::Plain(PlainSignal::Truncated) => {
             per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated")
         }
-        Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward"),
-        Signal::Correct => per_sequence(
+        Signal::Plain(PlainSignal::Reward) => {
+            per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward")
+        }
+        Signal::Plain(PlainSignal::Correct) => per_sequence(
             |sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))),
             "reward",
         ),
-        Signal::CorrectOf { role } => {
+        Signal::Of { role, part: ModelSignal::Correct } => {
             let of = |sequence: &Sequence| Some(f32::from(u8::from(sequence.correct_of(*role)?)));
             let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();
             let why = "the teachers' own completions have no rewards";

@@ -1,7 +1,7 @@
 //! Signals of panel members, known before a step is scored: whether they answered, and their stated
 //! confidence.
 
-use mopd_plan::{Role, Signal};
+use mopd_plan::{ModelSignal, Role, Signal};
 
 use crate::rollout::{Sequence, TurnSummary};
 use crate::train::sequences::Sequences;
@@ -19,7 +19,7 @@ fn panel_and_member(stage: &Stage, role: Role) -> Option<(u32, usize)> {
 pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<Vec<f32>> {
     let (role, value): (Role, fn(TurnSummary) -> f32) = match signal {
         Signal::Available { role } => (*role, |stance| f32::from(u8::from(stance.answered))),
-        Signal::StatedConfidence { role } => (*role, |stance| {
+        Signal::Of { role, part: ModelSignal::StatedConfidence } => (*role, |stance| {
             // A missing confidence is NaN: `softmax(..., missing: uniform)` tests for that.
             stance.confidence.map_or(f32::NAN, |confidence| confidence as f32)
         }),

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mopd_expr::batch::Batch;
-use mopd_plan::{Live, LivePrimitive, Objective, Role, Signal, StageStep, producers};
+use mopd_plan::{
+    Live, LivePrimitive, ModelSignal, Objective, PlainSignal, Role, Signal, StageStep, producers,
+};
 use tch::{Tensor, no_grad_guard};
 
 use super::context::Scoring;
@@ -139,8 +141,8 @@ impl ScoringPass {
                 continue;
             }
             let given = match signal {
-                Signal::VocabularySize => Some(vec![self.tokens as f32]),
-                Signal::Value { role } => Some(self.scalars(*role, objective)?),
+                Signal::Plain(PlainSignal::VocabularySize) => Some(vec![self.tokens as f32]),
+                Signal::Of { role, part: ModelSignal::Value } => Some(self.scalars(*role, objective)?),
                 Signal::Confidence => Some(self.confidence()),
                 _ => given(signal, objective, sequences)?,
             };

@@ -2,7 +2,7 @@
 //! step computes it for the rows of its groups, each as often as the batch has it, at the weights before the
 //! step.
 
-use mopd_plan::{Role, Signal};
+use mopd_plan::{ModelSignal, Role, Signal};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::failure::Result;
@@ -81,6 +81,7 @@ pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &T
     let vocabulary =
         Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends())
             .without(student.tokenizer.absent());
-    let logps = vocabulary.values(&[Quantity::Logp(Role::Student)]);
+    let logp = Signal::Of { role: Role::Student, part: ModelSignal::Logp };
+    let logps = vocabulary.values(&[Quantity::Signal(&logp)]);
     logps[0].sum(Kind::Double).double_value(&[])
 }

@@ -1,7 +1,7 @@
 //! All signals and live primitives of a step.
 
 use mopd_expr::batch::Batch;
-use mopd_plan::{Role, Signal};
+use mopd_plan::{ModelSignal, Role, Signal};
 
 use super::compose::compose;
 use super::context::Scoring;
@@ -16,9 +16,9 @@ use crate::train::sequences::Sequences;
 use crate::train::views::available;
 
 /// The signals that diagnostics read at every step, besides those of the objective.
-pub const STUDENT_LOGP: Signal = Signal::Logp { role: Role::Student };
-pub const TEACHER_LOGP: Signal = Signal::Logp { role: Role::TEACHER };
-pub const STUDENT_ENTROPY: Signal = Signal::Entropy { role: Role::Student };
+pub const STUDENT_LOGP: Signal = Signal::Of { role: Role::Student, part: ModelSignal::Logp };
+pub const TEACHER_LOGP: Signal = Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp };
+pub const STUDENT_ENTROPY: Signal = Signal::Of { role: Role::Student, part: ModelSignal::Entropy };
 
 /// Computes everything that the objective's graph and the diagnostics read at this step.
 pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch, ScoringPass)> {

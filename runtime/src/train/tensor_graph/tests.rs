@@ -5,7 +5,7 @@ use mopd_expr::derivative::adjoints;
 use mopd_expr::graph::LiveId;
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::{AXES, Random};
-use mopd_plan::{Axis, Reduction, Schedule, ScheduleLength};
+use mopd_plan::{Axis, PlainSignal, Reduction, Schedule, ScheduleLength};
 use tch::{Device, Kind};
 
 use super::whole::{Inputs, evaluate, to_host};
@@ -45,7 +45,7 @@ fn graph(random: &mut Random, size: usize) -> (Graph, NodeId) {
     let mut nodes: Vec<NodeId> = (0..3).map(|live| graph.live(LiveId(live))).collect();
     nodes.push(graph.constant(Axis::Run, 0.5));
     nodes.push(graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: ScheduleLength::Run }));
-    nodes.push(graph.signal(Signal::Progress));
+    nodes.push(graph.signal(PlainSignal::Progress));
     for _ in 0..size {
         let function = random.pick(Function::ALL);
         // Live primitives and the latest nodes are picked often.
@@ -217,8 +217,8 @@ fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
     ];
     let mut graph = Graph::default();
     let mut nodes: Vec<NodeId> = (0..3).map(|live| graph.live(LiveId(live))).collect();
-    nodes.push(graph.signal(Signal::Reward));
-    nodes.push(graph.signal(Signal::Position));
+    nodes.push(graph.signal(PlainSignal::Reward));
+    nodes.push(graph.signal(PlainSignal::Position));
     nodes.push(graph.constant(Axis::Run, 0.5));
     for _ in 0..size {
         let operand = if random.below(2) == 0 { nodes[nodes.len() - 1] } else { random.pick(&nodes) };

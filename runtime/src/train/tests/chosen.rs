@@ -22,7 +22,7 @@ fn formula(of: impl FnOnce(&mut Graph) -> mopd_expr::graph::NodeId) -> Formula {
 /// `length <= most`
 fn short(most: f64) -> Formula {
     formula(|graph| {
-        let (length, most) = (graph.signal(Signal::Length), graph.constant(Axis::Sequence, most));
+        let (length, most) = (graph.signal(PlainSignal::Length), graph.constant(Axis::Sequence, most));
         graph.apply(Function::LessEqual, &[length, most])
     })
 }
@@ -30,7 +30,7 @@ fn short(most: f64) -> Formula {
 /// `mean(student.rank <= k, over: sequence)`
 fn likeness(k: f64) -> Formula {
     formula(|graph| {
-        let rank = graph.signal(Signal::Rank { role: Role::Student });
+        let rank = graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Rank });
         let k = graph.constant(Axis::Token, k);
         let among = graph.apply(Function::LessEqual, &[rank, k]);
         graph.reduce(Reduction::Mean, among, Axis::Sequence, None)
@@ -91,7 +91,7 @@ fn an_edit_chooses_among_what_is_drawn() {
         .map(|list| list.iter().filter(|sequence| sequence.completion.len() <= 3).cloned().collect())
         .collect();
     assert!(short_ones == expected && expected.iter().flatten().next().is_some());
-    let longest = formula(|graph| graph.signal(Signal::Length));
+    let longest = formula(|graph| graph.signal(PlainSignal::Length));
     let two = lists(best(Producer::student(sampling(3)), longest, 2), STEPS);
     for (chosen, list) in zip_equal(&two, &drawn) {
         for (chosen, group) in zip_equal(chosen.chunks(2), list.chunks(3)) {
@@ -124,9 +124,9 @@ fn an_edit_chooses_among_what_is_drawn() {
 #[test]
 fn a_pair_is_chosen_from_one_group() {
     let drawn = lists(Producer::student(sampling(3)), STEPS).concat();
-    let longest = formula(|graph| graph.signal(Signal::Length));
+    let longest = formula(|graph| graph.signal(PlainSignal::Length));
     let shortest = formula(|graph| {
-        let length = graph.signal(Signal::Length);
+        let length = graph.signal(PlainSignal::Length);
         graph.apply(Function::Negate, &[length])
     });
     let of = Producer::student(sampling(3));
@@ -229,7 +229,7 @@ fn prompts_without_completions_are_dropped_and_counted() {
     }
     // One edit after the other, and in a replay buffer.
     let shortest = formula(|graph| {
-        let length = graph.signal(Signal::Length);
+        let length = graph.signal(PlainSignal::Length);
         graph.apply(Function::Negate, &[length])
     });
     let twice = best(keep(Producer::student(sampling(3)), alike(0.45)), shortest, 1);

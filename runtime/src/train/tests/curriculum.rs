@@ -17,7 +17,7 @@ const LEAST: f64 = 0.5;
 
 /// `mean(reward, over: group)`
 fn score(graph: &mut Graph) -> NodeId {
-    let reward = graph.signal(Signal::Reward);
+    let reward = graph.signal(PlainSignal::Reward);
     graph.reduce(Reduction::Mean, reward, Axis::Group, None)
 }
 
@@ -50,7 +50,7 @@ pub(super) fn curriculum(writer: Producer, least: f64, refresh: Option<u32>) -> 
 /// A formula whose value changes during the run.
 pub(super) fn moving() -> Formula {
     formula(|graph| {
-        let (score, progress) = (score(graph), graph.signal(Signal::Progress));
+        let (score, progress) = (score(graph), graph.signal(PlainSignal::Progress));
         graph.apply(Function::Multiply, &[score, progress])
     })
 }

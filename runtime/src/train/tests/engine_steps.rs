@@ -72,7 +72,11 @@ fn misaligned_steps_of_an_engine_are_refused() {
         values.rotate_right(1);
         text(&values)
     };
-    let top1 = batch.signals.iter().position(|(signal, _)| matches!(signal, Signal::Top1 { .. })).unwrap();
+    let top1 = batch
+        .signals
+        .iter()
+        .position(|(signal, _)| matches!(signal, Signal::Of { part: ModelSignal::Top1, .. }))
+        .unwrap();
     let error = changed(&|step| step["signals"][top1][1] = json!(shifted(&batch.signals[top1].0)));
     assert!(error.contains("the objective is"), "{error}");
     // A sequence is missing; others are in another order.

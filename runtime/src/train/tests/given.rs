@@ -1,6 +1,6 @@
 //! Signals that are not computed from distributions: earlier losses, columns of the data, text between tags.
 
-use mopd_plan::{DataFormula, Signal, Term};
+use mopd_plan::{DataFormula, PlainSignal, Signal, Term};
 
 use super::*;
 use crate::compiled;
@@ -64,7 +64,7 @@ fn a_step_reads_the_losses_of_the_one_before() {
                 let close = |got: f32, expected: f64| {
                     assert!((f64::from(got) - expected).abs() < 1e-5, "{step} {own}: {got} {expected}");
                 };
-                close(batch.signal(&Signal::Loss).unwrap()[0], total);
+                close(batch.signal(&Signal::Plain(PlainSignal::Loss)).unwrap()[0], total);
                 for (term, loss) in &of_terms {
                     close(batch.signal(&Signal::TermLoss { term: (*term).into() }).unwrap()[0], *loss);
                 }

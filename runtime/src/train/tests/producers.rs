@@ -127,7 +127,7 @@ fn completions_may_get_longer_during_the_run() {
 /// Adds a ladder of lengths, which is climbed after the steps that it tests if its condition holds.
 pub(super) fn climbing(train: &mut Train<Objective>) {
     let graph = &mut train.objective.graph;
-    let (step, two) = (graph.signal(Signal::Step), graph.constant(Axis::Run, 2.0));
+    let (step, two) = (graph.signal(PlainSignal::Step), graph.constant(Axis::Run, 2.0));
     let advance_if = graph.apply(Function::GreaterEqual, &[step, two]);
     train.objective.ladders = vec![Ladder { advance_if, every: 2, values: 3 }];
     let moves = AdaptiveSchedule::Ladder { ladder: 0, values: vec![2.0, 4.0, 6.0] };
@@ -196,7 +196,7 @@ fn a_replayed_group_is_the_oldest_of_its_domain() {
 /// The mean length of a group.
 pub(super) fn mean_length() -> Formula {
     let mut graph = Graph::default();
-    let length = graph.signal(Signal::Length);
+    let length = graph.signal(PlainSignal::Length);
     let value = graph.reduce(Reduction::Mean, length, Axis::Group, None);
     Formula { graph, value }
 }

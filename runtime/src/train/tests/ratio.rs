@@ -6,7 +6,7 @@ use super::super::objective::objectives::objective;
 use super::half::rounded;
 use super::*;
 
-const OLD: Signal = Signal::Logp { role: Role::Old };
+const OLD: Signal = Signal::Of { role: Role::Old, part: ModelSignal::Logp };
 
 /// A training of four completions of each prompt.
 fn sampled(objective: Objective, steps: u32, temperature: f64) -> Train<Objective> {
@@ -30,10 +30,10 @@ const FIVE: [f64; 5] = [1.0, 0.0, 0.5, 0.25, 0.75];
 /// tokens are clipped is an output of its own.
 fn gspo(role: Role, bounded: bool) -> Objective {
     objective("gspo", Live::Logp, |graph, logp| {
-        let reward = graph.signal(Signal::Reward);
+        let reward = graph.signal(PlainSignal::Reward);
         let mean = graph.reduce(Reduction::Mean, reward, Axis::Group, None);
         let advantage = graph.apply(Function::Subtract, &[reward, mean]);
-        let before = graph.signal(Signal::Logp { role });
+        let before = graph.signal(Signal::Of { role, part: ModelSignal::Logp });
         let difference = graph.apply(Function::Subtract, &[logp, before]);
         let drift = graph.reduce(Reduction::Mean, difference, Axis::Sequence, None);
         let ratio = graph.apply(Function::Exp, &[drift]);
@@ -60,7 +60,7 @@ fn half_step(objective: Objective, role: Role) -> (f32, Vec<f32>, Vec<f32>, Vec<
     let EvaluatedBatch { batch, outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let clipped = outputs.get(train.objective.clipped.unwrap());
     let share = clipped.iter().sum::<f32>() / clipped.len() as f32;
-    let before = batch.signal(&Signal::Logp { role }).unwrap().to_vec();
+    let before = batch.signal(&Signal::Of { role, part: ModelSignal::Logp }).unwrap().to_vec();
     (share, to_vec(&gradient.part(0..gradient.parameters())), batch.live[0].clone(), before)
 }
 

@@ -55,7 +55,7 @@ impl Fixtures {
         let sequences = Sequences::new(list, batch["group"].as_u64().unwrap() as usize, 2);
         let rollouts = Rollouts::new(stage, sequences, 0);
         // What was recorded is that of the student some updates ago.
-        let old = Signal::Logp { role: Role::Old };
+        let old = Signal::Of { role: Role::Old, part: ModelSignal::Logp };
         if stage.train.objective.signals().contains(&old) {
             let recorded = rollouts.sequences.list.iter().map(|sequence| sequence.logps.clone().unwrap());
             rollouts.restore_old(vec![(old, recorded.flatten().collect())]);

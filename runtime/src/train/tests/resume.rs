@@ -30,9 +30,9 @@ use crate::store::{Lookup, Store};
 /// a number of the previous step.
 fn ratio() -> Objective {
     objective("ratio", Live::Logp, |graph, logp| {
-        let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
-        let teacher = graph.signal(Signal::Logp { role: Role::TEACHER });
-        let old = graph.signal(Signal::Logp { role: Role::Old });
+        let sampler = graph.signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp });
+        let teacher = graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp });
+        let old = graph.signal(Signal::Of { role: Role::Old, part: ModelSignal::Logp });
         let difference = graph.apply(Function::Subtract, &[logp, old]);
         let ratio = graph.apply(Function::Exp, &[difference]);
         let advantage = graph.apply(Function::Subtract, &[sampler, teacher]);

@@ -1,7 +1,7 @@
 //! Completions that are drawn again until a condition holds.
 
 use mopd_plan::producers::Retry;
-use mopd_plan::{Axis, Formula, Signal};
+use mopd_plan::{Axis, Formula, PlainSignal};
 
 use super::producers::sampling;
 use super::*;
@@ -9,7 +9,7 @@ use crate::rollout::Sequence;
 
 pub(super) fn retry(at_most: u32, of: Producer) -> Producer {
     let mut graph = mopd_expr::graph::Graph::default();
-    let value = graph.signal(Signal::Correct);
+    let value = graph.signal(PlainSignal::Correct);
     assert_eq!(graph.axis(value), Axis::Sequence);
     Producer::Retry(Box::new(Retry { until: Formula { graph, value }, at_most, of }))
 }

@@ -2,7 +2,7 @@
 
 use mopd_plan::producers::{PatternPiece, Rewrite};
 use mopd_plan::views::{self, Piece, Slot, View};
-use mopd_plan::{Axis, Formula, Reduction, Signal};
+use mopd_plan::{Axis, Formula, PlainSignal, Reduction};
 
 use super::producers::sampling;
 use super::*;
@@ -11,7 +11,7 @@ use crate::rollout::Sequence;
 /// The share of correct completions in the group.
 fn share_right() -> Piece {
     let mut graph = mopd_expr::graph::Graph::default();
-    let correct = graph.signal(Signal::Correct);
+    let correct = graph.signal(PlainSignal::Correct);
     let share = graph.reduce(Reduction::Mean, correct, Axis::Group, None);
     let value = graph.broadcast(share, Axis::Sequence);
     Piece::Number(Formula { graph, value })

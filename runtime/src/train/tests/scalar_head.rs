@@ -116,7 +116,7 @@ fn scalar_head_loss_and_gradient_equal_the_reference() {
 /// -value of the teacher at each token * live student.logp
 fn by_teacher() -> Objective {
     objective("by_teacher", Live::Logp, |graph, logp| {
-        let value = graph.signal(Signal::Value { role: Role::TEACHER });
+        let value = graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Value });
         let product = graph.apply(Function::Multiply, &[value, logp]);
         assert_eq!(graph.axis(product), Axis::Token);
         (graph.apply(Function::Negate, &[product]), None)

@@ -125,7 +125,7 @@ pub(super) fn weighed() -> Objective {
     objective("weighed", Live::Logp, |graph, logp| {
         let number =
             |graph: &mut mopd_expr::graph::Graph, value| graph.constant(mopd_plan::Axis::Token, value);
-        let (accepted, offset) = (graph.signal(Signal::Accepted), graph.signal(Signal::Offset));
+        let (accepted, offset) = (graph.signal(PlainSignal::Accepted), graph.signal(PlainSignal::Offset));
         let (one, two, decay) = (number(graph, 1.0), number(graph, 2.0), number(graph, 0.9));
         let further = graph.apply(Function::Subtract, &[offset, one]);
         let power = graph.apply(Function::Power, &[decay, further]);

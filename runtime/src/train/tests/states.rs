@@ -1,7 +1,7 @@
 //! States against double precision, computed from the signals and outputs of each step.
 
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Axis, Signal};
+use mopd_plan::{Axis, ModelSignal, Signal};
 
 use super::*;
 
@@ -113,7 +113,7 @@ fn terms_on_other_completions_read_the_same_state() {
         for batch in [first, second] {
             close(state(batch, "beta"), beta, &format!("beta of step {step}"));
         }
-        let entropy = Signal::Entropy { role: mopd_plan::Role::Student };
+        let entropy = Signal::Of { role: mopd_plan::Role::Student, part: ModelSignal::Entropy };
         beta = 0.9 * beta + 0.2 * mean(first.signal(&entropy).unwrap());
     });
 }

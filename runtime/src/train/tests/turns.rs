@@ -57,7 +57,7 @@ fn edited(producer: Producer, change: impl FnOnce(&mut Turns)) -> Producer {
 /// 1 + floor(step / 2)
 fn grown() -> Formula {
     let mut graph = Graph::default();
-    let (step, two) = (graph.signal(Signal::Step), graph.constant(Axis::Run, 2.0));
+    let (step, two) = (graph.signal(PlainSignal::Step), graph.constant(Axis::Run, 2.0));
     let half = graph.apply(Function::Divide, &[step, two]);
     let (half, one) = (graph.apply(Function::Floor, &[half]), graph.constant(Axis::Run, 1.0));
     let value = graph.apply(Function::Add, &[half, one]);

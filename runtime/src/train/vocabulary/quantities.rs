@@ -1,7 +1,7 @@
 //! All numbers per token that are computed from whole next-token distributions.
 
 use mopd_kernels::entries::Sum;
-use mopd_plan::{Role, Support};
+use mopd_plan::{ModelSignal, Role, Signal};
 use tch::{Kind, Tensor};
 
 use super::divergence::StepDivergence;
@@ -11,26 +11,9 @@ use super::support::{Entries, entries, in_nucleus, mask, top};
 
 /// A number per token, computed from distributions.
 pub enum Quantity<'a> {
+    /// A signal with nothing to resolve at a step, of those that are [`Signal::is_of_distributions`].
+    Signal(&'a Signal),
     Primitive(Primitive<'a>),
-    Logp(Role),
-    EndLogp(Role),
-    Entropy(Role),
-    Top1(Role),
-    Rank(Role),
-    Overlap {
-        left: Role,
-        right: Role,
-        k: u32,
-    },
-    Mass {
-        role: Role,
-        support: &'a Support,
-    },
-    InNucleus {
-        role: Role,
-        p: f64,
-    },
-    SupportSize(&'a Support),
     /// d divergence / d log of the student's probability of the rest of a span: [`StepDivergence::by_rest`].
     ByRest(StepDivergence<'a>),
 }
@@ -63,43 +46,58 @@ impl Quantity<'_> {
     pub fn values(&self, rows: &LogitRows) -> Tensor {
         match self {
             Quantity::Primitive(primitive) => primitive.values(rows),
-            Quantity::Logp(role) => rows.scored_at(*role, &rows.targets).squeeze_dim(1),
-            Quantity::EndLogp(role) => rows.scored_at(*role, &rows.ends).logsumexp([-1].as_slice(), false),
-            Quantity::Entropy(role) => match rows.unnormalized(*role, 1.0) {
-                Some(unnormalized) => unnormalized.entropy(),
-                None => entropy(rows.loops(), &rows.logps(*role, 1.0)),
-            },
-            Quantity::Top1(role) => rows.logps(*role, 1.0).amax([-1].as_slice(), false).exp(),
-            Quantity::Rank(role) => {
-                let logps = rows.logps(*role, 1.0);
-                let better = logps.gt_tensor(&logps.gather(-1, &rows.targets, false));
-                better.sum_dim_intlist([-1].as_slice(), false, Kind::Float) + 1.0
-            }
-            Quantity::Overlap { left, right, k } => {
-                let left = mask(&Entries::Chosen(top(rows, *left, *k)), rows);
-                let shared = left.gather(-1, &top(rows, *right, *k), false);
-                shared.mean_dim([-1].as_slice(), false, Kind::Float)
-            }
-            Quantity::Mass { role, support } => {
-                let probabilities = rows.logps(*role, 1.0).exp();
-                let held = match entries(support, rows) {
-                    Entries::All => probabilities,
-                    Entries::Chosen(indices) => probabilities.gather(-1, &indices, false),
-                    Entries::Masked(inside) => {
-                        // Only columns that both have: another vocabulary may have more.
-                        let columns = probabilities.size()[1].min(inside.size()[1]);
-                        let inside = inside.narrow(1, 0, columns);
-                        probabilities.narrow(1, 0, columns).masked_fill(&inside.logical_not(), 0.0)
-                    }
-                };
-                held.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
-            }
-            Quantity::InNucleus { role, p } => in_nucleus(&rows.logps(*role, 1.0), &rows.targets, *p),
             Quantity::ByRest(divergence) => divergence.by_rest(rows),
-            Quantity::SupportSize(support) => {
-                mask(&entries(support, rows), rows).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
-            }
+            Quantity::Signal(signal) => of_signal(signal, rows),
         }
+    }
+}
+
+fn of_signal(signal: &Signal, rows: &LogitRows) -> Tensor {
+    match signal {
+        Signal::Of { role, part } => of_part(*part, *role, rows),
+        Signal::Overlap { left, right, k } => {
+            let left = mask(&Entries::Chosen(top(rows, *left, *k)), rows);
+            let shared = left.gather(-1, &top(rows, *right, *k), false);
+            shared.mean_dim([-1].as_slice(), false, Kind::Float)
+        }
+        Signal::Mass { role, support } => {
+            let probabilities = rows.logps(*role, 1.0).exp();
+            let held = match entries(support, rows) {
+                Entries::All => probabilities,
+                Entries::Chosen(indices) => probabilities.gather(-1, &indices, false),
+                Entries::Masked(inside) => {
+                    // Only columns that both have: another vocabulary may have more.
+                    let columns = probabilities.size()[1].min(inside.size()[1]);
+                    let inside = inside.narrow(1, 0, columns);
+                    probabilities.narrow(1, 0, columns).masked_fill(&inside.logical_not(), 0.0)
+                }
+            };
+            held.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+        }
+        Signal::InNucleus { role, p } => in_nucleus(&rows.logps(*role, 1.0), &rows.targets, *p),
+        Signal::SupportSize { support } => {
+            mask(&entries(support, rows), rows).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+        }
+        _ => unreachable!("{signal:?} is not resolved to this"),
+    }
+}
+
+/// A number of one role, `[rows]`.
+fn of_part(part: ModelSignal, role: Role, rows: &LogitRows) -> Tensor {
+    match part {
+        ModelSignal::Logp => rows.scored_at(role, &rows.targets).squeeze_dim(1),
+        ModelSignal::EndLogp => rows.scored_at(role, &rows.ends).logsumexp([-1].as_slice(), false),
+        ModelSignal::Entropy => match rows.unnormalized(role, 1.0) {
+            Some(unnormalized) => unnormalized.entropy(),
+            None => entropy(rows.loops(), &rows.logps(role, 1.0)),
+        },
+        ModelSignal::Top1 => rows.logps(role, 1.0).amax([-1].as_slice(), false).exp(),
+        ModelSignal::Rank => {
+            let logps = rows.logps(role, 1.0);
+            let better = logps.gt_tensor(&logps.gather(-1, &rows.targets, false));
+            better.sum_dim_intlist([-1].as_slice(), false, Kind::Float) + 1.0
+        }
+        _ => unreachable!("{part:?} is not computed from distributions"),
     }
 }
 
@@ -107,11 +105,11 @@ impl Primitive<'_> {
     /// `[rows]`, in single precision.
     pub fn values(&self, rows: &LogitRows) -> Tensor {
         match self {
-            Primitive::Logp => Quantity::Logp(Role::Student).values(rows),
+            Primitive::Logp => of_part(ModelSignal::Logp, Role::Student, rows),
             Primitive::LogpAt { temperature } => {
                 rows.logps(Role::Student, *temperature).gather(-1, &rows.targets, false).squeeze_dim(1)
             }
-            Primitive::EndLogp => Quantity::EndLogp(Role::Student).values(rows),
+            Primitive::EndLogp => of_part(ModelSignal::EndLogp, Role::Student, rows),
             Primitive::Divergence(divergence) => divergence.values(rows),
             Primitive::Likelihood { of } => {
                 let likeliest = rows.logps(*of, 1.0).argmax(-1, true);

@@ -23,52 +23,12 @@ pub struct Parameters<'a> {
 impl Parameters<'_> {
     /// `None` for signals that are not computed from distributions.
     pub fn quantity<'p>(&self, signal: &'p Signal) -> Result<Option<Quantity<'p>>, EvaluationError> {
-        Ok(Some(match signal {
-            Signal::Logp { role } => Quantity::Logp(*role),
-            Signal::EndLogp { role } => Quantity::EndLogp(*role),
-            Signal::Entropy { role } => Quantity::Entropy(*role),
-            Signal::Top1 { role } => Quantity::Top1(*role),
-            Signal::Rank { role } => Quantity::Rank(*role),
-            Signal::Overlap { left, right, k } => Quantity::Overlap { left: *left, right: *right, k: *k },
-            Signal::Mass { role, support } => Quantity::Mass { role: *role, support },
-            Signal::InNucleus { role, p } => Quantity::InNucleus { role: *role, p: *p },
-            Signal::SupportSize { support } => Quantity::SupportSize(support),
+        Ok(match signal {
             Signal::Divergence(divergence) => {
-                Quantity::Primitive(Primitive::Divergence(self.divergence(divergence)?))
+                Some(Quantity::Primitive(Primitive::Divergence(self.divergence(divergence)?)))
             }
-            Signal::Position
-            | Signal::InSpan { .. }
-            | Signal::Value { .. }
-            | Signal::Accepted
-            | Signal::Head
-            | Signal::Confidence
-            | Signal::Offset
-            | Signal::Length
-            | Signal::Truncated
-            | Signal::Reward
-            | Signal::Correct
-            | Signal::Chosen
-            | Signal::Progress
-            | Signal::Step
-            | Signal::Loss
-            | Signal::TermLoss { .. }
-            | Signal::State { .. }
-            | Signal::ValidationLoss
-            | Signal::OfSteps { .. }
-            | Signal::RecordedLogp { .. }
-            | Signal::Measured { .. }
-            | Signal::VocabularySize
-            | Signal::Data { .. }
-            | Signal::DataIs { .. }
-            | Signal::DomainPlace
-            | Signal::Uniform { .. }
-            | Signal::Available { .. }
-            | Signal::CorrectOf { .. }
-            | Signal::Agreement { .. }
-            | Signal::StatedConfidence { .. }
-            | Signal::RewardPart { .. }
-            | Signal::Other { .. } => return Ok(None),
-        }))
+            _ => signal.is_of_distributions().then_some(Quantity::Signal(signal)),
+        })
     }
 
     /// `None` for primitives that are not computed from distributions.

@@ -17,8 +17,8 @@ use Role::Student;
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_plan::{
-    self as plan, Axis, DivergenceKind, DivergenceParameter, Formula, Function, Live, Mass, Role, Schedule,
-    ScheduleLength, Signal, Support,
+    self as plan, Axis, DivergenceKind, DivergenceParameter, Formula, Function, Live, Mass, ModelSignal,
+    PlainSignal, Role, Schedule, ScheduleLength, Signal, Support,
 };
 use tch::{Device, Kind};
 
@@ -36,6 +36,7 @@ const STUDENT: [f64; 5] = [0.30, 0.30, 0.20, 0.15, 0.05];
 const DISTINCT: [f64; 5] = [0.32, 0.28, 0.20, 0.15, 0.05];
 /// The token of the completion.
 const TAKEN: i64 = 2;
+const TEACHER_LOGP: Signal = Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp };
 const TOP_2: Support = Support::TopK { role: Role::TEACHER, k: 2 };
 const MASSES: [Mass; 4] = [Mass::Renormalized, Mass::Tail, Mass::Generalized, Mass::Raw];
 

@@ -68,10 +68,10 @@ pub fn nll() -> Objective {
 /// The clipped ratio to the student before the updates from a batch, rewards standardised within the group.
 pub fn grpo() -> Objective {
     objective("grpo", Live::Logp, |graph, logp| {
-        let reward = graph.signal(Signal::Reward);
+        let reward = graph.signal(PlainSignal::Reward);
         let advantage =
             graph.statistic(Statistic::Zscore { deviation: Deviation::Sample }, reward, Axis::Group, None);
-        let old = graph.signal(Signal::Logp { role: Role::Old });
+        let old = graph.signal(Signal::Of { role: Role::Old, part: ModelSignal::Logp });
         let difference = apply(graph, Function::Subtract, &[logp, old]);
         let ratio = apply(graph, Function::Exp, &[difference]);
         let plain = apply(graph, Function::Multiply, &[ratio, advantage]);
@@ -88,8 +88,8 @@ pub fn grpo() -> Objective {
 pub fn mopd(clip_at: f64) -> Objective {
     objective("mopd", Live::Logp, |graph, logp| {
         let (teacher, student) = (
-            graph.signal(Signal::Logp { role: Role::TEACHER }),
-            graph.signal(Signal::Logp { role: Role::Student }),
+            graph.signal(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
+            graph.signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp }),
         );
         let difference = apply(graph, Function::Subtract, &[teacher, student]);
         let (low, high) = (graph.constant(Axis::Run, -clip_at), graph.constant(Axis::Run, clip_at));
@@ -115,7 +115,7 @@ pub fn direct(support: Support, mass: Mass) -> Objective {
 /// Divides by zero at `step`.
 pub fn poisoned(step: f64) -> Objective {
     objective("poisoned", Live::Logp, |graph, logp| {
-        let now = graph.signal(Signal::Step);
+        let now = graph.signal(PlainSignal::Step);
         let step = graph.constant(Axis::Run, step);
         let left = apply(graph, Function::Subtract, &[step, now]);
         (apply(graph, Function::Divide, &[logp, left]), None)

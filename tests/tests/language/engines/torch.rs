@@ -10,7 +10,7 @@ use mopd_expr::derivative::adjoints;
 use mopd_expr::graph::{Graph, LiveId, NodeId};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
-use mopd_plan::{Axis, Objective, Reduction, Signal, Stage};
+use mopd_plan::{Axis, ModelSignal, Objective, PlainSignal, Reduction, Signal, Stage};
 use mopd_tests::{check_text, files, root};
 use serde_json::{Value, json};
 
@@ -19,12 +19,12 @@ use super::{python, run};
 /// A signal's name in the generated code. Signals that follow from the batch have names of their own.
 fn name(signal: &Signal) -> Result<String, String> {
     Ok(match signal {
-        Signal::Position => "position".to_owned(),
-        Signal::Length => "length".to_owned(),
-        Signal::Step => "step".to_owned(),
-        Signal::Progress => "progress".to_owned(),
-        Signal::Reward => "reward".to_owned(),
-        Signal::Correct => "correct".to_owned(),
+        Signal::Plain(PlainSignal::Position) => "position".to_owned(),
+        Signal::Plain(PlainSignal::Length) => "length".to_owned(),
+        Signal::Plain(PlainSignal::Step) => "step".to_owned(),
+        Signal::Plain(PlainSignal::Progress) => "progress".to_owned(),
+        Signal::Plain(PlainSignal::Reward) => "reward".to_owned(),
+        Signal::Plain(PlainSignal::Correct) => "correct".to_owned(),
         other => serde_json::to_string(other).expect("a signal is data"),
     })
 }
@@ -32,12 +32,9 @@ fn name(signal: &Signal) -> Result<String, String> {
 fn is_derived(signal: &Signal) -> bool {
     matches!(
         signal,
-        Signal::Position
-            | Signal::Length
+        Signal::Plain(PlainSignal::Position | PlainSignal::Length)
             | Signal::DomainPlace
-            | Signal::Step
-            | Signal::Progress
-            | Signal::Correct
+            | Signal::Plain(PlainSignal::Step | PlainSignal::Progress | PlainSignal::Correct)
     )
 }
 
@@ -96,22 +93,22 @@ fn batch(random: &mut Random, objective: &Objective) -> Batch {
     for signal in objective.graph.signals(&objective.outputs()) {
         let truth = matches!(
             signal,
-            Signal::Truncated
+            Signal::Plain(PlainSignal::Truncated)
                 | Signal::Chosen
                 | Signal::InSpan { .. }
                 | Signal::InNucleus { .. }
                 | Signal::Available { .. }
-                | Signal::CorrectOf { .. }
+                | Signal::Of { part: ModelSignal::Correct, .. }
                 | Signal::DataIs { .. }
         );
         let positive = matches!(
             signal,
-            Signal::Entropy { .. }
-                | Signal::Top1 { .. }
+            Signal::Of { part: ModelSignal::Entropy, .. }
+                | Signal::Of { part: ModelSignal::Top1, .. }
                 | Signal::Mass { .. }
-                | Signal::Rank { .. }
+                | Signal::Of { part: ModelSignal::Rank, .. }
                 | Signal::Divergence(_)
-                | Signal::VocabularySize
+                | Signal::Plain(PlainSignal::VocabularySize)
                 | Signal::State { .. }
         );
         let of = |random: &mut Random| match (truth, positive) {
@@ -124,11 +121,11 @@ fn batch(random: &mut Random, objective: &Objective) -> Batch {
         batch.signals.push((signal, values));
     }
     batch.signals.retain(|(signal, _)| !is_derived(signal));
-    if objective.graph.signals(&objective.outputs()).contains(&Signal::Correct)
-        && !batch.signals.iter().any(|(signal, _)| *signal == Signal::Reward)
+    if objective.graph.signals(&objective.outputs()).contains(&Signal::Plain(PlainSignal::Correct))
+        && !batch.signals.iter().any(|(signal, _)| *signal == Signal::Plain(PlainSignal::Reward))
     {
         let values = (0..batch.layout.sequences()).map(|_| f32::from(random.below(2) as u8)).collect();
-        batch.signals.push((Signal::Reward, values));
+        batch.signals.push((Signal::Plain(PlainSignal::Reward), values));
     }
     batch
 }

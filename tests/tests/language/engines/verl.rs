@@ -9,7 +9,7 @@ use mopd_compiler::export::{Export, ExportEngine, export};
 use mopd_expr::batch::{Batch, Domains, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_expr::testing::Random;
-use mopd_plan::{Objective, Signal, Stage, Train};
+use mopd_plan::{ModelSignal, Objective, PlainSignal, Signal, Stage, Train};
 use mopd_tests::{check_text, files, mopd, root};
 use serde_json::{Value, json};
 
@@ -40,27 +40,34 @@ fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Ran
     let (mut tokens, mut sequences) = (serde_json::Map::new(), serde_json::Map::new());
     let mut signals = objective.graph.signals(&[objective.loss]);
     // `correct` is computed from it.
-    if !signals.contains(&Signal::Reward) {
-        signals.push(Signal::Reward);
+    if !signals.contains(&Signal::Plain(PlainSignal::Reward)) {
+        signals.push(Signal::Plain(PlainSignal::Reward));
     }
     for signal in signals {
         let positive = matches!(
             signal,
-            Signal::Entropy { .. } | Signal::Top1 { .. } | Signal::Mass { .. } | Signal::Rank { .. }
+            Signal::Of { part: ModelSignal::Entropy, .. }
+                | Signal::Of { part: ModelSignal::Top1, .. }
+                | Signal::Mass { .. }
+                | Signal::Of { part: ModelSignal::Rank, .. }
         );
         let number = |random: &mut Random| match signal {
-            Signal::Reward | Signal::Truncated | Signal::InNucleus { .. } => f32::from(random.below(2) as u8),
+            Signal::Plain(PlainSignal::Reward | PlainSignal::Truncated) | Signal::InNucleus { .. } => {
+                f32::from(random.below(2) as u8)
+            }
             _ if positive => random.number().abs() + 0.25,
             _ => random.number(),
         };
         let name = match &signal {
-            Signal::Reward => "reward".to_owned(),
-            Signal::Truncated => "truncated".to_owned(),
-            Signal::Position
-            | Signal::Length
-            | Signal::Correct
-            | Signal::Step
-            | Signal::Progress
+            Signal::Plain(PlainSignal::Reward) => "reward".to_owned(),
+            Signal::Plain(PlainSignal::Truncated) => "truncated".to_owned(),
+            Signal::Plain(
+                PlainSignal::Position
+                | PlainSignal::Length
+                | PlainSignal::Correct
+                | PlainSignal::Step
+                | PlainSignal::Progress,
+            )
             | Signal::DomainPlace => {
                 continue;
             }

@@ -22,9 +22,11 @@ pub fn sections() -> Vec<(String, String)> {
     for (name, words) in WORDS {
         found.push((format!("words: {name}"), list(words)));
     }
-    for (name, signals) in
-        [("signals", vocabulary::SIGNALS), ("parts", vocabulary::PARTS), ("spans", vocabulary::SPANS)]
-    {
+    for (name, signals) in [
+        ("signals", vocabulary::SIGNALS.as_slice()),
+        ("parts", &vocabulary::PARTS),
+        ("spans", vocabulary::SPANS),
+    ] {
         found.push((name.to_owned(), shapes(signals)));
     }
     for group in Group::ALL {

@@ -12,7 +12,7 @@ use mopd_expr::interpret::interpret;
 use mopd_expr::jit::Program;
 use mopd_lang::Analysis;
 use mopd_lang::source::Span;
-use mopd_plan::{Axis, Function, Live, Reduction, Signal};
+use mopd_plan::{Axis, Function, Live, PlainSignal, Reduction, Signal};
 use mopd_tests::{check_text, listing, root};
 
 use crate::weights::table::{At, STEP, STEPS, Table};
@@ -458,8 +458,8 @@ impl Names {
         match wanted {
             Signal::Uniform { draw, .. } => format!("uniform {draw}"),
             // `remaining` is computed from these.
-            Signal::Position => "position".into(),
-            Signal::Length => "length".into(),
+            Signal::Plain(PlainSignal::Position) => "position".into(),
+            Signal::Plain(PlainSignal::Length) => "length".into(),
             _ => known.unwrap_or_else(|| panic!("{wanted:?} comes from nowhere in the objective")),
         }
     }

@@ -336,8 +336,7 @@ fn with_turns(
     let sampling = samples(of, "turns", origins)?;
     let number = |formula: &checked::formula::Formula, name: &str| {
         let lowered = of_completions(formula, &format!("`{name}`"), Axis::Group)?;
-        let of_step = |signal: &Signal| matches!(signal, Signal::Step | Signal::Progress);
-        match lowered.graph.signals(&[lowered.value]).iter().all(of_step) {
+        match lowered.graph.signals(&[lowered.value]).iter().all(Signal::is_of_step) {
             true => Ok(lowered),
             false => Err(refused(at, format!("`{name}` of a number that is not the step's alone"))),
         }

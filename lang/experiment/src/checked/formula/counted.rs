@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Adaptive, Formula, FormulaKind, FormulaNode, Function, Signal, Unit};
+use super::{Adaptive, Formula, FormulaKind, FormulaNode, Function, PlainSignal, Signal, Unit};
 use crate::checked::Origin;
 
 /// The word after a number.
@@ -73,7 +73,7 @@ fn is_whole_once(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, bo
         FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
             values.iter().all(|value| value.fract() == 0.0)
         }
-        FormulaKind::Signal(Signal::Step) => true,
+        FormulaKind::Signal(Signal::Plain(PlainSignal::Step)) => true,
         FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
             (Function::Floor, _) => true,
             (Function::Where, [_, then, otherwise]) => whole(then) && whole(otherwise),

@@ -182,6 +182,7 @@ fn with(formula: &Formula, parts: &[&Formula]) -> Formula {
 mod tests {
     use super::*;
     use crate::checked::Origin;
+    use crate::checked::formula::PlainSignal;
     use crate::checked::formula::{Axis, Signal, Unit, text};
 
     fn truth(kind: FormulaKind) -> Formula {
@@ -229,8 +230,8 @@ mod tests {
             of(FormulaKind::Apply { function: Function::Where, operands }, axis)
         };
         let (math, code) = (is(0, "math"), is(1, "code"));
-        let [reward, position] =
-            [Signal::Reward, Signal::Position].map(|signal| Formula::signal(signal, Origin(0)));
+        let [reward, position] = [Signal::Plain(PlainSignal::Reward), Signal::Plain(PlainSignal::Position)]
+            .map(|signal| Formula::signal(signal, Origin(0)));
         let coefficient = choice(&math, &number(0.1), &choice(&code, &number(0.5), &number(0.2)));
         let tokens = choice(&math, &position, &number(1.0));
         let mean = |operand: &Formula, among: Option<Formula>| {

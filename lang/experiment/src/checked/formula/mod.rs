@@ -180,6 +180,10 @@ pub enum FormulaKind {
 }
 
 impl FormulaNode {
+    pub fn is(&self, signal: PlainSignal) -> bool {
+        matches!(self.kind, FormulaKind::Signal(Signal::Plain(plain)) if plain == signal)
+    }
+
     /// Its direct parts, including those inside divergences.
     pub fn operands(&self) -> Vec<&Formula> {
         let mut operands = Vec::new();
@@ -359,7 +363,8 @@ impl Formula {
     }
 
     /// A signal, with its own unit and axis.
-    pub fn signal(signal: Signal, origin: Origin) -> Formula {
+    pub fn signal(signal: impl Into<Signal>, origin: Origin) -> Formula {
+        let signal = signal.into();
         let (unit, axis) = (signal.unit(), signal.axis());
         Formula::new(FormulaKind::Signal(signal), unit, axis, false, origin)
     }

@@ -1,6 +1,10 @@
 //! The numbers that an objective can read: of roles and their parts, of tokens, completions and the run.
 
+mod table;
+
 use std::rc::Rc;
+
+pub use table::{ModelSignal, PlainSignal, SignalDefinition};
 
 use super::{Axis, Divergence, StepNumber, StepWindow, Support, Unit};
 use crate::checked::{DomainId, TeacherId};
@@ -43,83 +47,6 @@ impl Role {
     }
 }
 
-/// A number that a model computes about a token or a completion.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ModelSignal {
-    /// Log-probability of the token taken. Per token, logp.
-    Logp,
-    /// Entropy of the next-token distribution. Per token, nats.
-    Entropy,
-    /// Largest probability of the next-token distribution. Per token, prob.
-    Top1,
-    /// Rank of the token taken, 1 for the most probable. Per token, count.
-    Rank,
-    /// Log-probability of ending here. Per token, logp.
-    EndLogp,
-    /// Mean of a continuous action or of a denoising step. Per token, real.
-    Mean,
-    /// Standard deviation of a continuous action or of a denoising step. Per token, real.
-    Deviation,
-    /// The output of a scalar head for the completion: a reward model, a discriminator. Per sequence, real.
-    Score,
-    /// The return that a critic's head predicts from here on. Per token, real.
-    Value,
-    /// The verdict on the completions of a model trained beside the student. Per sequence, bool.
-    Correct,
-    /// The output of an acceptance head for the token. Per token, prob.
-    Confidence,
-    /// The confidence that a member of a panel states in its own answer. Per sequence, real.
-    StatedConfidence,
-}
-
-impl ModelSignal {
-    pub fn name(&self) -> &'static str {
-        match self {
-            ModelSignal::Logp => "logp",
-            ModelSignal::Entropy => "entropy",
-            ModelSignal::Top1 => "top1",
-            ModelSignal::Rank => "rank",
-            ModelSignal::EndLogp => "end_logp",
-            ModelSignal::Mean => "mean",
-            ModelSignal::Deviation => "deviation",
-            ModelSignal::Score => "score",
-            ModelSignal::Value => "value",
-            ModelSignal::Correct => "correct",
-            ModelSignal::Confidence | ModelSignal::StatedConfidence => "confidence",
-        }
-    }
-
-    pub fn unit(&self) -> Unit {
-        match self {
-            ModelSignal::Logp | ModelSignal::EndLogp => Unit::Logp,
-            ModelSignal::Entropy => Unit::Nats,
-            ModelSignal::Top1 | ModelSignal::Confidence => Unit::Prob,
-            ModelSignal::Rank => Unit::Count,
-            ModelSignal::Mean
-            | ModelSignal::Deviation
-            | ModelSignal::Score
-            | ModelSignal::Value
-            | ModelSignal::StatedConfidence => Unit::Real,
-            ModelSignal::Correct => Unit::Bool,
-        }
-    }
-
-    pub fn axis(&self) -> Axis {
-        match self {
-            ModelSignal::Score | ModelSignal::StatedConfidence | ModelSignal::Correct => Axis::Sequence,
-            ModelSignal::Logp
-            | ModelSignal::Entropy
-            | ModelSignal::Top1
-            | ModelSignal::Rank
-            | ModelSignal::EndLogp
-            | ModelSignal::Mean
-            | ModelSignal::Deviation
-            | ModelSignal::Value
-            | ModelSignal::Confidence => Axis::Token,
-        }
-    }
-}
-
 /// A span of a completion.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NamedSpan {
@@ -150,6 +77,7 @@ pub enum Similarity {
 /// A number that is already computed: it carries no gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Signal {
+    Plain(PlainSignal),
     Of {
         role: Role,
         part: ModelSignal,
@@ -189,42 +117,15 @@ pub enum Signal {
         samples: u32,
         by: Similarity,
     },
-    /// Index of the token in its completion, from 0. Per token, count.
-    Position,
-    /// Tokens that follow in the completion: 0 for the last. Per token, count.
-    Remaining,
-    /// Index of the token's turn, from 0. Per token, count.
-    Turn,
-    /// Index of the token's block, from 0. Per token, count.
-    Block,
-    /// The output head that wrote the token, from 0. Per token, count.
-    Head,
-    /// Index in a rejected draft, from 1 at its first rejected token; 0 in the trajectory. Per token, count.
-    Offset,
-    /// Whether the token is in the trajectory: a drafted one that the target accepted, or the target's own.
-    /// Per token, bool.
-    Accepted,
-    /// Whether the denoiser has not filled this position yet. Per token, bool.
-    Masked,
     InSpan(NamedSpan),
-    /// Whether the objective's `select` holds. Per token, bool.
-    Selected,
-    /// Number of completion tokens. Per sequence, count.
-    Length,
-    /// Whether the completion was cut off before its end token. Per sequence, bool.
-    Truncated,
     /// Whether the teacher has scored this completion. Per sequence, bool.
     Available {
         role: Role,
     },
-    /// The verifier's verdict. Per sequence, real.
-    Reward,
     /// One part of the reward. Per sequence, real.
     RewardPart {
         part: String,
     },
-    /// `reward >= 1`. Per sequence, bool.
-    Correct,
     /// A field of the data. Per sequence, real.
     Data {
         field: String,
@@ -239,12 +140,6 @@ pub enum Signal {
         domain: DomainId,
         name: Rc<str>,
     },
-    /// step / steps. Run, fraction.
-    Progress,
-    /// The step, from 0. Run, count.
-    Step,
-    /// The loss of the step before, 1 at the first. Run, number.
-    Loss,
     /// One term's part of the loss, before coefficients that change. Run, number.
     TermLoss {
         term: String,
@@ -265,46 +160,32 @@ pub enum Signal {
         number: StepNumber,
         window: StepWindow,
     },
-    /// The number of entries of the vocabulary. Run, count.
-    VocabularySize,
+}
+
+impl From<PlainSignal> for Signal {
+    fn from(signal: PlainSignal) -> Signal {
+        Signal::Plain(signal)
+    }
 }
 
 impl Signal {
     pub fn axis(&self) -> Axis {
         match self {
+            Signal::Plain(signal) => signal.axis(),
             Signal::Of { part, .. } => part.axis(),
             Signal::Divergence(_)
             | Signal::Overlap { .. }
             | Signal::Mass { .. }
             | Signal::InNucleus { .. }
             | Signal::SupportSize { .. }
-            | Signal::Position
-            | Signal::Remaining
-            | Signal::Turn
-            | Signal::Block
-            | Signal::Head
-            | Signal::Offset
-            | Signal::Accepted
-            | Signal::Masked
-            | Signal::InSpan(_)
-            | Signal::Selected => Axis::Token,
+            | Signal::InSpan(_) => Axis::Token,
             Signal::Agreement { .. } => Axis::Block,
-            Signal::Length
-            | Signal::Truncated
-            | Signal::Available { .. }
-            | Signal::Reward
+            Signal::Available { .. }
             | Signal::RewardPart { .. }
-            | Signal::Correct
             | Signal::SpanScore { .. }
             | Signal::Data { .. }
             | Signal::DataIs { .. } => Axis::Sequence,
-            Signal::Progress
-            | Signal::Step
-            | Signal::Loss
-            | Signal::TermLoss { .. }
-            | Signal::ValidationLoss
-            | Signal::OfSteps { .. }
-            | Signal::VocabularySize => Axis::Run,
+            Signal::TermLoss { .. } | Signal::ValidationLoss | Signal::OfSteps { .. } => Axis::Run,
             Signal::DomainIs { .. } => Axis::Domain,
             Signal::State { axis, .. } => *axis,
         }
@@ -312,39 +193,27 @@ impl Signal {
 
     pub fn unit(&self) -> Unit {
         match self {
+            Signal::Plain(signal) => signal.unit(),
             Signal::Of { part, .. } => part.unit(),
             Signal::Divergence(divergence) => divergence.unit(),
-            Signal::Overlap { .. } | Signal::Progress => Unit::Fraction,
+            Signal::Overlap { .. } => Unit::Fraction,
             Signal::Mass { .. } => Unit::Prob,
             Signal::InNucleus { .. }
-            | Signal::Accepted
-            | Signal::Masked
             | Signal::InSpan(_)
-            | Signal::Selected
-            | Signal::Truncated
             | Signal::Available { .. }
-            | Signal::Correct
             | Signal::DataIs { .. }
             | Signal::DomainIs { .. } => Unit::Bool,
-            Signal::Position
-            | Signal::Remaining
-            | Signal::Turn
-            | Signal::Block
-            | Signal::Head
-            | Signal::Offset
-            | Signal::Length
-            | Signal::Step
-            | Signal::SupportSize { .. }
-            | Signal::VocabularySize => Unit::Count,
-            Signal::Reward | Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => {
-                Unit::Real
-            }
-            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::ValidationLoss => {
-                Unit::Number
-            }
+            Signal::SupportSize { .. } => Unit::Count,
+            Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => Unit::Real,
+            Signal::Agreement { .. } | Signal::TermLoss { .. } | Signal::ValidationLoss => Unit::Number,
             Signal::State { unit, .. } => *unit,
             Signal::OfSteps { number, .. } => number.unit(),
         }
+    }
+
+    /// Whether it depends on the rewards of completions.
+    pub fn is_of_reward(&self) -> bool {
+        matches!(self, Signal::Plain(PlainSignal::Reward | PlainSignal::Correct) | Signal::RewardPart { .. })
     }
 
     /// The roles whose distributions must be known.

@@ -39,6 +39,7 @@ fn inner(formula: &Formula) -> String {
 /// `student.logp`, `kl(student || teacher, support: full)`, `reward`
 pub fn signal(signal: &Signal) -> String {
     match signal {
+        Signal::Plain(signal) => signal.name().into(),
         Signal::Of { role, part } => format!("{}.{}", role.name(), part.name()),
         Signal::Divergence(divergence) => self::divergence(divergence),
         Signal::Overlap { left, right, k } => format!("overlap({}, {}, k: {k})", left.name(), right.name()),
@@ -55,33 +56,16 @@ pub fn signal(signal: &Signal) -> String {
             };
             format!("agreement({}, samples: {samples}, by: {by})", role.name())
         }
-        Signal::Position => "position".into(),
-        Signal::Remaining => "remaining".into(),
-        Signal::Turn => "turn".into(),
-        Signal::Block => "block".into(),
-        Signal::Head => "head".into(),
-        Signal::Offset => "offset".into(),
-        Signal::Accepted => "accepted".into(),
-        Signal::Masked => "masked".into(),
         Signal::InSpan(span) => format!("span.{}", span.name()),
-        Signal::Selected => "selected".into(),
-        Signal::Length => "length".into(),
-        Signal::Truncated => "truncated".into(),
         Signal::Available { role } => format!("available({})", role.name()),
-        Signal::Reward => "reward".into(),
         Signal::RewardPart { part } => format!("reward.{part}"),
-        Signal::Correct => "correct".into(),
         Signal::Data { field } => format!("data.{field}"),
         Signal::DataIs { field, text } => format!("data.{field} == {text:?}"),
         Signal::DomainIs { name, .. } => format!("domain == {name}"),
-        Signal::Progress => "progress".into(),
-        Signal::Step => "step".into(),
-        Signal::Loss => "loss".into(),
         Signal::TermLoss { term } => format!("loss.{term}"),
         Signal::State { name, .. } => name.clone(),
         Signal::ValidationLoss => "loss.validation".into(),
         Signal::OfSteps { number, window } => window.written(*number),
-        Signal::VocabularySize => "vocab_size".into(),
     }
 }
 
@@ -451,15 +435,15 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::checked::Origin;
+    use crate::checked::formula::PlainSignal;
     use crate::checked::formula::{Axis, Unit};
 
     fn part(kind: FormulaKind, axis: Axis) -> Formula {
         Formula::new(kind, Unit::Number, axis, false, Origin(0))
     }
 
-    fn signal(signal: Signal) -> Formula {
-        let axis = signal.axis();
-        part(FormulaKind::Signal(signal), axis)
+    fn signal(signal: impl Into<Signal>) -> Formula {
+        Formula::signal(signal, Origin(0))
     }
 
     fn apply(function: Function, operands: &[&Formula]) -> Formula {
@@ -469,7 +453,7 @@ mod tests {
 
     #[test]
     fn brackets_stand_where_they_are_needed() {
-        let (a, b) = (signal(Signal::Reward), signal(Signal::Length));
+        let (a, b) = (signal(PlainSignal::Reward), signal(PlainSignal::Length));
         let two = part(FormulaKind::Number(2.0), Axis::Run);
         let minus_two = part(FormulaKind::Number(-2.0), Axis::Run);
         let sum = apply(Function::Add, &[&a, &b]);
@@ -562,7 +546,7 @@ mod tests {
     /// Sharing makes few parts stand for very many paths: both the text and the time must be limited.
     #[test]
     fn a_formula_of_many_paths_is_cut() {
-        let mut shared = signal(Signal::Reward);
+        let mut shared = signal(PlainSignal::Reward);
         for _ in 0..200 {
             shared = apply(Function::Add, &[&shared, &shared]);
         }

@@ -1,7 +1,7 @@
 //! Compares two rollouts for drawing the same, wherever they are written: copies of a text differ in places.
 
 use super::{Edit, ExpertTurns, Rollout, RolloutArgument, RolloutSource, Sampling};
-use crate::checked::formula::{Formula, FormulaKind, FormulaNode, Function, Signal};
+use crate::checked::formula::{Formula, FormulaKind, FormulaNode, Function};
 
 /// Deeper formulas are equal only if they are one shared part, because shared parts may have many paths.
 const DEEPEST: u32 = 8;
@@ -41,12 +41,8 @@ pub fn are_exchanged(chosen: &Rollout, rejected: &Rollout) -> bool {
         _ => None,
     };
     let (Some(lowest), Some(highest)) = (number(chosen), number(rejected)) else { return false };
-    let verdict = |node: &FormulaNode| {
-        matches!(
-            &node.kind,
-            FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct)
-        )
-    };
+    let verdict =
+        |node: &FormulaNode| matches!(&node.kind, FormulaKind::Signal(signal) if signal.is_of_reward());
     match &lowest.0.kind {
         FormulaKind::Apply { function: Function::Negate, operands } => {
             is_same(&operands[0], &highest) && highest.any(verdict)

@@ -1,5 +1,10 @@
 //! The words of fixed lists, with types, signals and parts of roles.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use mopd_experiment::formula::{ModelSignal, PlainSignal, SignalDefinition};
+
 use super::{SignalName, Word};
 
 const fn word(name: &'static str, doc: &'static str) -> Word {
@@ -7,7 +12,14 @@ const fn word(name: &'static str, doc: &'static str) -> Word {
 }
 
 const fn signal_name(name: &'static str, shape: &'static str, doc: &'static str) -> SignalName {
-    SignalName { name, shape, doc }
+    SignalName { name, shape: Cow::Borrowed(shape), doc }
+}
+
+impl From<&'static SignalDefinition> for SignalName {
+    fn from(signal: &'static SignalDefinition) -> SignalName {
+        let shape = format!("{}[{}]", signal.unit.name(), signal.axis.name());
+        SignalName { name: signal.name, shape: shape.into(), doc: signal.doc }
+    }
 }
 
 pub static TOKENIZERS: &[Word] = &[word("bytes", "256 bytes, then begin, end and padding: 259 tokens")];
@@ -163,114 +175,51 @@ pub static TYPES: &[Word] = &[
     word("schedule", "a number or a schedule over the run"),
 ];
 
-pub static SIGNALS: &[SignalName] = &[
-    signal_name("student", "role", "The model being trained."),
-    signal_name("teacher", "role", "The teacher that the route chose for the prompt."),
-    signal_name("reference", "role", "A frozen model that the stage names with `reference = ...`."),
-    signal_name(
-        "old",
-        "role",
-        "The student before the first update from the batch, as the trainer scores it, whoever drew the tokens.",
-    ),
-    signal_name(
-        "sampler",
-        "role",
-        "The policy that generated the tokens, at the temperature it used: its log-probabilities are recorded \
-         when it samples.",
-    ),
-    signal_name(
-        "ratio",
-        "ratio[token]",
-        "`exp(student.logp - old.logp)`: how much likelier the updates from this batch have made the token, 1 in \
-         the first.",
-    ),
-    signal_name(
-        "reward",
-        "real[sequence]",
-        "The reward of the completion; `reward.<part>` is one part of it.",
-    ),
-    signal_name("correct", "bool[sequence]", "`reward >= 1`."),
-    signal_name(
-        "selected",
-        "bool[token]",
-        "Whether the objective's `select` holds: `mean(x, over: batch, among: selected)` is over these \
-         tokens only.",
-    ),
-    signal_name(
+/// The roles and the signals of an objective, in the order of the book.
+pub static SIGNALS: LazyLock<Vec<SignalName>> = LazyLock::new(|| {
+    let roles = [
+        signal_name("student", "role", "The model being trained."),
+        signal_name("teacher", "role", "The teacher that the route chose for the prompt."),
+        signal_name("reference", "role", "A frozen model that the stage names with `reference = ...`."),
+        signal_name(
+            "old",
+            "role",
+            "The student before the first update from the batch, as the trainer scores it, whoever drew the \
+             tokens.",
+        ),
+        signal_name(
+            "sampler",
+            "role",
+            "The policy that generated the tokens, at the temperature it used: its log-probabilities are \
+             recorded when it samples.",
+        ),
+        signal_name(
+            "ratio",
+            "ratio[token]",
+            "`exp(student.logp - old.logp)`: how much likelier the updates from this batch have made the token, \
+             1 in the first.",
+        ),
+    ];
+    let domain = signal_name(
         "domain",
         "domain",
         "The domain of the prompt, to compare with: `match { domain == math -> 0.1, else -> 0.2 }`.",
-    ),
-    signal_name("position", "count[token]", "Index of the token in its completion, from 0."),
-    signal_name(
-        "remaining",
-        "count[token]",
-        "Number of tokens after this one in the completion, 0 for the last.",
-    ),
-    signal_name("turn", "count[token]", "Index of the token's turn, from 0."),
-    signal_name("block", "count[token]", "Index of the token's block, from 0."),
-    signal_name("head", "count[token]", "The output head that generated the token, from 0."),
-    signal_name(
-        "offset",
-        "count[token]",
-        "Place of a token in a rejected draft, from 1 at the first that was rejected; 0 if it was accepted.",
-    ),
-    signal_name(
-        "accepted",
-        "bool[token]",
-        "Whether the token is of the completion: drafted and accepted by the teacher, or the teacher's own. \
-         Otherwise it is of a draft, from the first rejected token on.",
-    ),
-    signal_name("masked", "bool[token]", "Whether the denoiser has not filled this position yet."),
-    signal_name("length", "count[sequence]", "Number of completion tokens."),
-    signal_name("truncated", "bool[sequence]", "Whether the completion was cut off before its end token."),
-    signal_name("progress", "fraction[run]", "step / steps, from 0 at the first step towards 1."),
-    signal_name("step", "count[run]", "The step, from 0."),
-    signal_name(
-        "loss",
-        "number[run]",
-        "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term before \
-         `weight`, `loss.validation` that on the validation rows. Where a `state` moves, at the end of a step, and in \
-         the `gain` of `learned(...)`, it is that of this step.",
-    ),
-    signal_name("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
-];
+    );
+    let (before, after) = PlainSignal::TABLE.split_at(PlainSignal::Position as usize);
+    let numbers = |rows: &'static [SignalDefinition]| rows.iter().map(SignalName::from);
+    roles.into_iter().chain(numbers(before)).chain([domain]).chain(numbers(after)).collect()
+});
 
 /// The parts of a role, which follow a dot.
-pub static PARTS: &[SignalName] = &[
-    signal_name(
-        "logp",
-        "logp[token]",
-        "Log-probability of the sampled token, at the student's sampling temperature.",
-    ),
-    signal_name("entropy", "nats[token]", "Entropy of the next-token distribution."),
-    signal_name("top1", "prob[token]", "Largest probability of the next-token distribution."),
-    signal_name("rank", "count[token]", "Rank of the sampled token, 1 for the most probable."),
-    signal_name(
-        "dist",
-        "distribution[token]",
-        "The next-token distribution, an argument of divergences only.",
-    ),
-    signal_name("end_logp", "logp[token]", "Log-probability of ending here."),
-    signal_name("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
-    signal_name("deviation", "real[token]", "Its standard deviation."),
-    signal_name(
-        "value",
-        "real[token]",
-        "The output of a scalar head before the token: what a critic expects from there on.",
-    ),
-    signal_name(
-        "correct",
-        "bool[sequence]",
-        "Of a teacher by name, such as a model that is trained beside the student: whether a completion of its own is right.",
-    ),
-    signal_name("score", "real[sequence]", "The output of a scalar head at the end of the completion."),
-    signal_name(
-        "confidence",
-        "prob[token]",
-        "The output of an acceptance head for the token; for a panel's member, its stated confidence.",
-    ),
-];
+pub static PARTS: LazyLock<Vec<SignalName>> = LazyLock::new(|| {
+    let doc = "The next-token distribution, an argument of divergences only.";
+    let distribution = signal_name("dist", "distribution[token]", doc);
+    let (before, after) = ModelSignal::TABLE.split_at(ModelSignal::EndLogp as usize);
+    let parts = |rows: &'static [SignalDefinition]| {
+        rows.iter().filter(|part| !part.doc.is_empty()).map(SignalName::from)
+    };
+    parts(before).chain([distribution]).chain(parts(after)).collect()
+});
 
 /// The usual spans, which follow `span.`
 pub static SPANS: &[SignalName] = &[

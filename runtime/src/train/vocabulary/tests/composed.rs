@@ -140,11 +140,14 @@ fn signals_of_composed_teachers_equal_their_definitions() {
         let (role, taken) = (Role::TEACHER, TAKEN as usize);
         let mut sorted = p;
         sorted.sort_by(|a, b| b.total_cmp(a));
-        is(Signal::Logp { role }, p[taken].ln());
-        is(Signal::EndLogp { role }, p[LAST as usize].ln());
-        is(Signal::Entropy { role }, -p.iter().map(|p| p * p.ln()).sum::<f64>());
-        is(Signal::Top1 { role }, sorted[0]);
-        is(Signal::Rank { role }, 1.0 + p.iter().filter(|other| **other > p[taken]).count() as f64);
+        is(Signal::Of { role, part: ModelSignal::Logp }, p[taken].ln());
+        is(Signal::Of { role, part: ModelSignal::EndLogp }, p[LAST as usize].ln());
+        is(Signal::Of { role, part: ModelSignal::Entropy }, -p.iter().map(|p| p * p.ln()).sum::<f64>());
+        is(Signal::Of { role, part: ModelSignal::Top1 }, sorted[0]);
+        is(
+            Signal::Of { role, part: ModelSignal::Rank },
+            1.0 + p.iter().filter(|other| **other > p[taken]).count() as f64,
+        );
         is(Signal::Mass { role, support: TOP_2 }, sorted[0] + sorted[1]);
         let student = Support::TopK { role: Student, k: 3 };
         is(Signal::Mass { role, support: student }, p[0] + p[1] + p[2]);
@@ -213,7 +216,7 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
         let place = in_parts(2 * entries, block * entries, 0);
         let student = Logits::projected(&student, &own);
         let vocabulary = Vocabulary::new(place, &targets, student, others, None, &[END]);
-        let got = &vocabulary.values(&[Quantity::Logp(Role::TEACHER)])[0];
+        let got = &vocabulary.values(&[Quantity::Signal(&TEACHER_LOGP)])[0];
         let apart = largest_difference(got, &expected);
         // The rounding of single precision, with weights of a few units.
         assert!(apart < 2e-5, "{block}: {apart:e}");
@@ -237,10 +240,10 @@ fn a_mixture_has_no_probability_where_there_is_no_token() {
     };
     let there = |of: [f64; 5]| of[TAKEN as usize] / (1.0 - of[0] - of[3]);
     let mixed = 0.4 * there(TEACHER) + 0.6 * there(OTHER);
-    let got = pass(Pool::Mixture).values(&[Quantity::Logp(Role::TEACHER)])[0].double_value(&[0]);
+    let got = pass(Pool::Mixture).values(&[Quantity::Signal(&TEACHER_LOGP)])[0].double_value(&[0]);
     assert!((got - mixed.ln()).abs() < 1e-6, "{got} {}", mixed.ln());
     let power = |entry: usize| TEACHER[entry].powf(0.4) * OTHER[entry].powf(0.6);
     let geometric = power(2) / (power(1) + power(2) + power(4));
-    let got = pass(Pool::Logits).values(&[Quantity::Logp(Role::TEACHER)])[0].double_value(&[0]);
+    let got = pass(Pool::Logits).values(&[Quantity::Signal(&TEACHER_LOGP)])[0].double_value(&[0]);
     assert!((got - geometric.ln()).abs() < 1e-6, "{got} {}", geometric.ln());
 }

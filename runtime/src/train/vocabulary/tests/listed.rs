@@ -50,12 +50,12 @@ fn divergences_on_listed_tokens_equal_the_reference() {
 #[test]
 fn numbers_of_a_token_come_from_its_list() {
     let asked = [
-        Quantity::Logp(Role::TEACHER),
-        Quantity::Top1(Role::TEACHER),
-        Quantity::Mass { role: Role::TEACHER, support: &TOP_2 },
-        Quantity::Overlap { left: Student, right: Role::TEACHER, k: 2 },
+        Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp },
+        Signal::Of { role: Role::TEACHER, part: ModelSignal::Top1 },
+        Signal::Mass { role: Role::TEACHER, support: TOP_2 },
+        Signal::Overlap { left: Student, right: Role::TEACHER, k: 2 },
     ];
-    let found = mixed().values(&asked);
+    let found = mixed().values(&asked.each_ref().map(Quantity::Signal));
     let expected = [TEACHER[TAKEN as usize].ln(), TEACHER[0], TEACHER[0] + TEACHER[1], 1.0];
     for (found, expected) in found.iter().zip(expected) {
         let found: Vec<f64> = to_vec(found).into_iter().map(f64::from).collect();

@@ -14,10 +14,14 @@ fn signals_equal_their_definitions() {
         to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
     };
     let entropy = -TEACHER.iter().map(|p| p * p.ln()).sum::<f64>();
-    close(&values(Signal::Logp { role: Role::TEACHER }), &[0.15f64.ln(), 0.5f64.ln()], 1e-6);
-    close(&values(Signal::Entropy { role: Student }), &[entropy, 5.0f64.ln()], 1e-6);
-    close(&values(Signal::Top1 { role: Student }), &[0.5, 0.2], 1e-6);
-    close(&values(Signal::Rank { role: Role::TEACHER }), &[3.0, 1.0], 0.0 + 1e-9);
+    close(
+        &values(Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp }),
+        &[0.15f64.ln(), 0.5f64.ln()],
+        1e-6,
+    );
+    close(&values(Signal::Of { role: Student, part: ModelSignal::Entropy }), &[entropy, 5.0f64.ln()], 1e-6);
+    close(&values(Signal::Of { role: Student, part: ModelSignal::Top1 }), &[0.5, 0.2], 1e-6);
+    close(&values(Signal::Of { role: Role::TEACHER, part: ModelSignal::Rank }), &[3.0, 1.0], 0.0 + 1e-9);
     close(&values(Signal::Overlap { left: Student, right: Role::TEACHER, k: 3 })[..1], &[2.0 / 3.0], 1e-6);
     close(&values(Signal::Overlap { left: Student, right: Role::TEACHER, k: 9 }), &[1.0, 1.0], 1e-6);
     close(&values(Signal::Mass { role: Student, support: TOP_2 }), &[0.53, 0.4], 1e-6);
@@ -31,7 +35,7 @@ fn signals_equal_their_definitions() {
     close(&values(Signal::SupportSize { support: TOP_2 }), &[2.0, 2.0], 1e-9);
     let sampler = Signal::Divergence(kl(Student, Role::Sampler, Support::Full, Mass::Raw));
     assert!(values(sampler)[0] > 1e-3);
-    assert!(parameters.quantity(&Signal::Reward).unwrap().is_none());
+    assert!(parameters.quantity(&Signal::Plain(PlainSignal::Reward)).unwrap().is_none());
 }
 
 #[test]
@@ -53,7 +57,7 @@ fn parameters_move_with_the_run_and_with_the_token() {
     // The share of each token is the reward of its sequence.
     let rewarded = |rest: bool| {
         let mut graph = Graph::default();
-        let reward = graph.signal(Signal::Reward);
+        let reward = graph.signal(PlainSignal::Reward);
         let one = graph.constant(Axis::Run, 1.0);
         let value = if rest { graph.apply(Function::Subtract, &[one, reward]) } else { reward };
         DivergenceParameter::Formula(Box::new(Formula { graph, value }))
@@ -63,14 +67,18 @@ fn parameters_move_with_the_run_and_with_the_token() {
         ..kl(Role::TEACHER, Student, Support::Full, Mass::Raw)
     };
     let spec = blended(rewarded(false), rewarded(true));
-    assert_eq!(spec.signals(), [Signal::Reward]);
+    assert_eq!(spec.signals(), [Signal::Plain(PlainSignal::Reward)]);
     let layout = Layout {
         sequence_of_token: vec![0, 1, 1],
         group_of_sequence: vec![0, 0],
         groups: 1,
         ..Layout::default()
     };
-    let batch = Batch { layout, signals: vec![(Signal::Reward, vec![0.5, 0.75])], ..Batch::default() };
+    let batch = Batch {
+        layout,
+        signals: vec![(Signal::Plain(PlainSignal::Reward), vec![0.5, 0.75])],
+        ..Batch::default()
+    };
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
     let vocabulary =
@@ -93,7 +101,7 @@ fn the_shares_of_a_blend_are_looked_at_token_by_token() {
     let of = |shares: &dyn Fn(&mut Graph, NodeId) -> [NodeId; 2], rewards: [f32; 2]| {
         let parts = [0, 1].map(|part| {
             let mut graph = Graph::default();
-            let reward = graph.signal(Signal::Reward);
+            let reward = graph.signal(PlainSignal::Reward);
             let value = shares(&mut graph, reward)[part];
             DivergenceParameter::Formula(Box::new(Formula { graph, value }))
         });
@@ -108,7 +116,11 @@ fn the_shares_of_a_blend_are_looked_at_token_by_token() {
             groups: 1,
             ..Layout::default()
         };
-        let batch = Batch { layout, signals: vec![(Signal::Reward, rewards.into())], ..Batch::default() };
+        let batch = Batch {
+            layout,
+            signals: vec![(Signal::Plain(PlainSignal::Reward), rewards.into())],
+            ..Batch::default()
+        };
         let parameters = Parameters { batch: &batch, device: Device::Cpu };
         let divergence = parameters.divergence(&spec).map_err(|error| error.to_string())?;
         let quantity = Quantity::Primitive(Primitive::Divergence(divergence));

@@ -37,14 +37,21 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
     let taken = TAKEN as usize;
     let ends = |p: &[f64]| ENDS.map(|end| p[end as usize]).iter().sum::<f64>();
     for (role, logits) in [(Student, logits), (Role::TEACHER, teacher), (Role::Sampler, logits)] {
-        assert!((value(&Signal::Logp { role }) - at(&logits, POLICY)[taken].ln()).abs() < 1e-6, "{role:?}");
         assert!(
-            (value(&Signal::EndLogp { role }) - ends(&at(&logits, POLICY)).ln()).abs() < 1e-6,
+            (value(&Signal::Of { role, part: ModelSignal::Logp }) - at(&logits, POLICY)[taken].ln()).abs()
+                < 1e-6,
+            "{role:?}"
+        );
+        assert!(
+            (value(&Signal::Of { role, part: ModelSignal::EndLogp }) - ends(&at(&logits, POLICY)).ln()).abs()
+                < 1e-6,
             "{role:?}"
         );
     }
     let entropy = |p: &[f64]| -p.iter().map(|p| p * p.ln()).sum::<f64>();
-    assert!((value(&Signal::Entropy { role: Student }) - entropy(&DISTINCT)).abs() < 1e-6);
+    assert!(
+        (value(&Signal::Of { role: Student, part: ModelSignal::Entropy }) - entropy(&DISTINCT)).abs() < 1e-6
+    );
     let full = |left, right| kl(left, right, Support::Full, Mass::Raw);
     assert!(
         value(&Signal::Divergence(full(Student, Role::Sampler))).abs() < 1e-7,
@@ -122,8 +129,11 @@ fn ids_without_a_token_have_no_probability() {
             )
             .without(absent);
             let live = || [Primitive::Divergence(parameters.divergence(&spec).unwrap()), Primitive::Logp];
-            let [signals, values] =
-                pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Role::TEACHER)], &live());
+            let asked = [
+                Signal::Of { role: Student, part: ModelSignal::Entropy },
+                Signal::Of { role: Role::TEACHER, part: ModelSignal::Logp },
+            ];
+            let [signals, values] = pass.read(&asked.each_ref().map(Quantity::Signal), &live());
             let live: Vec<_> = live().into_iter().map(|live| (live, adjoint.shallow_clone())).collect();
             let (grad_hidden, grad_lm_head) = pass.projected_gradient(&live, &hidden, lm_head, true);
             let grad_lm_head = grad_lm_head.unwrap().rows(0..lm_head.size()[0]);
@@ -206,6 +216,6 @@ fn supports_with_equal_probabilities_prefer_the_lower_id() {
     close(&value(Signal::Overlap { left: Role::TEACHER, right: Student, k: 2 }), &[0.5], 1e-6);
     // Nuclei and ranks do not depend on order: equal entries are all in, and share the best rank.
     close(&value(Signal::SupportSize { support: Support::Nucleus { role: Student, p: 0.25 } }), &[2.0], 1e-9);
-    close(&value(Signal::Rank { role: Student }), &[4.0], 1e-9);
-    close(&value(Signal::Top1 { role: Student }), &[0.3], 1e-6);
+    close(&value(Signal::Of { role: Student, part: ModelSignal::Rank }), &[4.0], 1e-9);
+    close(&value(Signal::Of { role: Student, part: ModelSignal::Top1 }), &[0.3], 1e-6);
 }
