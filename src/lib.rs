@@ -1,6 +1,7 @@
-//! The command line: the program `mopd` is [`main`], and the fuzz target `server` is [`talk`]. Results go to standard output, everything else to standard error. The exit status is
-//! 0 for success, 1 if the experiment is wrong or the run failed, 2 if the command was used wrongly or a
-//! file can't be read or written, 130 if a run was interrupted.
+//! The command line. The program `mopd` calls [`main`], and the fuzz target `server` calls [`talk`]. Results
+//! go to standard output, everything else to standard error. The exit status is 0 for success, 1 if the
+//! experiment is wrong or the run failed, 2 if the command was used wrongly or a file can't be read or
+//! written, 130 if a run was interrupted.
 
 #![forbid(unsafe_code)]
 
