@@ -8,6 +8,7 @@ mod adapters;
 pub mod coverage;
 mod names;
 mod numbers;
+mod options;
 mod rewards;
 pub mod schema;
 pub mod stage;

@@ -10,6 +10,7 @@ use mopd_plan::{
 
 use super::coverage::Coverage;
 use super::names::word;
+use super::options;
 use super::weights::{WeightsSource, weights};
 
 /// The stage to export, and where its inputs are.
@@ -468,21 +469,6 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
     refuse(shares.is_some(), "`shares` that change during the run", "engines keep the order of the file");
     refuse(!own_data.is_empty(), "terms with completions of their own", "an engine's step has one rollout");
     refuse(extrapolation.is_some(), "`extrapolate`", "engines have no extrapolation of weights");
-    for option in options.changed().keys() {
-        let construct = format!("`{option}`");
-        let (construct, why) = match option.as_str() {
-            "mini_batches" | "execution" => continue, // by each engine
-            "passes" => ("`passes` above 1", "engines sample new completions for each update"),
-            "private" => ("`optimizer = private_adamw(...)`", "engines do not clip per example"),
-            "ema" => ("`ema` of the weights", "engines save the weights of the last step"),
-            "validate" => ("`validate`", "engines do not compute the loss on validation rows"),
-            "gradient_alignment" => {
-                ("`gradient_alignment`", "engines compute the gradient of the whole loss")
-            }
-            _ => (construct.as_str(), "engines have no such setting"),
-        };
-        refuse(true, construct, why);
-    }
     if let Trainable::Weights { only, except } = trainable {
         let parts = only.iter().flatten().chain(except);
         let changed = parts.clone().any(|part| matches!(part, WeightFilter::Changed(_)));
@@ -493,6 +479,7 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
             "engines train all weights, or adapters",
         );
     }
+    options::refuse(options, at, coverage);
     for (number, guard) in guards.iter().enumerate() {
         let own = of_checked.and_then(|own| own.guards.get(number)).map_or(at, |own| own.origin);
         let action = guard.action.name();

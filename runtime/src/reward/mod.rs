@@ -22,7 +22,7 @@ use self::command::CommandReward;
 use self::http::Http;
 use self::json_schema::JsonSchema;
 use self::parts::{Part, Parts};
-use self::rules::{ExactMatch, Numeric, Regex};
+use self::rules::{ExactMatchRule, NumericRule, RegexRule};
 use self::unit_tests::UnitTests;
 use crate::control::Control;
 use crate::data::FieldKind;
@@ -83,11 +83,11 @@ impl Verifier {
     /// `base` is the folder of the source file, in which commands run. Starts no process.
     pub fn new(reward: &plan::Reward, base: &Path) -> Result<Verifier, RewardError> {
         Ok(Verifier(match reward {
-            plan::Reward::ExactMatch { field } => Box::new(ExactMatch { field: field.clone() }),
+            plan::Reward::ExactMatch { field } => Box::new(ExactMatchRule { field: field.clone() }),
             plan::Reward::Numeric { field, tolerance } => {
-                Box::new(Numeric { field: field.clone(), tolerance: *tolerance })
+                Box::new(NumericRule { field: field.clone(), tolerance: *tolerance })
             }
-            plan::Reward::Regex { pattern, field } => Box::new(Regex::new(pattern, field)?),
+            plan::Reward::Regex { pattern, field } => Box::new(RegexRule::new(pattern, field)?),
             plan::Reward::Command { command, time_limit_seconds, batch, depends: _, range } => {
                 Box::new(CommandReward::new(command, *time_limit_seconds, *batch, *range, base)?)
             }

@@ -10,24 +10,24 @@ use crate::control::Control;
 use crate::data::{self, FieldKind};
 use crate::quote::quote;
 
-pub(super) struct ExactMatch {
+pub(super) struct ExactMatchRule {
     pub field: String,
 }
 
-impl Judge for ExactMatch {
+impl Judge for ExactMatchRule {
     fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
         each(answers, |answer| Ok(answer.completion == text(answer, &self.field)?))
     }
 }
 
-pub(super) struct Numeric {
+pub(super) struct NumericRule {
     pub field: String,
     pub tolerance: f64,
 }
 
-impl Judge for Numeric {
+impl Judge for NumericRule {
     fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let Numeric { field, tolerance } = self;
+        let NumericRule { field, tolerance } = self;
         each(answers, |answer| {
             let target = text(answer, field)?;
             let number = data::number(&target).ok_or_else(|| missing(answer, field, FieldKind::Number))?;
@@ -39,24 +39,24 @@ impl Judge for Numeric {
     }
 }
 
-pub(super) struct Regex {
+pub(super) struct RegexRule {
     pattern: regex::Regex,
     field: String,
 }
 
-impl Regex {
-    pub fn new(pattern: &str, field: &str) -> Result<Regex, RewardError> {
+impl RegexRule {
+    pub fn new(pattern: &str, field: &str) -> Result<RegexRule, RewardError> {
         let compiled = regex::Regex::new(pattern).map_err(|error| RewardError::Described {
             message: format!("the pattern {} is not a regular expression", quote(pattern)),
             help: error.to_string(),
         })?;
-        Ok(Regex { pattern: compiled, field: field.to_owned() })
+        Ok(RegexRule { pattern: compiled, field: field.to_owned() })
     }
 }
 
-impl Judge for Regex {
+impl Judge for RegexRule {
     fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let Regex { pattern, field } = self;
+        let RegexRule { pattern, field } = self;
         let group = Reward::ANSWER_GROUP;
         let has_group = pattern.capture_names().flatten().any(|name| name == group);
         each(answers, |answer| {

@@ -8,6 +8,10 @@ const WITNESSES: &[(&str, &[&str], usize)] = &[
     ("a signal without arguments", &["Offset", "\"offset\""], 4),
     // Besides its row: its value, its value in the toy models, its name where it is not finite.
     ("a number of a role", &["ModelSignal::Rank"], 3),
+    // Declaration and reading of a call, the type with its facts, its constructor, and the file that judges.
+    ("a reward", &["JsonSchema"], 4),
+    // Its declaration, its field, and where it is read. Its use is the fourth.
+    ("a setting of a stage", &["ema:"], 3),
 ];
 
 /// Whether the code has the word, and not only as a part of a longer one.

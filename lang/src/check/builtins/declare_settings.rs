@@ -1,6 +1,6 @@
 //! Declarations of blocks of settings, such as `eval name { ... }`. A setting is declared once, with its type
-//! and its default. From that come the table of keys that editors and the book show, and a struct whose fields
-//! are the settings as they are written.
+//! and its default. From that come the table of keys that editors and the book show, and a struct that has a
+//! field for each setting as it is written.
 //!
 //! ```text
 //! settings! {
