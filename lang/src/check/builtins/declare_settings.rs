@@ -116,6 +116,7 @@ macro_rules! keys {
     };
 }
 
+/// The bound of a key, if it is declared with one.
 macro_rules! bound {
     ($key:ident) => {
         None
@@ -162,6 +163,7 @@ macro_rules! settings {
     )*};
 }
 
+/// The type of a setting's field, and its value in a block.
 macro_rules! setting {
     (@type $e:lifetime $takes:ty) => {
         <$takes as $crate::check::builtins::declare_settings::SettingType>::Field<$e>

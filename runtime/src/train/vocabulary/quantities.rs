@@ -97,7 +97,13 @@ fn of_part(part: ModelSignal, role: Role, rows: &LogitRows) -> Tensor {
             let better = logps.gt_tensor(&logps.gather(-1, &rows.targets, false));
             better.sum_dim_intlist([-1].as_slice(), false, Kind::Float) + 1.0
         }
-        _ => unreachable!("{part:?} is not computed from distributions"),
+        ModelSignal::Mean
+        | ModelSignal::Deviation
+        | ModelSignal::Value
+        | ModelSignal::Correct
+        | ModelSignal::Score
+        | ModelSignal::Confidence
+        | ModelSignal::StatedConfidence => unreachable!("{part:?} is not computed from distributions"),
     }
 }
 

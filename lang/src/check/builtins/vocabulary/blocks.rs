@@ -133,6 +133,7 @@ settings! {
         confidence: Option<Confidence>,
     }
 
+    // `llama`, `qwen2`, `qwen3` and `gemma`.
     DECODER => DecoderBlock {
         /// Number of decoder layers.
         layers: Count,
@@ -170,6 +171,7 @@ settings! {
         drop: Option<Fraction>,
     }
 
+    // Of every stage that trains, besides its own.
     STAGE => StageBlock {
         /// Optimizer steps, or `2 epochs`: passes over the prompts.
         steps: Steps,
@@ -285,6 +287,7 @@ settings! {
         prompts: Option<Count>,
     }
 
+    // One kind of update of a `train`.
     STEP_OWN => StepBlock {
         /// The trained model that this step updates.
         updates: Model,
@@ -302,6 +305,7 @@ settings! {
         domains: Option<Domains>,
     }
 
+    // `trains name = model { ... }`
     MEMBER => MemberBlock {
         /// What the model is shown in place of the plain prompt.
         sees: Option<Template>,
@@ -318,6 +322,7 @@ settings! {
         data: Option<Rollout>,
     }
 
+    // `by domain { ... }`, after a `reduce`.
     BALANCE => BalanceBlock {
         /// Share of the loss that each domain should have; its share of the batch's prompts by default.
         target: Option<BalanceTarget>,
@@ -360,7 +365,7 @@ keys! {
     }
 }
 
-/// The stage's own keys, then those that every stage has which trains.
+/// A stage's own keys, then those of every stage that trains.
 const fn with_stage<const N: usize>(own: &[SettingKey]) -> [SettingKey; N] {
     let mut keys = [STAGE[0]; N];
     let mut index = 0;
