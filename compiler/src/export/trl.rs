@@ -277,5 +277,6 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
         "rows_at_once": micro_batch(settings),
         "sampling_temperature": temperature.unwrap_or(1.0),
         "adapter": adapter,
+        "initial_adapter": null,
     })
 }

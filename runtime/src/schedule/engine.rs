@@ -35,6 +35,8 @@ const LAST_STEP: Duration = Duration::from_secs(60);
 /// What the program prints, and the record of the steps before a checkpoint.
 const LOG: &str = "log.txt";
 const RECORD: &str = "record.json";
+/// The adapter that training begins with, so that the engine begins as a run without it.
+const INITIAL_ADAPTER: &str = "initial_adapter";
 
 /// A program of an engine at work.
 struct EngineProgram<'a> {
@@ -135,6 +137,11 @@ impl EngineProgram<'_> {
             rows.push('\n');
         }
         write_whole(&self.folder.join("train.jsonl"), rows.as_bytes())?;
+        if let Some(adapter) = train::initial_adapter(stage)? {
+            for (name, bytes) in peft::files(&adapter, "")? {
+                write_whole(&self.folder.join(INITIAL_ADAPTER).join(name), &bytes)?;
+            }
+        }
         let run = json!({
             "judges": self.steps.judges(),
             "resume": resume.as_ref().map(|(step, _)| self.checkpoint(*step).display().to_string()),
@@ -181,6 +188,9 @@ impl EngineProgram<'_> {
             }
             file["steps"] = stage.steps.into();
             file["checkpoint_seconds"] = seconds.into();
+            if matches!(settings.trainable, Trainable::Adapter(_)) {
+                file["initial_adapter"] = INITIAL_ADAPTER.into();
+            }
         })
     }
 

@@ -80,4 +80,5 @@ pub use self::scoring::{AT_MOST, ScoreCache, ScoredBatch};
 pub use self::sequences::{Group, RolloutsBySource};
 pub use self::stage::{NoiseSecret, Source, Stage, beginning};
 pub use self::steps::{FinishedTraining, StoppedTraining, train, train_in_turns};
+pub use self::student::initial_adapter;
 pub use self::trainer::RestoreMode;

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use mopd_plan::Trainable;
 use tch::{Tensor, no_grad_guard};
 
 use super::master::Master;
@@ -11,9 +12,21 @@ use super::stage::Stage;
 use super::trained::TrainedParameters;
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
-use crate::model::{Decoder, ExpertLoad, Gradient, Weights};
+use crate::model::{Adapted, Decoder, ExpertLoad, Gradient, Merged, Weights};
 use crate::random::{Key, Purpose};
 use crate::store::state::StateTensors;
+
+/// The random numbers that an adapter is initialised with.
+fn initial_key(stage: &Stage) -> Key {
+    Key::new(stage.seed, stage.stream, Purpose::Initialise, 1)
+}
+
+/// The start of a stage with the adapter that training begins with; `None` where it trains no adapter.
+pub fn initial_adapter(stage: &Stage) -> Result<Option<Merged>> {
+    let Trainable::Adapter(settings) = &stage.train.trainable else { return Ok(None) };
+    let adapted = Adapted::new(settings, &stage.start, stage.place, initial_key(stage))?;
+    Ok(Some(adapted.merged()))
+}
 
 /// A model whose weights are trained.
 pub struct StudentWeights {
@@ -33,8 +46,7 @@ impl StudentWeights {
     }
 
     pub fn new(stage: &Stage, model: Rc<Decoder>) -> Result<StudentWeights> {
-        let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
-        let trained = TrainedParameters::new(stage, &model, key)?;
+        let trained = TrainedParameters::new(stage, &model, initial_key(stage))?;
         let average = stage.train.options.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
         let optimizer = optimizer(stage, &trained, &model);
         Ok(StudentWeights { model, trained, moved: false, average, optimizer })

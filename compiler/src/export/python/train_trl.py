@@ -9,6 +9,7 @@ import mopd_distributions
 import mopd_run
 import mopd_trl
 import objective
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import DistillationConfig
@@ -34,8 +35,11 @@ def padded_alike(model, rows, entries):
     return model
 
 
-def adapted(model, adapter):
-    """The model with an adapter at each target of each layer. In layers with experts, PEFT adapts other matrices."""
+def adapted(model, adapter, initial):
+    """The model with an adapter at each target of each layer. In layers with experts, PEFT adapts other matrices.
+
+    `initial` is a folder with the weights that training begins with; PEFT draws them where it is None.
+    """
     import peft
 
     count = model.config.get_text_config().num_hidden_layers
@@ -51,6 +55,11 @@ def adapted(model, adapter):
                     f"layer {layer} has {of_layer.count(target)} adapters of `{target}`, and mopd trains one: "
                     "leave out this target (in layers with experts, PEFT adapts other matrices)"
                 )
+    if initial is not None:
+        values = safetensors.torch.load_file(os.path.join(initial, "adapter_model.safetensors"))
+        if values.keys() != peft.get_peft_model_state_dict(model).keys():
+            raise ValueError(f"{initial} has the weights of another adapter")
+        peft.set_peft_model_state_dict(model, values)
     return model
 
 
@@ -115,7 +124,7 @@ def main():
         return padded_alike(loaded(weights, getattr(torch, stage["dtype"])), embedded, entries)
 
     if stage["adapter"] is not None:
-        model = adapted(model, stage["adapter"])
+        model = adapted(model, stage["adapter"], stage["initial_adapter"])
     if stage["tokenizer"] is not None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     never = [*absent, *range(entries, embedded)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::formats::peft;
+use crate::train::initial_adapter;
 
 /// Frozen weights stay, to the bit. Those of the chosen group change, as they do where all are trained: the
 /// gradients are not clipped, because the norm is that of the trained weights.
@@ -185,6 +186,10 @@ fn an_adapter_changes_its_targets_alone() {
     trainer.student.trained.apply(&trainer.student.model);
     let (merged, start) = (to_vec(trainer.student.model.flat()), models[0].values().into_owned());
     assert!(merged.iter().zip(&start).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "B is 0 at first");
+    // What an engine begins with.
+    let initial = initial_adapter(&stage).unwrap().unwrap();
+    let begun = trainer.student.weights();
+    assert!(begun.adapted().unwrap().adapters().eq(initial.adapters()));
     let finished = super::super::train(&stage, None).map_err(|stopped| stopped.error).unwrap();
     let end = finished.weights.values();
     for entry in layout(&models[0].config) {

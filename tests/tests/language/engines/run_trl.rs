@@ -31,8 +31,8 @@ fn trl_in_several_processes_trains_as_a_run_here() {
     program(&["run", "--predict", "never", "--out", "here", "both.mopd"]);
     let python_text = python.to_str().expect("a path");
     let here = metrics(&python, &place.path().join("here"));
-    // Two domains in each of three steps of one stage, and two of six others.
-    assert_eq!(here.len(), 30);
+    // Two domains in each of three steps of one stage, and two of eight others.
+    assert_eq!(here.len(), 38);
     for processes in ["1", "2", "4"] {
         let run = ["run", "--predict", "never", "--out", processes, "both.mopd"];
         let engine = ["--engine", "trl", "--python", python_text, "--processes", processes];
@@ -44,11 +44,12 @@ fn trl_in_several_processes_trains_as_a_run_here() {
         compare(&here, &metrics(&python, &place.path().join(processes)), processes);
         // The results are found again, and those of a run without the engine are others.
         let again = program(&words);
-        assert!(again.contains("10 stages, 10 of them kept"), "{again}");
+        assert!(again.contains("12 stages, 12 of them kept"), "{again}");
     }
 }
 
-const STAGES: [&str; 7] = ["tuned", "full", "weighted", "jsd_tail", "cold", "own", "written"];
+const STAGES: [&str; 9] =
+    ["tuned", "full", "weighted", "jsd_tail", "cold", "own", "adapted", "directed", "written"];
 
 /// Compares the metrics of a run here with those of an engine.
 fn compare(here: &[Value], there: &[Value], processes: &str) {
