@@ -292,7 +292,7 @@ impl<'a> Query<'a> {
         self.view.any(|node| match &node.kind {
             // Verdicts and critics judge completions. They are no teachers, whatever their role.
             FormulaKind::Signal(Signal::Of { part, role }) => {
-                teaches(role) && part.definition().of_distribution
+                teaches(role) && part.definition().from_distribution
             }
             FormulaKind::Signal(
                 Signal::Available { .. } | Signal::SpanScore { .. } | Signal::Agreement { .. },

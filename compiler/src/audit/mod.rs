@@ -65,7 +65,7 @@ pub use domains::DomainUse;
 pub use later::LaterUpdates;
 pub use sampler::Sampler;
 pub use teachers::Teachers;
-pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
+pub(crate) use token::{compares_vocabularies, is_from_distributions, is_live_of_distributions};
 pub use toy_model::ToyModel;
 pub(crate) use toy_model::{RoleDistributions, normalised};
 pub use verdict::{Audit, GradientMultiple, NearestTask, RunPhase, TermAudit, TermVerdict, Verdict, sum};

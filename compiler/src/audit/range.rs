@@ -113,7 +113,7 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
         },
         FormulaKind::Signal(signal) => of_signal(signal, facts, given),
         FormulaKind::Live(live) => match live {
-            Live::Part(part) => of_definition(part.definition()),
+            Live::Part(part) => declared_range(part.definition()),
             Live::Divergence(divergence) => of_divergence(divergence, facts, given),
             Live::Likelihood { .. }
             | Live::Ranking { .. }
@@ -218,7 +218,7 @@ pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
 /// Whether two formulas read one number under two names, as for a teacher that is the student.
 fn is_same(left: &Formula, right: &Formula, facts: &RunFacts) -> bool {
     let read = |formula: &Formula| match &formula.0.kind {
-        FormulaKind::Signal(Signal::Of { role, part }) if part.definition().of_distribution => {
+        FormulaKind::Signal(Signal::Of { role, part }) if part.definition().from_distribution => {
             Some((owner(role, facts), *part))
         }
         FormulaKind::Live(Live::Part(part @ (ModelSignal::Logp | ModelSignal::EndLogp))) => {
@@ -240,13 +240,13 @@ fn owner(role: &Role, facts: &RunFacts) -> Role {
     if always { Role::Student } else { role.clone() }
 }
 
-fn of_definition(definition: &SignalDefinition) -> ValueRange {
+fn declared_range(definition: &SignalDefinition) -> ValueRange {
     ValueRange { low: definition.low, high: definition.high }
 }
 
 fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRange {
     match signal {
-        Signal::Of { part, .. } => of_definition(part.definition()),
+        Signal::Of { part, .. } => declared_range(part.definition()),
         Signal::Divergence(divergence) => of_divergence(divergence, facts, given),
         Signal::Overlap { .. } | Signal::Mass { .. } => SHARE,
         // The last step is before the end: `progress` never reaches 1.
@@ -266,7 +266,7 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
         Signal::Plain(PlainSignal::Reward) => facts.reward,
         // The weights of the reward's parts sum to less than 1, up to the rounding of the sum.
         Signal::Plain(PlainSignal::Correct) if facts.reward.high < 1.0 - 1e-9 => NEVER,
-        Signal::Plain(plain) => of_definition(plain.definition()),
+        Signal::Plain(plain) => declared_range(plain.definition()),
         Signal::State { .. } => ALL,
         _ => match signal.unit() {
             Unit::Bool => TRUTH,

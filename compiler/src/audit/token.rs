@@ -10,9 +10,9 @@ use super::dual::Dual;
 use super::refusal::AuditRefusal;
 
 /// Whether a signal is computed from distributions over tokens alone.
-pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
+pub(crate) fn is_from_distributions(signal: &Signal) -> bool {
     match signal {
-        Signal::Of { part, .. } => part.definition().of_distribution,
+        Signal::Of { part, .. } => part.definition().from_distribution,
         Signal::Divergence(divergence) => divergence.kind.over_vocabulary(),
         Signal::Mass { .. }
         | Signal::SupportSize { .. }
@@ -22,7 +22,7 @@ pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
     }
 }
 
-/// [`is_of_distributions`] for live primitives.
+/// [`is_from_distributions`] for live primitives.
 pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
     match live {
         Live::Part(part) => matches!(

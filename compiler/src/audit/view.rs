@@ -201,7 +201,9 @@ impl<'a> TermView<'a> {
                     *over
                 }
                 FormulaKind::Scan { .. } => Axis::Sequence,
-                FormulaKind::Signal(Signal::Plain(plain)) if plain.definition().by_place => Axis::Sequence,
+                FormulaKind::Signal(Signal::Plain(plain)) if plain.definition().is_positional => {
+                    Axis::Sequence
+                }
                 _ => continue,
             };
             match over {

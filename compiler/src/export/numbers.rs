@@ -100,7 +100,7 @@ pub fn number(signal: &Signal, summands: &Summands) -> Result<Option<EngineNumbe
             spec.insert("signal".into(), json!("divergence"));
             Ok(Some(EngineNumber::Distribution(Value::Object(spec))))
         }
-        _ if signal.is_of_distributions() => match serde_json::to_value(signal) {
+        _ if signal.is_from_distributions() => match serde_json::to_value(signal) {
             Ok(spec) => Ok(Some(EngineNumber::Distribution(spec))),
             Err(error) => Err(error.to_string()),
         },

@@ -13,8 +13,8 @@ use mopd_expr::signals;
 use super::blocks::Blocks;
 use super::numbers::TrialNumbers;
 use crate::audit::{
-    RoleDistributions, TokenContext, ToyModel, compares_vocabularies, is_live_of_distributions,
-    is_of_distributions,
+    RoleDistributions, TokenContext, ToyModel, compares_vocabularies, is_from_distributions,
+    is_live_of_distributions,
 };
 use crate::lower::{FormulaGraph, GraphLeaf};
 
@@ -158,7 +158,7 @@ pub(super) fn given_as(leaf: &GraphLeaf) -> String {
 /// The roles whose distributions a leaf is computed from; empty if it is not computed so.
 pub(super) fn roles(leaf: &GraphLeaf) -> Vec<Role> {
     match &leaf.formula.0.kind {
-        FormulaKind::Signal(signal) if is_of_distributions(signal) => signal.roles(),
+        FormulaKind::Signal(signal) if is_from_distributions(signal) => signal.roles(),
         FormulaKind::Live(live) if is_live_of_distributions(live) => live.roles(),
         _ => Vec::new(),
     }

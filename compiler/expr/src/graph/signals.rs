@@ -125,7 +125,7 @@ impl Signal {
     /// Of a number of the student before the updates from a batch: the same number of the student now.
     pub fn of_student_now(&self) -> Option<Signal> {
         match self {
-            Signal::Of { role: Role::Old, part } if part.definition().of_distribution => {
+            Signal::Of { role: Role::Old, part } if part.definition().from_distribution => {
                 Some(Signal::Of { role: Role::Student, part: *part })
             }
             _ => None,
@@ -133,15 +133,32 @@ impl Signal {
     }
 
     /// Whether it is computed from next-token distributions.
-    pub fn is_of_distributions(&self) -> bool {
+    pub fn is_from_distributions(&self) -> bool {
         match self {
-            Signal::Of { part, .. } => part.definition().of_distribution,
+            Signal::Of { part, .. } => part.definition().from_distribution,
             Signal::Overlap { .. }
             | Signal::Mass { .. }
             | Signal::InNucleus { .. }
             | Signal::SupportSize { .. }
             | Signal::Divergence(_) => true,
-            _ => false,
+            Signal::Plain(_)
+            | Signal::InSpan { .. }
+            | Signal::Confidence
+            | Signal::Chosen
+            | Signal::Available { .. }
+            | Signal::Agreement { .. }
+            | Signal::RewardPart { .. }
+            | Signal::TermLoss { .. }
+            | Signal::State { .. }
+            | Signal::ValidationLoss
+            | Signal::OfSteps { .. }
+            | Signal::RecordedLogp { .. }
+            | Signal::Measured { .. }
+            | Signal::Data { .. }
+            | Signal::DataIs { .. }
+            | Signal::DomainPlace
+            | Signal::Uniform { .. }
+            | Signal::Other { .. } => false,
         }
     }
 
@@ -158,7 +175,9 @@ impl Signal {
     /// The roles whose distributions, or scalar heads, it needs.
     pub fn roles(&self) -> Vec<Role> {
         let mut roles = match self {
-            Signal::Of { role, part } if part.definition().of_distribution || *part == ModelSignal::Value => {
+            Signal::Of { role, part }
+                if part.definition().from_distribution || *part == ModelSignal::Value =>
+            {
                 vec![*role]
             }
             Signal::InNucleus { role, .. } => vec![*role],
@@ -428,14 +447,14 @@ mod tests {
     /// Plans, and the keys of results, contain these texts.
     #[test]
     fn signals_of_the_tables_have_one_written_form() {
-        let of = |part| Signal::Of { role: Role::Student, part };
+        let student = |part| Signal::Of { role: Role::Student, part };
         let cases = [
             (Signal::Plain(PlainSignal::Offset), r#"{"signal":"offset"}"#),
             (Signal::Plain(PlainSignal::VocabularySize), r#"{"signal":"vocabulary_size"}"#),
             (Signal::Plain(PlainSignal::Correct), r#"{"signal":"correct"}"#),
-            (of(ModelSignal::Correct), r#"{"signal":"correct_of","role":"student"}"#),
-            (of(ModelSignal::EndLogp), r#"{"signal":"end_logp","role":"student"}"#),
-            (of(ModelSignal::StatedConfidence), r#"{"signal":"stated_confidence","role":"student"}"#),
+            (student(ModelSignal::Correct), r#"{"signal":"correct_of","role":"student"}"#),
+            (student(ModelSignal::EndLogp), r#"{"signal":"end_logp","role":"student"}"#),
+            (student(ModelSignal::StatedConfidence), r#"{"signal":"stated_confidence","role":"student"}"#),
             (Signal::Confidence, r#"{"signal":"confidence"}"#),
             (Signal::Available { role: Role::Student }, r#"{"signal":"available","role":"student"}"#),
         ];
@@ -443,7 +462,7 @@ mod tests {
             assert_eq!(serde_json::to_string(&signal).unwrap(), text);
         }
         let plain = PlainSignal::ALL.iter().map(|signal| Signal::Plain(*signal));
-        for signal in plain.chain(ModelSignal::ALL.iter().map(|part| of(*part))) {
+        for signal in plain.chain(ModelSignal::ALL.iter().map(|part| student(*part))) {
             let text = serde_json::to_string(&signal).unwrap();
             assert_eq!(serde_json::from_str::<Signal>(&text).unwrap(), signal, "{text}");
         }

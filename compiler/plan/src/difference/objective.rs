@@ -427,7 +427,7 @@ fn part(graph: &Graph, node: NodeId, depth: usize) -> String {
 
 fn signal_text(signal: &Signal) -> String {
     match signal {
-        Signal::Of { role, part } if part.definition().of_distribution => {
+        Signal::Of { role, part } if part.definition().from_distribution => {
             format!("{}.{}", role.name(), part.name())
         }
         Signal::Other { text, .. } => text.clone(),

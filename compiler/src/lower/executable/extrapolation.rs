@@ -51,12 +51,12 @@ impl SettingsConverter<'_> {
             return;
         }
         if in_turns {
-            self.refuse::<()>(train.places.alignment, "`gradient_alignment` in a step of `train`");
+            self.refuse::<()>(train.origins.alignment, "`gradient_alignment` in a step of `train`");
         }
         // The privacy budget does not cover what gradients reveal about the records.
         if train.options.private.is_some() {
             let construct = "`gradient_alignment` with the optimizer `private_adamw`";
-            self.refuse::<()>(train.places.alignment, construct);
+            self.refuse::<()>(train.origins.alignment, construct);
         }
     }
 }

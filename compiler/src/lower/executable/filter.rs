@@ -69,7 +69,7 @@ pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Co
 /// Whether a signal is the student's number of the token taken.
 fn of_student(signal: &Signal) -> bool {
     match signal {
-        Signal::Of { role, part } => *role == Role::Student && part.definition().of_distribution,
+        Signal::Of { role, part } => *role == Role::Student && part.definition().from_distribution,
         Signal::InNucleus { role, .. } => *role == Role::Student,
         _ => false,
     }

@@ -312,7 +312,7 @@ fn signal(signal: &checked::Signal, at: FormulaContext) -> Converted<ExecutableK
                 ModelSignal::Mean | ModelSignal::Deviation => return unknown(),
                 ModelSignal::Confidence if role == Role::Student => Signal::Confidence,
                 ModelSignal::Confidence => return unknown(),
-                part if role == Role::Old && !part.definition().of_distribution => return unknown(),
+                part if role == Role::Old && !part.definition().from_distribution => return unknown(),
                 part => Signal::Of { role, part: *part },
             }
         }

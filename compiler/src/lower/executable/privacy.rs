@@ -27,7 +27,7 @@ impl SettingsConverter<'_> {
             (!one_by_one, "with completions that are not sampled anew for each prompt"),
         ] {
             if unaccounted {
-                self.refuse::<()>(train.places.private, format!("the optimizer `private_adamw` {beside}"));
+                self.refuse::<()>(train.origins.private, format!("the optimizer `private_adamw` {beside}"));
             }
         }
     }

@@ -124,7 +124,7 @@ impl<'a> SettingsConverter<'a> {
             extrapolation: _,
             trainable,
             options,
-            places: _,
+            origins: _,
             guards: _,
         } = train;
         let in_turns = learner.is_some();

@@ -201,9 +201,9 @@ fn refuses_unsupported_attempts_and_writers() {
     refused(&imitated, others);
     let twice = RolloutSource::Derived { template: template(vec![wrong()]), of: of(student(4, 8).0) };
     refused(&from(plain(twice)), others);
-    let kept = Edit::Keep { condition: signal(PlainSignal::Correct) };
+    let keep = Edit::Keep { condition: signal(PlainSignal::Correct) };
     refused(
-        &from(Rollout { edits: vec![kept], ..Rollout::new(RolloutSource::Sample(sampling), HERE) }),
+        &from(Rollout { edits: vec![keep], ..Rollout::new(RolloutSource::Sample(sampling), HERE) }),
         "the edit `keep` of a rollout",
     );
     let written = |change: &dyn Fn(&mut Experiment)| {

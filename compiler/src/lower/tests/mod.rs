@@ -213,7 +213,7 @@ fn train(
         reference: vec![],
         sees: None,
         options: TrainOptions::default(),
-        places: OptionPlaces { private: HERE, validation: HERE, alignment: HERE },
+        origins: OptionOrigins { private: HERE, validation: HERE, alignment: HERE },
         rollout: Rollout::new(source, HERE),
         size,
         keep: Keep::All,

@@ -45,7 +45,7 @@ pub fn refusal(
 
 fn of_drafts(signal: &Signal) -> Option<&'static str> {
     match signal {
-        Signal::Plain(plain) if plain.definition().of_drafts => Some(plain.name()),
+        Signal::Plain(plain) if plain.definition().drafts_only => Some(plain.name()),
         _ => None,
     }
 }

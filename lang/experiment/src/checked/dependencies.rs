@@ -65,10 +65,10 @@ impl Train {
         let mut found = Vec::new();
         let mut add = |steps, acts, origin| found.push(StageInterval { steps, acts, origin });
         if let Some(validation) = &self.options.validation {
-            add(validation.every, "the validation loss is computed a second time", self.places.validation);
+            add(validation.every, "the validation loss is computed a second time", self.origins.validation);
         }
         if let Some(alignment) = &self.options.alignment {
-            add(alignment.every, "the gradients are compared a second time", self.places.alignment);
+            add(alignment.every, "the gradients are compared a second time", self.origins.alignment);
         }
         for id in self.reachable_teachers(teachers) {
             let Teacher { weights, origin, .. } = &teachers[id.0 as usize];

@@ -82,7 +82,7 @@ impl TrainOptions {
 /// The places in the source of options at which diagnostics point; that of the stage's objective where an
 /// option is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OptionPlaces {
+pub struct OptionOrigins {
     pub private: Origin,
     pub validation: Origin,
     pub alignment: Origin,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::optimizers::{Extrapolation, Optimizer};
-use super::options::{OptionPlaces, TrainOptions};
+use super::options::{OptionOrigins, TrainOptions};
 use super::trainable::Trainable;
 use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
 use crate::checked::formula::Formula;
@@ -224,7 +224,7 @@ pub struct Train {
     pub extrapolation: Option<Extrapolation>,
     pub trainable: Trainable,
     pub options: TrainOptions,
-    pub places: OptionPlaces,
+    pub origins: OptionOrigins,
     /// The guards, in the order in which they are evaluated.
     pub guards: Vec<Guard>,
 }

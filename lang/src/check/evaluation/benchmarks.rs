@@ -10,38 +10,24 @@ use mopd_experiment::{
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Arg;
-use crate::check::builtins::declare_settings::Required;
-use crate::check::builtins::types::{Count, Fraction, GreedyTemperature, Stop};
-use crate::check::builtins::vocabulary::EvalBlock;
+use crate::check::builtins::declare_settings::{DeclaredBlock, Required};
+use crate::check::builtins::types::Count;
+use crate::check::builtins::vocabulary::{self, EvalBlock, EvaluationBlock};
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
-/// The settings by which models are judged, of an `eval` or a `compare`.
-pub(in crate::check) struct EvaluationSettings<'e> {
-    pub samples: Required<'e, Count>,
-    pub temperature: Required<'e, GreedyTemperature>,
-    pub max_tokens: Required<'e, Count>,
-    pub top_p: Option<Arg<'e, Fraction>>,
-    pub top_k: Option<Arg<'e, Count>>,
-    pub stop: Option<Arg<'e, Stop>>,
-    /// The number of test prompts.
-    pub prompts: Option<Arg<'e, Count>>,
-}
-
 impl Checker {
     pub(in crate::check) fn eval_item(&mut self, name: &Name, block: &Block, env: &Env) -> Value {
         let owner = format!("eval {}", name.text);
-        let (settings, given) = self.block::<EvalBlock>(Some(block), &owner, name.span);
+        let settings = self.settings(Some(block), &owner, name.span, vocabulary::EVAL, false);
+        let given = EvalBlock::of(&settings);
         self.keep_marks(&settings, &owner);
         let prompts = self.read(given.prompts, env);
         let columns = self.read(given.fields, env).flatten().unwrap_or_default();
         let format = self.format(given.format, given.system, env);
         let reward = self.read(given.reward, env);
-        let EvalBlock { samples, temperature, max_tokens, top_p, top_k, stop, .. } = given;
-        let judged =
-            EvaluationSettings { samples, temperature, max_tokens, top_p, top_k, stop, prompts: None };
-        let evaluation = self.evaluation(&settings, judged, env);
+        let evaluation = self.evaluation(&settings, given.samples, None, env);
         let metrics = match (given.metrics, &evaluation) {
             (Some(metrics), Some(evaluation)) => self.metrics(metrics.expr, evaluation.samples, env),
             _ => Some(Vec::new()),
@@ -76,14 +62,16 @@ impl Checker {
     pub(in crate::check) fn evaluation(
         &mut self,
         settings: &BlockSettings,
-        given: EvaluationSettings,
+        samples: Required<Count>,
+        prompts: Option<Arg<Count>>,
         env: &Env,
     ) -> Option<Evaluation> {
-        let (samples, temperature) = (self.read(given.samples, env), self.read(given.temperature, env));
+        let given = EvaluationBlock::of(settings);
+        let (samples, temperature) = (self.read(samples, env), self.read(given.temperature, env));
         let max_tokens = self.read(given.max_tokens, env);
         let truncation = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env);
         let stop = self.read(given.stop, env);
-        let prompts = self.read(given.prompts, env)?;
+        let prompts = self.read(prompts, env)?;
         let ((top_p, top_k), stop) = (truncation?, stop?.unwrap_or_default());
         let evaluation = Evaluation {
             samples: samples?,

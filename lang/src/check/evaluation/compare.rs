@@ -11,10 +11,10 @@ use mopd_experiment::{BenchmarkId, Budget, Comparison, DomainId, Evaluation, Mod
 use crate::check::Checker;
 use crate::check::builtins::data::Normalized as NormalizedArguments;
 use crate::check::builtins::declare::{Arg, Call};
-use crate::check::builtins::types::{self, Charges};
-use crate::check::builtins::vocabulary::CompareBlock;
+use crate::check::builtins::declare_settings::{DeclaredBlock, Required};
+use crate::check::builtins::types::{self, Charges, Count};
+use crate::check::builtins::vocabulary::{self, CompareBlock};
 use crate::check::builtins::{self, BuiltinKind, DataName};
-use crate::check::evaluation::benchmarks::EvaluationSettings;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
@@ -73,7 +73,8 @@ impl Checker {
         block: &Block,
     ) -> Option<Comparison> {
         let env = Env::constant(module);
-        let (settings, given) = self.block::<CompareBlock>(Some(block), "compare", name.span);
+        let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
+        let given = CompareBlock::of(&settings);
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
         let columns = self.columns_of_table(given.on, &env)?;
         let models = self.required_setting(given.models);
@@ -82,9 +83,7 @@ impl Checker {
             None => Some(None),
             Some(score) => self.normalized(score.expr, &columns, &env).map(Some),
         };
-        let CompareBlock { samples, temperature, max_tokens, top_p, top_k, stop, prompts, .. } = given;
-        let judged = EvaluationSettings { samples, temperature, max_tokens, top_p, top_k, stop, prompts };
-        let evaluation = self.evaluation_of_table(&settings, judged, &columns, &env);
+        let evaluation = self.evaluation_of_table(&settings, given.samples, given.prompts, &columns, &env);
         let seeds = self.read(given.seeds, &env);
         let metrics = match (given.metrics, &evaluation) {
             (Some(metrics), Some(evaluation)) => self.metrics(metrics.expr, evaluation.samples, &env),
@@ -139,12 +138,13 @@ impl Checker {
     fn evaluation_of_table(
         &mut self,
         settings: &BlockSettings,
-        given: EvaluationSettings,
+        samples: Required<Count>,
+        prompts: Option<Arg<Count>>,
         columns: &Columns,
         env: &Env,
     ) -> Option<Evaluation> {
         let (Some(first), true) = (columns.benchmarks.first(), columns.domains.is_empty()) else {
-            return self.evaluation(settings, given, env);
+            return self.evaluation(settings, samples, prompts, env);
         };
         for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
             if let Some(place) = settings.key_span(key) {

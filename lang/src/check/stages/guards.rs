@@ -240,7 +240,7 @@ impl Checker {
         if train.options.private.is_none() {
             return true;
         }
-        let origin = train.places.private;
+        let origin = train.origins.private;
         let acts = |guard: &&Guard| guard.action != GuardAction::Warn;
         let Some(guard) = train.guards.iter().find(acts) else { return true };
         let (span, optimizer, name) = (self.span(guard.origin), self.span(origin), guard.action.name());

@@ -223,7 +223,7 @@ impl Checker {
             true => format!("write `between: {}`, or remove it", other.name()),
             false => "remove it".to_owned(),
         };
-        let span = self.span(train.places.alignment);
+        let span = self.span(train.origins.alignment);
         let text = format!("{what}: there is no other gradient to compare its own with");
         self.report(Diagnostic::error(Code::UnusedSetting, span, text).help(help));
         false

@@ -111,7 +111,7 @@ impl Checker {
         if train.options.private.is_none() {
             return true;
         }
-        let origin = train.places.private;
+        let origin = train.origins.private;
         let across = |node: &FormulaNode| match &node.kind {
             FormulaKind::Statistic { over, .. } => *over < Axis::Sequence,
             FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,
@@ -209,7 +209,7 @@ impl Checker {
             .find(|domain| domain.validation.is_none());
         let Some(domain) = without else { return true };
         let text = format!("the domain `{}` has no validation rows", domain.name);
-        let (span, declared) = (self.span(train.places.validation), self.span(domain.origin));
+        let (span, declared) = (self.span(train.origins.validation), self.span(domain.origin));
         self.report(
             Diagnostic::error(Code::MissingKey, span, text)
                 .note(declared, "trained on here")

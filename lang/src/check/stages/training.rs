@@ -8,7 +8,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
 use mopd_experiment::formula::Axis;
 use mopd_experiment::{
-    BatchSize, DomainId, Execution, ModelId, Objective, OptionPlaces, Recipe, Share, Stage, Train,
+    BatchSize, DomainId, Execution, ModelId, Objective, OptionOrigins, Recipe, Share, Stage, Train,
     TrainOptions,
 };
 
@@ -123,7 +123,7 @@ impl Checker {
         let shares = self.shares(given.shares.map(Arg::expr), &objective, env).ok()?;
         let (update, validation, alignment) = (update?, validation?, alignment?);
         let stage = objective.origin;
-        let places = OptionPlaces {
+        let origins = OptionOrigins {
             private: update.private.map_or(stage, |private| private.origin),
             validation: validation.as_ref().map_or(stage, |validation| validation.origin),
             alignment: alignment.map_or(stage, |alignment| alignment.origin),
@@ -158,7 +158,7 @@ impl Checker {
             extrapolation: extrapolation?,
             trainable: trainable?,
             options,
-            places,
+            origins,
             guards: guards?,
         };
         self.check_stage(&train, settings).then_some(train)

@@ -11,7 +11,7 @@ use super::support::{Entries, entries, in_nucleus, mask, top};
 
 /// A number per token, computed from distributions.
 pub enum Quantity<'a> {
-    /// A signal with nothing to resolve at a step, of those that are [`Signal::is_of_distributions`].
+    /// A signal with nothing to resolve at a step, of those that are [`Signal::is_from_distributions`].
     Signal(&'a Signal),
     Primitive(Primitive<'a>),
     /// d divergence / d log of the student's probability of the rest of a span: [`StepDivergence::by_rest`].
@@ -47,14 +47,14 @@ impl Quantity<'_> {
         match self {
             Quantity::Primitive(primitive) => primitive.values(rows),
             Quantity::ByRest(divergence) => divergence.by_rest(rows),
-            Quantity::Signal(signal) => of_signal(signal, rows),
+            Quantity::Signal(signal) => signal_values(signal, rows),
         }
     }
 }
 
-fn of_signal(signal: &Signal, rows: &LogitRows) -> Tensor {
+fn signal_values(signal: &Signal, rows: &LogitRows) -> Tensor {
     match signal {
-        Signal::Of { role, part } => of_part(*part, *role, rows),
+        Signal::Of { role, part } => part_values(*part, *role, rows),
         Signal::Overlap { left, right, k } => {
             let left = mask(&Entries::Chosen(top(rows, *left, *k)), rows);
             let shared = left.gather(-1, &top(rows, *right, *k), false);
@@ -83,7 +83,7 @@ fn of_signal(signal: &Signal, rows: &LogitRows) -> Tensor {
 }
 
 /// A number of one role, `[rows]`.
-fn of_part(part: ModelSignal, role: Role, rows: &LogitRows) -> Tensor {
+fn part_values(part: ModelSignal, role: Role, rows: &LogitRows) -> Tensor {
     match part {
         ModelSignal::Logp => rows.scored_at(role, &rows.targets).squeeze_dim(1),
         ModelSignal::EndLogp => rows.scored_at(role, &rows.ends).logsumexp([-1].as_slice(), false),
@@ -111,11 +111,11 @@ impl Primitive<'_> {
     /// `[rows]`, in single precision.
     pub fn values(&self, rows: &LogitRows) -> Tensor {
         match self {
-            Primitive::Logp => of_part(ModelSignal::Logp, Role::Student, rows),
+            Primitive::Logp => part_values(ModelSignal::Logp, Role::Student, rows),
             Primitive::LogpAt { temperature } => {
                 rows.logps(Role::Student, *temperature).gather(-1, &rows.targets, false).squeeze_dim(1)
             }
-            Primitive::EndLogp => of_part(ModelSignal::EndLogp, Role::Student, rows),
+            Primitive::EndLogp => part_values(ModelSignal::EndLogp, Role::Student, rows),
             Primitive::Divergence(divergence) => divergence.values(rows),
             Primitive::Likelihood { of } => {
                 let likeliest = rows.logps(*of, 1.0).argmax(-1, true);

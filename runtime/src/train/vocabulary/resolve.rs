@@ -27,7 +27,7 @@ impl Parameters<'_> {
             Signal::Divergence(divergence) => {
                 Some(Quantity::Primitive(Primitive::Divergence(self.divergence(divergence)?)))
             }
-            _ => signal.is_of_distributions().then_some(Quantity::Signal(signal)),
+            _ => signal.is_from_distributions().then_some(Quantity::Signal(signal)),
         })
     }
 

@@ -43,17 +43,8 @@ settings! {
         limits: Option<Count>,
     }
 
-    COMPARE => CompareBlock {
-        /// The rows of the table: a list of models and families.
-        models: Models,
-        /// How scores are scaled: `normalized(zero: start, one: expert)`.
-        score: Option<Score>,
-        /// The columns: a list of domains and `eval`s; all domains by default.
-        on: Option<Columns>,
-        /// Further metrics of a cell: `[pass_at(16), distinct]`.
-        metrics: Option<Metrics>,
-        /// Completions of each test prompt.
-        samples: Count,
+    // How models are judged, by an `eval` or a `compare`.
+    EVALUATION => EvaluationBlock {
         /// Sampling temperature; 0 is greedy decoding.
         temperature: GreedyTemperature,
         /// Longest completion, in tokens.
@@ -65,6 +56,19 @@ settings! {
         top_k: Option<Count>,
         /// A completion ends after the first of these texts.
         stop: Option<Stop>,
+    }
+
+    COMPARE_OWN => CompareBlock {
+        /// The rows of the table: a list of models and families.
+        models: Models,
+        /// How scores are scaled: `normalized(zero: start, one: expert)`.
+        score: Option<Score>,
+        /// The columns: a list of domains and `eval`s; all domains by default.
+        on: Option<Columns>,
+        /// Further metrics of a cell: `[pass_at(16), distinct]`.
+        metrics: Option<Metrics>,
+        /// Completions of each test prompt.
+        samples: Count,
         /// Number of seeds that the whole experiment is run with; 1 by default.
         seeds: Count = 1,
         /// Number of test prompts, the first ones; all by default.
@@ -75,7 +79,7 @@ settings! {
         teachers: Option<Charges>,
     }
 
-    EVAL => EvalBlock {
+    EVAL_OWN => EvalBlock {
         /// JSON lines with a `prompt` field, relative to this file: prompts that no model is trained on.
         prompts: Text,
         /// Fields in columns with other names: `columns(prompt: question)`.
@@ -88,17 +92,6 @@ settings! {
         reward: Reward,
         /// Completions of each prompt.
         samples: Count,
-        /// Sampling temperature; 0 is greedy decoding.
-        temperature: GreedyTemperature,
-        /// Longest completion, in tokens.
-        max_tokens: Count,
-        /// Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by
-        /// default.
-        top_p: Option<Fraction>,
-        /// Top-k sampling: draws from this many entries; off by default.
-        top_k: Option<Count>,
-        /// A completion ends after the first of these texts.
-        stop: Option<Stop>,
         /// Further metrics of a cell: `[pass_at(16), distinct]`.
         metrics: Option<Metrics>,
     }
@@ -365,23 +358,35 @@ keys! {
     }
 }
 
-/// A stage's own keys, then those of every stage that trains.
-const fn with_stage<const N: usize>(own: &[SettingKey]) -> [SettingKey; N] {
-    let mut keys = [STAGE[0]; N];
+/// The block's own keys, with those of a group before the one of index `before`.
+const fn with<const N: usize>(own: &[SettingKey], before: usize, group: &[SettingKey]) -> [SettingKey; N] {
+    let mut keys = [group[0]; N];
     let mut index = 0;
     while index < N {
-        keys[index] = if index < own.len() { own[index] } else { STAGE[index - own.len()] };
+        keys[index] = match index {
+            _ if index < before => own[index],
+            _ if index < before + group.len() => group[index - before],
+            _ => own[index - group.len()],
+        };
         index += 1;
     }
     keys
 }
 
-pub const SFT: &[SettingKey] = &with_stage::<{ SFT_OWN.len() + STAGE.len() }>(SFT_OWN);
-pub const GRPO: &[SettingKey] = &with_stage::<{ GRPO_OWN.len() + STAGE.len() }>(GRPO_OWN);
-pub const DISTILL: &[SettingKey] = &with_stage::<{ DISTILL_OWN.len() + STAGE.len() }>(DISTILL_OWN);
-pub const DPO: &[SettingKey] = &with_stage::<{ DPO_OWN.len() + STAGE.len() }>(DPO_OWN);
-pub const STEP: &[SettingKey] = &with_stage::<{ STEP_OWN.len() + STAGE.len() }>(STEP_OWN);
-pub const TRAIN: &[SettingKey] = &with_stage::<{ TRAIN_OWN.len() + STAGE.len() }>(TRAIN_OWN);
+macro_rules! with {
+    ($own:ident, $before:expr, $group:ident) => {
+        &with::<{ $own.len() + $group.len() }>($own, $before, $group)
+    };
+}
+
+pub const COMPARE: &[SettingKey] = with!(COMPARE_OWN, 5, EVALUATION);
+pub const EVAL: &[SettingKey] = with!(EVAL_OWN, 6, EVALUATION);
+pub const SFT: &[SettingKey] = with!(SFT_OWN, SFT_OWN.len(), STAGE);
+pub const GRPO: &[SettingKey] = with!(GRPO_OWN, GRPO_OWN.len(), STAGE);
+pub const DISTILL: &[SettingKey] = with!(DISTILL_OWN, DISTILL_OWN.len(), STAGE);
+pub const DPO: &[SettingKey] = with!(DPO_OWN, DPO_OWN.len(), STAGE);
+pub const STEP: &[SettingKey] = with!(STEP_OWN, STEP_OWN.len(), STAGE);
+pub const TRAIN: &[SettingKey] = with!(TRAIN_OWN, TRAIN_OWN.len(), STAGE);
 
 /// Every block that has settings: an item such as `domain`, a stage such as `grpo`.
 pub const BLOCKS: &[(&str, &[SettingKey])] = &[

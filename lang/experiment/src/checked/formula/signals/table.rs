@@ -18,12 +18,12 @@ pub struct SignalDefinition {
     pub low: f64,
     pub high: f64,
     /// Whether it says where in its completion a token is.
-    pub by_place: bool,
+    pub is_positional: bool,
     /// Whether only completions that are sampled with drafts have it.
-    pub of_drafts: bool,
+    pub drafts_only: bool,
     /// Of a model: whether it is computed from the next-token distribution. Otherwise it is the output of a
     /// separate head, or about texts of the model.
-    pub of_distribution: bool,
+    pub from_distribution: bool,
     /// Of a model: what a teacher has to be able to output.
     pub capability: Capability,
     /// Of the student: whether gradient can flow through it.
@@ -37,7 +37,7 @@ const fn signal(name: &'static str, unit: Unit, axis: Axis, doc: &'static str) -
         Unit::Logp => (f64::NEG_INFINITY, 0.0),
         Unit::Number | Unit::Ratio | Unit::Nats | Unit::Real => (f64::NEG_INFINITY, f64::INFINITY),
     };
-    let (by_place, of_drafts, of_distribution, differentiable) = (false, false, false, false);
+    let (is_positional, drafts_only, from_distribution, differentiable) = (false, false, false, false);
     // Local weights have a separate head or not.
     let capability = Capability::Distribution;
     SignalDefinition {
@@ -47,9 +47,9 @@ const fn signal(name: &'static str, unit: Unit, axis: Axis, doc: &'static str) -
         doc,
         low,
         high,
-        by_place,
-        of_drafts,
-        of_distribution,
+        is_positional,
+        drafts_only,
+        from_distribution,
         capability,
         differentiable,
     }
@@ -60,19 +60,19 @@ impl SignalDefinition {
         SignalDefinition { low, ..self }
     }
 
-    const fn by_place(self) -> SignalDefinition {
-        SignalDefinition { by_place: true, ..self }
+    const fn is_positional(self) -> SignalDefinition {
+        SignalDefinition { is_positional: true, ..self }
     }
 
-    const fn of_drafts(self) -> SignalDefinition {
-        SignalDefinition { of_drafts: true, ..self }
+    const fn drafts_only(self) -> SignalDefinition {
+        SignalDefinition { drafts_only: true, ..self }
     }
 
-    const fn of_distribution(self, capability: Capability) -> SignalDefinition {
-        SignalDefinition { of_distribution: true, capability, ..self }
+    const fn with_distribution(self, capability: Capability) -> SignalDefinition {
+        SignalDefinition { from_distribution: true, capability, ..self }
     }
 
-    const fn of_texts(self) -> SignalDefinition {
+    const fn with_texts(self) -> SignalDefinition {
         SignalDefinition { capability: Capability::Text, ..self }
     }
 
@@ -143,14 +143,14 @@ signals! {
         ),
         Position =
             signal("position", Unit::Count, Axis::Token, "Index of the token in its completion, from 0.")
-                .by_place(),
+                .is_positional(),
         Remaining = signal(
             "remaining",
             Unit::Count,
             Axis::Token,
             "Number of tokens after this one in the completion, 0 for the last.",
         )
-        .by_place(),
+        .is_positional(),
         Turn = signal("turn", Unit::Count, Axis::Token, "Index of the token's turn, from 0."),
         Block = signal("block", Unit::Count, Axis::Token, "Index of the token's block, from 0."),
         Head = signal(
@@ -159,7 +159,7 @@ signals! {
             Axis::Token,
             "The output head that generated the token, from 0.",
         )
-        .by_place(),
+        .is_positional(),
         Offset = signal(
             "offset",
             Unit::Count,
@@ -167,8 +167,8 @@ signals! {
             "Place of a token in a rejected draft, from 1 at the first that was rejected; 0 if it was \
              accepted.",
         )
-        .by_place()
-        .of_drafts(),
+        .is_positional()
+        .drafts_only(),
         Accepted = signal(
             "accepted",
             Unit::Bool,
@@ -176,7 +176,7 @@ signals! {
             "Whether the token is of the completion: drafted and accepted by the teacher, or the teacher's \
              own. Otherwise it is of a draft, from the first rejected token on.",
         )
-        .of_drafts(),
+        .drafts_only(),
         Masked = signal(
             "masked",
             Unit::Bool,
@@ -223,10 +223,10 @@ signals! {
             Axis::Token,
             "Log-probability of the sampled token, at the student's sampling temperature.",
         )
-        .of_distribution(Capability::Sampled)
+        .with_distribution(Capability::Sampled)
         .differentiable(),
         Entropy = signal("entropy", Unit::Nats, Axis::Token, "Entropy of the next-token distribution.")
-            .of_distribution(Capability::Distribution)
+            .with_distribution(Capability::Distribution)
             .at_least(0.0),
         Top1 = signal(
             "top1",
@@ -234,7 +234,7 @@ signals! {
             Axis::Token,
             "Largest probability of the next-token distribution.",
         )
-        .of_distribution(Capability::TopK(1)),
+        .with_distribution(Capability::TopK(1)),
         /// Equals share the better rank.
         Rank = signal(
             "rank",
@@ -242,10 +242,10 @@ signals! {
             Axis::Token,
             "Rank of the sampled token, 1 for the most probable.",
         )
-        .of_distribution(Capability::Distribution)
+        .with_distribution(Capability::Distribution)
         .at_least(1.0),
         EndLogp = signal("end_logp", Unit::Logp, Axis::Token, "Log-probability of ending here.")
-            .of_distribution(Capability::Sampled)
+            .with_distribution(Capability::Sampled)
             .differentiable(),
         Mean = signal(
             "mean",
@@ -273,7 +273,7 @@ signals! {
             "Of a teacher by name, such as a model that is trained beside the student: whether a completion \
              of its own is right.",
         )
-        .of_texts(),
+        .with_texts(),
         Score = signal(
             "score",
             Unit::Real,
@@ -290,6 +290,6 @@ signals! {
         )
         .differentiable(),
         /// Of a member of a panel, about its own answer; NaN where it stated none.
-        StatedConfidence = signal("confidence", Unit::Real, Axis::Sequence, "").of_texts(),
+        StatedConfidence = signal("confidence", Unit::Real, Axis::Sequence, "").with_texts(),
     }
 }
