@@ -3,14 +3,14 @@
 
 use rustc_hash::FxHashMap;
 
-use super::context::Cancellation;
-use super::names::load::parse_all;
-use super::{Analysis, Auditor, CancellationCheck, Checker, Loader, ParseCache};
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::source::{SourceFile, Span};
-use crate::syntax::ast::{Expr, ExprKind};
-use mopd_experiment::SweepAxis;
-use mopd_experiment::stack;
+use mopd_experiment::{SweepAxis, stack};
+
+use crate::check::analysis::{Analysis, Auditor, SweptValue};
+use crate::check::checker::{Cancellation, CancellationCheck, Checker};
+use crate::check::names::load::{Loader, parse_all};
+use crate::check::names::parse_cache::ParseCache;
 
 /// Checks `entry` and everything that it imports: with the file's own values, and with the diagnostics of
 /// every run of its `sweep`.
@@ -106,22 +106,6 @@ pub fn analyse_runs(
         }
         findings.merged(&combinations)
     })
-}
-
-/// The value of a swept `param` in one run.
-#[derive(Clone, Debug)]
-pub struct SweptValue {
-    pub parameter: String,
-    pub number: f64,
-    /// Its place in the `sweep`.
-    pub span: Span,
-}
-
-impl SweptValue {
-    /// The value as if it were written in place of the default.
-    pub(super) fn expr(&self) -> Expr {
-        Expr { span: self.span, kind: ExprKind::Number { value: self.number, suffix: None } }
-    }
 }
 
 /// Every combination of values; the last axis varies fastest. Without axes, a single empty one.

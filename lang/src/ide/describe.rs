@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use crate::check::Analysis;
-use crate::check::index::{Symbol, SymbolId, SymbolKind, ValueInfo};
+use crate::check::ValueInfo;
+use crate::check::index::{Symbol, SymbolId, SymbolKind};
 use crate::syntax::ast::{DivergenceItem, Item, ItemKind, Parameter};
 use mopd_experiment::formula::Axis;
 

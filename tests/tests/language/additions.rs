@@ -9,7 +9,7 @@ const WITNESSES: &[(&str, &[&str], usize)] = &[
     // Besides its row: its value, its value in the toy models, its name where it is not finite.
     ("a number of a role", &["ModelSignal::Rank"], 3),
     // Declaration and reading of a call, the type with its facts, its constructor, and the file that judges.
-    ("a reward", &["JsonSchema"], 4),
+    ("a reward", &["JsonSchema"], 5),
     // Its declaration, its field, and where it is read. Its use is the fourth.
     ("a setting of a stage", &["ema:"], 3),
 ];

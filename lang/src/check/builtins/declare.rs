@@ -10,20 +10,19 @@
 //! ```
 //!
 //! This makes an entry of the table of built-ins, its identifier `RolloutName::Sample`, and the struct
-//! `Sample { n, top_k, temperature }` in `RolloutCall::Sample`. [`crate::check::Checker::read`] returns an
+//! `Sample { n, top_k, temperature }` in `RolloutCall::Sample`. [`super::read`] returns an
 //! argument's value, of its type in [`super::types`]. `Dora as Lora` takes the same arguments as another
 //! built-in. `{ .. }` takes any named arguments, which are found in its [`Call`].
 
 use std::marker::PhantomData;
 
-use crate::check::Checker;
-use crate::check::builtins::Builtin;
-use crate::check::builtins::types::{ArgumentType, Reads};
-use crate::check::builtins::vocabulary::ArgumentKind;
-use crate::check::values::evaluate::Env;
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr};
-use mopd_experiment::{Checkpointing, WithOrigin};
+use mopd_experiment::Checkpointing;
+
+use crate::check::builtins::Builtin;
+use crate::check::builtins::types::{ArgumentType, Typed};
+use crate::check::builtins::vocabulary::ArgumentKind;
 
 /// A parameter of a built-in.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +84,7 @@ impl<'e, T> Arg<'e, T> {
 }
 
 /// An argument with a default.
-pub(in crate::check) struct ArgOr<'e, T: Reads> {
+pub(in crate::check) struct ArgOr<'e, T: Typed> {
     pub given: Option<Arg<'e, T>>,
     pub default: T::Value,
 }
@@ -152,60 +151,6 @@ impl<T: ArgumentType> ParameterType for Option<T> {
 
     fn field<'e>(call: &Call<'e>, name: &'static str, given: Option<&'e Expr>) -> Option<Self::Field<'e>> {
         Some(T::field(call, name, given))
-    }
-}
-
-/// An argument that [`Checker::read`] accepts: required, optional, or with a default.
-pub(in crate::check) trait Readable {
-    type Value;
-
-    fn read(self, checker: &mut Checker, env: &Env) -> Option<Self::Value>;
-}
-
-impl<T: Reads> Readable for Arg<'_, T> {
-    type Value = T::Value;
-
-    fn read(self, checker: &mut Checker, env: &Env) -> Option<T::Value> {
-        T::read(checker, self, env)
-    }
-}
-
-impl<T: Reads> Readable for Option<Arg<'_, T>> {
-    type Value = Option<T::Value>;
-
-    fn read(self, checker: &mut Checker, env: &Env) -> Option<Self::Value> {
-        match self {
-            Some(given) => given.read(checker, env).map(Some),
-            None => Some(None),
-        }
-    }
-}
-
-impl<T: Reads> Readable for ArgOr<'_, T> {
-    type Value = T::Value;
-
-    fn read(self, checker: &mut Checker, env: &Env) -> Option<T::Value> {
-        match self.given {
-            Some(given) => given.read(checker, env),
-            None => Some(self.default),
-        }
-    }
-}
-
-impl Checker {
-    /// The value of an argument. `None` where it is faulty, which has been reported.
-    pub(in crate::check) fn read<A: Readable>(&mut self, argument: A, env: &Env) -> Option<A::Value> {
-        argument.read(self, env)
-    }
-
-    /// The value of an argument, with its place.
-    pub(in crate::check) fn read_with_origin<T: Reads>(
-        &mut self,
-        argument: Arg<T>,
-        env: &Env,
-    ) -> Option<WithOrigin<T::Value>> {
-        let value = self.read(argument, env)?;
-        Some(WithOrigin { value, origin: self.origin(argument.expr.span) })
     }
 }
 

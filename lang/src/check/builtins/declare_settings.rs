@@ -15,17 +15,13 @@
 //!
 //! A whole number that counts something of its own has its bound here too: `#[at_most(65_536, "...")]`.
 //!
-//! [`crate::check::Checker::read`] returns a setting's value, as it does that of an argument of a built-in. A
+//! [`super::read`] returns a setting's value, as it does that of an argument of a built-in. A
 //! required setting that is missing is reported when it is read.
 
-use super::declare::{Arg, Readable};
-use super::types::{ArgumentType, Reads};
+use super::declare::Arg;
+use super::types::ArgumentType;
 use super::vocabulary::SettingKey;
-use crate::check::Checker;
-use crate::check::stages::settings::{BlockSettings, MissingSetting};
-use crate::check::values::evaluate::Env;
-use crate::source::Span;
-use crate::syntax::ast::Block;
+use crate::check::builtins::block_settings::{BlockSettings, MissingSetting};
 
 /// A block whose settings are declared.
 pub(in crate::check) trait DeclaredBlock<'e> {
@@ -37,15 +33,7 @@ pub(in crate::check) trait DeclaredBlock<'e> {
 /// A setting that must be written.
 pub(in crate::check) struct Required<'e, T> {
     pub given: Option<Arg<'e, T>>,
-    missing: Option<MissingSetting>,
-}
-
-impl<T: Reads> Readable for Required<'_, T> {
-    type Value = T::Value;
-
-    fn read(self, checker: &mut Checker, env: &Env) -> Option<T::Value> {
-        checker.required_setting(self)?.read(checker, env)
-    }
+    pub missing: Option<MissingSetting>,
 }
 
 /// The type of a declared setting: `Count` is required, `Option<Count>` is optional.
@@ -68,31 +56,6 @@ impl<T: ArgumentType> SettingType for Option<T> {
 
     fn field<'e>(settings: &BlockSettings<'e>, key: &'static str) -> Option<Arg<'e, T>> {
         settings.argument(key)
-    }
-}
-
-impl Checker {
-    /// The settings of a declared block, which holds no route.
-    pub(in crate::check) fn block<'e, B: DeclaredBlock<'e>>(
-        &mut self,
-        block: Option<&'e Block>,
-        owner: &str,
-        span: Span,
-    ) -> (BlockSettings<'e>, B) {
-        let settings = self.settings(block, owner, span, B::KEYS, false);
-        let given = B::of(&settings);
-        (settings, given)
-    }
-
-    /// A setting that must be written; reports if it is not.
-    pub(in crate::check) fn required_setting<'e, T>(
-        &mut self,
-        setting: Required<'e, T>,
-    ) -> Option<Arg<'e, T>> {
-        if let Some(missing) = setting.missing {
-            self.report_missing(&missing);
-        }
-        setting.given
     }
 }
 
@@ -152,7 +115,7 @@ macro_rules! settings {
         impl<'e> $crate::check::builtins::declare_settings::DeclaredBlock<'e> for $name<'e> {
             const KEYS: &'static [$crate::check::builtins::vocabulary::SettingKey] = $table;
 
-            fn of(settings: &$crate::check::stages::settings::BlockSettings<'e>) -> $name<'e> {
+            fn of(settings: &$crate::check::builtins::block_settings::BlockSettings<'e>) -> $name<'e> {
                 $name {
                     $($key: $crate::check::builtins::declare_settings::setting!(
                         @value settings, stringify!($key), $takes $(, $default)?

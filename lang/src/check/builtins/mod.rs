@@ -1,6 +1,7 @@
 //! The built-in functions, which need no import; one file per family. Each is declared once with its
 //! arguments ([`declare`]), and the checker, editors and the book use that declaration.
 
+pub(in crate::check) mod block_settings;
 pub mod bounds;
 pub(in crate::check) mod constructors;
 pub(in crate::check) mod data;
@@ -13,6 +14,7 @@ pub(in crate::check) mod guards;
 pub(in crate::check) mod losses;
 pub(in crate::check) mod measures;
 pub(in crate::check) mod optimizers;
+pub(in crate::check) mod reserved;
 pub(in crate::check) mod rewards;
 pub(in crate::check) mod rollouts;
 pub(in crate::check) mod schedules;
@@ -24,10 +26,10 @@ pub(in crate::check) mod weights;
 
 use std::sync::LazyLock;
 
-use mopd_ops::{Notation, OperatorEntry};
 use rustc_hash::FxHashMap;
 
 use mopd_experiment::formula::{Function, Memory, Reduction, Scan, Statistic};
+use mopd_ops::{Notation, OperatorEntry};
 
 pub use constructors::Constructor;
 pub use data::DataName;

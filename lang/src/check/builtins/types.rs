@@ -1,5 +1,5 @@
-//! The types of arguments: their descriptions for editors and the book ([`ArgumentType`]), and how values are
-//! read, where all arguments of a type are read alike ([`Reads`]).
+//! The types of arguments: their descriptions for editors and the book ([`ArgumentType`]), and the types of
+//! their values, where all arguments of a type are read alike ([`Typed`]).
 
 use std::rc::Rc;
 
@@ -8,32 +8,22 @@ use mopd_experiment::{
     self as experiment, ModelId, ReplayContents, RewardRange, Secret as SecretText, WithOrigin,
 };
 
-use crate::check::Checker;
-use crate::check::builtins;
-use crate::check::builtins::declare::Arg;
+use crate::check::builtins::teachers::SaidOrigin;
 use crate::check::builtins::vocabulary::{self, ArgumentKind};
-use crate::check::teachers::SaidOrigin;
-use crate::check::values::evaluate::Env;
-use crate::check::values::value::Value;
 
 pub(in crate::check) trait ArgumentType {
     const TAKES: ArgumentKind;
 }
 
-/// An argument type that is read in the same way in every place.
-pub(in crate::check) trait Reads: ArgumentType + Sized {
+/// An argument type whose values are of one type, so that it is read in the same way in every place: by the
+/// module that knows such values ([`crate::check::read`]).
+pub(in crate::check) trait Typed: ArgumentType {
     type Value;
-
-    fn read(checker: &mut Checker, given: Arg<Self>, env: &Env) -> Option<Self::Value>;
 }
 
-/// Declares argument types with their descriptions and, if all are read alike, the function that reads them.
+/// Declares argument types: what they take and, if all are read alike, the type of their values.
 macro_rules! types {
-    ($(
-        $(#[$meta:meta])*
-        $name:ident: $takes:expr
-        $(, |$checker:ident, $given:ident, $env:pat_param| -> $value:ty { $($read:tt)* })?
-    );* $(;)?) => {$(
+    ($($(#[$meta:meta])* $name:ident: $takes:expr $(, $value:ty)?);* $(;)?) => {$(
         $(#[$meta])*
         pub(in crate::check) struct $name;
 
@@ -41,12 +31,8 @@ macro_rules! types {
             const TAKES: ArgumentKind = $takes;
         }
 
-        $(impl Reads for $name {
+        $(impl Typed for $name {
             type Value = $value;
-
-            fn read($checker: &mut Checker, $given: Arg<Self>, $env: &Env) -> Option<$value> {
-                $($read)*
-            }
         })?
     )*};
 }
@@ -58,43 +44,25 @@ impl<const LEAST: u64> ArgumentType for Count<LEAST> {
     const TAKES: ArgumentKind = ArgumentKind::Count;
 }
 
-impl<const LEAST: u64> Reads for Count<LEAST> {
+impl<const LEAST: u64> Typed for Count<LEAST> {
     type Value = u32;
-
-    fn read(checker: &mut Checker, given: Arg<Self>, env: &Env) -> Option<u32> {
-        checker.count(given.expr, given.name, env, LEAST)
-    }
 }
 
 types! {
     // Numbers known before the run.
-    Real: ArgumentKind::Number, |checker, given, env| -> f64 { checker.real(given.expr, given.name, env) };
-    NotNegative: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.at_least(given.expr, given.name, env, 0.0)
-    };
-    Positive: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.at_least(given.expr, given.name, env, f64::MIN_POSITIVE)
-    };
-    Seconds: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.at_least(given.expr, given.name, env, 0.001)
-    };
+    Real: ArgumentKind::Number, f64;
+    NotNegative: ArgumentKind::Number, f64;
+    Positive: ArgumentKind::Number, f64;
+    Seconds: ArgumentKind::Number, f64;
     /// From 0 to 1.
-    Fraction: ArgumentKind::Number, |checker, given, env| -> f64 {
-        let value = checker.evaluate(given.expr, env);
-        checker.fraction(&value, given.expr.span, &format!("`{}`", given.name))
-    };
+    Fraction: ArgumentKind::Number, f64;
     /// The decay of a moving average: at least 0, below 1.
-    Decay: ArgumentKind::Number, |checker, given, env| -> f64 { checker.decay(given, env) };
+    Decay: ArgumentKind::Number, f64;
     /// A number of tokens: the width of a window, not of a model.
-    Window: ArgumentKind::Count, |checker, given, env| -> u32 {
-        let value = checker.evaluate(given.expr, env);
-        checker.whole(&value, given.expr.span, "the width of a window", 1).map(|width| width as u32)
-    };
-    Numbers: ArgumentKind::Numbers, |checker, given, env| -> Vec<f64> { checker.numbers(given.expr, env) };
+    Window: ArgumentKind::Count, u32;
+    Numbers: ArgumentKind::Numbers, Vec<f64>;
     /// Whole numbers, from 0.
-    Dimensions: ArgumentKind::Numbers, |checker, given, env| -> Vec<u32> {
-        checker.counts(given.expr, given.name, env)
-    };
+    Dimensions: ArgumentKind::Numbers, Vec<u32>;
     /// `[0 -> 1e-3, 100 -> 1e-4]`
     Pieces: ArgumentKind::Numbers;
     /// `0 -> 1`
@@ -102,278 +70,116 @@ types! {
     /// Steps, or a share of the run.
     Over: ArgumentKind::Count;
     /// `8..=23`
-    LayerRange: ArgumentKind::Range, |checker, given, env| -> (u32, u32) {
-        checker.layer_range(given.expr, env)
-    };
+    LayerRange: ArgumentKind::Range, (u32, u32);
     /// `powers_of(2)`
     Powers: ArgumentKind::Number;
 
     // Numbers that may change during training.
-    Schedule: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
-        checker.schedule_setting(given.expr, env)
-    };
+    Schedule: ArgumentKind::Schedule, formula::Formula;
     /// From 0 to 1.
-    Share: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
-        checker.share(given.expr, &format!("`{}`", given.name), env)
-    };
+    Share: ArgumentKind::Schedule, formula::Formula;
     /// Sampling temperature; 0 takes the most probable token.
-    Temperature: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
-        checker.temperature_of_steps(given.expr, env, true)
-    };
+    Temperature: ArgumentKind::Schedule, formula::Formula;
     /// At least 1.
-    Whole: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
-        checker.tokens_or_turns(given.expr, given.name, env)
-    };
+    Whole: ArgumentKind::Schedule, formula::Formula;
 
     // Numbers per completion or per token. The caller checks how fine the axis may be.
-    Condition: ArgumentKind::Condition, |checker, given, env| -> formula::Formula {
-        let value = checker.evaluate(given.expr, env);
-        checker.formula(value, given.expr.span)
-    };
-    Formula: ArgumentKind::Formula, |checker, given, env| -> formula::Formula {
-        let value = checker.evaluate(given.expr, env);
-        checker.formula(value, given.expr.span)
-    };
+    Condition: ArgumentKind::Condition, formula::Formula;
+    Formula: ArgumentKind::Formula, formula::Formula;
     /// A panel, from which one member's number is taken.
     Panel: ArgumentKind::Formula;
-    Role: ArgumentKind::Role, |checker, given, env| -> RoleOf {
-        let value = checker.evaluate(given.expr, env);
-        checker.role_of(value, given.expr.span, "expected a role, such as `teacher`")
-    };
-    Support: ArgumentKind::Support, |checker, given, env| -> formula::Support {
-        checker.support(given.expr, env)
-    };
+    Role: ArgumentKind::Role, RoleOf;
+    Support: ArgumentKind::Support, formula::Support;
     /// `span.answer`
-    TextSpan: ArgumentKind::Formula, |checker, given, env| -> formula::NamedSpan {
-        checker.span_value(given.expr, env)
-    };
+    TextSpan: ArgumentKind::Formula, formula::NamedSpan;
 
     // Texts and words.
-    Text: ArgumentKind::Text, |checker, given, env| -> String { checker.text(given.expr, given.name, env) };
-    Secret: ArgumentKind::Secret, |checker, given, env| -> SecretText {
-        checker.secret(given.expr, given.name, env)
-    };
+    Text: ArgumentKind::Text, String;
+    Secret: ArgumentKind::Secret, SecretText;
     /// A command.
-    Program: ArgumentKind::Text, |checker, given, env| -> String {
-        checker.program(given.expr, given.name, env)
-    };
-    Stop: ArgumentKind::Texts, |checker, given, env| -> Vec<String> {
-        checker.stop_texts(Some(given.expr), env)
-    };
-    Dependencies: ArgumentKind::Texts, |checker, given, env| -> Vec<String> {
-        const WANTED: &str = "`depends` is a file or folder that the program reads, or a list of them: \
-                              `[\"rules.json\", \"lib\"]`";
-        checker.texts(Some(given.expr), WANTED, "an empty text names no file", env)
-    };
+    Program: ArgumentKind::Text, String;
+    Stop: ArgumentKind::Texts, Vec<String>;
+    Dependencies: ArgumentKind::Texts, Vec<String>;
     /// Tokens by their texts.
-    EndTokens: ArgumentKind::Texts, |checker, given, env| -> Vec<String> {
-        const WANTED: &str = "`end_tokens` is the text of a token, or a list of them: `[\"<|im_end|>\"]`";
-        checker.texts(Some(given.expr), WANTED, "an empty text is no token", env)
-    };
+    EndTokens: ArgumentKind::Texts, Vec<String>;
     /// A field of the data.
-    Field: ArgumentKind::Field, |checker, given, _| -> String { checker.data_field(given.expr) };
+    Field: ArgumentKind::Field, String;
     /// `"before" -> "after"`
     Rewriting: ArgumentKind::Text;
-    Range: ArgumentKind::Words(vocabulary::RANGES), |checker, given, _| -> RewardRange {
-        let words = [("unit", RewardRange::Unit), ("any", RewardRange::Any)];
-        checker.word(given.expr, "what rewards may be", &words)
-    };
-    Kept: ArgumentKind::Words(vocabulary::KEPT), |checker, given, _| -> ReplayContents {
-        let words = [("rollouts", ReplayContents::Rollouts), ("prompts", ReplayContents::Prompts)];
-        checker.word(given.expr, "what a buffer keeps", &words)
-    };
-    Between: ArgumentKind::Words(vocabulary::BETWEEN), |checker, given, _| -> experiment::GradientPartition {
-        let words = [experiment::GradientPartition::Terms, experiment::GradientPartition::Domains];
-        let words = words.map(|between| (between.name(), between));
-        checker.word(given.expr, "a part of a loss", &words)
-    };
+    Range: ArgumentKind::Words(vocabulary::RANGES), RewardRange;
+    Kept: ArgumentKind::Words(vocabulary::KEPT), ReplayContents;
+    Between: ArgumentKind::Words(vocabulary::BETWEEN), experiment::GradientPartition;
     Masses: ArgumentKind::Words(vocabulary::MASSES);
-    Axis: ArgumentKind::Words(vocabulary::OVER), |checker, given, _| -> formula::Axis {
-        checker.axis(given.expr)
-    };
-    Deviation: ArgumentKind::Words(vocabulary::DEVIATIONS), |checker, given, _| -> formula::Deviation {
-        let words =
-            [("population", formula::Deviation::Population), ("sample", formula::Deviation::Sample)];
-        checker.word(given.expr, "a kind of deviation", &words)
-    };
+    Axis: ArgumentKind::Words(vocabulary::OVER), formula::Axis;
+    Deviation: ArgumentKind::Words(vocabulary::DEVIATIONS), formula::Deviation;
     /// The rule for missing values.
-    Missing: ArgumentKind::Words(vocabulary::MISSING), |checker, given, _| -> () {
-        checker.word(given.expr, "what holds where a value is missing", &[("uniform", ())])
-    };
-    Similarity: ArgumentKind::Words(vocabulary::SIMILARITIES), |checker, given, _| -> formula::Similarity {
-        let words = [("edit", formula::Similarity::Edit), ("rouge", formula::Similarity::Rouge)];
-        checker.word(given.expr, "a similarity of texts", &words)
-    };
+    Missing: ArgumentKind::Words(vocabulary::MISSING), ();
+    Similarity: ArgumentKind::Words(vocabulary::SIMILARITIES), formula::Similarity;
     /// `[attention, query]`
-    Projections: ArgumentKind::Words(vocabulary::PROJECTIONS), |checker, given, env| -> Vec<experiment::Projection> {
-        checker.adapted(given.expr, env)
-    };
-    WeightGroups: ArgumentKind::Numbers, |checker, given, env| -> Vec<experiment::WeightGroup> {
-        checker.weight_groups(given.expr, env)
-    };
+    Projections: ArgumentKind::Words(vocabulary::PROJECTIONS), Vec<experiment::Projection>;
+    WeightGroups: ArgumentKind::Numbers, Vec<experiment::WeightGroup>;
 
     // Models, teachers, data.
-    Model: ArgumentKind::Model, |checker, given, env| -> ModelId { checker.model_value(given.expr, env) };
+    Model: ArgumentKind::Model, ModelId;
     /// The weights of a model, also of a teacher.
-    StartWeights: ArgumentKind::Model, |checker, given, env| -> ModelId {
-        checker.weights_of(given.expr, env)
-    };
-    Models: ArgumentKind::Models, |checker, given, env| -> Vec<ModelId> {
-        checker.models_of(given.expr, env)
-    };
+    StartWeights: ArgumentKind::Model, ModelId;
+    Models: ArgumentKind::Models, Vec<ModelId>;
     Domains: ArgumentKind::Domains;
     Teachers: ArgumentKind::Teachers;
     /// The role that writes completions.
-    Author: ArgumentKind::Teacher, |checker, given, env| -> RoleOf { checker.speaker(given.expr, env) };
+    Author: ArgumentKind::Teacher, RoleOf;
     /// What a teacher can return.
-    Capability: ArgumentKind::Capability, |checker, given, env| -> experiment::Capability {
-        checker.capability(given.expr, env)
-    };
+    Capability: ArgumentKind::Capability, experiment::Capability;
     Benchmark: ArgumentKind::Benchmark;
-    Template: ArgumentKind::Template, |checker, given, env| -> Rc<experiment::Template> {
-        checker.template_value(given.expr, env)
-    };
-    Rollout: ArgumentKind::Rollout, |checker, given, env| -> Rc<experiment::Rollout> {
-        checker.rollout_value(given.expr, env)
-    };
+    Template: ArgumentKind::Template, Rc<experiment::Template>;
+    Rollout: ArgumentKind::Rollout, Rc<experiment::Rollout>;
     /// A rollout whose completions are sampled, not read.
-    Drawn: ArgumentKind::Rollout, |checker, given, env| -> Rc<experiment::Rollout> {
-        checker.drawn(given.expr, given.owner, env)
-    };
+    Drawn: ArgumentKind::Rollout, Rc<experiment::Rollout>;
 
     // Settings of blocks.
-    Truth: ArgumentKind::Truth, |checker, given, env| -> bool {
-        checker.truth_setting(given.expr, given.name, env)
-    };
-    Seed: ArgumentKind::Count, |checker, given, env| -> u64 {
-        let value = checker.evaluate(given.expr, env);
-        checker.whole(&value, given.expr.span, "`seed`", 0)
-    };
+    Truth: ArgumentKind::Truth, bool;
+    Seed: ArgumentKind::Count, u64;
     /// Steps or epochs.
-    Steps: ArgumentKind::Count, |checker, given, env| -> experiment::Length {
-        checker.stage_length(given.expr, env)
-    };
+    Steps: ArgumentKind::Count, experiment::Length;
     /// A number of layers, or `all`.
-    Layers: ArgumentKind::Layers, |checker, given, env| -> experiment::Checkpointing {
-        checker.checkpointing(given.expr, env)
-    };
+    Layers: ArgumentKind::Layers, experiment::Checkpointing;
     /// The decay of an average of the weights.
-    AverageDecay: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.average_decay(given.expr, env)
-    };
+    AverageDecay: ArgumentKind::Number, f64;
     /// Sampling temperature above 0.
-    PositiveTemperature: ArgumentKind::Schedule, |checker, given, env| -> formula::Formula {
-        checker.temperature_of_steps(given.expr, env, false)
-    };
+    PositiveTemperature: ArgumentKind::Schedule, formula::Formula;
     /// Sampling temperature, known before the run; 0 takes the most probable token.
-    GreedyTemperature: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.temperature(given.expr, env, true)
-    };
-    TeacherTemperature: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.temperature(given.expr, env, false)
-    };
+    GreedyTemperature: ArgumentKind::Number, f64;
+    TeacherTemperature: ArgumentKind::Number, f64;
     /// `integer(0..=100)`
-    Confidence: ArgumentKind::Number, |checker, given, env| -> (i64, i64) {
-        checker.stated_confidence(given.expr, env)
-    };
+    Confidence: ArgumentKind::Number, (i64, i64);
     /// A share of the loss, above 0.
-    BalanceTarget: ArgumentKind::Number, |checker, given, env| -> f64 {
-        checker.balance_target(given.expr, env)
-    };
+    BalanceTarget: ArgumentKind::Number, f64;
     /// `0.05..=20`
-    BalanceClamp: ArgumentKind::Number, |checker, given, env| -> (f64, f64) {
-        checker.balance_clamp(given.expr, env)
-    };
-    Device: ArgumentKind::Words(vocabulary::DEVICES), |checker, given, _| -> experiment::Device {
-        let words = [("cpu", experiment::Device::Cpu), ("cuda", experiment::Device::Cuda)];
-        checker.word(given.expr, "a device", &words)
-    };
-    Dtype: ArgumentKind::Words(vocabulary::DTYPES), |checker, given, _| -> experiment::Dtype {
-        let words = [("float32", experiment::Dtype::Float32), ("bfloat16", experiment::Dtype::Bfloat16)];
-        checker.word(given.expr, "a kind of number", &words)
-    };
-    Tokenizer: ArgumentKind::Words(vocabulary::TOKENIZERS), |checker, given, env| -> experiment::TokenizerSpec {
-        checker.tokenizer(given.expr, env)
-    };
-    Format: ArgumentKind::Words(vocabulary::FORMATS), |checker, given, _| -> experiment::PromptFormat {
-        let chat = experiment::PromptFormat::Chat { system: None };
-        let words = [("text", experiment::PromptFormat::Text), ("chat", chat)];
-        checker.word(given.expr, "a format of prompts", &words)
-    };
-    Keep: ArgumentKind::Words(vocabulary::KEEPS), |checker, given, _| -> experiment::Keep {
-        let words = [("all", experiment::Keep::All), ("correct", experiment::Keep::Correct)];
-        checker.word(given.expr, "a rule for what to keep", &words)
-    };
-    Alignment: ArgumentKind::Words(vocabulary::ALIGNMENTS), |checker, given, _| -> experiment::Alignment {
-        let words = [
-            ("positions", experiment::Alignment::Positions),
-            ("tokens", experiment::Alignment::Tokens),
-            ("shifted", experiment::Alignment::Shifted),
-        ];
-        checker.word(given.expr, "a way to align tokens", &words)
-    };
-    Reveals: ArgumentKind::Words(vocabulary::REVEALS), |checker, given, env| -> experiment::Reveal {
-        checker.reveals(given.expr, env)
-    };
-    Origin: ArgumentKind::Words(vocabulary::ORIGINS), |checker, given, _| -> SaidOrigin {
-        let words = [("same", SaidOrigin::Same), ("foreign", SaidOrigin::Foreign)];
-        checker.word(given.expr, "an origin", &words)
-    };
-    BudgetUnit: ArgumentKind::Words(vocabulary::BUDGETS), |checker, given, _| -> experiment::BudgetUnit {
-        let words = [
-            ("steps", experiment::BudgetUnit::Steps),
-            ("sequences", experiment::BudgetUnit::Sequences),
-            ("tokens", experiment::BudgetUnit::Tokens),
-        ];
-        checker.word(given.expr, "a budget", &words)
-    };
+    BalanceClamp: ArgumentKind::Number, (f64, f64);
+    Device: ArgumentKind::Words(vocabulary::DEVICES), experiment::Device;
+    Dtype: ArgumentKind::Words(vocabulary::DTYPES), experiment::Dtype;
+    Tokenizer: ArgumentKind::Words(vocabulary::TOKENIZERS), experiment::TokenizerSpec;
+    Format: ArgumentKind::Words(vocabulary::FORMATS), experiment::PromptFormat;
+    Keep: ArgumentKind::Words(vocabulary::KEEPS), experiment::Keep;
+    Alignment: ArgumentKind::Words(vocabulary::ALIGNMENTS), experiment::Alignment;
+    Reveals: ArgumentKind::Words(vocabulary::REVEALS), experiment::Reveal;
+    Origin: ArgumentKind::Words(vocabulary::ORIGINS), SaidOrigin;
+    BudgetUnit: ArgumentKind::Words(vocabulary::BUDGETS), experiment::BudgetUnit;
     /// Whether teachers are charged.
-    Charges: ArgumentKind::Words(vocabulary::CHARGES), |checker, given, _| -> bool {
-        checker.word(given.expr, "a way to count teachers", &[("free", false), ("charged", true)])
-    };
-    MergeMethod: ArgumentKind::Words(vocabulary::MERGES), |checker, given, _| -> &'static str {
-        let methods = ["average", "task_arithmetic", "ties", "dare"].map(|method| (method, method));
-        checker.word(given.expr, "a way to merge", &methods)
-    };
-    Dataset: ArgumentKind::Dataset, |checker, given, env| -> experiment::DataSource {
-        checker.source(given.expr, given.name, env)
-    };
-    FieldColumns: ArgumentKind::Columns, |checker, given, env| -> Vec<experiment::FieldColumn> {
-        checker.field_columns(given.expr, env)
-    };
-    Reward: ArgumentKind::Reward, |checker, given, env| -> experiment::Reward {
-        checker.reward(given.expr, env)
-    };
-    Objective: ArgumentKind::Objective, |checker, given, env| -> Rc<experiment::Objective> {
-        checker.objective_value(given.expr, env)
-    };
-    Adapter: ArgumentKind::Adapter, |checker, given, env| -> experiment::Adapter {
-        checker.adapter(given.expr, env)
-    };
-    Weights: ArgumentKind::Weights, |checker, given, env| -> Vec<experiment::WeightFilter> {
-        checker.weight_filters(given.expr, given.name, env)
-    };
+    Charges: ArgumentKind::Words(vocabulary::CHARGES), bool;
+    MergeMethod: ArgumentKind::Words(vocabulary::MERGES), &'static str;
+    Dataset: ArgumentKind::Dataset, experiment::DataSource;
+    FieldColumns: ArgumentKind::Columns, Vec<experiment::FieldColumn>;
+    Reward: ArgumentKind::Reward, experiment::Reward;
+    Objective: ArgumentKind::Objective, Rc<experiment::Objective>;
+    Adapter: ArgumentKind::Adapter, experiment::Adapter;
+    Weights: ArgumentKind::Weights, Vec<experiment::WeightFilter>;
     /// `extrapolate(...)`
-    Extrapolation: ArgumentKind::Formula, |checker, given, env| -> experiment::Extrapolation {
-        match checker.evaluate(given.expr, env) {
-            Value::Extrapolation(extrapolation) => Some(Rc::unwrap_or_clone(extrapolation)),
-            other => checker.no_such_call(given, &other),
-        }
-    };
+    Extrapolation: ArgumentKind::Formula, experiment::Extrapolation;
     /// `validate(...)`
-    Validation: ArgumentKind::Formula, |checker, given, env| -> WithOrigin<experiment::Validation> {
-        match checker.evaluate(given.expr, env) {
-            Value::Validation(validation) => Some(Rc::unwrap_or_clone(validation)),
-            other => checker.no_such_call(given, &other),
-        }
-    };
+    Validation: ArgumentKind::Formula, WithOrigin<experiment::Validation>;
     /// `gradient_alignment(...)`
-    GradientAlignment: ArgumentKind::Formula, |checker, given, env| -> WithOrigin<experiment::GradientAlignment> {
-        match checker.evaluate(given.expr, env) {
-            Value::GradientAlignment(alignment) => Some(Rc::unwrap_or_clone(alignment)),
-            other => checker.no_such_call(given, &other),
-        }
-    };
+    GradientAlignment: ArgumentKind::Formula, WithOrigin<experiment::GradientAlignment>;
     // What these are depends on the rest of the block.
     References: ArgumentKind::Model;
     Optimizer: ArgumentKind::Optimizer;
@@ -382,13 +188,4 @@ types! {
     Columns: ArgumentKind::Benchmarks;
     Metrics: ArgumentKind::Metrics;
     Reduce: ArgumentKind::Reduce;
-}
-
-impl Checker {
-    /// Reports a value of a setting that is not a call of the setting's name.
-    fn no_such_call<T, V>(&mut self, given: Arg<T>, value: &Value) -> Option<V> {
-        let usage = builtins::find(given.name).expect("built in").usage;
-        self.wrong_kind(given.expr.span, &format!("`{}` is `{usage}`", given.name), value);
-        None
-    }
 }

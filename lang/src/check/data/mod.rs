@@ -8,302 +8,327 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, ItemKind};
-use mopd_experiment::formula::{Formula, Unit};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit};
 use mopd_experiment::{
     Benchmark, BenchmarkId, DATA_ENDINGS, DataSource, Domain, DomainId, FieldColumn, Metric, ModelId, Origin,
     Pretrained, PretrainedSource, PromptFormat, Stage,
 };
 
-use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::data::{DataCall, Dataset};
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::{Format, Text};
-use crate::check::stages::settings::has_variables;
-use crate::check::teachers::route::decided_by_data;
-use crate::check::values::evaluate::{Env, EvaluationContext};
+use crate::check::builtins::vocabulary;
+use crate::check::checker::Checker;
+use crate::check::declarations::Declarations;
+use crate::check::names::modules::Modules;
+use crate::check::read::numbers::has_variables;
+use crate::check::read::{self, expected, reads};
+use crate::check::reporter::Reporter;
+use crate::check::suggestions::unknown;
+use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-impl Checker {
-    /// `prompts = "math.jsonl"`, `prompts = dataset("data/gsm8k", split: "train")`
-    pub(in crate::check) fn source(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<DataSource> {
-        // `prompts = math.jsonl`
-        let written = self.sources.text(expr.span);
-        let ending = written.rsplit_once('.').map_or("", |(_, ending)| ending);
-        if matches!(expr.kind, ExprKind::Field { .. }) && DATA_ENDINGS.contains(&ending) {
-            let quoted = format!("\"{written}\"");
-            let text = format!("`{key}` is a path, and a path is a text in quotes");
-            let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, text).label("not in quotes");
-            self.report(diagnostic.help(format!("write `{quoted}`")).replace_with("write quotes", quoted));
-            return None;
-        }
-        match self.evaluate(expr, env) {
-            Value::Text(path) => {
-                let path = self.path(path, expr.span)?;
-                Some(DataSource {
-                    path,
-                    split: None,
-                    filter: None,
-                    limit: None,
-                    origin: self.origin(expr.span),
-                })
-            }
-            Value::Dataset(source) => Some(Rc::unwrap_or_clone(source)),
-            other => {
-                self.wrong_kind(
-                    expr.span,
-                    &format!("`{key}` is the path of a file in quotes, or `dataset(...)`"),
-                    &other,
-                );
-                None
-            }
-        }
-    }
+reads! {
+    Dataset => |checker, given, env| source(checker, given.expr, given.name, env);
+    FieldColumns => |checker, given, env| field_columns(checker, given.expr, env);
+}
 
-    fn path(&mut self, path: String, span: Span) -> Option<String> {
-        if path.trim().is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, span, "this path is empty"));
-            return None;
+/// `prompts = "math.jsonl"`, `prompts = dataset("data/gsm8k", split: "train")`
+pub fn source(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -> Option<DataSource> {
+    // `prompts = math.jsonl`
+    let written = checker.sources.text(expr.span);
+    let ending = written.rsplit_once('.').map_or("", |(_, ending)| ending);
+    if matches!(expr.kind, ExprKind::Field { .. }) && DATA_ENDINGS.contains(&ending) {
+        let quoted = format!("\"{written}\"");
+        let text = format!("`{key}` is a path, and a path is a text in quotes");
+        let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, text).label("not in quotes");
+        checker.report(diagnostic.help(format!("write `{quoted}`")).replace_with("write quotes", quoted));
+        return None;
+    }
+    match checker.evaluate(expr, env) {
+        Value::Text(path) => {
+            let path = checked_path(checker, path, expr.span)?;
+            Some(DataSource {
+                path,
+                split: None,
+                filter: None,
+                limit: None,
+                origin: checker.origin(expr.span),
+            })
         }
-        Some(path)
-    }
-
-    /// The value of a call about data: `dataset(...)`, `columns(...)`, `normalized(...)`, `pass_at(...)`.
-    pub(in crate::check) fn data_call(&mut self, call: DataCall, env: &Env) -> Option<Value> {
-        match call {
-            DataCall::Dataset(given) => {
-                self.dataset(given, env).map(|source| Value::Dataset(Rc::new(source)))
-            }
-            DataCall::Columns(given) => self.columns_call(given.call),
-            DataCall::PassAt(given) => self.read(given.k, env).map(|k| Value::Metric(Metric::PassAt(k))),
-            DataCall::Normalized(given) => {
-                let text = "`normalized` belongs in `score = ...` of a `compare`";
-                self.report(Diagnostic::error(Code::TypeMismatch, given.call.span, text));
-                None
-            }
-        }
-    }
-
-    fn dataset(&mut self, given: Dataset, env: &Env) -> Option<DataSource> {
-        let path = self.read(given.path, env).and_then(|path| self.path(path, given.path.expr.span));
-        let split = self.read(given.split, env);
-        let filter = match given.filter {
-            Some(filter) => self.row_filter(filter.expr, env).map(Some),
-            None => Some(None),
-        };
-        let limit = self.read(given.limit, env);
-        let (path, split, filter, limit) = (path?, split?, filter?, limit?);
-        Some(DataSource { path, split, filter, limit, origin: self.origin(given.call.span) })
-    }
-
-    /// `data.level >= 3`
-    fn row_filter(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
-        const WANTED: &str = "a filter must be a condition on each row, such as `data.level >= 3` or \
-            `data.topic == \"algebra\"`";
-        let mut bare = Vec::new();
-        crate::check::names::unknown::bare_names(expr, &mut bare);
-        let unknown = bare.into_iter().find(|bare| {
-            env.local(bare.value).is_none()
-                && !self.is_declared(bare.span.file, bare.value)
-                && crate::check::builtins::vocabulary::signal(bare.value).is_none()
-        });
-        if let Some(Spanned { value: name, span }) = unknown {
-            let text = format!("cannot find `{name}` in this scope");
-            let diagnostic = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
-            let ours = format!("data.{name}");
-            self.report(
-                diagnostic
-                    .help(format!("a field of the data is read as `{ours}`"))
-                    .replace_with(format!("write `{ours}`"), ours),
+        Value::Dataset(source) => Some(Rc::unwrap_or_clone(source)),
+        other => {
+            expected::wrong_kind(
+                checker,
+                expr.span,
+                &format!("`{key}` is the path of a file in quotes, or `dataset(...)`"),
+                &other,
             );
-            return None;
-        }
-        let formula = match self.evaluate(expr, &env.with_context(EvaluationContext::Objective)) {
-            Value::Formula(formula) if formula.unit() == Unit::Bool || has_variables(&formula) => formula,
-            other => {
-                self.wrong_kind(expr.span, WANTED, &other);
-                return None;
-            }
-        };
-        if let Some(truth) = formula.constant() {
-            let text = if truth == 1.0 { "this filter keeps every row" } else { "this filter keeps no row" };
-            self.report(
-                Diagnostic::error(Code::UnusedSetting, expr.span, text)
-                    .help("remove it, or read a field: `data.level >= 3`"),
-            );
-            return None;
-        }
-        if !has_variables(&formula) && !decided_by_data(&formula) {
-            self.report(
-                Diagnostic::error(Code::TypeMismatch, expr.span, WANTED)
-                    .label("this is known only after a completion has been sampled"),
-            );
-            return None;
-        }
-        Some(formula)
-    }
-
-    /// `columns(prompt: question, answer: "final answer")`
-    fn columns_call(&mut self, Call { builtin, arguments, span, .. }: Call) -> Option<Value> {
-        let usage = builtin.usage;
-        let mut columns: Vec<FieldColumn> = Vec::new();
-        let mut good = true;
-        for argument in arguments {
-            let Some(name) = &argument.name else {
-                let text = "the field of this column is not named";
-                self.report(Diagnostic::error(Code::MissingArgument, argument.value.span, text).help(usage));
-                good = false;
-                continue;
-            };
-            let column = match &argument.value.kind {
-                // Names of columns are the data's and may be anything.
-                ExprKind::Text(text) if !text.is_empty() => text.clone(),
-                ExprKind::Name(name) => name.clone(),
-                ExprKind::Error => {
-                    good = false;
-                    continue;
-                }
-                _ => {
-                    let text = "a column is a name, or a text in quotes";
-                    self.report(Diagnostic::error(Code::TypeMismatch, argument.value.span, text).help(usage));
-                    good = false;
-                    continue;
-                }
-            };
-            if columns.iter().any(|known| known.field == name.text) {
-                let text = format!("the field `{}` is given twice", name.text);
-                self.report(Diagnostic::error(Code::DuplicateKey, name.span, text));
-                good = false;
-                continue;
-            }
-            if column == name.text {
-                let text = format!("the field `{column}` is read from the column `{column}` by default");
-                self.report(
-                    Diagnostic::error(Code::UnusedSetting, argument.value.span, text).help("remove it"),
-                );
-                good = false;
-                continue;
-            }
-            columns.push(FieldColumn { field: name.text.clone(), column });
-        }
-        if columns.is_empty() && good {
-            self.report(Diagnostic::error(Code::MissingArgument, span, "no column is named").help(usage));
-        }
-        if columns.is_empty() || !good {
-            return None;
-        }
-        Some(Value::Columns(Rc::new(columns)))
-    }
-
-    /// `fields` of a domain.
-    pub(in crate::check) fn field_columns(&mut self, expr: &Expr, env: &Env) -> Option<Vec<FieldColumn>> {
-        match self.evaluate(expr, env) {
-            Value::Columns(columns) => Some(Rc::unwrap_or_clone(columns)),
-            other => {
-                let usage = builtins::find("columns").expect("built in").usage;
-                self.wrong_kind(
-                    expr.span,
-                    &format!("`fields` names the columns of fields: `{usage}`"),
-                    &other,
-                );
-                None
-            }
+            None
         }
     }
+}
 
-    /// `format` and `system` of a domain. `None` where neither is set.
-    pub(in crate::check) fn format(
-        &mut self,
-        format: Option<Arg<Format>>,
-        system: Option<Arg<Text>>,
-        env: &Env,
-    ) -> Option<PromptFormat> {
-        let system = system.map(|system| (self.read(system, env), system.expr.span));
-        let format = format.map(|format| (self.read(format, env), format.expr.span));
-        match (format, system) {
-            (Some((Some(PromptFormat::Chat { .. }), _)), Some((system, _))) => {
-                Some(PromptFormat::Chat { system })
-            }
-            (Some((Some(PromptFormat::Text), place)), Some((_, system))) => {
-                self.report(
-                    Diagnostic::error(
-                        Code::UnusedSetting,
-                        system,
-                        "prompts that are text have no system message",
-                    )
-                    .note(place, "the model gets the text of the prompt unchanged")
-                    .help("write `format = chat`, or put the text into the prompts"),
-                );
-                Some(PromptFormat::Text)
-            }
-            (None, Some((_, system))) => {
-                self.report(
-                    Diagnostic::error(Code::MissingKey, system, "only a conversation has a system message")
-                        .help("add `format = chat`"),
-                );
-                None
-            }
-            (format, _) => format.and_then(|(format, _)| format),
+fn checked_path(reporter: &mut Reporter, path: String, span: Span) -> Option<String> {
+    if path.trim().is_empty() {
+        reporter.report(Diagnostic::error(Code::OutOfRange, span, "this path is empty"));
+        return None;
+    }
+    Some(path)
+}
+
+/// The value of a call about data: `dataset(...)`, `columns(...)`, `normalized(...)`, `pass_at(...)`.
+pub fn data_call(checker: &mut Checker, call: DataCall, env: &Env) -> Option<Value> {
+    match call {
+        DataCall::Dataset(given) => {
+            dataset(checker, given, env).map(|source| Value::Dataset(Rc::new(source)))
+        }
+        DataCall::Columns(given) => columns_call(checker, given.call),
+        DataCall::PassAt(given) => {
+            read::read(checker, given.k, env).map(|k| Value::Metric(Metric::PassAt(k)))
+        }
+        DataCall::Normalized(given) => {
+            let text = "`normalized` belongs in `score = ...` of a `compare`";
+            checker.report(Diagnostic::error(Code::TypeMismatch, given.call.span, text));
+            None
         }
     }
+}
 
-    pub(in crate::check) fn check_format(&mut self, model: ModelId, domain: DomainId, span: Span) -> bool {
-        let Domain { name, format, origin, .. } = self.domain(domain);
-        let (prompts, origin) = (format!("the domain `{name}`"), *origin);
-        format.is_some() || self.check_format_of(model, &prompts, origin, span)
-    }
+fn dataset(checker: &mut Checker, given: Dataset, env: &Env) -> Option<DataSource> {
+    let path = read::read(checker, given.path, env)
+        .and_then(|path| checked_path(checker, path, given.path.expr.span));
+    let split = read::read(checker, given.split, env);
+    let filter = match given.filter {
+        Some(filter) => row_filter(checker, filter.expr, env).map(Some),
+        None => Some(None),
+    };
+    let limit = read::read(checker, given.limit, env);
+    let (path, split, filter, limit) = (path?, split?, filter?, limit?);
+    Some(DataSource { path, split, filter, limit, origin: checker.origin(given.call.span) })
+}
 
-    pub(in crate::check) fn check_format_of_benchmark(
-        &mut self,
-        model: ModelId,
-        benchmark: BenchmarkId,
-        span: Span,
-    ) -> bool {
-        let Benchmark { name, format, origin, .. } = self.benchmark(benchmark);
-        format.is_some() || self.check_format_of(model, &format!("the `eval {name}`"), origin, span)
-    }
-
-    /// Reports a domain without `format` for a loaded model. The model may be trained on conversations, and
-    /// whether prompts go through its template changes every number, so the author must decide.
-    fn check_format_of(&mut self, model: ModelId, prompts: &str, origin: Origin, span: Span) -> bool {
-        let first = self.first_weights(model);
-        let Stage::Load(Pretrained {
-            source: PretrainedSource::HuggingFace { .. } | PretrainedSource::Gguf { .. },
-            ..
-        }) = &self.model(first).stage
-        else {
-            return true;
-        };
-        let place = self.span(origin);
-        let loaded = self.span(self.model(first).origin);
-        let diagnostic = Diagnostic::error(
-            Code::MissingKey,
-            place,
-            format!("{prompts} must set the format of its prompts"),
-        )
-        .note(loaded, "this model may have been trained on conversations")
-        .note(span, "used here")
-        .help(
-            "add `format = chat` to put them into the model's chat template, or `format = text` to leave \
-             them as they are",
+/// `data.level >= 3`
+fn row_filter(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Formula> {
+    const WANTED: &str = "a filter must be a condition on each row, such as `data.level >= 3` or \
+        `data.topic == \"algebra\"`";
+    let mut bare = Vec::new();
+    unknown::bare_names(expr, &mut bare);
+    let unknown = bare.into_iter().find(|bare| {
+        env.local(bare.value).is_none()
+            && !unknown::is_declared(&checker.modules, bare.span.file, bare.value)
+            && vocabulary::signal(bare.value).is_none()
+    });
+    if let Some(Spanned { value: name, span }) = unknown {
+        let text = format!("cannot find `{name}` in this scope");
+        let diagnostic = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
+        let ours = format!("data.{name}");
+        checker.report(
+            diagnostic
+                .help(format!("a field of the data is read as `{ours}`"))
+                .replace_with(format!("write `{ours}`"), ours),
         );
-        let source = &self.sources.file(place.file).text;
-        let diagnostic = match self.block_of_prompts(place) {
-            Some(block) => diagnostic.choice_of_settings(source, block, &["format = chat", "format = text"]),
-            None => diagnostic,
-        };
-        self.report(diagnostic);
-        false
+        return None;
     }
+    let formula = match checker.evaluate(expr, &env.with_context(EvaluationContext::Objective)) {
+        Value::Formula(formula) if formula.unit() == Unit::Bool || has_variables(&formula) => formula,
+        other => {
+            expected::wrong_kind(checker, expr.span, WANTED, &other);
+            return None;
+        }
+    };
+    if let Some(truth) = formula.constant() {
+        let text = if truth == 1.0 { "this filter keeps every row" } else { "this filter keeps no row" };
+        checker.report(
+            Diagnostic::error(Code::UnusedSetting, expr.span, text)
+                .help("remove it, or read a field: `data.level >= 3`"),
+        );
+        return None;
+    }
+    if !has_variables(&formula) && !decided_by_data(&formula) {
+        checker.report(
+            Diagnostic::error(Code::TypeMismatch, expr.span, WANTED)
+                .label("this is known only after a completion has been sampled"),
+        );
+        return None;
+    }
+    Some(formula)
+}
 
-    /// The block of the domain or `eval` whose name is at `place`.
-    fn block_of_prompts(&self, place: Span) -> Option<Span> {
-        let (module, _) = self.modules.files().find(|(_, file)| *file == place.file)?;
-        self.modules.tree(module).items.iter().find_map(|item| match &item.kind {
-            ItemKind::Domain { name, block } | ItemKind::Eval { name, block } => {
-                (name.span == place && !block.broken).then_some(block.span)
+/// `columns(prompt: question, answer: "final answer")`
+fn columns_call(reporter: &mut Reporter, Call { builtin, arguments, span, .. }: Call) -> Option<Value> {
+    let usage = builtin.usage;
+    let mut columns: Vec<FieldColumn> = Vec::new();
+    let mut good = true;
+    for argument in arguments {
+        let Some(name) = &argument.name else {
+            let text = "the field of this column is not named";
+            reporter.report(Diagnostic::error(Code::MissingArgument, argument.value.span, text).help(usage));
+            good = false;
+            continue;
+        };
+        let column = match &argument.value.kind {
+            // Names of columns are the data's and may be anything.
+            ExprKind::Text(text) if !text.is_empty() => text.clone(),
+            ExprKind::Name(name) => name.clone(),
+            ExprKind::Error => {
+                good = false;
+                continue;
             }
-            _ => None,
-        })
+            _ => {
+                let text = "a column is a name, or a text in quotes";
+                reporter.report(Diagnostic::error(Code::TypeMismatch, argument.value.span, text).help(usage));
+                good = false;
+                continue;
+            }
+        };
+        if columns.iter().any(|known| known.field == name.text) {
+            let text = format!("the field `{}` is given twice", name.text);
+            reporter.report(Diagnostic::error(Code::DuplicateKey, name.span, text));
+            good = false;
+            continue;
+        }
+        if column == name.text {
+            let text = format!("the field `{column}` is read from the column `{column}` by default");
+            reporter
+                .report(Diagnostic::error(Code::UnusedSetting, argument.value.span, text).help("remove it"));
+            good = false;
+            continue;
+        }
+        columns.push(FieldColumn { field: name.text.clone(), column });
     }
+    if columns.is_empty() && good {
+        reporter.report(Diagnostic::error(Code::MissingArgument, span, "no column is named").help(usage));
+    }
+    if columns.is_empty() || !good {
+        return None;
+    }
+    Some(Value::Columns(Rc::new(columns)))
+}
+
+/// `fields` of a domain.
+pub fn field_columns(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Vec<FieldColumn>> {
+    match checker.evaluate(expr, env) {
+        Value::Columns(columns) => Some(Rc::unwrap_or_clone(columns)),
+        other => {
+            let usage = builtins::find("columns").expect("built in").usage;
+            expected::wrong_kind(
+                checker,
+                expr.span,
+                &format!("`fields` names the columns of fields: `{usage}`"),
+                &other,
+            );
+            None
+        }
+    }
+}
+
+/// `format` and `system` of a domain. `None` where neither is set.
+pub fn format(
+    checker: &mut Checker,
+    format: Option<Arg<Format>>,
+    system: Option<Arg<Text>>,
+    env: &Env,
+) -> Option<PromptFormat> {
+    let system = system.map(|system| (read::read(checker, system, env), system.expr.span));
+    let format = format.map(|format| (read::read(checker, format, env), format.expr.span));
+    match (format, system) {
+        (Some((Some(PromptFormat::Chat { .. }), _)), Some((system, _))) => {
+            Some(PromptFormat::Chat { system })
+        }
+        (Some((Some(PromptFormat::Text), place)), Some((_, system))) => {
+            checker.report(
+                Diagnostic::error(
+                    Code::UnusedSetting,
+                    system,
+                    "prompts that are text have no system message",
+                )
+                .note(place, "the model gets the text of the prompt unchanged")
+                .help("write `format = chat`, or put the text into the prompts"),
+            );
+            Some(PromptFormat::Text)
+        }
+        (None, Some((_, system))) => {
+            checker.report(
+                Diagnostic::error(Code::MissingKey, system, "only a conversation has a system message")
+                    .help("add `format = chat`"),
+            );
+            None
+        }
+        (format, _) => format.and_then(|(format, _)| format),
+    }
+}
+
+pub fn check_format(declarations: &mut Declarations, model: ModelId, domain: DomainId, span: Span) -> bool {
+    let Domain { name, format, origin, .. } = declarations.parts.domain(domain);
+    let (prompts, origin) = (format!("the domain `{name}`"), *origin);
+    format.is_some() || check_format_of(declarations, model, &prompts, origin, span)
+}
+
+pub fn check_format_of_benchmark(
+    declarations: &mut Declarations,
+    model: ModelId,
+    benchmark: BenchmarkId,
+    span: Span,
+) -> bool {
+    let Benchmark { name, format, origin, .. } = declarations.parts.benchmark(benchmark).clone();
+    format.is_some() || check_format_of(declarations, model, &format!("the `eval {name}`"), origin, span)
+}
+
+/// Reports a domain without `format` for a loaded model. The model may be trained on conversations, and
+/// whether prompts go through its template changes every number, so the author must decide.
+fn check_format_of(
+    declarations: &mut Declarations,
+    model: ModelId,
+    prompts: &str,
+    origin: Origin,
+    span: Span,
+) -> bool {
+    let first = declarations.parts.first_weights(model);
+    let Stage::Load(Pretrained {
+        source: PretrainedSource::HuggingFace { .. } | PretrainedSource::Gguf { .. },
+        ..
+    }) = &declarations.parts.model(first).stage
+    else {
+        return true;
+    };
+    let place = declarations.span(origin);
+    let loaded = declarations.span(declarations.parts.model(first).origin);
+    let diagnostic =
+        Diagnostic::error(Code::MissingKey, place, format!("{prompts} must set the format of its prompts"))
+            .note(loaded, "this model may have been trained on conversations")
+            .note(span, "used here")
+            .help(
+                "add `format = chat` to put them into the model's chat template, or `format = text` to leave \
+         them as they are",
+            );
+    let source = &declarations.sources.file(place.file).text;
+    let diagnostic = match block_of_prompts(&declarations.modules, place) {
+        Some(block) => diagnostic.choice_of_settings(source, block, &["format = chat", "format = text"]),
+        None => diagnostic,
+    };
+    declarations.report(diagnostic);
+    false
+}
+
+/// The block of the domain or `eval` whose name is at `place`.
+fn block_of_prompts(modules: &Modules, place: Span) -> Option<Span> {
+    let (module, _) = modules.files().find(|(_, file)| *file == place.file)?;
+    modules.tree(module).items.iter().find_map(|item| match &item.kind {
+        ItemKind::Domain { name, block } | ItemKind::Eval { name, block } => {
+            (name.span == place && !block.broken).then_some(block.span)
+        }
+        _ => None,
+    })
+}
+
+/// Whether a number depends only on the data, and is the same for all completions of a prompt.
+pub fn decided_by_data(formula: &Formula) -> bool {
+    formula.axis() == Axis::Sequence
+        && formula.parts().iter().all(|part| match &part.0.kind {
+            FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
+            FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
+            _ => false,
+        })
 }

@@ -8,245 +8,250 @@ use mopd_experiment::{
     Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange, RewardValues,
 };
 
-use crate::check::Checker;
+use crate::check::builtins::block_settings::BlockSettings;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::declare_settings::{DeclaredBlock, Required};
 use crate::check::builtins::types::Count;
 use crate::check::builtins::vocabulary::{self, EvalBlock, EvaluationBlock};
-use crate::check::stages::settings::BlockSettings;
-use crate::check::values::evaluate::Env;
+use crate::check::checker::Checker;
+use crate::check::declarations::Declarations;
+use crate::check::read::{self, expected, settings};
+use crate::check::reporter::Reporter;
+use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
+use crate::check::{data, rollouts};
 
-impl Checker {
-    pub(in crate::check) fn eval_item(&mut self, name: &Name, block: &Block, env: &Env) -> Value {
-        let owner = format!("eval {}", name.text);
-        let settings = self.settings(Some(block), &owner, name.span, vocabulary::EVAL, false);
-        let given = EvalBlock::of(&settings);
-        self.keep_marks(&settings, &owner);
-        let prompts = self.read(given.prompts, env);
-        let columns = self.read(given.fields, env).flatten().unwrap_or_default();
-        let format = self.format(given.format, given.system, env);
-        let reward = self.read(given.reward, env);
-        let evaluation = self.evaluation(&settings, given.samples, None, env);
-        let metrics = match (given.metrics, &evaluation) {
-            (Some(metrics), Some(evaluation)) => self.metrics(metrics.expr, evaluation.samples, env),
-            _ => Some(Vec::new()),
-        };
-        let (Some(prompts), Some(reward), Some(evaluation), Some(metrics)) =
-            (prompts, reward, evaluation, metrics)
-        else {
-            return Value::Error;
-        };
-        if let Some(place) = settings.key_span("metrics") {
-            self.check_metrics_of_reward(&metrics, &name.text, &reward, place);
-        }
-        let origin = self.origin(name.span);
-        self.parts.benchmarks.push(Benchmark {
-            name: name.text.clone(),
-            prompts,
-            columns,
-            format,
-            reward,
-            evaluation,
-            metrics,
-            origin,
-        });
-        Value::Benchmark(BenchmarkId(self.parts.benchmarks.len() as u32 - 1))
+pub fn eval_item(checker: &mut Checker, name: &Name, block: &Block, env: &Env) -> Value {
+    let owner = format!("eval {}", name.text);
+    let settings = settings::settings(checker, Some(block), &owner, name.span, vocabulary::EVAL, false);
+    let given = EvalBlock::of(&settings);
+    settings::keep_marks(&mut checker.parts, &settings, &owner);
+    let prompts = read::read(checker, given.prompts, env);
+    let columns = read::read(checker, given.fields, env).flatten().unwrap_or_default();
+    let format = data::format(checker, given.format, given.system, env);
+    let reward = read::read(checker, given.reward, env);
+    let evaluation = read_evaluation(checker, &settings, given.samples, None, env);
+    let metrics = match (given.metrics, &evaluation) {
+        (Some(metrics), Some(evaluation)) => read_metrics(checker, metrics.expr, evaluation.samples, env),
+        _ => Some(Vec::new()),
+    };
+    let (Some(prompts), Some(reward), Some(evaluation), Some(metrics)) =
+        (prompts, reward, evaluation, metrics)
+    else {
+        return Value::Error;
+    };
+    if let Some(place) = settings.key_span("metrics") {
+        check_metrics_of_reward(checker, &metrics, &name.text, &reward, place);
     }
+    let origin = checker.origin(name.span);
+    checker.parts.benchmarks.push(Benchmark {
+        name: name.text.clone(),
+        prompts,
+        columns,
+        format,
+        reward,
+        evaluation,
+        metrics,
+        origin,
+    });
+    Value::Benchmark(BenchmarkId(checker.parts.benchmarks.len() as u32 - 1))
+}
 
-    pub(in crate::check) fn benchmark(&self, id: BenchmarkId) -> Benchmark {
-        self.parts.benchmarks[id.0 as usize].clone()
+/// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
+pub fn read_evaluation(
+    checker: &mut Checker,
+    settings: &BlockSettings,
+    samples: Required<Count>,
+    prompts: Option<Arg<Count>>,
+    env: &Env,
+) -> Option<Evaluation> {
+    let given = EvaluationBlock::of(settings);
+    let (samples, temperature) =
+        (read::read(checker, samples, env), read::read(checker, given.temperature, env));
+    let max_tokens = read::read(checker, given.max_tokens, env);
+    let truncation =
+        rollouts::truncation(checker, given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env);
+    let stop = read::read(checker, given.stop, env);
+    let prompts = read::read(checker, prompts, env)?;
+    let ((top_p, top_k), stop) = (truncation?, stop?.unwrap_or_default());
+    let evaluation = Evaluation {
+        samples: samples?,
+        temperature: temperature?,
+        max_tokens: max_tokens?,
+        top_p,
+        top_k,
+        stop,
+        prompts,
+    };
+    if evaluation.temperature == 0.0
+        && let Some(place) = ["top_p", "top_k"].iter().find_map(|key| settings.key_span(key))
+    {
+        checker.report(
+            Diagnostic::error(
+                Code::UnusedSetting,
+                place,
+                "a greedy completion takes the most probable token: nothing is cut off",
+            )
+            .note(settings.place(&["temperature"]), "greedy")
+            .help("remove it, or write a temperature above 0"),
+        );
+        return None;
     }
+    if evaluation.temperature == 0.0 && evaluation.samples > 1 {
+        checker.report(
+            Diagnostic::error(
+                Code::OutOfRange,
+                settings.place(&["samples"]),
+                "greedy samples of one prompt are all the same",
+            )
+            .help("write `samples = 1`, or a temperature above 0"),
+        );
+        return None;
+    }
+    Some(evaluation)
+}
 
-    /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
-    pub(in crate::check) fn evaluation(
-        &mut self,
-        settings: &BlockSettings,
-        samples: Required<Count>,
-        prompts: Option<Arg<Count>>,
-        env: &Env,
-    ) -> Option<Evaluation> {
-        let given = EvaluationBlock::of(settings);
-        let (samples, temperature) = (self.read(samples, env), self.read(given.temperature, env));
-        let max_tokens = self.read(given.max_tokens, env);
-        let truncation = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env);
-        let stop = self.read(given.stop, env);
-        let prompts = self.read(prompts, env)?;
-        let ((top_p, top_k), stop) = (truncation?, stop?.unwrap_or_default());
-        let evaluation = Evaluation {
-            samples: samples?,
-            temperature: temperature?,
-            max_tokens: max_tokens?,
-            top_p,
-            top_k,
-            stop,
-            prompts,
-        };
-        if evaluation.temperature == 0.0
-            && let Some(place) = ["top_p", "top_k"].iter().find_map(|key| settings.key_span(key))
-        {
-            self.report(
-                Diagnostic::error(
-                    Code::UnusedSetting,
-                    place,
-                    "a greedy completion takes the most probable token: nothing is cut off",
-                )
-                .note(settings.place(&["temperature"]), "greedy")
-                .help("remove it, or write a temperature above 0"),
-            );
+/// `[pass_at(1), pass_at(16), distinct]`
+pub fn read_metrics(checker: &mut Checker, expr: &Expr, samples: u32, env: &Env) -> Option<Vec<Metric>> {
+    const WANTED: &str = "a list of what a cell shows: `[pass_at(16), distinct, length, entropy]`";
+    let ExprKind::List(items) = &expr.kind else {
+        let value = checker.evaluate(expr, env);
+        expected::wrong_kind(checker, expr.span, WANTED, &value);
+        return None;
+    };
+    let mut metrics = Vec::new();
+    for item in items {
+        let metric = metric(checker, item, env)?;
+        if let Some((text, label)) = too_few(metric, samples) {
+            let diagnostic = Diagnostic::error(Code::OutOfRange, item.span, text).label(label);
+            checker.report(diagnostic.help("raise `samples`"));
             return None;
         }
-        if evaluation.temperature == 0.0 && evaluation.samples > 1 {
-            self.report(
-                Diagnostic::error(
-                    Code::OutOfRange,
-                    settings.place(&["samples"]),
-                    "greedy samples of one prompt are all the same",
-                )
-                .help("write `samples = 1`, or a temperature above 0"),
-            );
-            return None;
-        }
-        Some(evaluation)
-    }
-
-    /// `[pass_at(1), pass_at(16), distinct]`
-    pub(in crate::check) fn metrics(&mut self, expr: &Expr, samples: u32, env: &Env) -> Option<Vec<Metric>> {
-        const WANTED: &str = "a list of what a cell shows: `[pass_at(16), distinct, length, entropy]`";
-        let ExprKind::List(items) = &expr.kind else {
-            let value = self.evaluate(expr, env);
-            self.wrong_kind(expr.span, WANTED, &value);
-            return None;
-        };
-        let mut metrics = Vec::new();
-        for item in items {
-            let metric = self.metric(item, env)?;
-            if let Some((text, label)) = too_few(metric, samples) {
-                let diagnostic = Diagnostic::error(Code::OutOfRange, item.span, text).label(label);
-                self.report(diagnostic.help("raise `samples`"));
-                return None;
-            }
-            if metrics.contains(&metric) {
-                self.report(Diagnostic::error(
-                    Code::DuplicateKey,
-                    item.span,
-                    format!("`{metric}` is listed twice"),
-                ));
-                return None;
-            }
-            metrics.push(metric);
-        }
-        Some(metrics)
-    }
-
-    fn metric(&mut self, item: &Expr, env: &Env) -> Option<Metric> {
-        let words = [
-            ("distinct", Metric::Distinct),
-            ("length", Metric::Length),
-            ("calibration", Metric::Calibration),
-            ("entropy", Metric::Entropy),
-        ];
-        if let ExprKind::Name(name) = &item.kind {
-            let near = nearest(name, ["pass_at"]);
-            if near.is_some() {
-                let text = format!("`{name}` needs the number of samples");
-                self.report(
-                    Diagnostic::error(Code::MissingArgument, item.span, text).help("write `pass_at(16)`"),
-                );
-                return None;
-            }
-            return self.word(item, "a measure", &words);
-        }
-        match self.evaluate(item, env) {
-            Value::Metric(metric) => Some(metric),
-            other => {
-                self.wrong_kind(
-                    item.span,
-                    "a measure is `pass_at(16)`, `distinct`, `length`, `calibration` or `entropy`",
-                    &other,
-                );
-                None
-            }
-        }
-    }
-
-    /// Checks that the benchmarks of a table, which draw their own samples, can give its metrics.
-    pub(in crate::check) fn check_metrics_of_benchmarks(
-        &mut self,
-        metrics: &[Metric],
-        benchmarks: &[BenchmarkId],
-        place: Span,
-    ) {
-        for benchmark in benchmarks {
-            let Benchmark { name, evaluation, origin, reward, .. } = self.benchmark(*benchmark);
-            self.check_metrics_of_reward(metrics, &name, &reward, place);
-            let found = metrics.iter().find_map(|metric| too_few(*metric, evaluation.samples));
-            if let Some((text, label)) = found {
-                let declared = self.span(origin);
-                let diagnostic = Diagnostic::error(Code::OutOfRange, place, text)
-                    .label(format!("asked of every column, `{name}` too"))
-                    .note(declared, label);
-                self.report(diagnostic.help(format!("raise the `samples` of `{name}`")));
-            }
-        }
-    }
-
-    /// Checks that the column's reward is a verdict, and states confidences, where a metric needs that.
-    pub(in crate::check) fn check_metrics_of_reward(
-        &mut self,
-        metrics: &[Metric],
-        column: &str,
-        reward: &Reward,
-        place: Span,
-    ) {
-        let counted = metrics.iter().any(|metric| matches!(metric, Metric::PassAt(_)));
-        if counted && reward.range() == RewardRange::Any {
-            let text = format!("the reward of `{column}` may be any number: no answer is the right one");
-            self
-                .report(Diagnostic::error(Code::TypeMismatch, place, text).label("counts right answers").help(
-                "leave `pass_at` out: the table has the mean reward; or judge by rewards from 0 to 1, which \
-                 have no `range: any`",
+        if metrics.contains(&metric) {
+            checker.report(Diagnostic::error(
+                Code::DuplicateKey,
+                item.span,
+                format!("`{metric}` is listed twice"),
             ));
+            return None;
         }
-        if !metrics.contains(&Metric::Calibration) {
-            return;
-        }
-        let (text, help) = match reward.facts().values {
-            RewardValues::Verdict => return,
-            RewardValues::VerdictOnWhole => (
-                "takes the whole completion for the answer: one that states its confidence is never right",
-                "find the answer beside the confidence, such as `reward = regex(\"answer: (?<answer>\\\\S+)\")`",
-            ),
-            RewardValues::Graded(_) => (
-                "may be between 0 and 1: `calibration` compares a confidence with right and wrong",
-                "judge by `regex`, `json_schema` or `unit_tests`, or leave `calibration` out",
-            ),
-        };
-        let text = format!("the reward of `{column}` {text}");
-        self.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
+        metrics.push(metric);
     }
+    Some(metrics)
+}
 
-    /// Checks that some table or stage uses every `eval`.
-    pub(in crate::check) fn check_use_of_benchmarks(&mut self, comparisons: &[Comparison]) {
-        if !self.has_experiment || self.diagnostics.has_errors() {
-            return; // A table may be missing because of another mistake.
-        }
-        for index in 0..self.parts.benchmarks.len() {
-            let id = BenchmarkId(index as u32);
-            let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));
-            let guides = |train: &&mopd_experiment::Train| {
-                train.extrapolation.as_ref().is_some_and(|extrapolation| extrapolation.judged_by == id)
-            };
-            if compared || self.trains().iter().any(guides) {
-                continue;
-            }
-            let (span, name) =
-                (self.span(self.parts.benchmarks[index].origin), self.parts.benchmarks[index].name.clone());
-            self.report(
-                Diagnostic::error(Code::UnusedDeclaration, span, format!("no table evaluates on `{name}`"))
-                    .help(format!("add `on = [{name}]` to a `compare`, or remove it")),
+fn metric(checker: &mut Checker, item: &Expr, env: &Env) -> Option<Metric> {
+    let words = [
+        ("distinct", Metric::Distinct),
+        ("length", Metric::Length),
+        ("calibration", Metric::Calibration),
+        ("entropy", Metric::Entropy),
+    ];
+    if let ExprKind::Name(name) = &item.kind {
+        let near = nearest(name, ["pass_at"]);
+        if near.is_some() {
+            let text = format!("`{name}` needs the number of samples");
+            checker.report(
+                Diagnostic::error(Code::MissingArgument, item.span, text).help("write `pass_at(16)`"),
             );
+            return None;
         }
+        return expected::word(checker, item, "a measure", &words);
+    }
+    match checker.evaluate(item, env) {
+        Value::Metric(metric) => Some(metric),
+        other => {
+            expected::wrong_kind(
+                checker,
+                item.span,
+                "a measure is `pass_at(16)`, `distinct`, `length`, `calibration` or `entropy`",
+                &other,
+            );
+            None
+        }
+    }
+}
+
+/// Checks that the benchmarks of a table, which draw their own samples, can give its metrics.
+pub fn check_metrics_of_benchmarks(
+    declarations: &mut Declarations,
+    metrics: &[Metric],
+    benchmarks: &[BenchmarkId],
+    place: Span,
+) {
+    for benchmark in benchmarks {
+        let Benchmark { name, evaluation, origin, reward, .. } =
+            declarations.parts.benchmark(*benchmark).clone();
+        check_metrics_of_reward(declarations, metrics, &name, &reward, place);
+        let found = metrics.iter().find_map(|metric| too_few(*metric, evaluation.samples));
+        if let Some((text, label)) = found {
+            let declared = declarations.span(origin);
+            let diagnostic = Diagnostic::error(Code::OutOfRange, place, text)
+                .label(format!("asked of every column, `{name}` too"))
+                .note(declared, label);
+            declarations.report(diagnostic.help(format!("raise the `samples` of `{name}`")));
+        }
+    }
+}
+
+/// Checks that the column's reward is a verdict, and states confidences, where a metric needs that.
+pub fn check_metrics_of_reward(
+    reporter: &mut Reporter,
+    metrics: &[Metric],
+    column: &str,
+    reward: &Reward,
+    place: Span,
+) {
+    let counted = metrics.iter().any(|metric| matches!(metric, Metric::PassAt(_)));
+    if counted && reward.range() == RewardRange::Any {
+        let text = format!("the reward of `{column}` may be any number: no answer is the right one");
+        reporter.report(
+            Diagnostic::error(Code::TypeMismatch, place, text).label("counts right answers").help(
+                "leave `pass_at` out: the table has the mean reward; or judge by rewards from 0 to 1, which \
+             have no `range: any`",
+            ),
+        );
+    }
+    if !metrics.contains(&Metric::Calibration) {
+        return;
+    }
+    let (text, help) = match reward.facts().values {
+        RewardValues::Verdict => return,
+        RewardValues::VerdictOnWhole => (
+            "takes the whole completion for the answer: one that states its confidence is never right",
+            "find the answer beside the confidence, such as `reward = regex(\"answer: (?<answer>\\\\S+)\")`",
+        ),
+        RewardValues::Graded(_) => (
+            "may be between 0 and 1: `calibration` compares a confidence with right and wrong",
+            "judge by `regex`, `json_schema` or `unit_tests`, or leave `calibration` out",
+        ),
+    };
+    let text = format!("the reward of `{column}` {text}");
+    reporter.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
+}
+
+/// Checks that some table or stage uses every `eval`.
+pub fn check_use_of_benchmarks(declarations: &mut Declarations, comparisons: &[Comparison]) {
+    if !declarations.has_experiment || declarations.diagnostics.has_errors() {
+        return; // A table may be missing because of another mistake.
+    }
+    for index in 0..declarations.parts.benchmarks.len() {
+        let id = BenchmarkId(index as u32);
+        let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));
+        let guides = |train: &&mopd_experiment::Train| {
+            train.extrapolation.as_ref().is_some_and(|extrapolation| extrapolation.judged_by == id)
+        };
+        if compared || declarations.parts.trains().iter().any(guides) {
+            continue;
+        }
+        let (span, name) = (
+            declarations.span(declarations.parts.benchmarks[index].origin),
+            declarations.parts.benchmarks[index].name.clone(),
+        );
+        declarations.report(
+            Diagnostic::error(Code::UnusedDeclaration, span, format!("no table evaluates on `{name}`"))
+                .help(format!("add `on = [{name}]` to a `compare`, or remove it")),
+        );
     }
 }
 

@@ -8,17 +8,23 @@ use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Text};
 use crate::syntax::tokens;
 use mopd_experiment::{BenchmarkId, Budget, Comparison, DomainId, Evaluation, ModelId, Normalized, Row};
 
-use crate::check::Checker;
-use crate::check::builtins::data::Normalized as NormalizedArguments;
+use crate::check::builtins::block_settings::BlockSettings;
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::declare_settings::{DeclaredBlock, Required};
 use crate::check::builtins::types::{self, Charges, Count};
 use crate::check::builtins::vocabulary::{self, CompareBlock};
 use crate::check::builtins::{self, BuiltinKind, DataName};
+use crate::check::checker::Checker;
+use crate::check::data;
+use crate::check::declarations::{Declarations, ExperimentParts};
+use crate::check::evaluation::{benchmarks, budgets};
 use crate::check::names::modules::ModuleId;
-use crate::check::stages::settings::BlockSettings;
-use crate::check::values::evaluate::Env;
+use crate::check::read::{self, arguments, expected, settings};
+use crate::check::reporter::Reporter;
+use crate::check::values::environment::Env;
 use crate::check::values::value::{MemberKey, Value};
+
+use crate::check::builtins::data::Normalized as NormalizedArguments;
 
 /// The columns of a table: domains first, then benchmarks.
 struct Columns {
@@ -32,391 +38,394 @@ impl Columns {
     }
 }
 
-impl Checker {
-    /// Checks the names of all tables: results of a table are found by its name.
-    pub(in crate::check) fn check_names_of_tables(&mut self, module: &Module) {
-        let mut known: FxHashMap<&str, Span> = FxHashMap::default();
-        for item in &module.items {
-            let ItemKind::Compare { name, .. } = &item.kind else { continue };
-            // A name without quotes has been reported, and has no text.
-            if name.text.trim().is_empty() {
-                if self.sources.text(name.span).starts_with('"') {
-                    let diagnostic =
-                        Diagnostic::error(Code::OutOfRange, name.span, "the name of a table is empty");
-                    self.report(diagnostic.help("say what it compares: `compare \"transfer\" { ... }`"));
-                }
-                continue;
+/// Checks the names of all tables: results of a table are found by its name.
+pub fn check_names_of_tables(reporter: &mut Reporter, module: &Module) {
+    let mut known: FxHashMap<&str, Span> = FxHashMap::default();
+    for item in &module.items {
+        let ItemKind::Compare { name, .. } = &item.kind else { continue };
+        // A name without quotes has been reported, and has no text.
+        if name.text.trim().is_empty() {
+            if reporter.sources.text(name.span).starts_with('"') {
+                let diagnostic =
+                    Diagnostic::error(Code::OutOfRange, name.span, "the name of a table is empty");
+                reporter.report(diagnostic.help("say what it compares: `compare \"transfer\" { ... }`"));
             }
-            let Some(first) = known.get(name.text.as_str()) else {
-                known.insert(&name.text, name.span);
-                continue;
-            };
-            let diagnostic = Diagnostic::error(
-                Code::DuplicateName,
-                name.span,
-                format!("two tables are called `{}`", name.text),
-            );
-            self.report(
-                diagnostic
-                    .label("used again here")
-                    .note(*first, "first used here")
-                    .help("give one of them another name: results of a table are found by its name"),
-            );
+            continue;
         }
-    }
-
-    pub(in crate::check) fn comparison(
-        &mut self,
-        module: ModuleId,
-        item: &Item,
-        name: &Text,
-        block: &Block,
-    ) -> Option<Comparison> {
-        let env = Env::constant(module);
-        let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
-        let given = CompareBlock::of(&settings);
-        self.keep_marks(&settings, &format!("compare {:?}", name.text));
-        let columns = self.columns_of_table(given.on, &env)?;
-        let models = self.required_setting(given.models);
-        let rows = models.and_then(|models| self.rows(models.expr, &columns, &env));
-        let normalized = match given.score {
-            None => Some(None),
-            Some(score) => self.normalized(score.expr, &columns, &env).map(Some),
+        let Some(first) = known.get(name.text.as_str()) else {
+            known.insert(&name.text, name.span);
+            continue;
         };
-        let evaluation = self.evaluation_of_table(&settings, given.samples, given.prompts, &columns, &env);
-        let seeds = self.read(given.seeds, &env);
-        let metrics = match (given.metrics, &evaluation) {
-            (Some(metrics), Some(evaluation)) => self.metrics(metrics.expr, evaluation.samples, &env),
-            _ => Some(Vec::new()),
-        };
-        if let (Some(metrics), Some(place)) = (&metrics, settings.key_span("metrics")) {
-            for domain in &columns.domains {
-                let domain = self.domain(*domain).clone();
-                self.check_metrics_of_reward(metrics, &domain.name, &domain.reward, place);
-            }
-            // Without domains, the samples of the table are those of its first benchmark.
-            let known = usize::from(columns.domains.is_empty());
-            let benchmarks = columns.benchmarks.get(known..).unwrap_or_default();
-            self.check_metrics_of_benchmarks(metrics, benchmarks, place);
-        }
-        let budget = self.budget(&settings, given.budget, given.teachers, &env);
-        if !self.check_held_out(&columns.domains, name.span) {
-            return None;
-        }
-        let (rows, normalized, budget) = (rows?, normalized?, budget.ok()?);
-        for row in &rows {
-            for (model, domain) in row.models.iter().zip(&columns.domains) {
-                if !self.check_format(*model, *domain, name.span) {
-                    return None;
-                }
-            }
-            for (model, benchmark) in row.models[columns.domains.len()..].iter().zip(&columns.benchmarks) {
-                if !self.check_format_of_benchmark(*model, *benchmark, name.span) {
-                    return None;
-                }
-            }
-        }
-        if let (Some(budget), Some(place)) = (budget, settings.key_span("budget")) {
-            self.check_budget(&rows, normalized.as_ref(), budget, place);
-        }
-        let origin = self.origin(item.span);
-        Some(Comparison {
-            name: name.text.clone(),
-            rows,
-            domains: columns.domains,
-            benchmarks: columns.benchmarks,
-            normalized,
-            seeds: seeds?,
-            evaluation: evaluation?,
-            metrics: metrics?,
-            budget,
-            origin,
-        })
-    }
-
-    /// The settings by which domain columns are judged. Benchmarks have their own.
-    fn evaluation_of_table(
-        &mut self,
-        settings: &BlockSettings,
-        samples: Required<Count>,
-        prompts: Option<Arg<Count>>,
-        columns: &Columns,
-        env: &Env,
-    ) -> Option<Evaluation> {
-        let (Some(first), true) = (columns.benchmarks.first(), columns.domains.is_empty()) else {
-            return self.evaluation(settings, samples, prompts, env);
-        };
-        for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
-            if let Some(place) = settings.key_span(key) {
-                let text = format!("every column is a benchmark, which sets its own `{key}`");
-                self.report(
-                    Diagnostic::error(Code::UnusedSetting, place, text)
-                        .help("remove it, or write it in the `eval`"),
-                );
-            }
-        }
-        Some(self.parts.benchmarks[first.0 as usize].evaluation.clone())
-    }
-
-    /// Whether all of these domains, judged at that place, have prompts that no model is trained on.
-    fn check_held_out(&mut self, domains: &[DomainId], judged: Span) -> bool {
-        let Some(&without) = domains.iter().find(|domain| self.domain(**domain).tests.is_none()) else {
-            return true;
-        };
-        let domain = self.domain(without);
-        let text = format!("the domain `{}` has no held-out prompts", domain.name);
-        let span = self.span(domain.origin);
-        self.report(
-            Diagnostic::error(Code::MissingKey, span, text)
-                .label("`tests` is not set")
-                .note(judged, "judged here")
-                .help("add `tests = \"...\"`: prompts that no model is trained on"),
+        let diagnostic = Diagnostic::error(
+            Code::DuplicateName,
+            name.span,
+            format!("two tables are called `{}`", name.text),
         );
-        false
+        reporter.report(
+            diagnostic
+                .label("used again here")
+                .note(*first, "first used here")
+                .help("give one of them another name: results of a table are found by its name"),
+        );
     }
+}
 
-    /// `on = [math, math500]`; every domain by default.
-    fn columns_of_table(&mut self, on: Option<Arg<types::Columns>>, env: &Env) -> Option<Columns> {
-        let Some(Arg { expr, .. }) = on else {
-            let domains = (0..self.parts.domains.len() as u32).map(DomainId).collect();
-            return Some(Columns { domains, benchmarks: Vec::new() });
-        };
-        let values = match self.evaluate(expr, env) {
-            Value::List(values) => values,
-            one @ (Value::Benchmark(_) | Value::Domain(_)) => vec![one],
+pub fn comparison(
+    checker: &mut Checker,
+    module: ModuleId,
+    item: &Item,
+    name: &Text,
+    block: &Block,
+) -> Option<Comparison> {
+    let env = Env::constant(module);
+    let settings = settings::settings(checker, Some(block), "compare", name.span, vocabulary::COMPARE, false);
+    let given = CompareBlock::of(&settings);
+    settings::keep_marks(&mut checker.parts, &settings, &format!("compare {:?}", name.text));
+    let columns = columns_of_table(checker, given.on, &env)?;
+    let models = settings::required_setting(checker, given.models);
+    let rows = models.and_then(|models| rows(checker, models.expr, &columns, &env));
+    let normalized = match given.score {
+        None => Some(None),
+        Some(score) => normalized(checker, score.expr, &columns, &env).map(Some),
+    };
+    let evaluation = evaluation_of_table(checker, &settings, given.samples, given.prompts, &columns, &env);
+    let seeds = read::read(checker, given.seeds, &env);
+    let metrics = match (given.metrics, &evaluation) {
+        (Some(metrics), Some(evaluation)) => {
+            benchmarks::read_metrics(checker, metrics.expr, evaluation.samples, &env)
+        }
+        _ => Some(Vec::new()),
+    };
+    if let (Some(metrics), Some(place)) = (&metrics, settings.key_span("metrics")) {
+        for domain in &columns.domains {
+            let domain = checker.parts.domain(*domain).clone();
+            benchmarks::check_metrics_of_reward(checker, metrics, &domain.name, &domain.reward, place);
+        }
+        // Without domains, the samples of the table are those of its first benchmark.
+        let known = usize::from(columns.domains.is_empty());
+        let benchmarks = columns.benchmarks.get(known..).unwrap_or_default();
+        benchmarks::check_metrics_of_benchmarks(checker, metrics, benchmarks, place);
+    }
+    let budget = budget(checker, &settings, given.budget, given.teachers, &env);
+    if !check_held_out(checker, &columns.domains, name.span) {
+        return None;
+    }
+    let (rows, normalized, budget) = (rows?, normalized?, budget.ok()?);
+    for row in &rows {
+        for (model, domain) in row.models.iter().zip(&columns.domains) {
+            if !data::check_format(checker, *model, *domain, name.span) {
+                return None;
+            }
+        }
+        for (model, benchmark) in row.models[columns.domains.len()..].iter().zip(&columns.benchmarks) {
+            if !data::check_format_of_benchmark(checker, *model, *benchmark, name.span) {
+                return None;
+            }
+        }
+    }
+    if let (Some(budget), Some(place)) = (budget, settings.key_span("budget")) {
+        budgets::check_budget(checker, &rows, normalized.as_ref(), budget, place);
+    }
+    let origin = checker.origin(item.span);
+    Some(Comparison {
+        name: name.text.clone(),
+        rows,
+        domains: columns.domains,
+        benchmarks: columns.benchmarks,
+        normalized,
+        seeds: seeds?,
+        evaluation: evaluation?,
+        metrics: metrics?,
+        budget,
+        origin,
+    })
+}
+
+/// The settings by which domain columns are judged. Benchmarks have their own.
+fn evaluation_of_table(
+    checker: &mut Checker,
+    settings: &BlockSettings,
+    samples: Required<Count>,
+    prompts: Option<Arg<Count>>,
+    columns: &Columns,
+    env: &Env,
+) -> Option<Evaluation> {
+    let (Some(first), true) = (columns.benchmarks.first(), columns.domains.is_empty()) else {
+        return benchmarks::read_evaluation(checker, settings, samples, prompts, env);
+    };
+    for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
+        if let Some(place) = settings.key_span(key) {
+            let text = format!("every column is a benchmark, which sets its own `{key}`");
+            checker.report(
+                Diagnostic::error(Code::UnusedSetting, place, text)
+                    .help("remove it, or write it in the `eval`"),
+            );
+        }
+    }
+    Some(checker.parts.benchmarks[first.0 as usize].evaluation.clone())
+}
+
+/// Whether all of these domains, judged at that place, have prompts that no model is trained on.
+fn check_held_out(declarations: &mut Declarations, domains: &[DomainId], judged: Span) -> bool {
+    let Some(&without) = domains.iter().find(|domain| declarations.parts.domain(**domain).tests.is_none())
+    else {
+        return true;
+    };
+    let domain = declarations.parts.domain(without);
+    let text = format!("the domain `{}` has no held-out prompts", domain.name);
+    let span = declarations.span(domain.origin);
+    declarations.report(
+        Diagnostic::error(Code::MissingKey, span, text)
+            .label("`tests` is not set")
+            .note(judged, "judged here")
+            .help("add `tests = \"...\"`: prompts that no model is trained on"),
+    );
+    false
+}
+
+/// `on = [math, math500]`; every domain by default.
+fn columns_of_table(checker: &mut Checker, on: Option<Arg<types::Columns>>, env: &Env) -> Option<Columns> {
+    let Some(Arg { expr, .. }) = on else {
+        let domains = (0..checker.parts.domains.len() as u32).map(DomainId).collect();
+        return Some(Columns { domains, benchmarks: Vec::new() });
+    };
+    let values = match checker.evaluate(expr, env) {
+        Value::List(values) => values,
+        one @ (Value::Benchmark(_) | Value::Domain(_)) => vec![one],
+        other => {
+            expected::wrong_kind(checker, expr.span, "`on` is a list of domains and `eval`s", &other);
+            return None;
+        }
+    };
+    let mut columns = Columns { domains: Vec::new(), benchmarks: Vec::new() };
+    for value in values {
+        let twice = match value {
+            Value::Domain(domain) => {
+                let known = columns.domains.contains(&domain);
+                columns.domains.push(domain);
+                known
+            }
+            Value::Benchmark(benchmark) => {
+                let known = columns.benchmarks.contains(&benchmark);
+                columns.benchmarks.push(benchmark);
+                known
+            }
             other => {
-                self.wrong_kind(expr.span, "`on` is a list of domains and `eval`s", &other);
+                expected::wrong_kind(checker, expr.span, "a column is a domain or an `eval`", &other);
                 return None;
             }
         };
-        let mut columns = Columns { domains: Vec::new(), benchmarks: Vec::new() };
-        for value in values {
-            let twice = match value {
-                Value::Domain(domain) => {
-                    let known = columns.domains.contains(&domain);
-                    columns.domains.push(domain);
-                    known
-                }
-                Value::Benchmark(benchmark) => {
-                    let known = columns.benchmarks.contains(&benchmark);
-                    columns.benchmarks.push(benchmark);
-                    known
-                }
-                other => {
-                    self.wrong_kind(expr.span, "a column is a domain or an `eval`", &other);
-                    return None;
-                }
-            };
-            if twice {
-                self.report(Diagnostic::error(Code::DuplicateName, expr.span, "one column is listed twice"));
-                return None;
-            }
-        }
-        if columns.count() == 0 {
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a table needs a column"));
+        if twice {
+            checker.report(Diagnostic::error(Code::DuplicateName, expr.span, "one column is listed twice"));
             return None;
         }
-        Some(columns)
     }
+    if columns.count() == 0 {
+        checker.report(Diagnostic::error(Code::OutOfRange, expr.span, "a table needs a column"));
+        return None;
+    }
+    Some(columns)
+}
 
-    /// `budget = tokens, teachers = charged`, if it is set.
-    fn budget(
-        &mut self,
-        settings: &BlockSettings,
-        budget: Option<Arg<types::BudgetUnit>>,
-        teachers: Option<Arg<Charges>>,
-        env: &Env,
-    ) -> Result<Option<Budget>, Reported> {
-        let charged = teachers.map(|teachers| self.read(teachers, env));
-        let Some(budget) = budget else {
-            if let Some(place) = settings.key_span("teachers") {
-                self.report(
-                    Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
-                        .help("name the quantity that every row spends equally: `budget = sequences`"),
+/// `budget = tokens, teachers = charged`, if it is set.
+fn budget(
+    checker: &mut Checker,
+    settings: &BlockSettings,
+    budget: Option<Arg<types::BudgetUnit>>,
+    teachers: Option<Arg<Charges>>,
+    env: &Env,
+) -> Result<Option<Budget>, Reported> {
+    let charged = teachers.map(|teachers| read::read(checker, teachers, env));
+    let Some(budget) = budget else {
+        if let Some(place) = settings.key_span("teachers") {
+            checker.report(
+                Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
+                    .help("name the quantity that every row spends equally: `budget = sequences`"),
+            );
+            return Err(Reported);
+        }
+        return Ok(None);
+    };
+    let unit = read::read(checker, budget, env);
+    if charged.is_none() {
+        checker.report(
+            Diagnostic::error(
+                Code::MissingKey,
+                budget.expr.span,
+                "a budget must set whether the teachers' use counts",
+            )
+            .help("add `teachers = free` or `teachers = charged`"),
+        );
+    }
+    match (unit, charged.flatten()) {
+        (Some(unit), Some(teachers_charged)) => Ok(Some(Budget { unit, teachers_charged })),
+        _ => Err(Reported),
+    }
+}
+
+fn rows(checker: &mut Checker, expr: &Expr, columns: &Columns, env: &Env) -> Option<Vec<Row>> {
+    let ExprKind::List(items) = &expr.kind else {
+        let value = checker.evaluate(expr, env);
+        expected::wrong_kind(
+            checker,
+            expr.span,
+            "`models` is a list, such as `[start, expert, student]`",
+            &value,
+        );
+        return None;
+    };
+    if items.is_empty() {
+        let diagnostic = Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model")
+            .label("no model");
+        checker
+            .report(diagnostic.help("list the models that it compares: `models = [start, expert, student]`"));
+        return None;
+    }
+    let rows: Vec<Option<Row>> = items
+        .iter()
+        .map(|item| {
+            let label = row_label(checker, item);
+            let value = checker.evaluate(item, &env.named(&label));
+            Some(Row { models: row_models(checker, value, item, columns)?, label })
+        })
+        .collect();
+    let rows: Option<Vec<Row>> = rows.into_iter().collect();
+    let mut rows = rows?;
+    let twice = |at: usize| {
+        rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at))
+    };
+    if let Some((first, second)) = (1..rows.len()).find_map(twice) {
+        let text = format!("`{}` stands in two rows of the table", rows[second].label);
+        let diagnostic = Diagnostic::error(Code::DuplicateName, items[second].span, text)
+            .label("the same models as above");
+        checker.report(diagnostic.note(items[first].span, "first listed here").help("list each model once"));
+        return None;
+    }
+    tell_rows_apart(&checker.parts, &mut rows);
+    Some(rows)
+}
+
+/// A row is found by its label. Of several rows by the same call with other arguments, the later ones are
+/// labelled with the names of their models: `tuned`, `tuned.2`.
+fn tell_rows_apart(parts: &ExperimentParts, rows: &mut [Row]) {
+    for at in 1..rows.len() {
+        let label = &rows[at].label;
+        if !rows[..at].iter().any(|earlier| earlier.label == *label) {
+            continue;
+        }
+        let models = &parts.models;
+        let names = rows[at].models.iter().map(|id| models[id.0 as usize].name.as_str());
+        // The members of a family share a name: `expert[sort]`.
+        let mut names: Vec<&str> = names.map(|name| name.split('[').next().unwrap_or_default()).collect();
+        names.dedup();
+        let own = (names.len() == 1).then(|| names[0].to_owned());
+        let numbered = (2..).map(|number| format!("{label}.{number}"));
+        let is_new = |label: &String| rows.iter().all(|row| row.label != *label);
+        let found = own.into_iter().chain(numbered).find(is_new);
+        if let Some(found) = found {
+            rows[at].label = found;
+        }
+    }
+}
+
+/// The label of a row: as written, or the name of the stage.
+fn row_label(reporter: &Reporter, item: &Expr) -> String {
+    match &item.kind {
+        ExprKind::Name(name) => name.clone(),
+        ExprKind::Call { callee, .. } => row_label(reporter, callee),
+        _ => tokens::on_one_line(reporter.sources.text(item.span)),
+    }
+}
+
+/// One model per column.
+fn row_models(
+    declarations: &mut Declarations,
+    value: Value,
+    expr: &Expr,
+    columns: &Columns,
+) -> Option<Vec<ModelId>> {
+    match value {
+        Value::Model(model) => Some(vec![model; columns.count()]),
+        Value::Family(family) => {
+            if let Some(benchmark) = columns.benchmarks.first() {
+                let name = declarations.parts.benchmarks[benchmark.0 as usize].name.clone();
+                let text =
+                    format!("`{}` has one member per domain, and `{name}` is not a domain", family.name);
+                declarations.report(
+                    Diagnostic::error(Code::TypeMismatch, expr.span, text)
+                        .label("it is not known which member belongs in this column")
+                        .help("name one member, such as `expert[math]`, to show it in every column"),
                 );
-                return Err(Reported);
+                return None;
             }
-            return Ok(None);
-        };
-        let unit = self.read(budget, env);
-        if charged.is_none() {
-            self.report(
-                Diagnostic::error(
-                    Code::MissingKey,
-                    budget.expr.span,
-                    "a budget must set whether the teachers' use counts",
-                )
-                .help("add `teachers = free` or `teachers = charged`"),
-            );
-        }
-        match (unit, charged.flatten()) {
-            (Some(unit), Some(teachers_charged)) => Ok(Some(Budget { unit, teachers_charged })),
-            _ => Err(Reported),
-        }
-    }
-
-    fn rows(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Vec<Row>> {
-        let ExprKind::List(items) = &expr.kind else {
-            let value = self.evaluate(expr, env);
-            self.wrong_kind(expr.span, "`models` is a list, such as `[start, expert, student]`", &value);
-            return None;
-        };
-        if items.is_empty() {
-            let diagnostic =
-                Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model")
-                    .label("no model");
-            self.report(
-                diagnostic.help("list the models that it compares: `models = [start, expert, student]`"),
-            );
-            return None;
-        }
-        let rows: Vec<Option<Row>> = items
-            .iter()
-            .map(|item| {
-                let label = self.row_label(item);
-                let value = self.evaluate(item, &env.named(&label));
-                Some(Row { models: self.columns(value, item, columns)?, label })
-            })
-            .collect();
-        let rows: Option<Vec<Row>> = rows.into_iter().collect();
-        let mut rows = rows?;
-        let twice = |at: usize| {
-            rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at))
-        };
-        if let Some((first, second)) = (1..rows.len()).find_map(twice) {
-            let text = format!("`{}` stands in two rows of the table", rows[second].label);
-            let diagnostic = Diagnostic::error(Code::DuplicateName, items[second].span, text)
-                .label("the same models as above");
-            self.report(diagnostic.note(items[first].span, "first listed here").help("list each model once"));
-            return None;
-        }
-        self.tell_rows_apart(&mut rows);
-        Some(rows)
-    }
-
-    /// A row is found by its label. Of several rows by the same call with other arguments, the later ones are
-    /// labelled with the names of their models: `tuned`, `tuned.2`.
-    fn tell_rows_apart(&self, rows: &mut [Row]) {
-        for at in 1..rows.len() {
-            let label = &rows[at].label;
-            if !rows[..at].iter().any(|earlier| earlier.label == *label) {
-                continue;
-            }
-            let models = &self.parts.models;
-            let names = rows[at].models.iter().map(|id| models[id.0 as usize].name.as_str());
-            // The members of a family share a name: `expert[sort]`.
-            let mut names: Vec<&str> = names.map(|name| name.split('[').next().unwrap_or_default()).collect();
-            names.dedup();
-            let own = (names.len() == 1).then(|| names[0].to_owned());
-            let numbered = (2..).map(|number| format!("{label}.{number}"));
-            let is_new = |label: &String| rows.iter().all(|row| row.label != *label);
-            let found = own.into_iter().chain(numbered).find(is_new);
-            if let Some(found) = found {
-                rows[at].label = found;
-            }
-        }
-    }
-
-    /// The label of a row: as written, or the name of the stage.
-    fn row_label(&self, item: &Expr) -> String {
-        match &item.kind {
-            ExprKind::Name(name) => name.clone(),
-            ExprKind::Call { callee, .. } => self.row_label(callee),
-            _ => tokens::on_one_line(self.sources.text(item.span)),
-        }
-    }
-
-    /// One model per column.
-    fn columns(&mut self, value: Value, expr: &Expr, columns: &Columns) -> Option<Vec<ModelId>> {
-        match value {
-            Value::Model(model) => Some(vec![model; columns.count()]),
-            Value::Family(family) => {
-                if let Some(benchmark) = columns.benchmarks.first() {
-                    let name = self.parts.benchmarks[benchmark.0 as usize].name.clone();
-                    let text =
-                        format!("`{}` has one member per domain, and `{name}` is not a domain", family.name);
-                    self.report(
-                        Diagnostic::error(Code::TypeMismatch, expr.span, text)
-                            .label("it is not known which member belongs in this column")
-                            .help("name one member, such as `expert[math]`, to show it in every column"),
-                    );
-                    return None;
-                }
-                let mut models = Vec::new();
-                for domain in &columns.domains {
-                    match family.get(MemberKey::Domain(*domain)) {
-                        Some(Value::Model(model)) => models.push(*model),
-                        Some(Value::Error) => return None,
-                        Some(other) => {
-                            self.wrong_kind(expr.span, "a table compares models", other);
-                            return None;
-                        }
-                        None => {
-                            let text = format!(
-                                "`{}` has no member for the domain `{}`",
-                                family.name,
-                                self.domain(*domain).name
-                            );
-                            self.report(
-                                Diagnostic::error(Code::UnknownName, expr.span, text)
-                                    .label("one column would stay empty")
-                                    .help(
-                                        "name one member, such as `expert[math]`, to show it in every column",
-                                    ),
-                            );
-                            return None;
-                        }
+            let mut models = Vec::new();
+            for domain in &columns.domains {
+                match family.get(MemberKey::Domain(*domain)) {
+                    Some(Value::Model(model)) => models.push(*model),
+                    Some(Value::Error) => return None,
+                    Some(other) => {
+                        expected::wrong_kind(declarations, expr.span, "a table compares models", other);
+                        return None;
+                    }
+                    None => {
+                        let text = format!(
+                            "`{}` has no member for the domain `{}`",
+                            family.name,
+                            declarations.parts.domain(*domain).name
+                        );
+                        declarations.report(
+                            Diagnostic::error(Code::UnknownName, expr.span, text)
+                                .label("one column would stay empty")
+                                .help("name one member, such as `expert[math]`, to show it in every column"),
+                        );
+                        return None;
                     }
                 }
-                Some(models)
             }
-            other => {
-                self.wrong_kind(expr.span, "a table compares models", &other);
-                None
-            }
+            Some(models)
+        }
+        other => {
+            expected::wrong_kind(declarations, expr.span, "a table compares models", &other);
+            None
         }
     }
+}
 
-    fn normalized(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Normalized> {
-        let usage = "`score` is `normalized(zero: start, one: expert)`";
-        let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
-            let value = self.evaluate(expr, env);
-            self.wrong_kind(expr.span, usage, &value);
-            return None;
-        };
-        let Value::Builtin(builtin) = self.evaluate(callee, env) else {
-            self.report(Diagnostic::error(Code::TypeMismatch, expr.span, usage));
-            return None;
-        };
-        if builtin.kind != BuiltinKind::Data(DataName::Normalized) {
-            self.report(
-                Diagnostic::error(Code::TypeMismatch, expr.span, usage)
-                    .help(builtins::find("normalized").expect("built in").usage),
-            );
-            return None;
-        }
-        let call = Call { builtin, arguments, block: None, span: expr.span };
-        let given = self.builtin_arguments(call)?;
-        let NormalizedArguments { zero, one, .. } = NormalizedArguments::of(call, &given)?;
-        let (zero, one) = (zero.expr, one.expr);
-        let (zero_value, one_value) = (self.evaluate(zero, env), self.evaluate(one, env));
-        let (zero_models, one_models) =
-            (self.columns(zero_value, zero, columns)?, self.columns(one_value, one, columns)?);
-        if zero_models.iter().zip(&one_models).any(|(zero, one)| zero == one) {
-            self.report(
-                Diagnostic::error(
-                    Code::OutOfRange,
-                    expr.span,
-                    "the references of the score are the same model",
-                )
+fn normalized(checker: &mut Checker, expr: &Expr, columns: &Columns, env: &Env) -> Option<Normalized> {
+    let usage = "`score` is `normalized(zero: start, one: expert)`";
+    let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
+        let value = checker.evaluate(expr, env);
+        expected::wrong_kind(checker, expr.span, usage, &value);
+        return None;
+    };
+    let Value::Builtin(builtin) = checker.evaluate(callee, env) else {
+        checker.report(Diagnostic::error(Code::TypeMismatch, expr.span, usage));
+        return None;
+    };
+    if builtin.kind != BuiltinKind::Data(DataName::Normalized) {
+        checker.report(
+            Diagnostic::error(Code::TypeMismatch, expr.span, usage)
+                .help(builtins::find("normalized").expect("built in").usage),
+        );
+        return None;
+    }
+    let call = Call { builtin, arguments, block: None, span: expr.span };
+    let given = arguments::builtin_arguments(checker, call)?;
+    let NormalizedArguments { zero, one, .. } = NormalizedArguments::of(call, &given)?;
+    let (zero, one) = (zero.expr, one.expr);
+    let (zero_value, one_value) = (checker.evaluate(zero, env), checker.evaluate(one, env));
+    let (zero_models, one_models) =
+        (row_models(checker, zero_value, zero, columns)?, row_models(checker, one_value, one, columns)?);
+    if zero_models.iter().zip(&one_models).any(|(zero, one)| zero == one) {
+        checker.report(
+            Diagnostic::error(Code::OutOfRange, expr.span, "the references of the score are the same model")
                 .note(zero.span, "scores 0")
                 .note(one.span, "scores 1")
                 .help("name two different models: what scores 0, and what scores 1"),
-            );
-            return None;
-        }
-        Some(Normalized { zero: zero_models, one: one_models })
+        );
+        return None;
     }
+    Some(Normalized { zero: zero_models, one: one_models })
 }
 
 #[cfg(test)]

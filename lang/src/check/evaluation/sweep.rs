@@ -6,183 +6,186 @@ use crate::syntax::ast::{Expr, ExprKind, Index, ItemKind, Parameter};
 use mopd_experiment::formula::Unit;
 use mopd_experiment::{SweepAxis, WithOrigin};
 
-use crate::check::Checker;
+use crate::check::checker::Checker;
+use crate::check::declarations::Declarations;
 use crate::check::names::modules::ModuleId;
-use crate::check::values::evaluate::Env;
+use crate::check::read::{declared_type, expected, numbers};
+use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
 
 /// The most runs of a sweep. Each is checked, planned and trained on its own; a typo must not make millions.
 pub const MOST_RUNS: usize = 1_000;
 
-impl Checker {
-    pub(in crate::check) fn sweep_item(&mut self, module: ModuleId, span: Span, axes: &[Index]) {
-        if !self.sweep_axes(module, span, axes) {
-            // Runs of a faulty sweep would repeat its mistakes.
-            self.parts.sweep.clear();
-        }
+pub fn sweep_item(checker: &mut Checker, module: ModuleId, span: Span, axes: &[Index]) {
+    if !sweep_axes(checker, module, span, axes) {
+        // Runs of a faulty sweep would repeat its mistakes.
+        checker.parts.sweep.clear();
     }
+}
 
-    /// Adds the axes. `false` if any is faulty.
-    fn sweep_axes(&mut self, module: ModuleId, span: Span, axes: &[Index]) -> bool {
-        let mut good = !axes.is_empty();
-        if axes.is_empty() {
-            self.report(
-                Diagnostic::error(Code::MissingKey, span, "a sweep needs at least one parameter")
-                    .help("for example `sweep { beta in [0.1, 0.5, 0.9] }`"),
-            );
-        }
-        for axis in axes {
-            let place = axis.name.span;
-            let known = self
-                .parts
-                .sweep
-                .iter()
-                .find(|known| known.parameter == axis.name.text)
-                .map(|known| known.origin);
-            if let Some(first) = known {
-                let text = format!("`{}` is swept over twice", axis.name.text);
-                let first = self.span(first);
-                self.report(Diagnostic::error(Code::DuplicateKey, place, text).note(first, "first here"));
-                good = false;
-                continue;
-            }
-            let parameter = self.swept(module, axis);
-            let values = parameter.and_then(|parameter| self.swept_values(module, axis, &parameter));
-            good &= values.is_some();
-            if let Some(values) = values {
-                let origin = self.origin(place);
-                let values = values
-                    .into_iter()
-                    .map(|Spanned { value, span }| WithOrigin { value, origin: self.origin(span) });
-                let values = values.collect();
-                self.parts.sweep.push(SweepAxis { parameter: axis.name.text.clone(), values, origin });
-            }
-        }
-        good & self.check_number_of_runs(module, span)
-    }
-
-    /// Reports a sweep of too many runs. A `param` that is set from outside has only that value.
-    fn check_number_of_runs(&mut self, module: ModuleId, span: Span) -> bool {
-        let axes = &self.parts.sweep;
-        let varied = axes.iter().filter(|axis| self.modules.set_value(module, &axis.parameter).is_none());
-        let counts: Vec<usize> = varied.map(|axis| axis.values.len()).collect();
-        let runs = counts.iter().fold(1, |runs: usize, values| runs.saturating_mul(*values));
-        if runs <= MOST_RUNS {
-            return true;
-        }
-        let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
-        let text = format!("this sweep has {runs} runs, and {MOST_RUNS} are the most");
-        let diagnostic = Diagnostic::error(Code::OutOfRange, span, text);
-        let diagnostic =
-            if counts.len() > 1 { diagnostic.label(counts.join(" times ") + " values") } else { diagnostic };
-        self.report(
-            diagnostic
-                .help("list fewer values, or give a `param` one value with `--set`: one run of mopd each"),
+/// Adds the axes. `false` if any is faulty.
+fn sweep_axes(checker: &mut Checker, module: ModuleId, span: Span, axes: &[Index]) -> bool {
+    let mut good = !axes.is_empty();
+    if axes.is_empty() {
+        checker.report(
+            Diagnostic::error(Code::MissingKey, span, "a sweep needs at least one parameter")
+                .help("for example `sweep { beta in [0.1, 0.5, 0.9] }`"),
         );
-        false
     }
-
-    /// The `param` of an axis.
-    fn swept(&mut self, module: ModuleId, axis: &Index) -> Option<Parameter> {
-        let tree = self.modules.tree(module);
-        let parameters: Vec<&Parameter> = tree
-            .items
+    for axis in axes {
+        let place = axis.name.span;
+        let known = checker
+            .parts
+            .sweep
             .iter()
-            .filter_map(|item| match &item.kind {
-                ItemKind::Param(parameter) => Some(parameter),
-                _ => None,
-            })
-            .collect();
-        let name = &axis.name;
-        if let Some(parameter) = parameters.iter().find(|parameter| parameter.name.text == name.text) {
-            return Some(Parameter::clone(parameter));
+            .find(|known| known.parameter == axis.name.text)
+            .map(|known| known.origin);
+        if let Some(first) = known {
+            let text = format!("`{}` is swept over twice", axis.name.text);
+            let first = checker.span(first);
+            checker.report(Diagnostic::error(Code::DuplicateKey, place, text).note(first, "first here"));
+            good = false;
+            continue;
         }
-        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-        let diagnostic = Diagnostic::error(
-            Code::UnknownName,
-            name.span,
-            format!("this file has no `param {}` to sweep over", name.text),
-        );
-        let swept = tree.items.iter().filter_map(|item| match &item.kind {
-            ItemKind::Sweep { axes, .. } => Some(axes),
-            _ => None,
-        });
-        let swept: Vec<&str> = swept.flatten().map(|axis| axis.name.text.as_str()).collect();
-        let free = names.iter().copied().filter(|name| !swept.contains(name));
-        let diagnostic = match (nearest(&name.text, free), names.is_empty()) {
-            (Some(near), _) => diagnostic.did_you_mean(&name.text, near),
-            (None, true) => diagnostic.help(format!(
-                "declare one, `param {}: real = 1`, and use it where the value belongs",
-                name.text
-            )),
-            (None, false) => diagnostic.help(format!("it has: {}", names.join(", "))),
-        };
-        self.report(diagnostic);
-        None
+        let parameter = swept(checker, module, axis);
+        let values = parameter.and_then(|parameter| swept_values(checker, module, axis, &parameter));
+        good &= values.is_some();
+        if let Some(values) = values {
+            let origin = checker.origin(place);
+            let values = values
+                .into_iter()
+                .map(|Spanned { value, span }| WithOrigin { value, origin: checker.origin(span) });
+            let values = values.collect();
+            checker.parts.sweep.push(SweepAxis { parameter: axis.name.text.clone(), values, origin });
+        }
     }
+    good & check_number_of_runs(checker, module, span)
+}
 
-    /// Every value, each of the parameter's type.
-    fn swept_values(
-        &mut self,
-        module: ModuleId,
-        axis: &Index,
-        parameter: &Parameter,
-    ) -> Option<Vec<Spanned<f64>>> {
-        let env = Env::constant(module);
-        let items: Vec<Spanned<Value>> = match &axis.over.kind {
-            ExprKind::List(items) => {
-                items.iter().map(|item| Spanned::new(self.evaluate(item, &env), item.span)).collect()
-            }
-            _ => self.spelled_out(&axis.over, &env)?,
-        };
-        if items.is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, axis.over.span, "this list of values is empty"));
-            return None;
+/// Reports a sweep of too many runs. A `param` that is set from outside has only that value.
+fn check_number_of_runs(declarations: &mut Declarations, module: ModuleId, span: Span) -> bool {
+    let axes = &declarations.parts.sweep;
+    let varied = axes.iter().filter(|axis| declarations.modules.set_value(module, &axis.parameter).is_none());
+    let counts: Vec<usize> = varied.map(|axis| axis.values.len()).collect();
+    let runs = counts.iter().fold(1, |runs: usize, values| runs.saturating_mul(*values));
+    if runs <= MOST_RUNS {
+        return true;
+    }
+    let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
+    let text = format!("this sweep has {runs} runs, and {MOST_RUNS} are the most");
+    let diagnostic = Diagnostic::error(Code::OutOfRange, span, text);
+    let diagnostic =
+        if counts.len() > 1 { diagnostic.label(counts.join(" times ") + " values") } else { diagnostic };
+    declarations.report(
+        diagnostic.help("list fewer values, or give a `param` one value with `--set`: one run of mopd each"),
+    );
+    false
+}
+
+/// The `param` of an axis.
+fn swept(declarations: &mut Declarations, module: ModuleId, axis: &Index) -> Option<Parameter> {
+    let tree = declarations.modules.tree(module);
+    let parameters: Vec<&Parameter> = tree
+        .items
+        .iter()
+        .filter_map(|item| match &item.kind {
+            ItemKind::Param(parameter) => Some(parameter),
+            _ => None,
+        })
+        .collect();
+    let name = &axis.name;
+    if let Some(parameter) = parameters.iter().find(|parameter| parameter.name.text == name.text) {
+        return Some(Parameter::clone(parameter));
+    }
+    let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+    let diagnostic = Diagnostic::error(
+        Code::UnknownName,
+        name.span,
+        format!("this file has no `param {}` to sweep over", name.text),
+    );
+    let swept = tree.items.iter().filter_map(|item| match &item.kind {
+        ItemKind::Sweep { axes, .. } => Some(axes),
+        _ => None,
+    });
+    let swept: Vec<&str> = swept.flatten().map(|axis| axis.name.text.as_str()).collect();
+    let free = names.iter().copied().filter(|name| !swept.contains(name));
+    let diagnostic = match (nearest(&name.text, free), names.is_empty()) {
+        (Some(near), _) => diagnostic.did_you_mean(&name.text, near),
+        (None, true) => diagnostic.help(format!(
+            "declare one, `param {}: real = 1`, and use it where the value belongs",
+            name.text
+        )),
+        (None, false) => diagnostic.help(format!("it has: {}", names.join(", "))),
+    };
+    declarations.report(diagnostic);
+    None
+}
+
+/// Every value, each of the parameter's type.
+fn swept_values(
+    checker: &mut Checker,
+    module: ModuleId,
+    axis: &Index,
+    parameter: &Parameter,
+) -> Option<Vec<Spanned<f64>>> {
+    let env = Env::constant(module);
+    let items: Vec<Spanned<Value>> = match &axis.over.kind {
+        ExprKind::List(items) => {
+            items.iter().map(|item| Spanned::new(checker.evaluate(item, &env), item.span)).collect()
         }
-        let mut values: Vec<Spanned<f64>> = Vec::new();
-        let mut good = true;
-        for Spanned { value, span } in items {
-            let value = match &parameter.annotation {
-                Some(annotation) => self.coerce(value, annotation, span),
-                None => value,
-            };
-            match value.constant() {
-                Some(number) => match values.iter().find(|other| other.value == number) {
-                    Some(first) => {
-                        let text = format!("the value {number} stands here twice");
-                        self.report(
-                            Diagnostic::error(Code::DuplicateKey, span, text)
-                                .note(first.span, "first here")
-                                .help("a sweep has one run for each value: remove one of the two"),
-                        );
-                        good = false;
-                    }
-                    None => values.push(Spanned::new(number, span)),
-                },
-                None => {
-                    self.wrong_kind(span, "a sweep needs numbers known before the run", &value);
+        _ => spelled_out(checker, &axis.over, &env)?,
+    };
+    if items.is_empty() {
+        checker.report(Diagnostic::error(Code::OutOfRange, axis.over.span, "this list of values is empty"));
+        return None;
+    }
+    let mut values: Vec<Spanned<f64>> = Vec::new();
+    let mut good = true;
+    for Spanned { value, span } in items {
+        let value = match &parameter.annotation {
+            Some(annotation) => declared_type::coerce(checker, value, annotation, span),
+            None => value,
+        };
+        match value.constant() {
+            Some(number) => match values.iter().find(|other| other.value == number) {
+                Some(first) => {
+                    let text = format!("the value {number} stands here twice");
+                    checker.report(
+                        Diagnostic::error(Code::DuplicateKey, span, text)
+                            .note(first.span, "first here")
+                            .help("a sweep has one run for each value: remove one of the two"),
+                    );
                     good = false;
                 }
+                None => values.push(Spanned::new(number, span)),
+            },
+            None => {
+                expected::wrong_kind(checker, span, "a sweep needs numbers known before the run", &value);
+                good = false;
             }
         }
-        good.then_some(values)
     }
+    good.then_some(values)
+}
 
-    /// `0..=3`, or a list by name.
-    fn spelled_out(&mut self, over: &Expr, env: &Env) -> Option<Vec<Spanned<Value>>> {
-        match self.evaluate(over, env) {
-            Value::List(values) => {
-                Some(values.into_iter().map(|value| Spanned::new(value, over.span)).collect())
-            }
-            Value::Range { low, high } if low.fract() == 0.0 && high - low < 10_000.0 => {
-                let numbers = 0..=(high - low) as u32;
-                let mut number = |step: u32| self.number(low + f64::from(step), Unit::Number, over.span);
-                Some(numbers.map(|step| Spanned::new(number(step), over.span)).collect())
-            }
-            other => {
-                self.wrong_kind(over.span, "`in` needs a list of values, such as `[0.1, 0.5, 0.9]`", &other);
-                None
-            }
+/// `0..=3`, or a list by name.
+fn spelled_out(checker: &mut Checker, over: &Expr, env: &Env) -> Option<Vec<Spanned<Value>>> {
+    match checker.evaluate(over, env) {
+        Value::List(values) => Some(values.into_iter().map(|value| Spanned::new(value, over.span)).collect()),
+        Value::Range { low, high } if low.fract() == 0.0 && high - low < 10_000.0 => {
+            let numbers = 0..=(high - low) as u32;
+            let mut number =
+                |step: u32| numbers::number(checker, low + f64::from(step), Unit::Number, over.span);
+            Some(numbers.map(|step| Spanned::new(number(step), over.span)).collect())
+        }
+        other => {
+            expected::wrong_kind(
+                checker,
+                over.span,
+                "`in` needs a list of values, such as `[0.1, 0.5, 0.9]`",
+                &other,
+            );
+            None
         }
     }
 }

@@ -1,160 +1,148 @@
 //! Operators and elementwise functions on formulas: units, axes, constant folding.
 
-use mopd_ops::{Mismatch, Units};
-
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::BinaryOperator;
 use mopd_experiment::formula::{Axis, CountWord, Formula, FormulaKind, Function, Unit};
+use mopd_ops::{Mismatch, Units};
 
-use crate::check::Checker;
+use crate::check::reporter::Reporter;
 use crate::check::values::value::Value;
 
-impl Checker {
-    /// `-x`, `not x`, `exp(x)`: a function of one operand.
-    pub(in crate::check) fn applied(
-        &mut self,
-        function: Function,
-        operand: Formula,
-        operand_span: Span,
-        span: Span,
-    ) -> Value {
-        match function.unit(operand.unit()) {
-            Ok(unit) => self.apply(function, vec![operand], unit, span),
-            Err(Mismatch { message, help }) => {
-                self.unit_mismatch(Spanned::new(&operand, operand_span), message, help);
-                Value::Error
-            }
+/// `-x`, `not x`, `exp(x)`: a function of one operand.
+pub fn applied(
+    reporter: &mut Reporter,
+    function: Function,
+    operand: Formula,
+    operand_span: Span,
+    span: Span,
+) -> Value {
+    match function.unit(operand.unit()) {
+        Ok(unit) => apply(reporter, function, vec![operand], unit, span),
+        Err(Mismatch { message, help }) => {
+            unit_mismatch(reporter, Spanned::new(&operand, operand_span), message, help);
+            Value::Error
         }
     }
+}
 
-    pub(in crate::check) fn binary(
-        &mut self,
-        operator: BinaryOperator,
-        operator_span: Span,
-        left: Spanned<Formula>,
-        right: Spanned<Formula>,
-        span: Span,
-    ) -> Value {
-        let function = function_of(operator);
-        let (l, r) = (left.value.unit(), right.value.unit());
-        let unit = match function.definition().units {
-            Units::Two(unit) => unit(l, r),
-            Units::One(_) | Units::Shared => unreachable!("an operator with two sides"),
-        };
-        let Some(unit) = unit else {
-            let message =
-                format!("{} and {} don't go together with `{}`", l.name(), r.name(), operator.symbol());
-            let help = mismatch_help(operator, l, r);
-            self.units_mismatch(operator_span, &message, [&left, &right].map(Spanned::as_ref), help);
-            return Value::Error;
-        };
-        if function == Function::Divide && right.value.0.kind == FormulaKind::Number(0.0) {
-            self.report(
-                Diagnostic::error(Code::OutOfRange, right.span, "division by zero").label("this is 0"),
-            );
-            return Value::Error;
-        }
-        self.apply(function, vec![left.value, right.value], unit, span)
+pub fn binary(
+    reporter: &mut Reporter,
+    operator: BinaryOperator,
+    operator_span: Span,
+    left: Spanned<Formula>,
+    right: Spanned<Formula>,
+    span: Span,
+) -> Value {
+    let function = function_of(operator);
+    let (l, r) = (left.value.unit(), right.value.unit());
+    let unit = match function.definition().units {
+        Units::Two(unit) => unit(l, r),
+        Units::One(_) | Units::Shared => unreachable!("an operator with two sides"),
+    };
+    let Some(unit) = unit else {
+        let message = format!("{} and {} don't go together with `{}`", l.name(), r.name(), operator.symbol());
+        let help = mismatch_help(operator, l, r);
+        units_mismatch(reporter, operator_span, &message, [&left, &right].map(Spanned::as_ref), help);
+        return Value::Error;
+    };
+    if function == Function::Divide && right.value.0.kind == FormulaKind::Number(0.0) {
+        reporter
+            .report(Diagnostic::error(Code::OutOfRange, right.span, "division by zero").label("this is 0"));
+        return Value::Error;
     }
+    apply(reporter, function, vec![left.value, right.value], unit, span)
+}
 
-    /// An elementwise application. It has the finest axis of its operands, and is live if one of them is.
-    pub(in crate::check) fn apply(
-        &mut self,
-        function: Function,
-        operands: Vec<Formula>,
-        unit: Unit,
-        span: Span,
-    ) -> Value {
-        let live = operands.iter().any(Formula::live);
-        if live && (!function.is_differentiable() || (function == Function::Where && operands[0].live())) {
-            self.report(
-                Diagnostic::error(
-                    Code::NotDifferentiable,
-                    span,
-                    "a comparison has no derivative, so nothing here can be `live`",
-                )
-                .help(
-                    "compare the value without `live`: only the factor that should carry gradient is marked",
-                ),
-            );
-            return Value::Error;
-        }
-        let constants: Option<Vec<f64>> = operands.iter().map(Formula::constant).collect();
-        if let Some(constants) = constants {
-            let counted = match CountWord::of_result(function, &operands) {
-                Ok(counted) => counted,
-                Err(words) => return self.mixed_counts(function, words, span),
-            };
-            let value = function.value(&constants);
-            if value.is_finite() {
-                // A 0 that a parameter makes is shown where the parameter is given.
-                let outside = |operand: &&Formula| !self.span(operand.0.origin).is_within(span);
-                let given = operands.iter().find(outside).filter(|_| value == 0.0).map(|of| of.0.origin);
-                let origin = given.unwrap_or_else(|| self.origin(span));
-                let number = Formula::new(FormulaKind::Number(value), unit, Axis::Run, false, origin);
-                return Value::Formula(number.counting(counted));
-            }
-            self.report(Diagnostic::error(
-                Code::OutOfRange,
+/// An elementwise application. It has the finest axis of its operands, and is live if one of them is.
+pub fn apply(
+    reporter: &mut Reporter,
+    function: Function,
+    operands: Vec<Formula>,
+    unit: Unit,
+    span: Span,
+) -> Value {
+    let live = operands.iter().any(Formula::live);
+    if live && (!function.is_differentiable() || (function == Function::Where && operands[0].live())) {
+        reporter.report(
+            Diagnostic::error(
+                Code::NotDifferentiable,
                 span,
-                format!("this constant is {value}, not a finite number"),
-            ));
-            return Value::Error;
-        }
-        let origin = self.origin(span);
-        if let Some(same) = beside_neutral(function, &operands).and_then(|of| of.of_unit(unit, origin)) {
-            return Value::Formula(same);
-        }
-        let axis = operands.iter().map(Formula::axis).max().expect("every function has an operand");
-        Value::Formula(Formula::new(FormulaKind::Apply { function, operands }, unit, axis, live, origin))
+                "a comparison has no derivative, so nothing here can be `live`",
+            )
+            .help("compare the value without `live`: only the factor that should carry gradient is marked"),
+        );
+        return Value::Error;
     }
+    let constants: Option<Vec<f64>> = operands.iter().map(Formula::constant).collect();
+    if let Some(constants) = constants {
+        let counted = match CountWord::of_result(function, &operands) {
+            Ok(counted) => counted,
+            Err(words) => return mixed_counts(reporter, function, words, span),
+        };
+        let value = function.value(&constants);
+        if value.is_finite() {
+            // A 0 that a parameter makes is shown where the parameter is given.
+            let outside = |operand: &&Formula| !reporter.span(operand.0.origin).is_within(span);
+            let given = operands.iter().find(outside).filter(|_| value == 0.0).map(|of| of.0.origin);
+            let origin = given.unwrap_or_else(|| reporter.origin(span));
+            let number = Formula::new(FormulaKind::Number(value), unit, Axis::Run, false, origin);
+            return Value::Formula(number.counting(counted));
+        }
+        reporter.report(Diagnostic::error(
+            Code::OutOfRange,
+            span,
+            format!("this constant is {value}, not a finite number"),
+        ));
+        return Value::Error;
+    }
+    let origin = reporter.origin(span);
+    if let Some(same) = beside_neutral(function, &operands).and_then(|of| of.of_unit(unit, origin)) {
+        return Value::Formula(same);
+    }
+    let axis = operands.iter().map(Formula::axis).max().expect("every function has an operand");
+    Value::Formula(Formula::new(FormulaKind::Apply { function, operands }, unit, axis, live, origin))
+}
 
-    /// Reports a function of numbers that count different things: `100 tokens + 2 steps`.
-    fn mixed_counts(&mut self, function: Function, words: [CountWord; 2], span: Span) -> Value {
-        let [first, second] = words.map(|counted| counted.word);
-        let text = format!("{first} and {second} don't go together with `{}`", function.name());
-        let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, text);
-        for counted in words {
-            diagnostic = diagnostic.note(self.span(counted.origin), format!("counts {}", counted.word));
-        }
-        self.report(diagnostic.help("a setting counts one of them: write both numbers in its unit"));
-        Value::Error
+/// Reports a function of numbers that count different things: `100 tokens + 2 steps`.
+fn mixed_counts(reporter: &mut Reporter, function: Function, words: [CountWord; 2], span: Span) -> Value {
+    let [first, second] = words.map(|counted| counted.word);
+    let text = format!("{first} and {second} don't go together with `{}`", function.name());
+    let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, text);
+    for counted in words {
+        diagnostic = diagnostic.note(reporter.span(counted.origin), format!("counts {}", counted.word));
     }
+    reporter.report(diagnostic.help("a setting counts one of them: write both numbers in its unit"));
+    Value::Error
+}
 
-    /// Reports an operand of a wrong unit.
-    pub(in crate::check) fn unit_mismatch(
-        &mut self,
-        operand: Spanned<&Formula>,
-        message: &str,
-        help: Option<&str>,
-    ) {
-        self.units_mismatch(operand.span, message, [operand], help);
-    }
+/// Reports an operand of a wrong unit.
+pub fn unit_mismatch(reporter: &mut Reporter, operand: Spanned<&Formula>, message: &str, help: Option<&str>) {
+    units_mismatch(reporter, operand.span, message, [operand], help);
+}
 
-    /// Reports operands whose units don't go together.
-    pub(in crate::check) fn units_mismatch<const N: usize>(
-        &mut self,
-        span: Span,
-        message: &str,
-        operands: [Spanned<&Formula>; N],
-        help: Option<&str>,
-    ) {
-        let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, message);
-        for operand in operands {
-            let unit = operand.value.unit().name();
-            if operand.span == span {
-                diagnostic.primary.text = format!("this is {unit}");
-            } else {
-                let text = format!("this is {unit}, per {}", operand.value.axis().name());
-                diagnostic = diagnostic.note(operand.span, text);
-            }
+/// Reports operands whose units don't go together.
+pub fn units_mismatch<const N: usize>(
+    reporter: &mut Reporter,
+    span: Span,
+    message: &str,
+    operands: [Spanned<&Formula>; N],
+    help: Option<&str>,
+) {
+    let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, message);
+    for operand in operands {
+        let unit = operand.value.unit().name();
+        if operand.span == span {
+            diagnostic.primary.text = format!("this is {unit}");
+        } else {
+            let text = format!("this is {unit}, per {}", operand.value.axis().name());
+            diagnostic = diagnostic.note(operand.span, text);
         }
-        if let Some(help) = help {
-            diagnostic = diagnostic.help(help);
-        }
-        self.report(diagnostic);
     }
+    if let Some(help) = help {
+        diagnostic = diagnostic.help(help);
+    }
+    reporter.report(diagnostic);
 }
 
 /// The operand that a function returns as it is: `x` in `1 * x`, `x / 1`, `x^1`, `x + 0`, `x - 0`.

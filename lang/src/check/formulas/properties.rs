@@ -2,11 +2,11 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::ast::{Expr, Name, Parameter};
+use mopd_experiment::StageStep;
 use mopd_experiment::formula::{Formula, FormulaKind, Side, SummandProperties};
 
-use crate::check::Checker;
-use crate::check::values::ranges::{Bindings, Tape};
-use mopd_experiment::StageStep;
+use crate::check::formulas::ranges::{Bindings, Tape};
+use crate::check::reporter::Reporter;
 
 /// Likelihood ratios at which a generator is evaluated, from very small to very large.
 const RATIOS: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];
@@ -18,7 +18,7 @@ const ROUNDING: f64 = 1e-9;
 const NOTHING: f64 = 1e-300;
 
 /// Pairs of distributions on which a divergence is tried, drawn with a fixed seed, some of them sharp.
-pub(in crate::check) fn tried() -> Vec<[Vec<f64>; 2]> {
+pub fn tried() -> Vec<[Vec<f64>; 2]> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut uniform = move || {
         state ^= state << 13;
@@ -53,22 +53,22 @@ fn tempered(distribution: &[f64], power: f64) -> Vec<f64> {
 struct EvaluableSummand<'f>(Tape<'f>, Bindings);
 
 impl EvaluableSummand<'_> {
-    pub(in crate::check) fn at(&self, p: f64, q: f64) -> Option<f64> {
+    pub fn at(&self, p: f64, q: f64) -> Option<f64> {
         self.0.at(&Bindings { entry: Some([p, q]), ..self.1 })
     }
 
-    pub(in crate::check) fn sum(&self, left: &[f64], right: &[f64]) -> Option<f64> {
+    pub fn sum(&self, left: &[f64], right: &[f64]) -> Option<f64> {
         left.iter().zip(right).map(|(p, q)| self.at(*p, *q)).sum()
     }
 
     /// The sum of the summands' magnitudes, at least 1. Rounding errors are relative to it.
-    pub(in crate::check) fn scale(&self, left: &[f64], right: &[f64]) -> f64 {
+    pub fn scale(&self, left: &[f64], right: &[f64]) -> f64 {
         left.iter().zip(right).filter_map(|(p, q)| self.at(*p, *q)).map(f64::abs).sum::<f64>().max(1.0)
     }
 }
 
 /// The reason why a summand makes no divergence.
-pub(in crate::check) enum DivergenceDefect {
+pub enum DivergenceDefect {
     /// It is not finite where both probabilities are between 0 and 1.
     NotFinite {
         p: f64,
@@ -92,16 +92,13 @@ pub(in crate::check) enum DivergenceDefect {
 }
 
 /// Whether `value` is 0 on every test input; false where it can't be evaluated yet.
-pub(in crate::check) fn is_zero(value: &Formula, at: StageStep) -> bool {
+pub fn is_zero(value: &Formula, at: StageStep) -> bool {
     let trial = EvaluableSummand(Tape::new(value), Bindings { step: at.step, steps: at.steps, entry: None });
     tried().iter().all(|[p, q]| trial.sum(p, q).is_some_and(|sum| sum.abs() <= ROUNDING))
 }
 
 /// The properties of a summand at one step; `None` where it can't be evaluated yet.
-pub(in crate::check) fn facts(
-    value: &Formula,
-    at: StageStep,
-) -> Option<(SummandProperties, Option<DivergenceDefect>)> {
+pub fn facts(value: &Formula, at: StageStep) -> Option<(SummandProperties, Option<DivergenceDefect>)> {
     let trial = EvaluableSummand(Tape::new(value), Bindings { step: at.step, steps: at.steps, entry: None });
     trial.at(0.5, 0.5)?;
     let mut facts =
@@ -161,126 +158,124 @@ pub(in crate::check) fn facts(
     Some((facts, flaw))
 }
 
-impl Checker {
-    pub(in crate::check) fn is_symmetric(&self, value: &Formula) -> bool {
-        let trial = EvaluableSummand(Tape::new(value), Bindings { step: 0, steps: 3, entry: None });
-        tried().iter().all(|[p, q]| match (trial.sum(p, q), trial.sum(q, p)) {
-            (Some(one), Some(other)) => (one - other).abs() <= 1e-9 * one.abs().max(1.0),
-            _ => true,
-        })
-    }
+pub fn is_symmetric(value: &Formula) -> bool {
+    let trial = EvaluableSummand(Tape::new(value), Bindings { step: 0, steps: 3, entry: None });
+    tried().iter().all(|[p, q]| match (trial.sum(p, q), trial.sum(q, p)) {
+        (Some(one), Some(other)) => (one - other).abs() <= 1e-9 * one.abs().max(1.0),
+        _ => true,
+    })
+}
 
-    /// Reports why a two-sided function is not a divergence.
-    pub(in crate::check) fn report_flaw(
-        &mut self,
-        name: &Name,
-        sides: &[Parameter],
-        body: &Expr,
-        flaw: DivergenceDefect,
-    ) {
-        let name = &name.text;
-        let [p, q] = [&sides[0].name.text, &sides[1].name.text];
-        let listed = |of: &[f64]| {
-            let numbers: Vec<String> = of.iter().map(|p| format!("{p:.2}")).collect();
-            format!("({})", numbers.join(", "))
-        };
-        let diagnostic = match flaw {
-            DivergenceDefect::NotFinite { p: at_p, q: at_q, value } => {
-                let what = if value.is_nan() { "not a number" } else { "infinite" };
-                let text = format!("`{name}` is {what} at {p} = {at_p:.3}, {q} = {at_q:.3}");
-                Diagnostic::error(Code::NotADivergence, body.span, text).help(
-                    "a logarithm or a power of something that is 0 or negative there, or a division by 0: \
-                     hold it with `where(...)` or `max(...)`",
-                )
-            }
-            DivergenceDefect::NotZero { value, smallest, constant, reads } => {
-                let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
-                let diagnostic = Diagnostic::warning(Code::NotADivergence, body.span, text);
-                let [student, other] = if smallest[0] { [p, q] } else { [q, p] };
-                match smallest {
-                    _ if constant => diagnostic
-                        .label("the same for all distributions")
-                        .help("its derivative is 0: the probabilities of a side always add up to 1"),
-                    _ if reads != [true; 2] => {
-                        let [read, other] = if reads[0] { [p, q] } else { [q, p] };
-                        diagnostic.label(format!("`{other}` is not read: a number of `{read}` alone")).help(
-                            format!(
-                                "compare both sides, `{p} * log({p} / {q})`; minimising a number of `{read}` \
-                                 alone leads to one and the same distribution, whatever the teacher says"
-                            ),
-                        )
-                    }
-                    [true, true] => diagnostic.label("a divergence and a constant").help(
-                        "it is smallest where the sides agree: its gradient is that of a divergence, its \
-                         value is not 0 at the end of training",
-                    ),
-                    [false, false] => diagnostic
-                        .label("a score of two distributions")
-                        .help("it is smaller somewhere else: minimising it leads away from the teacher"),
-                    _ => diagnostic
-                        .label(format!("for a student as `{student}`, a divergence and a constant"))
-                        .help(format!(
-                            "as a cross-entropy is, it is smallest where the sides agree if only `{student}` \
-                             moves: let the student be `{student}`. A student as `{other}` is led away from \
-                             the teacher"
-                        )),
-                }
-            }
-            DivergenceDefect::Negative { value, left, right } => {
-                let text = format!("`{name}` is no divergence: it can be negative");
-                Diagnostic::warning(Code::NotADivergence, body.span, text)
-                    .label(format!("sums to {value:.4} at {p} = {}, {q} = {}", listed(&left), listed(&right)))
-                    .help(
-                        "it is 0 where the sides agree and less elsewhere: minimising it leads away from the \
-                         teacher",
+/// Reports why a two-sided function is not a divergence.
+pub fn report_flaw(
+    reporter: &mut Reporter,
+    name: &Name,
+    sides: &[Parameter],
+    body: &Expr,
+    flaw: DivergenceDefect,
+) {
+    let name = &name.text;
+    let [p, q] = [&sides[0].name.text, &sides[1].name.text];
+    let listed = |of: &[f64]| {
+        let numbers: Vec<String> = of.iter().map(|p| format!("{p:.2}")).collect();
+        format!("({})", numbers.join(", "))
+    };
+    let diagnostic = match flaw {
+        DivergenceDefect::NotFinite { p: at_p, q: at_q, value } => {
+            let what = if value.is_nan() { "not a number" } else { "infinite" };
+            let text = format!("`{name}` is {what} at {p} = {at_p:.3}, {q} = {at_q:.3}");
+            Diagnostic::error(Code::NotADivergence, body.span, text).help(
+                "a logarithm or a power of something that is 0 or negative there, or a division by 0: \
+                 hold it with `where(...)` or `max(...)`",
+            )
+        }
+        DivergenceDefect::NotZero { value, smallest, constant, reads } => {
+            let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
+            let diagnostic = Diagnostic::warning(Code::NotADivergence, body.span, text);
+            let [student, other] = if smallest[0] { [p, q] } else { [q, p] };
+            match smallest {
+                _ if constant => diagnostic
+                    .label("the same for all distributions")
+                    .help("its derivative is 0: the probabilities of a side always add up to 1"),
+                _ if reads != [true; 2] => {
+                    let [read, other] = if reads[0] { [p, q] } else { [q, p] };
+                    diagnostic.label(format!("`{other}` is not read: a number of `{read}` alone")).help(
+                        format!(
+                            "compare both sides, `{p} * log({p} / {q})`; minimising a number of `{read}` \
+                             alone leads to one and the same distribution, whatever the teacher says"
+                        ),
                     )
-            }
-        };
-        self.report(diagnostic);
-    }
-
-    /// Whether `value`, which is `q * f(p / q)`, comes from a generator: `f` is convex at the test ratios,
-    /// and 0 at 1.
-    pub(in crate::check) fn is_generator(
-        &mut self,
-        name: &Name,
-        variable: &Parameter,
-        value: &Formula,
-        body: &Expr,
-    ) -> bool {
-        let trial = EvaluableSummand(Tape::new(value), Bindings { step: 0, steps: 1, entry: None });
-        let variable = &variable.name.text;
-        if let Some(one) = trial.at(1.0, 1.0)
-            && (one.is_nan() || one.abs() >= 1e-9)
-        {
-            let text = format!("`{}` is {one} where both sides agree", name.text);
-            self.report(
-                Diagnostic::error(Code::NotADivergence, body.span, text)
-                    .label(format!("at {variable} = 1"))
-                    .help("a generator is 0 at 1: subtract its value there"),
-            );
-            return false;
-        }
-        let values: Option<Vec<f64>> = RATIOS.iter().map(|u| trial.at(*u, 1.0)).collect();
-        // A parameter has no value yet: convexity is checked where the divergence is used.
-        let Some(values) = values else { return true };
-        let bend = (1..RATIOS.len() - 1).find(|&at| {
-            let (a, b, c) = (RATIOS[at - 1], RATIOS[at], RATIOS[at + 1]);
-            let chord = values[at - 1] + (values[at + 1] - values[at - 1]) * (b - a) / (c - a);
-            let scale = values[at - 1].abs().max(values[at + 1].abs()).max(1.0);
-            let above = values[at] - chord - 1e-9 * scale;
-            above.is_nan() || above > 0.0
-        });
-        if let Some(bend) = bend {
-            let text = format!("`{}` is not convex near {variable} = {}", name.text, RATIOS[bend]);
-            self.report(
-                Diagnostic::error(Code::NotADivergence, body.span, text).label("bends downwards there").help(
-                    "without convexity the value can be negative, and its smallest value is not where the \
-                     sides agree",
+                }
+                [true, true] => diagnostic.label("a divergence and a constant").help(
+                    "it is smallest where the sides agree: its gradient is that of a divergence, its \
+                     value is not 0 at the end of training",
                 ),
-            );
-            return false;
+                [false, false] => diagnostic
+                    .label("a score of two distributions")
+                    .help("it is smaller somewhere else: minimising it leads away from the teacher"),
+                _ => diagnostic
+                    .label(format!("for a student as `{student}`, a divergence and a constant"))
+                    .help(format!(
+                        "as a cross-entropy is, it is smallest where the sides agree if only `{student}` \
+                         moves: let the student be `{student}`. A student as `{other}` is led away from \
+                         the teacher"
+                    )),
+            }
         }
-        true
+        DivergenceDefect::Negative { value, left, right } => {
+            let text = format!("`{name}` is no divergence: it can be negative");
+            Diagnostic::warning(Code::NotADivergence, body.span, text)
+                .label(format!("sums to {value:.4} at {p} = {}, {q} = {}", listed(&left), listed(&right)))
+                .help(
+                    "it is 0 where the sides agree and less elsewhere: minimising it leads away from the \
+                     teacher",
+                )
+        }
+    };
+    reporter.report(diagnostic);
+}
+
+/// Whether `value`, which is `q * f(p / q)`, comes from a generator: `f` is convex at the test ratios,
+/// and 0 at 1.
+pub fn is_generator(
+    reporter: &mut Reporter,
+    name: &Name,
+    variable: &Parameter,
+    value: &Formula,
+    body: &Expr,
+) -> bool {
+    let trial = EvaluableSummand(Tape::new(value), Bindings { step: 0, steps: 1, entry: None });
+    let variable = &variable.name.text;
+    if let Some(one) = trial.at(1.0, 1.0)
+        && (one.is_nan() || one.abs() >= 1e-9)
+    {
+        let text = format!("`{}` is {one} where both sides agree", name.text);
+        reporter.report(
+            Diagnostic::error(Code::NotADivergence, body.span, text)
+                .label(format!("at {variable} = 1"))
+                .help("a generator is 0 at 1: subtract its value there"),
+        );
+        return false;
     }
+    let values: Option<Vec<f64>> = RATIOS.iter().map(|u| trial.at(*u, 1.0)).collect();
+    // A parameter has no value yet: convexity is checked where the divergence is used.
+    let Some(values) = values else { return true };
+    let bend = (1..RATIOS.len() - 1).find(|&at| {
+        let (a, b, c) = (RATIOS[at - 1], RATIOS[at], RATIOS[at + 1]);
+        let chord = values[at - 1] + (values[at + 1] - values[at - 1]) * (b - a) / (c - a);
+        let scale = values[at - 1].abs().max(values[at + 1].abs()).max(1.0);
+        let above = values[at] - chord - 1e-9 * scale;
+        above.is_nan() || above > 0.0
+    });
+    if let Some(bend) = bend {
+        let text = format!("`{}` is not convex near {variable} = {}", name.text, RATIOS[bend]);
+        reporter.report(
+            Diagnostic::error(Code::NotADivergence, body.span, text).label("bends downwards there").help(
+                "without convexity the value can be negative, and its smallest value is not where the \
+                 sides agree",
+            ),
+        );
+        return false;
+    }
+    true
 }

@@ -23,7 +23,7 @@ struct Allow {
 }
 
 /// A warning that a run may give, when it has read the data.
-pub(in crate::check) struct LaterWarning {
+pub struct LaterWarning {
     code: Code,
     span: Span,
 }
@@ -31,12 +31,7 @@ pub(in crate::check) struct LaterWarning {
 /// Removes the diagnostics that comments silence, and reports faulty comments of the entry file. In other
 /// files, comments may be meant for warnings of checks of those files. Comments about checks that have not
 /// run are left alone: `audited` says whether gradients were audited.
-pub(in crate::check) fn silence(
-    sources: &Sources,
-    diagnostics: &mut Vec<Diagnostic>,
-    later: &[LaterWarning],
-    audited: bool,
-) {
+pub fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, later: &[LaterWarning], audited: bool) {
     let wrong = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     // An `allow` may silence the warning about another `allow`, so those come last.
     let allows = sources.files().flat_map(|(id, file)| allows(id, file));
@@ -96,7 +91,7 @@ pub fn is_allowed(sources: &Sources, code: Code, place: Span) -> bool {
 }
 
 /// The warnings that a run may give of an experiment, when it has read the data: their places.
-pub(in crate::check) fn of_runs(experiment: &Experiment, origins: &[Span]) -> Vec<LaterWarning> {
+pub fn of_runs(experiment: &Experiment, origins: &[Span]) -> Vec<LaterWarning> {
     let schedules =
         experiment.models.iter().flat_map(|model| model.stage.schedules_in_epochs(&experiment.teachers));
     let later = |code: Code, origin: Origin| LaterWarning { code, span: origins[origin.0 as usize] };
@@ -143,7 +138,7 @@ fn unused(
 
 /// The range of a comment or item with the blanks before it. Where nothing else precedes it on its line, the
 /// rest of that line and the line end are included.
-pub(in crate::check) fn with_blanks(text: &str, comment: Span) -> Span {
+pub fn with_blanks(text: &str, comment: Span) -> Span {
     let (start, end) = (comment.start as usize, comment.end as usize);
     let bare = text[..start].trim_end_matches([' ', '\t']).len();
     if bare > 0 && !text[..bare].ends_with('\n') {

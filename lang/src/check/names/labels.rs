@@ -9,7 +9,7 @@ use crate::syntax::ast::{
 };
 
 /// The offsets of all of them in a file.
-pub(super) fn labels<'a>(items: impl Iterator<Item = &'a Item>) -> FxHashSet<u32> {
+pub fn labels<'a>(items: impl Iterator<Item = &'a Item>) -> FxHashSet<u32> {
     let mut labels = Labels { found: FxHashSet::default() };
     items.for_each(|item| labels.item(item));
     labels.found

@@ -5,18 +5,15 @@ use crate::source::{SourceFile, Sources};
 use crate::syntax::ast::{ItemKind, Module, Name, Parameter};
 use crate::syntax::words;
 
-use crate::check::Loader;
-use crate::check::builtins;
-use crate::check::builtins::vocabulary;
-use crate::check::formulas::signals;
-use crate::check::names::items::{callable, signature};
+use crate::check::builtins::reserved::{self, SLOTS};
+use crate::check::builtins::{self, vocabulary};
+use crate::check::names::callable::{callable, signature};
 use crate::check::names::modules::{
     DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, LoadedModules, ModuleId, Modules,
     SFT_OBJECTIVE, declared_name, is_standard_divergence,
 };
 use crate::check::names::parse_cache::ParseCache;
-use crate::check::reported::ReportedDiagnostics;
-use crate::check::teachers::templates::SLOTS;
+use crate::check::reporter::reported::ReportedDiagnostics;
 
 fn dotted(path: &[Name]) -> String {
     path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
@@ -26,7 +23,7 @@ fn dotted(path: &[Name]) -> String {
 /// standard library may declare the standard divergences.
 pub(crate) fn is_taken(name: &str, called: bool, standard: bool) -> bool {
     called && (builtins::find(name).is_some() || !standard && is_standard_divergence(name))
-        || signals::is_reserved(name)
+        || reserved::is_reserved(name)
         || words::FOREIGN_VALUES.contains(&name)
 }
 
@@ -34,7 +31,7 @@ pub(crate) fn is_taken(name: &str, called: bool, standard: bool) -> bool {
 pub(crate) fn is_taken_for_parameters(name: &str, role: bool) -> bool {
     // These name a part (of a model or a completion) as well as a number.
     let part = matches!(name, "head" | "block" | "turn");
-    let read = signals::is_reserved(name) || vocabulary::signal(name).is_some() && !role;
+    let read = reserved::is_reserved(name) || vocabulary::signal(name).is_some() && !role;
     read && !part || words::FOREIGN_VALUES.contains(&name)
 }
 
@@ -44,7 +41,7 @@ pub(crate) fn is_slot(name: &str) -> bool {
 }
 
 /// The parsed files, each a tree, with the items that names declare.
-pub(in crate::check) struct Parsed {
+pub struct Parsed {
     pub sources: Sources,
     pub modules: Modules,
     pub entry: ModuleId,
@@ -52,7 +49,7 @@ pub(in crate::check) struct Parsed {
 }
 
 /// Reads the entry file and, transitively, its imports. The cache then has these files.
-pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut ParseCache) -> Parsed {
+pub fn parse_all(entry: SourceFile, load: Loader, cache: &mut ParseCache) -> Parsed {
     let mut files = Files {
         load,
         cache,
@@ -350,3 +347,6 @@ fn imports(tree: &Module, name: &str) -> bool {
     });
     uses.flat_map(|import| &import.names).any(|imported| imported.text == name)
 }
+
+/// Loads the text of a module, `["std", "opd"]` or `["mine"]`; `None` where there is no such module.
+pub type Loader<'a> = &'a dyn Fn(&[&str]) -> Option<SourceFile>;

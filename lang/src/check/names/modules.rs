@@ -8,8 +8,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{DivergenceItem, Expr, Item, ItemKind, Module, Name};
 
-use crate::check::values::value::Value;
-
 /// A name of a module of the standard library.
 #[derive(Clone, Copy)]
 pub struct StandardItem {
@@ -36,35 +34,26 @@ pub struct ItemId {
     pub index: usize,
 }
 
-/// How far the evaluation of an item's value has come.
-#[derive(Clone, Debug)]
-pub enum ItemProgress {
-    /// Under evaluation: another request for it is a cycle.
-    Started,
-    Done(Value),
-}
-
 #[derive(Default)]
 pub struct Modules {
-    pub(in crate::check) loaded: Vec<LoadedModules>,
-    pub(in crate::check) by_path: FxHashMap<Vec<String>, ModuleId>,
-    pub progress: FxHashMap<ItemId, ItemProgress>,
+    pub loaded: Vec<LoadedModules>,
+    pub by_path: FxHashMap<Vec<String>, ModuleId>,
     /// Names whose imports have been reported, and whose uses are not.
-    pub(in crate::check) lost: FxHashSet<(ModuleId, String)>,
+    pub lost: FxHashSet<(ModuleId, String)>,
     /// Modules with an import whose names are unknown.
-    pub(in crate::check) lacking: FxHashSet<ModuleId>,
+    pub lacking: FxHashSet<ModuleId>,
     /// The public items of the standard library, one line `module name` each.
-    pub(in crate::check) library: String,
+    pub library: String,
 }
 
-pub(in crate::check) struct LoadedModules {
-    pub(in crate::check) file: FileId,
+pub struct LoadedModules {
+    pub file: FileId,
     /// Whether it is a module of the standard library, whatever the host calls its file.
-    pub(in crate::check) standard: bool,
-    pub(in crate::check) tree: Rc<Module>,
-    pub(in crate::check) names: FxHashMap<String, Declared>,
+    pub standard: bool,
+    pub tree: Rc<Module>,
+    pub names: FxHashMap<String, Declared>,
     /// Values from `--set`, by the name of the `param`, or of an objective and its parameter: `mopd.clip_at`.
-    pub(in crate::check) set: FxHashMap<String, Expr>,
+    pub set: FxHashMap<String, Expr>,
 }
 
 /// The item that a name refers to in a file, and the place of its declaration or import.
@@ -75,14 +64,14 @@ pub struct Declared {
 }
 
 impl LoadedModules {
-    pub(in crate::check) fn new(file: FileId, standard: bool, tree: Rc<Module>) -> LoadedModules {
+    pub fn new(file: FileId, standard: bool, tree: Rc<Module>) -> LoadedModules {
         LoadedModules { file, standard, tree, names: FxHashMap::default(), set: FxHashMap::default() }
     }
 }
 
 impl Modules {
     /// A single module without items.
-    pub(in crate::check) fn of_empty_file(file: FileId) -> Modules {
+    pub fn of_empty_file(file: FileId) -> Modules {
         let module = LoadedModules::new(file, false, Rc::default());
         Modules { loaded: vec![module], ..Modules::default() }
     }
@@ -113,13 +102,13 @@ impl Modules {
     }
 
     /// The public names of a module of the standard library.
-    pub(in crate::check) fn offered(&self, module: &str) -> impl Iterator<Item = &str> {
+    pub fn offered(&self, module: &str) -> impl Iterator<Item = &str> {
         let lines = self.library.lines().filter_map(|line| line.split_once(' '));
         lines.filter(move |(known, _)| *known == module).map(|(_, name)| name)
     }
 
     /// The modules of the standard library.
-    pub(in crate::check) fn library_modules(&self) -> impl Iterator<Item = &str> {
+    pub fn library_modules(&self) -> impl Iterator<Item = &str> {
         self.library.lines().filter_map(|line| line.split_once(' ')).map(|(module, _)| module)
     }
 

@@ -26,12 +26,7 @@ struct CachedFile {
 
 impl ParseCache {
     /// The tree of a file, as [`crate::syntax::parse`] gives it.
-    pub(in crate::check) fn parse(
-        &mut self,
-        path: &str,
-        file: FileId,
-        text: &str,
-    ) -> (Rc<Module>, Vec<Diagnostic>) {
+    pub fn parse(&mut self, path: &str, file: FileId, text: &str) -> (Rc<Module>, Vec<Diagnostic>) {
         let cached = match self.files.get_mut(path) {
             Some(cached) => cached,
             None => self.files.entry(path.to_owned()).or_default(),

@@ -3,10 +3,11 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::check::builtins::vocabulary;
 use crate::source::{Sources, Span};
 use crate::syntax::ast::{Block, Statement};
 use crate::syntax::words::is_word;
+
+use crate::check::builtins::vocabulary;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Visit {
@@ -18,7 +19,7 @@ enum Visit {
 /// The statements in the order of the text, but a `let` or `state` before the first statement that mentions
 /// it. Of two that need each other, one comes first and does not find the other. The next value of a state is
 /// not looked at: it sees all names.
-pub(in crate::check) fn in_reading_order<'a>(body: &'a Block, sources: &Sources) -> Vec<&'a Statement> {
+pub fn in_reading_order<'a>(body: &'a Block, sources: &Sources) -> Vec<&'a Statement> {
     let statements = &body.statements;
     let mut declared: FxHashMap<&str, usize> = FxHashMap::default();
     for (index, statement) in statements.iter().enumerate() {

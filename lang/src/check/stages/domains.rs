@@ -5,7 +5,7 @@ use crate::source::Span;
 use mopd_experiment::formula::{Formula, FormulaKind, Signal};
 use mopd_experiment::{DomainId, Train};
 
-use crate::check::Checker;
+use crate::check::declarations::Declarations;
 
 /// A comparison with a domain, and the domains of all stages that contain it.
 struct DomainComparison {
@@ -15,72 +15,71 @@ struct DomainComparison {
     trained: Vec<DomainId>,
 }
 
-impl Checker {
-    /// Checks that a `match` without `else` has an arm for every prompt of the stage.
-    pub(in crate::check) fn check_domains(&mut self, train: &Train) -> bool {
-        let covered = |part: &Formula| part.0.covered.clone();
-        let matches: Vec<Formula> =
-            train.formulas().into_iter().flat_map(Formula::parts).filter_map(covered).collect();
-        for covered in matches {
-            for share in &train.mixture {
-                let holds = covered.in_domain(share.domain).constant();
-                if holds == Some(1.0) {
-                    continue;
-                }
-                let name = &self.domain(share.domain).name;
-                let text = match holds {
-                    Some(_) => format!("this `match` has no `else`, and no arm for the domain `{name}`"),
-                    None => format!(
-                        "this `match` has no `else`, and for the domain `{name}` only arms that may not hold"
-                    ),
-                };
-                let help = match holds {
-                    Some(_) => format!("add `domain == {name} -> ...`, or end it with `else -> ...`"),
-                    None => "end it with `else -> ...`".to_owned(),
-                };
-                let declared = self.span(self.domain(share.domain).origin);
-                let diagnostic = Diagnostic::error(Code::MissingElse, self.span(covered.0.origin), text);
-                self.report(diagnostic.note(declared, "the stage trains on it").help(help));
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Warns of comparisons with a domain that none of the stages trains on. Stages may share an objective.
-    pub(in crate::check) fn check_compared_domains(&mut self) {
-        if self.diagnostics.has_errors() {
-            return;
-        }
-        let mut found: Vec<DomainComparison> = Vec::new();
-        for train in self.trains() {
-            let trained = || train.mixture.iter().map(|share| share.domain);
-            let parts: Vec<&Formula> = train.formulas().into_iter().flat_map(Formula::parts).collect();
-            let covered = parts.iter().filter_map(|part| part.0.covered.as_ref()).flat_map(Formula::parts);
-            for part in parts.iter().copied().chain(covered) {
-                let FormulaKind::Signal(Signal::DomainIs { domain, name }) = &part.0.kind else { continue };
-                let place = self.span(part.0.origin);
-                match found.iter_mut().find(|known| (known.place, known.domain) == (place, *domain)) {
-                    Some(known) => known.trained.extend(trained()),
-                    None => found.push(DomainComparison {
-                        place,
-                        domain: *domain,
-                        name: name.to_string(),
-                        trained: trained().collect(),
-                    }),
-                }
-            }
-        }
-        for DomainComparison { place, domain, name, mut trained } in found {
-            if trained.contains(&domain) {
+/// Checks that a `match` without `else` has an arm for every prompt of the stage.
+pub fn check_domains(declarations: &mut Declarations, train: &Train) -> bool {
+    let covered = |part: &Formula| part.0.covered.clone();
+    let matches: Vec<Formula> =
+        train.formulas().into_iter().flat_map(Formula::parts).filter_map(covered).collect();
+    for covered in matches {
+        for share in &train.mixture {
+            let holds = covered.in_domain(share.domain).constant();
+            if holds == Some(1.0) {
                 continue;
             }
-            trained.sort_unstable();
-            trained.dedup();
-            let names: Vec<&str> = trained.iter().map(|id| self.domain(*id).name.as_str()).collect();
-            let help = format!("trained on: {}", names.join(", "));
-            let text = format!("never true: no stage with this objective is trained on the domain `{name}`");
-            self.report(Diagnostic::warning(Code::NeverHolds, place, text).help(help));
+            let name = &declarations.parts.domain(share.domain).name;
+            let text = match holds {
+                Some(_) => format!("this `match` has no `else`, and no arm for the domain `{name}`"),
+                None => format!(
+                    "this `match` has no `else`, and for the domain `{name}` only arms that may not hold"
+                ),
+            };
+            let help = match holds {
+                Some(_) => format!("add `domain == {name} -> ...`, or end it with `else -> ...`"),
+                None => "end it with `else -> ...`".to_owned(),
+            };
+            let declared = declarations.span(declarations.parts.domain(share.domain).origin);
+            let diagnostic = Diagnostic::error(Code::MissingElse, declarations.span(covered.0.origin), text);
+            declarations.report(diagnostic.note(declared, "the stage trains on it").help(help));
+            return false;
         }
+    }
+    true
+}
+
+/// Warns of comparisons with a domain that none of the stages trains on. Stages may share an objective.
+pub fn check_compared_domains(declarations: &mut Declarations) {
+    if declarations.diagnostics.has_errors() {
+        return;
+    }
+    let mut found: Vec<DomainComparison> = Vec::new();
+    for train in declarations.parts.trains() {
+        let trained = || train.mixture.iter().map(|share| share.domain);
+        let parts: Vec<&Formula> = train.formulas().into_iter().flat_map(Formula::parts).collect();
+        let covered = parts.iter().filter_map(|part| part.0.covered.as_ref()).flat_map(Formula::parts);
+        for part in parts.iter().copied().chain(covered) {
+            let FormulaKind::Signal(Signal::DomainIs { domain, name }) = &part.0.kind else { continue };
+            let place = declarations.span(part.0.origin);
+            match found.iter_mut().find(|known| (known.place, known.domain) == (place, *domain)) {
+                Some(known) => known.trained.extend(trained()),
+                None => found.push(DomainComparison {
+                    place,
+                    domain: *domain,
+                    name: name.to_string(),
+                    trained: trained().collect(),
+                }),
+            }
+        }
+    }
+    for DomainComparison { place, domain, name, mut trained } in found {
+        if trained.contains(&domain) {
+            continue;
+        }
+        trained.sort_unstable();
+        trained.dedup();
+        let names: Vec<&str> =
+            trained.iter().map(|id| declarations.parts.domain(*id).name.as_str()).collect();
+        let help = format!("trained on: {}", names.join(", "));
+        let text = format!("never true: no stage with this objective is trained on the domain `{name}`");
+        declarations.report(Diagnostic::warning(Code::NeverHolds, place, text).help(help));
     }
 }

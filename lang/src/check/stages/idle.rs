@@ -6,130 +6,137 @@ use crate::source::Span;
 use mopd_experiment::formula::{Formula, FormulaKind, Live, Signal, StepNumber, StepWindow, Support, text};
 use mopd_experiment::{Guard, Origin, Train};
 
-use crate::check::Checker;
-use crate::check::stages::settings::{BlockSettings, has_variables};
-use crate::check::values::ranges::possible_between;
+use crate::check::builtins::block_settings::BlockSettings;
+use crate::check::declarations::Declarations;
+use crate::check::formulas::ranges::possible_between;
+use crate::check::read::numbers::has_variables;
+use crate::check::reporter::Reporter;
 
-impl Checker {
-    /// Warns of a schedule that the stage ends before: a rate then never reaches the last value that the text
-    /// gives.
-    pub(super) fn warn_of_unfinished_schedules(
-        &mut self,
-        train: &Train,
-        settings: &BlockSettings,
-        steps: u32,
-    ) {
-        let of_train = train.schedules(&self.parts.teachers).into_iter();
-        let late = of_train.filter_map(|(origin, schedule)| Some((origin, schedule.unreached(steps)?)));
-        let mut late: Vec<(Origin, u32)> = late.collect();
-        late.sort_unstable();
-        late.dedup();
-        for (origin, step) in late {
-            let span = self.span(origin);
-            let diagnostic = Diagnostic::warning(
-                Code::UnfinishedSchedule,
-                span,
-                "the stage ends before this schedule does",
-            );
-            self.report(
-                diagnostic
-                    .label(format!("goes on to step {step}"))
-                    .note(
-                        settings.place(&["steps"]),
-                        format!("the stage has {steps} steps, the last is {}", steps.saturating_sub(1)),
-                    )
-                    .help(
-                        "give it the length of the stage, `over: 100%` or fewer steps, or train for longer",
-                    ),
-            );
-        }
-    }
-
-    /// Warns of what a stage repeats at intervals that it is not longer than.
-    pub(super) fn warn_of_long_intervals(&mut self, train: &Train, settings: &BlockSettings, steps: u32) {
-        let mut late: Vec<(Span, u32, &str)> = train
-            .intervals(&self.parts.teachers)
-            .into_iter()
-            .map(|interval| (self.span(interval.origin), interval.steps, interval.acts))
-            .collect();
-        late.extend(
-            train.refresh.map(|every| (settings.place(&["refresh"]), every, "prompts are chosen again")),
+/// Warns of a schedule that the stage ends before: a rate then never reaches the last value that the text
+/// gives.
+pub(super) fn warn_of_unfinished_schedules(
+    declarations: &mut Declarations,
+    train: &Train,
+    settings: &BlockSettings,
+    steps: u32,
+) {
+    let of_train = train.schedules(&declarations.parts.teachers).into_iter();
+    let late = of_train.filter_map(|(origin, schedule)| Some((origin, schedule.unreached(steps)?)));
+    let mut late: Vec<(Origin, u32)> = late.collect();
+    late.sort_unstable();
+    late.dedup();
+    for (origin, step) in late {
+        let span = declarations.span(origin);
+        let diagnostic =
+            Diagnostic::warning(Code::UnfinishedSchedule, span, "the stage ends before this schedule does");
+        declarations.report(
+            diagnostic
+                .label(format!("goes on to step {step}"))
+                .note(
+                    settings.place(&["steps"]),
+                    format!("the stage has {steps} steps, the last is {}", steps.saturating_sub(1)),
+                )
+                .help("give it the length of the stage, `over: 100%` or fewer steps, or train for longer"),
         );
-        late.retain(|(_, every, _)| *every >= steps);
-        late.sort_unstable();
-        late.dedup();
-        for (span, every, acts) in late {
-            let text = format!("the stage ends before {acts}");
-            self.report(
-                Diagnostic::warning(Code::UnfinishedSchedule, span, text)
-                    .label(format!("every {every} steps"))
-                    .note(settings.place(&["steps"]), format!("the stage has {steps}"))
-                    .help("give it an interval that is shorter than the stage, or train for longer"),
-            );
-        }
     }
+}
 
-    /// Warns of guards that can't act before the stage ends.
-    pub(super) fn warn_of_idle_guards(&mut self, train: &Train, settings: &BlockSettings, steps: u32) {
-        let mut last: Option<Origin> = None;
-        for guard in &train.guards {
-            // A guard on several domains is written once.
-            if last.replace(guard.origin) == Some(guard.origin) || has_variables(&guard.condition) {
-                continue;
-            }
-            let Some(why) = never_acts(guard, train, steps) else { continue };
-            let name = guard.action.name();
-            let text = format!("this `{name}` never acts: {why}");
-            let place = self.span(guard.origin);
-            self.report(
-                Diagnostic::warning(Code::NeverHolds, place, text)
-                    .note(settings.place(&["steps"]), format!("the stage has {steps} steps"))
-                    .help("change the guard, or remove it"),
-            );
-        }
+/// Warns of what a stage repeats at intervals that it is not longer than.
+pub(super) fn warn_of_long_intervals(
+    declarations: &mut Declarations,
+    train: &Train,
+    settings: &BlockSettings,
+    steps: u32,
+) {
+    let mut late: Vec<(Span, u32, &str)> = train
+        .intervals(&declarations.parts.teachers)
+        .into_iter()
+        .map(|interval| (declarations.span(interval.origin), interval.steps, interval.acts))
+        .collect();
+    late.extend(train.refresh.map(|every| (settings.place(&["refresh"]), every, "prompts are chosen again")));
+    late.retain(|(_, every, _)| *every >= steps);
+    late.sort_unstable();
+    late.dedup();
+    for (span, every, acts) in late {
+        let text = format!("the stage ends before {acts}");
+        declarations.report(
+            Diagnostic::warning(Code::UnfinishedSchedule, span, text)
+                .label(format!("every {every} steps"))
+                .note(settings.place(&["steps"]), format!("the stage has {steps}"))
+                .help("give it an interval that is shorter than the stage, or train for longer"),
+        );
     }
+}
 
-    /// Warns of more entries than the vocabulary has, where its size is known.
-    pub(super) fn warn_of_absent_entries(&mut self, train: &Train, settings: &BlockSettings) {
-        let architecture = self.architecture(train.start);
-        let Some(size) = architecture.and_then(|architecture| architecture.tokenizer.vocabulary()) else {
-            return;
+/// Warns of guards that can't act before the stage ends.
+pub(super) fn warn_of_idle_guards(
+    reporter: &mut Reporter,
+    train: &Train,
+    settings: &BlockSettings,
+    steps: u32,
+) {
+    let mut last: Option<Origin> = None;
+    for guard in &train.guards {
+        // A guard on several domains is written once.
+        if last.replace(guard.origin) == Some(guard.origin) || has_variables(&guard.condition) {
+            continue;
+        }
+        let Some(why) = never_acts(guard, train, steps) else { continue };
+        let name = guard.action.name();
+        let text = format!("this `{name}` never acts: {why}");
+        let place = reporter.span(guard.origin);
+        reporter.report(
+            Diagnostic::warning(Code::NeverHolds, place, text)
+                .note(settings.place(&["steps"]), format!("the stage has {steps} steps"))
+                .help("change the guard, or remove it"),
+        );
+    }
+}
+
+/// Warns of more entries than the vocabulary has, where its size is known.
+pub(super) fn warn_of_absent_entries(
+    declarations: &mut Declarations,
+    train: &Train,
+    settings: &BlockSettings,
+) {
+    let architecture = declarations.parts.architecture(train.start);
+    let Some(size) = architecture.and_then(|architecture| architecture.tokenizer.vocabulary()) else {
+        return;
+    };
+    let mut beyond: Vec<(Span, u32)> = Vec::new();
+    for part in train.formulas().into_iter().flat_map(Formula::parts) {
+        let widest = match &part.0.kind {
+            FormulaKind::Signal(Signal::Divergence(divergence))
+            | FormulaKind::Live(Live::Divergence(divergence)) => most_entries(&divergence.support),
+            FormulaKind::Signal(Signal::Mass { support, .. } | Signal::SupportSize { support })
+            | FormulaKind::Live(Live::Ranking { order: support }) => most_entries(support),
+            FormulaKind::Signal(Signal::Overlap { k, .. }) => *k,
+            _ => 0,
         };
-        let mut beyond: Vec<(Span, u32)> = Vec::new();
-        for part in train.formulas().into_iter().flat_map(Formula::parts) {
-            let widest = match &part.0.kind {
-                FormulaKind::Signal(Signal::Divergence(divergence))
-                | FormulaKind::Live(Live::Divergence(divergence)) => most_entries(&divergence.support),
-                FormulaKind::Signal(Signal::Mass { support, .. } | Signal::SupportSize { support })
-                | FormulaKind::Live(Live::Ranking { order: support }) => most_entries(support),
-                FormulaKind::Signal(Signal::Overlap { k, .. }) => *k,
-                _ => 0,
-            };
-            beyond.extend((widest > size).then(|| (self.span(part.0.origin), widest)));
-        }
-        for rollout in train.rollouts() {
-            let drawn = rollout.source.facts().sampling.and_then(|sampling| sampling.top_k);
-            let k = drawn.filter(|k| *k > size);
-            beyond.extend(k.map(|k| (self.span(rollout.source_origin), k)));
-        }
-        beyond.sort_unstable();
-        beyond.dedup();
-        for (span, k) in beyond {
-            let text = format!("a vocabulary of {size} tokens has no {k} most probable ones");
-            // The number of an objective in another file comes from what this stage gives it.
-            let (blamed, note) = match settings.value_span("objective") {
-                Some(objective) if span.file != objective.file => {
-                    (objective, (span, "these entries are read here"))
-                }
-                _ => (span, (settings.span, "trained here")),
-            };
-            self.report(
-                Diagnostic::warning(Code::OutOfRange, blamed, text)
-                    .label(format!("all {size} are used"))
-                    .note(note.0, note.1)
-                    .help("lower the number, or leave it out for the whole distribution"),
-            );
-        }
+        beyond.extend((widest > size).then(|| (declarations.span(part.0.origin), widest)));
+    }
+    for rollout in train.rollouts() {
+        let drawn = rollout.source.facts().sampling.and_then(|sampling| sampling.top_k);
+        let k = drawn.filter(|k| *k > size);
+        beyond.extend(k.map(|k| (declarations.span(rollout.source_origin), k)));
+    }
+    beyond.sort_unstable();
+    beyond.dedup();
+    for (span, k) in beyond {
+        let text = format!("a vocabulary of {size} tokens has no {k} most probable ones");
+        // The number of an objective in another file comes from what this stage gives it.
+        let (blamed, note) = match settings.value_span("objective") {
+            Some(objective) if span.file != objective.file => {
+                (objective, (span, "these entries are read here"))
+            }
+            _ => (span, (settings.span, "trained here")),
+        };
+        declarations.report(
+            Diagnostic::warning(Code::OutOfRange, blamed, text)
+                .label(format!("all {size} are used"))
+                .note(note.0, note.1)
+                .help("lower the number, or leave it out for the whole distribution"),
+        );
     }
 }
 

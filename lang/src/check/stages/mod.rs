@@ -1,17 +1,19 @@
 //! The stages that make models: constructors, their settings, the weights they train, and the checks that
 //! need a whole stage.
 
+pub mod capability;
 pub mod constructors;
-mod domains;
+pub mod domains;
 pub mod guards;
 mod idle;
 pub mod joint;
 pub mod lineage;
+pub mod narrow_bounds;
 pub mod optimizers;
+mod pitfalls;
 pub mod recipes;
 mod rollout_checks;
-pub mod settings;
-mod shares;
+pub mod shares;
 pub mod stage_checks;
 pub mod streams;
 pub mod trainable;

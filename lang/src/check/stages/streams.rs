@@ -56,7 +56,7 @@ pub fn corrects_for_sampler(node: &FormulaNode) -> bool {
 }
 
 /// Whether the node depends on the temperature of the trained policy: see [`Objective::temperature_on`].
-pub(in crate::check) fn reads_policy_temperature(node: &FormulaNode) -> bool {
+pub fn reads_policy_temperature(node: &FormulaNode) -> bool {
     let with_sampler = |divergence: &Divergence| {
         [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler))
     };
@@ -71,12 +71,12 @@ pub(in crate::check) fn reads_policy_temperature(node: &FormulaNode) -> bool {
     }
 }
 
-pub(in crate::check) fn reads_verdict(node: &FormulaNode) -> bool {
+pub fn reads_verdict(node: &FormulaNode) -> bool {
     matches!(&node.kind, FormulaKind::Signal(signal) if signal.is_of_reward())
 }
 
 /// The sampling of the student's completions, where it is not plainly the student's own distribution.
-pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
+pub fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
     let facts = rollout.source.facts();
     match facts.tokens {
         TokensOf::Student(sampling) => Some(sampling).filter(|sampling| !sampling.is_plain()),
@@ -92,7 +92,7 @@ pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
 }
 
 /// Whether the student draws some of the completions at temperature 0.
-pub(in crate::check) fn draws_greedily(rollout: &Rollout) -> bool {
+pub fn draws_greedily(rollout: &Rollout) -> bool {
     match rollout.source.facts().tokens {
         TokensOf::Student(sampling) => sampling.temperature() == Temperature::Constant(0.0),
         _ => rollout.source.inner().into_iter().any(draws_greedily),

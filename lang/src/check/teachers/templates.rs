@@ -9,10 +9,21 @@ use crate::syntax::parse;
 use mopd_experiment::formula::{Axis, Role, Unit};
 use mopd_experiment::{GroupMember, Slot, Template, TemplatePiece};
 
-use crate::check::Checker;
+use crate::check::builtins::reserved::SLOTS;
 use crate::check::builtins::vocabulary;
-use crate::check::values::evaluate::{Env, EvaluationContext};
-use crate::check::values::value::{Callable, Value};
+use crate::check::checker::Checker;
+use crate::check::declarations::Declarations;
+use crate::check::formulas::schedules;
+use crate::check::names::callable::Callable;
+use crate::check::read::{arguments, expected, numbers, reads};
+use crate::check::reporter::Reporter;
+use crate::check::roles;
+use crate::check::values::environment::{Env, EvaluationContext};
+use crate::check::values::value::Value;
+
+reads! {
+    Template => |checker, given, env| template_value(checker, given.expr, env);
+}
 
 /// The use of a text, which decides which slots it may have.
 #[derive(Clone, Copy, PartialEq)]
@@ -26,374 +37,355 @@ enum TemplateUse {
 }
 
 /// A piece of a text as it is written in the source.
-pub(in crate::check) enum TextSegment {
+pub enum TextSegment {
     Text(String),
     /// The expression between two braces.
     Slot(Span),
 }
 
-/// The slots that are a name, besides the fields of the data.
-pub(in crate::check) const SLOTS: [&str; 5] = ["prompt", "completion", "draft", "transcript", "feedback"];
-
 const MEMBERS: [(&str, GroupMember); 3] =
     [("correct", GroupMember::Correct), ("wrong", GroupMember::Wrong), ("other", GroupMember::Other)];
 
-impl Checker {
-    pub(in crate::check) fn template_item(&mut self, name: &Name, text: &Expr, env: &Env) -> Value {
-        let Some(pieces) = self.pieces(text, TemplateUse::Shown, env) else { return Value::Error };
-        let origin = self.origin(name.span);
-        Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
-    }
+pub fn template_item(checker: &mut Checker, name: &Name, text: &Expr, env: &Env) -> Value {
+    let Some(pieces) = pieces(checker, text, TemplateUse::Shown, env) else { return Value::Error };
+    let origin = checker.origin(name.span);
+    Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
+}
 
-    /// A template, as a call or a name.
-    pub(in crate::check) fn template_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Template>> {
-        match self.evaluate(expr, env) {
-            Value::Template(template) => Some(template),
-            Value::Item { item, kind: Callable::Template } => match self.call_item(item, expr.span, &[], env)
-            {
+/// A template, as a call or a name.
+pub fn template_value(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Rc<Template>> {
+    match checker.evaluate(expr, env) {
+        Value::Template(template) => Some(template),
+        Value::Item { item, kind: Callable::Template } => {
+            match checker.call_item(item, expr.span, &[], env) {
                 Value::Template(template) => Some(template),
                 _ => None,
-            },
-            other => {
-                self.wrong_kind(
-                    expr.span,
-                    "expected a template: `template shown = \"{prompt}\\n\\n{hint}\"`",
-                    &other,
-                );
-                None
             }
         }
-    }
-
-    /// `"Confidence: {_}" -> "Confidence: {mean(correct, over: group)}"`
-    pub(in crate::check) fn rewrite(
-        &mut self,
-        expr: &Expr,
-        env: &Env,
-    ) -> Option<(Rc<Template>, Rc<Template>)> {
-        let ExprKind::Arrow { from, to } = &expr.kind else {
-            let value = self.evaluate(expr, env);
-            self.wrong_kind(
+        other => {
+            expected::wrong_kind(
+                checker,
                 expr.span,
-                "`rewrite` needs two texts: `rewrite(\"before {_}\" -> \"after {expression}\")`",
-                &value,
+                "expected a template: `template shown = \"{prompt}\\n\\n{hint}\"`",
+                &other,
             );
-            return None;
-        };
-        let left = self.pieces(from, TemplateUse::Found, env);
-        let right = self.pieces(to, TemplateUse::Written, env);
-        let left = left?;
-        if !left.iter().any(|piece| matches!(piece, TemplatePiece::Text(_))) {
-            self.report(
-                Diagnostic::error(
-                    Code::TemplateSlot,
-                    from.span,
-                    "the left of a `rewrite` must say which text is looked for",
-                )
-                .help("for example `\"Confidence: {_}\"`"),
-            );
-            return None;
+            None
         }
-        let origin = self.origin(expr.span);
-        let template = |pieces| Rc::new(Template { name: "rewrite".into(), pieces, origin });
-        Some((template(left), template(right?)))
-    }
-
-    fn pieces(&mut self, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Vec<TemplatePiece>> {
-        if !matches!(expr.kind, ExprKind::Text(_)) {
-            if !matches!(expr.kind, ExprKind::Error) {
-                let value = self.evaluate(expr, env);
-                let text = "the text of a template is written where it is declared, in quotes";
-                self.report(
-                    Diagnostic::error(Code::TypeMismatch, expr.span, text)
-                        .label(format!("this is {}", value.describe())),
-                );
-            }
-            return None;
-        }
-        let stretches = match stretches(self.sources.text(expr.span), expr.span) {
-            Ok(stretches) => stretches,
-            Err(diagnostic) => {
-                self.report(*diagnostic);
-                return None;
-            }
-        };
-        let mut pieces = Vec::new();
-        let mut good = true;
-        for stretch in stretches {
-            match stretch {
-                TextSegment::Text(text) => pieces.push(TemplatePiece::Text(text)),
-                TextSegment::Slot(span) => match self.slot(span, purpose, env) {
-                    Some(piece) => pieces.push(piece),
-                    None => good = false,
-                },
-            }
-        }
-        good.then_some(pieces)
-    }
-
-    fn slot(&mut self, span: Span, purpose: TemplateUse, env: &Env) -> Option<TemplatePiece> {
-        let inside = self.sources.text(span).to_owned();
-        if inside.trim() == "_" {
-            if purpose == TemplateUse::Found {
-                return Some(TemplatePiece::Anything);
-            }
-            self.report(
-                Diagnostic::error(
-                    Code::TemplateSlot,
-                    span,
-                    "`{_}` stands for any text, and here a text is made",
-                )
-                .help(
-                    "it belongs on the left of a `rewrite`: `rewrite(\"before {_}\" -> \"after \
-                     {expression}\")`",
-                ),
-            );
-            return None;
-        }
-        if purpose == TemplateUse::Found {
-            self.report(
-                Diagnostic::error(
-                    Code::TemplateSlot,
-                    span,
-                    "the left of a `rewrite` is looked for as it stands",
-                )
-                .label("nothing is filled in here")
-                .help("write `{_}` for whatever stands there"),
-            );
-            return None;
-        }
-        let expr = self.slot_expression(span, &inside)?;
-        if let Some((name, slot, share)) = part_of_slot(&expr) {
-            return self.part_of_slot(name == "first", slot, share, env);
-        }
-        if let Some(slot) = self.slot_of(&expr, purpose, env).ok()? {
-            return Some(slot);
-        }
-        let value = self.evaluate(&expr, &env.with_context(EvaluationContext::Objective));
-        let formula = self.formula(value, span)?;
-        if formula.axis() > Axis::Sequence || formula.unit() == Unit::Bool {
-            let text = "one number per completion can be written into it";
-            self.report(
-                Diagnostic::error(Code::AxisMismatch, span, text)
-                    .label(format!("this is {} per {}", formula.unit().name(), formula.axis().name()))
-                    .help("reduce first: `mean(..., over: sequence)`"),
-            );
-            return None;
-        }
-        Some(TemplatePiece::Number(formula))
-    }
-
-    fn slot_expression(&mut self, span: Span, inside: &str) -> Option<Expr> {
-        let (expr, diagnostics) = slot_expression(span, inside);
-        for mut diagnostic in diagnostics {
-            diagnostic.code = Code::TemplateSlot;
-            // A fix would edit the padded text.
-            diagnostic.fix = None;
-            self.report(diagnostic);
-        }
-        expr
-    }
-
-    /// `first(solution, exposure)`
-    fn part_of_slot(
-        &mut self,
-        first: bool,
-        slot: &Argument,
-        share: &Argument,
-        env: &Env,
-    ) -> Option<TemplatePiece> {
-        let piece = self.slot_of(&slot.value, TemplateUse::Shown, env).ok()?;
-        let share = self.share(&share.value, "the share that is shown", env);
-        let Some(TemplatePiece::Slot(slot_value)) = piece else {
-            self.report(
-                Diagnostic::error(
-                    Code::TemplateSlot,
-                    slot.value.span,
-                    "a part is taken of a field of the data or of another slot",
-                )
-                .help("for example `{first(solution, 0.5)}`"),
-            );
-            return None;
-        };
-        let share = share?;
-        Some(if first {
-            TemplatePiece::First { slot: slot_value, share }
-        } else {
-            TemplatePiece::Last { slot: slot_value, share }
-        })
-    }
-
-    /// A slot, or several combined. `None` where it is no slot.
-    fn slot_of(
-        &mut self,
-        expr: &Expr,
-        purpose: TemplateUse,
-        env: &Env,
-    ) -> Result<Option<TemplatePiece>, Reported> {
-        let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
-            return self.named_slot(expr, purpose, env);
-        };
-        let ExprKind::Name(name) = &callee.kind else { return Ok(None) };
-        match name.as_str() {
-            "shuffled" => {
-                let slots: Option<Vec<Slot>> =
-                    arguments.iter().map(|argument| self.inner_slot(&argument.value, env)).collect();
-                let slots = slots.ok_or(Reported)?;
-                if slots.len() < 2 {
-                    self.report(
-                        Diagnostic::error(
-                            Code::TemplateSlot,
-                            expr.span,
-                            "an order needs at least two things",
-                        )
-                        .help("for example `{shuffled(group.correct, group.wrong)}`"),
-                    );
-                    return Err(Reported);
-                }
-                Ok(Some(TemplatePiece::Slot(Slot::Shuffled(slots))))
-            }
-            "short" => {
-                let slots = self.slots("short", &["slot", "by", "max_tokens"], arguments, None);
-                let [Some(slot), Some(by), Some(max_tokens)] = slots.given.as_slice() else {
-                    self.report(
-                        Diagnostic::error(
-                            Code::TemplateSlot,
-                            expr.span,
-                            "`short` needs a slot, who shortens it, and to what length",
-                        )
-                        .help("for example `{short(group.wrong, by: guide, max_tokens: 512)}`"),
-                    );
-                    return Err(Reported);
-                };
-                if !slots.misplaced.is_empty() {
-                    return Err(Reported);
-                }
-                let inner = self.inner_slot(slot, env);
-                let writer = self.evaluate(by, env);
-                let writer = self.teacher_role(writer, by.span, env, "a text is shortened by a teacher");
-                let max_tokens = self.count(max_tokens, "max_tokens", env, 1);
-                let (Some(inner), Some(by), Some(max_tokens)) = (inner, writer, max_tokens) else {
-                    return Err(Reported);
-                };
-                let slot = Box::new(inner);
-                Ok(Some(TemplatePiece::Slot(Slot::Shortened { slot, by, max_tokens })))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Warns of a field that looks like a typo of another slot's name. Whether the data has the field is
-    /// known only in the run.
-    fn warn_of_near_slot(&mut self, field: &str, span: Span) {
-        if let Some(near) = nearest(field, SLOTS) {
-            self.report(
-                Diagnostic::warning(
-                    Code::TemplateSlot,
-                    span,
-                    format!("`{{{field}}}` is a field of the data, and nearly `{{{near}}}`"),
-                )
-                .help(format!("did you mean `{near}`? For the field write `{{data.{field}}}`"))
-                .replace_with(format!("change to `{near}`"), near),
-            );
-        }
-    }
-
-    /// A slot in a place where only a slot is allowed.
-    fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
-        match self.slot_of(expr, TemplateUse::Shown, env).ok()? {
-            Some(TemplatePiece::Slot(slot)) => Some(slot),
-            _ => {
-                self.report(
-                    Diagnostic::error(Code::TemplateSlot, expr.span, "expected a slot")
-                        .help("a field of the data, `prompt`, `draft`, `group.correct`, `group.wrong`, ..."),
-                );
-                None
-            }
-        }
-    }
-
-    /// A slot that is a name. `None` where it is no slot.
-    fn named_slot(
-        &mut self,
-        expr: &Expr,
-        purpose: TemplateUse,
-        env: &Env,
-    ) -> Result<Option<TemplatePiece>, Reported> {
-        match &expr.kind {
-            ExprKind::Name(name) => {
-                match env.local(name) {
-                    Some(Value::Text(text)) => return Ok(Some(TemplatePiece::Text(text.clone()))),
-                    Some(Value::Error) => return Err(Reported),
-                    Some(_) => return Ok(None),
-                    None => {}
-                }
-                Ok(Some(TemplatePiece::Slot(match name.as_str() {
-                    "prompt" => Slot::Prompt,
-                    "completion" => Slot::Completion,
-                    "draft" => Slot::Draft,
-                    "transcript" => Slot::Transcript,
-                    "feedback" => Slot::Feedback,
-                    _ if purpose == TemplateUse::Written && vocabulary::signal(name).is_some() => {
-                        return Ok(None);
-                    }
-                    // Whether the data has the field is known only when it is read.
-                    field => {
-                        self.warn_of_near_slot(field, expr.span);
-                        Slot::Data(field.to_owned())
-                    }
-                })))
-            }
-            ExprKind::Field { base, field } => match &base.kind {
-                ExprKind::Name(name) if env.local(name).is_none() && name == "group" => self
-                    .group_member(field, "group")
-                    .map(|member| Some(TemplatePiece::Slot(Slot::Group(member))))
-                    .ok_or(Reported),
-                ExprKind::Name(name) if env.local(name).is_none() && name == "data" => {
-                    Ok(Some(TemplatePiece::Slot(Slot::Data(field.text.clone()))))
-                }
-                ExprKind::Name(name) => {
-                    let by = match env.local(name) {
-                        Some(Value::Teacher(teacher)) => Role::Named {
-                            teacher: *teacher,
-                            name: self.teacher(*teacher).name.as_str().into(),
-                        },
-                        Some(Value::Role(role)) => role.clone(),
-                        _ => return Ok(None),
-                    };
-                    // Numbers of the student's tokens are not slots. The outputs of panel members are texts.
-                    if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
-                        return Ok(None);
-                    }
-                    self.group_member(field, name)
-                        .map(|member| Some(TemplatePiece::Slot(Slot::Answer { by, member })))
-                        .ok_or(Reported)
-                }
-                _ => Ok(None),
-            },
-            _ => Ok(None),
-        }
-    }
-
-    fn group_member(&mut self, field: &Name, of: &str) -> Option<GroupMember> {
-        if let Some((_, member)) = MEMBERS.iter().find(|(word, _)| *word == field.text) {
-            return Some(*member);
-        }
-        let diagnostic = Diagnostic::error(
-            Code::TemplateSlot,
-            field.span,
-            format!("`{of}` has no member `{}`", field.text),
-        );
-        self.report(match nearest(&field.text, MEMBERS.iter().map(|(word, _)| *word)) {
-            Some(near) => diagnostic.did_you_mean(&field.text, near),
-            None => diagnostic.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),
-        });
-        None
     }
 }
 
+/// `"Confidence: {_}" -> "Confidence: {mean(correct, over: group)}"`
+pub fn rewrite(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<(Rc<Template>, Rc<Template>)> {
+    let ExprKind::Arrow { from, to } = &expr.kind else {
+        let value = checker.evaluate(expr, env);
+        expected::wrong_kind(
+            checker,
+            expr.span,
+            "`rewrite` needs two texts: `rewrite(\"before {_}\" -> \"after {expression}\")`",
+            &value,
+        );
+        return None;
+    };
+    let left = pieces(checker, from, TemplateUse::Found, env);
+    let right = pieces(checker, to, TemplateUse::Written, env);
+    let left = left?;
+    if !left.iter().any(|piece| matches!(piece, TemplatePiece::Text(_))) {
+        checker.report(
+            Diagnostic::error(
+                Code::TemplateSlot,
+                from.span,
+                "the left of a `rewrite` must say which text is looked for",
+            )
+            .help("for example `\"Confidence: {_}\"`"),
+        );
+        return None;
+    }
+    let origin = checker.origin(expr.span);
+    let template = |pieces| Rc::new(Template { name: "rewrite".into(), pieces, origin });
+    Some((template(left), template(right?)))
+}
+
+fn pieces(checker: &mut Checker, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Vec<TemplatePiece>> {
+    if !matches!(expr.kind, ExprKind::Text(_)) {
+        if !matches!(expr.kind, ExprKind::Error) {
+            let value = checker.evaluate(expr, env);
+            let text = "the text of a template is written where it is declared, in quotes";
+            checker.report(
+                Diagnostic::error(Code::TypeMismatch, expr.span, text)
+                    .label(format!("this is {}", value.describe())),
+            );
+        }
+        return None;
+    }
+    let stretches = match stretches(checker.sources.text(expr.span), expr.span) {
+        Ok(stretches) => stretches,
+        Err(diagnostic) => {
+            checker.report(*diagnostic);
+            return None;
+        }
+    };
+    let mut pieces = Vec::new();
+    let mut good = true;
+    for stretch in stretches {
+        match stretch {
+            TextSegment::Text(text) => pieces.push(TemplatePiece::Text(text)),
+            TextSegment::Slot(span) => match slot(checker, span, purpose, env) {
+                Some(piece) => pieces.push(piece),
+                None => good = false,
+            },
+        }
+    }
+    good.then_some(pieces)
+}
+
+fn slot(checker: &mut Checker, span: Span, purpose: TemplateUse, env: &Env) -> Option<TemplatePiece> {
+    let inside = checker.sources.text(span).to_owned();
+    if inside.trim() == "_" {
+        if purpose == TemplateUse::Found {
+            return Some(TemplatePiece::Anything);
+        }
+        checker.report(
+            Diagnostic::error(Code::TemplateSlot, span, "`{_}` stands for any text, and here a text is made")
+                .help(
+                    "it belongs on the left of a `rewrite`: `rewrite(\"before {_}\" -> \"after \
+                 {expression}\")`",
+                ),
+        );
+        return None;
+    }
+    if purpose == TemplateUse::Found {
+        checker.report(
+            Diagnostic::error(Code::TemplateSlot, span, "the left of a `rewrite` is looked for as it stands")
+                .label("nothing is filled in here")
+                .help("write `{_}` for whatever stands there"),
+        );
+        return None;
+    }
+    let expr = read_slot_expression(checker, span, &inside)?;
+    if let Some((name, slot, share)) = part_of_slot(&expr) {
+        return read_part_of_slot(checker, name == "first", slot, share, env);
+    }
+    if let Some(slot) = slot_of(checker, &expr, purpose, env).ok()? {
+        return Some(slot);
+    }
+    let value = checker.evaluate(&expr, &env.with_context(EvaluationContext::Objective));
+    let formula = expected::formula(checker, value, span)?;
+    if formula.axis() > Axis::Sequence || formula.unit() == Unit::Bool {
+        let text = "one number per completion can be written into it";
+        checker.report(
+            Diagnostic::error(Code::AxisMismatch, span, text)
+                .label(format!("this is {} per {}", formula.unit().name(), formula.axis().name()))
+                .help("reduce first: `mean(..., over: sequence)`"),
+        );
+        return None;
+    }
+    Some(TemplatePiece::Number(formula))
+}
+
+fn read_slot_expression(reporter: &mut Reporter, span: Span, inside: &str) -> Option<Expr> {
+    let (expr, diagnostics) = slot_expression(span, inside);
+    for mut diagnostic in diagnostics {
+        diagnostic.code = Code::TemplateSlot;
+        // A fix would edit the padded text.
+        diagnostic.fix = None;
+        reporter.report(diagnostic);
+    }
+    expr
+}
+
+/// `first(solution, exposure)`
+fn read_part_of_slot(
+    checker: &mut Checker,
+    first: bool,
+    slot: &Argument,
+    share: &Argument,
+    env: &Env,
+) -> Option<TemplatePiece> {
+    let piece = slot_of(checker, &slot.value, TemplateUse::Shown, env).ok()?;
+    let share = schedules::share(checker, &share.value, "the share that is shown", env);
+    let Some(TemplatePiece::Slot(slot_value)) = piece else {
+        checker.report(
+            Diagnostic::error(
+                Code::TemplateSlot,
+                slot.value.span,
+                "a part is taken of a field of the data or of another slot",
+            )
+            .help("for example `{first(solution, 0.5)}`"),
+        );
+        return None;
+    };
+    let share = share?;
+    Some(if first {
+        TemplatePiece::First { slot: slot_value, share }
+    } else {
+        TemplatePiece::Last { slot: slot_value, share }
+    })
+}
+
+/// A slot, or several combined. `None` where it is no slot.
+fn slot_of(
+    checker: &mut Checker,
+    expr: &Expr,
+    purpose: TemplateUse,
+    env: &Env,
+) -> Result<Option<TemplatePiece>, Reported> {
+    let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
+        return named_slot(checker, expr, purpose, env);
+    };
+    let ExprKind::Name(name) = &callee.kind else { return Ok(None) };
+    match name.as_str() {
+        "shuffled" => {
+            let slots: Option<Vec<Slot>> =
+                arguments.iter().map(|argument| inner_slot(checker, &argument.value, env)).collect();
+            let slots = slots.ok_or(Reported)?;
+            if slots.len() < 2 {
+                checker.report(
+                    Diagnostic::error(Code::TemplateSlot, expr.span, "an order needs at least two things")
+                        .help("for example `{shuffled(group.correct, group.wrong)}`"),
+                );
+                return Err(Reported);
+            }
+            Ok(Some(TemplatePiece::Slot(Slot::Shuffled(slots))))
+        }
+        "short" => {
+            let slots = arguments::slots(checker, "short", &["slot", "by", "max_tokens"], arguments, None);
+            let [Some(slot), Some(by), Some(max_tokens)] = slots.given.as_slice() else {
+                checker.report(
+                    Diagnostic::error(
+                        Code::TemplateSlot,
+                        expr.span,
+                        "`short` needs a slot, who shortens it, and to what length",
+                    )
+                    .help("for example `{short(group.wrong, by: guide, max_tokens: 512)}`"),
+                );
+                return Err(Reported);
+            };
+            if !slots.misplaced.is_empty() {
+                return Err(Reported);
+            }
+            let inner = inner_slot(checker, slot, env);
+            let writer = checker.evaluate(by, env);
+            let writer =
+                roles::teacher_role(checker, writer, by.span, env, "a text is shortened by a teacher");
+            let max_tokens = numbers::count(checker, max_tokens, "max_tokens", env, 1);
+            let (Some(inner), Some(by), Some(max_tokens)) = (inner, writer, max_tokens) else {
+                return Err(Reported);
+            };
+            let slot = Box::new(inner);
+            Ok(Some(TemplatePiece::Slot(Slot::Shortened { slot, by, max_tokens })))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Warns of a field that looks like a typo of another slot's name. Whether the data has the field is
+/// known only in the run.
+fn warn_of_near_slot(reporter: &mut Reporter, field: &str, span: Span) {
+    if let Some(near) = nearest(field, SLOTS) {
+        reporter.report(
+            Diagnostic::warning(
+                Code::TemplateSlot,
+                span,
+                format!("`{{{field}}}` is a field of the data, and nearly `{{{near}}}`"),
+            )
+            .help(format!("did you mean `{near}`? For the field write `{{data.{field}}}`"))
+            .replace_with(format!("change to `{near}`"), near),
+        );
+    }
+}
+
+/// A slot in a place where only a slot is allowed.
+fn inner_slot(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Slot> {
+    match slot_of(checker, expr, TemplateUse::Shown, env).ok()? {
+        Some(TemplatePiece::Slot(slot)) => Some(slot),
+        _ => {
+            checker.report(
+                Diagnostic::error(Code::TemplateSlot, expr.span, "expected a slot")
+                    .help("a field of the data, `prompt`, `draft`, `group.correct`, `group.wrong`, ..."),
+            );
+            None
+        }
+    }
+}
+
+/// A slot that is a name. `None` where it is no slot.
+fn named_slot(
+    declarations: &mut Declarations,
+    expr: &Expr,
+    purpose: TemplateUse,
+    env: &Env,
+) -> Result<Option<TemplatePiece>, Reported> {
+    match &expr.kind {
+        ExprKind::Name(name) => {
+            match env.local(name) {
+                Some(Value::Text(text)) => return Ok(Some(TemplatePiece::Text(text.clone()))),
+                Some(Value::Error) => return Err(Reported),
+                Some(_) => return Ok(None),
+                None => {}
+            }
+            Ok(Some(TemplatePiece::Slot(match name.as_str() {
+                "prompt" => Slot::Prompt,
+                "completion" => Slot::Completion,
+                "draft" => Slot::Draft,
+                "transcript" => Slot::Transcript,
+                "feedback" => Slot::Feedback,
+                _ if purpose == TemplateUse::Written && vocabulary::signal(name).is_some() => {
+                    return Ok(None);
+                }
+                // Whether the data has the field is known only when it is read.
+                field => {
+                    warn_of_near_slot(declarations, field, expr.span);
+                    Slot::Data(field.to_owned())
+                }
+            })))
+        }
+        ExprKind::Field { base, field } => match &base.kind {
+            ExprKind::Name(name) if env.local(name).is_none() && name == "group" => {
+                group_member(declarations, field, "group")
+                    .map(|member| Some(TemplatePiece::Slot(Slot::Group(member))))
+                    .ok_or(Reported)
+            }
+            ExprKind::Name(name) if env.local(name).is_none() && name == "data" => {
+                Ok(Some(TemplatePiece::Slot(Slot::Data(field.text.clone()))))
+            }
+            ExprKind::Name(name) => {
+                let by = match env.local(name) {
+                    Some(Value::Teacher(teacher)) => Role::Named {
+                        teacher: *teacher,
+                        name: declarations.parts.teacher(*teacher).name.as_str().into(),
+                    },
+                    Some(Value::Role(role)) => role.clone(),
+                    _ => return Ok(None),
+                };
+                // Numbers of the student's tokens are not slots. The outputs of panel members are texts.
+                if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
+                    return Ok(None);
+                }
+                group_member(declarations, field, name)
+                    .map(|member| Some(TemplatePiece::Slot(Slot::Answer { by, member })))
+                    .ok_or(Reported)
+            }
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn group_member(reporter: &mut Reporter, field: &Name, of: &str) -> Option<GroupMember> {
+    if let Some((_, member)) = MEMBERS.iter().find(|(word, _)| *word == field.text) {
+        return Some(*member);
+    }
+    let diagnostic =
+        Diagnostic::error(Code::TemplateSlot, field.span, format!("`{of}` has no member `{}`", field.text));
+    reporter.report(match nearest(&field.text, MEMBERS.iter().map(|(word, _)| *word)) {
+        Some(near) => diagnostic.did_you_mean(&field.text, near),
+        None => diagnostic.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),
+    });
+    None
+}
+
 /// Splits a literal into pieces. It is read from the source text, so that every slot has its place.
-pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<TextSegment>, Box<Diagnostic>> {
+pub fn stretches(source: &str, span: Span) -> Result<Vec<TextSegment>, Box<Diagnostic>> {
     let quoted = source.strip_prefix('"').unwrap_or(source);
     let offset = span.start as usize + (source.len() - quoted.len());
     let raw = quoted.strip_suffix('"').unwrap_or(quoted);
@@ -447,7 +439,7 @@ pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<TextSe
 }
 
 /// Parses the expression between braces, at its own place in the file.
-pub(in crate::check) fn slot_expression(span: Span, inside: &str) -> (Option<Expr>, Vec<Diagnostic>) {
+pub fn slot_expression(span: Span, inside: &str) -> (Option<Expr>, Vec<Diagnostic>) {
     const HEAD: &str = "\nlet slot = ";
     let padding = " ".repeat((span.start as usize).saturating_sub(HEAD.len()));
     let (tree, diagnostics) = parse(span.file, &format!("{padding}{HEAD}{inside}\n"));
@@ -462,7 +454,7 @@ pub(in crate::check) fn slot_expression(span: Span, inside: &str) -> (Option<Exp
 }
 
 /// The slot and the share in `first(solution, exposure)` and `last(...)`, which show a part of a slot.
-pub(in crate::check) fn part_of_slot(expr: &Expr) -> Option<(&str, &Argument, &Argument)> {
+pub fn part_of_slot(expr: &Expr) -> Option<(&str, &Argument, &Argument)> {
     let ExprKind::Call { callee, arguments, block: None } = &expr.kind else { return None };
     let (ExprKind::Name(name), [slot, share]) = (&callee.kind, arguments.as_slice()) else { return None };
     let is_part = matches!(name.as_str(), "first" | "last")

@@ -1,12 +1,6 @@
-//! Evaluation of expressions to values: the evaluator, calls, and numbers over training time.
+//! Values: what expressions evaluate to, and how the checks read them: numbers, types, schedules.
 
-pub mod calls;
-pub mod declared_type;
-pub mod evaluate;
-mod expected;
-pub mod frames;
-pub mod matches;
-pub mod postfix_words;
-pub mod ranges;
-pub mod schedules;
+pub mod environment;
+pub mod recorded;
+pub mod resolve;
 pub mod value;

@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use mopd_experiment::formula::{Distribution, Formula, FormulaKind, Role, Support, Unit, WeightedRole};
 use mopd_experiment::{
-    Adapter, BenchmarkId, ChangedElements, DataSource, DomainId, Edit, Extrapolation, FieldColumn,
-    GradientAlignment, Guard, Metric, ModelId, Objective, PanelId, Reward, Rollout, Secret, SelfCopy,
-    TeacherId, Template, Validation, WithOrigin,
+    self, Adapter, BenchmarkId, ChangedElements, DataSource, DomainId, Edit, Extrapolation, FieldColumn,
+    GradientAlignment, Guard, Metric, ModelId, Objective, Optimizer, PanelId, Private, Reward, Rollout,
+    Secret, SelfCopy, TeacherId, Template, Validation, WithOrigin,
 };
 
 use crate::check::builtins::Builtin;
+use crate::check::names::callable::Callable;
 use crate::check::names::modules::ItemId;
-use crate::check::stages::optimizers::UpdateRule;
 
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -138,17 +138,6 @@ impl MemberKey {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Callable {
-    Fn,
-    Stage,
-    Objective,
-    Template,
-    Divergence,
-    Rollout,
-    Teacher,
-}
-
 impl Value {
     /// A description in the words of the language, with an article.
     pub fn describe(&self) -> String {
@@ -232,4 +221,11 @@ impl Value {
             _ => None,
         }
     }
+}
+
+/// The value of the setting `optimizer`.
+#[derive(Clone, Debug)]
+pub struct UpdateRule {
+    pub optimizer: Optimizer,
+    pub private: Option<WithOrigin<Private>>,
 }

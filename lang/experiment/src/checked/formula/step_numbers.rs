@@ -63,6 +63,11 @@ impl StepNumber {
         StepNumber::SignalShare,
     ];
 
+    /// All names, for messages.
+    pub fn names() -> String {
+        StepNumber::ALL.map(StepNumber::name).join(", ")
+    }
+
     pub fn find(name: &str) -> Option<StepNumber> {
         StepNumber::ALL.into_iter().find(|number| number.name() == name)
     }

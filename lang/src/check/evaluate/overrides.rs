@@ -1,0 +1,107 @@
+//! Values set from outside with `--set name=value`.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::source::{SourceFile, Spanned};
+use crate::syntax::ast::{Item, ItemKind, Parameter};
+use crate::syntax::parse;
+use mopd_experiment::formula::Unit;
+
+use crate::check::checker::Checker;
+use crate::check::names::modules::ModuleId;
+use crate::check::read::declared_type::unit_of_type;
+use crate::check::read::numbers;
+use crate::check::values::environment::{Env, EvaluationContext};
+use crate::check::values::value::Value;
+
+/// Sets the values. Each is parsed as an expression in a file of its own, so that mistakes in it have a
+/// place.
+pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(String, String)]) {
+    for (name, value) in overrides {
+        // `mopd.clip_at` is a parameter of the objective `mopd`.
+        let (owner, parameter) = match name.split_once('.') {
+            Some((owner, parameter)) => (Some(owner), parameter),
+            None => (None, name.as_str()),
+        };
+        let text = format!("let {parameter} = {value}\n");
+        let file = checker.sources.add(SourceFile { path: format!("--set {name}"), text: text.clone() });
+        let (tree, diagnostics) = parse(file, &text);
+        let bad = !diagnostics.is_empty();
+        for diagnostic in diagnostics {
+            checker.report(diagnostic);
+        }
+        let [item] = tree.items.as_slice() else { continue };
+        let ItemKind::Let { name: place, value, .. } = &item.kind else { continue };
+        if bad {
+            continue;
+        }
+        if name == "seed" {
+            let value = checker.evaluate_constant(entry, value);
+            checker.seed = numbers::whole(checker, &value, item.span, "the seed", 0);
+            continue;
+        }
+        let tree = checker.modules.tree(entry);
+        let parameters: Vec<String> = match owner {
+            Some(owner) => of_objective(&tree.items, owner),
+            None => {
+                let parameters = tree.items.iter().filter_map(|item| match &item.kind {
+                    ItemKind::Param(parameter) => Some(parameter.name.text.clone()),
+                    _ => None,
+                });
+                parameters.chain(["seed".to_owned()]).collect()
+            }
+        };
+        if parameters.contains(name) {
+            checker.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
+        } else {
+            let message = match owner {
+                Some(owner) => {
+                    format!("no objective `{owner}` of the file has a parameter `{parameter}`")
+                }
+                None => format!("the experiment has no `param {name}` that could be set"),
+            };
+            let mut diagnostic = Diagnostic::error(Code::UnknownName, place.span, message);
+            if !parameters.is_empty() {
+                diagnostic = diagnostic.label(format!("can be set: {}", parameters.join(", ")));
+            }
+            if let Some(near) = nearest(name, parameters.iter().map(String::as_str)) {
+                diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
+            }
+            checker.report(diagnostic);
+        }
+    }
+}
+
+/// The value that `--set OBJECTIVE.PARAMETER=...` gives a parameter of an objective. It comes before the
+/// default and before the arguments of calls, as `--set PARAM=...` comes before what the file says.
+pub fn set_argument(
+    checker: &mut Checker,
+    module: ModuleId,
+    owner: &str,
+    parameter: &Parameter,
+) -> Option<Spanned<Value>> {
+    let set = checker.modules.set_argument(module, owner, &parameter.name.text)?;
+    let env = Env::constant(module);
+    let env = if may_move(parameter) { env.with_context(EvaluationContext::Schedule) } else { env };
+    Some(Spanned::new(checker.evaluate(&set, &env), set.span))
+}
+
+/// Whether an argument may be a schedule, or a formula of `step` and `progress`.
+pub fn may_move(parameter: &Parameter) -> bool {
+    let unit = parameter.annotation.as_ref().and_then(|annotation| unit_of_type(&annotation.text));
+    unit.is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
+}
+
+/// The parameters of an objective, in the form that `--set` takes.
+fn of_objective(items: &[Rc<Item>], owner: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for item in items {
+        if let ItemKind::Objective { name, parameters, .. } = &item.kind
+            && name.text == owner
+        {
+            found.extend(parameters.iter().map(|parameter| format!("{owner}.{}", parameter.name.text)));
+        }
+    }
+    found
+}
