@@ -47,6 +47,9 @@ fn named<'a>(experiment: &'a Experiment, folder: &Path) -> Vec<(&'a str, Origin)
         named.extend(benchmark.reward.facts().files.into_iter().map(|file| (file, benchmark.origin)));
     }
     for model in &experiment.models {
+        if let Stage::Load(Pretrained { chat_template: Some(file), .. }) = &model.stage {
+            named.push((file, model.origin));
+        }
         let path = match &model.stage {
             Stage::Load(Pretrained { source, .. }) => match source {
                 PretrainedSource::Gguf { file } => file,

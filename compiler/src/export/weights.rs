@@ -59,6 +59,15 @@ pub fn weights(
                 coverage.refuse(format!("`end_tokens` of `{name}`"), model.origin, why);
                 return None;
             }
+            let of_template = [
+                ("chat_template", pretrained.chat_template.is_some()),
+                ("enable_thinking", pretrained.enable_thinking.is_some()),
+            ];
+            if let Some((setting, _)) = of_template.iter().find(|(_, is_set)| *is_set) {
+                let why = "the engines read the template from the model's folder: put it there";
+                coverage.refuse(format!("`{setting}` of `{name}`"), model.origin, why);
+                return None;
+            }
             coverage.exact(construct, model.origin);
             let path = (request.located)(pretrained);
             Some(WeightsSource { path, revision, bytes, published, adapter: false })

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mopd_plan::PretrainedSource;
 use mopd_plan::events::FailureKind;
-use mopd_plan::keys;
+use mopd_plan::{Pretrained, PretrainedSource, keys};
 use mopd_store::content::HashedFile;
 use serde::Serialize;
 
@@ -31,20 +30,16 @@ pub struct LoadedModel {
     pub unchanged: HashedFiles,
 }
 
-/// Loads a model as its files have it: see [`load_with_ends`].
+/// Loads a model as its files have it: see [`load_pretrained`].
 pub fn load(source: &PretrainedSource, base: &Path, notes: Option<&Path>) -> Result<LoadedModel> {
-    load_with_ends(source, &[], base, notes)
+    load_pretrained(&Pretrained::new(source.clone()), base, notes)
 }
 
-/// Loads a model whose completions also end with some tokens. `base` is the folder that paths are relative
-/// to; `notes`, if given, is a folder that keeps hashes between runs (see [`HashedFile::remembered`]).
-pub fn load_with_ends(
-    source: &PretrainedSource,
-    end_tokens: &[String],
-    base: &Path,
-    notes: Option<&Path>,
-) -> Result<LoadedModel> {
-    let (weights, files) = match source {
+/// Loads a model with the end tokens and the chat template that an experiment gives it. `base` is the folder
+/// that paths are relative to; `notes`, if given, is a folder that keeps hashes between runs (see
+/// [`HashedFile::remembered`]).
+pub fn load_pretrained(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Result<LoadedModel> {
+    let (weights, files) = match &pretrained.source {
         PretrainedSource::HuggingFace { name, revision } => {
             let found = Hub::from_environment().find(name, revision.as_deref(), base)?;
             of_folder(&found.folder)?
@@ -52,7 +47,7 @@ pub fn load_with_ends(
         PretrainedSource::Checkpoint { folder } => of_folder(&data::path_as_written(base, folder))?,
         PretrainedSource::Gguf { file } => of_gguf(&data::path_as_written(base, file))?,
     };
-    let weights = with_ends(weights, end_tokens)?;
+    let weights = with_settings(weights, pretrained, base)?;
     let hashed = |file: &PathBuf| {
         let hashed = match notes {
             Some(notes) => HashedFile::remembered(file, notes),
@@ -117,26 +112,41 @@ fn looked_at(folder: &Path) -> Result<Config> {
     Ok(config)
 }
 
-/// Opens a model as [`load_with_ends`] does, but hashes none of its files. `None` where it must be fetched.
-pub fn open(source: &PretrainedSource, end_tokens: &[String], base: &Path) -> Result<Option<Weights>> {
-    let (weights, _) = match locate(source, base)? {
+/// Opens a model as [`load_pretrained`] does, but hashes none of its files. `None` where it must be fetched.
+pub fn open(pretrained: &Pretrained, base: &Path) -> Result<Option<Weights>> {
+    let (weights, _) = match locate(&pretrained.source, base)? {
         None => return Ok(None),
         Some(ModelFiles::Gguf(file)) => of_gguf(&file)?,
         Some(ModelFiles::Folder(folder)) => of_folder(&folder)?,
     };
-    with_ends(weights, end_tokens).map(Some)
+    with_settings(weights, pretrained, base).map(Some)
 }
 
-/// The model with further end tokens.
-fn with_ends(mut weights: Weights, end_tokens: &[String]) -> Result<Weights> {
-    if end_tokens.is_empty() {
-        return Ok(weights);
-    }
-    let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer else {
-        let message = "a model with the tokenizer of bytes has one end token, and no others can be named";
-        return Err(Error::new(FailureKind::Model, message).help("leave `end_tokens` out"));
+/// The model with the end tokens and the chat template that an experiment gives it. They are part of the
+/// tokenizer's files from then on, so results depend on them and saved models have them.
+fn with_settings(mut weights: Weights, pretrained: &Pretrained, base: &Path) -> Result<Weights> {
+    let Pretrained { source: _, end_tokens, chat_template, enable_thinking } = pretrained;
+    let setting = match (end_tokens.as_slice(), chat_template, enable_thinking) {
+        ([], None, None) => return Ok(weights),
+        ([], None, Some(_)) => "enable_thinking",
+        ([], Some(_), _) => "chat_template",
+        _ => "end_tokens",
     };
-    weights.tokenizer = Arc::new(Tokenizer::Pretrained(tokenizer.with_ends(end_tokens)?));
+    let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer else {
+        let message = "a model with the tokenizer of bytes has one end token and one format of its own";
+        return Err(Error::new(FailureKind::Model, message).help(format!("leave `{setting}` out")));
+    };
+    let mut tokenizer = tokenizer.clone();
+    if !end_tokens.is_empty() {
+        tokenizer = tokenizer.with_ends(end_tokens)?;
+    }
+    if let Some(file) = chat_template {
+        tokenizer = tokenizer.with_template(&data::path_as_written(base, file))?;
+    }
+    if let Some(thinks) = enable_thinking {
+        tokenizer = tokenizer.with_thinking(*thinks)?;
+    }
+    weights.tokenizer = Arc::new(Tokenizer::Pretrained(tokenizer));
     Ok(weights)
 }
 

@@ -34,7 +34,7 @@ use self::check::{
     unmarked_ends,
 };
 pub use self::configs::configs;
-use self::load::{LoadedModel, load_with_ends};
+use self::load::{LoadedModel, load_pretrained};
 use self::merges::check_merge;
 use self::opened::OpenedFiles;
 use self::prompts::Prompts;
@@ -115,8 +115,7 @@ impl ModelSpec {
 /// The specification of every model: that of the weights it descends from.
 pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
     let load = |pretrained: &Pretrained| {
-        let Pretrained { source, end_tokens } = pretrained;
-        let loaded = load_with_ends(source, end_tokens, places.base, Some(places.notes))?;
+        let loaded = load_pretrained(pretrained, places.base, Some(places.notes))?;
         let Weights { config, tokenizer, .. } = loaded.weights.clone();
         Ok(Some(ModelSpec { config, tokenizer, loaded: Some(loaded), of_files: true }))
     };
@@ -127,8 +126,8 @@ pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
 /// The same without hashing weights, so without what is [loaded](ModelSpec::loaded). `None` where a model
 /// must be fetched.
 pub fn opened_specs(plan: &Plan, base: &Path) -> Result<Option<Vec<ModelSpec>>> {
-    let specs = specs_by(plan, base, |Pretrained { source, end_tokens }| {
-        let opened = load::open(source, end_tokens, base)?;
+    let specs = specs_by(plan, base, |pretrained| {
+        let opened = load::open(pretrained, base)?;
         Ok(opened.map(|Weights { config, tokenizer, .. }: Weights| ModelSpec {
             config,
             tokenizer,

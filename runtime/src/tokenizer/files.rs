@@ -168,6 +168,55 @@ impl TokenizerFiles {
         Ok(TokenizerFiles { place: self.place.clone(), files, model_ends: None })
     }
 
+    /// The same files, with the chat template of another file in place of all of their own.
+    pub fn with_template(&self, file: &Path) -> Result<TokenizerFiles, TokenizerError> {
+        let content = read(file)?.ok_or_else(|| TokenizerError::new(file, "there is no such file"))?;
+        let text = String::from_utf8(content).map_err(|error| {
+            TokenizerError::new(file, format!("not UTF-8 text: {}", error.utf8_error()))
+                .help("a chat template is a text of Jinja, as `chat_template.jinja` in a model's folder")
+        })?;
+        self.with_templates(vec![("default".to_owned(), text)])
+    }
+
+    /// The same files, with chat templates that read `enable_thinking` as this where a conversation does not
+    /// set it.
+    pub fn with_thinking(&self, thinks: bool) -> Result<TokenizerFiles, TokenizerError> {
+        const NAME: &str = "enable_thinking";
+        let mut templates = self.settings()?.templates;
+        if !templates.iter().any(|(_, text)| text.contains(NAME)) {
+            let problem = match templates.as_slice() {
+                [] => "the model has no chat template, which would read `enable_thinking`",
+                _ => "the chat template does not read `enable_thinking`",
+            };
+            return Err(self.error(TEMPLATE, problem).help("leave `enable_thinking` out"));
+        }
+        for (_, text) in templates.iter_mut().filter(|(_, text)| text.contains(NAME)) {
+            // The line break after a tag is no part of the text.
+            let set = format!("{{% set {NAME} = {NAME} if {NAME} is defined else {thinks} %}}\n");
+            text.insert_str(0, &set);
+        }
+        self.with_templates(templates)
+    }
+
+    /// The same files, with these chat templates alone, by name.
+    fn with_templates(&self, templates: Vec<(String, String)>) -> Result<TokenizerFiles, TokenizerError> {
+        let mut files = self.files.clone();
+        files.retain(|(name, _)| name != TEMPLATE && !name.starts_with(TEMPLATES));
+        let mut config = self.object(CONFIG)?;
+        if config.remove("chat_template").is_some() {
+            let content = serde_json::to_vec_pretty(&config).expect("an object of JSON");
+            files.retain(|(name, _)| name != CONFIG);
+            files.push((CONFIG.to_owned(), content));
+        }
+        files.extend(templates.into_iter().map(|(name, text)| {
+            let file =
+                if name == "default" { TEMPLATE.to_owned() } else { format!("{TEMPLATES}/{name}.jinja") };
+            (file, text.into_bytes())
+        }));
+        files.sort();
+        Ok(TokenizerFiles { place: self.place.clone(), files, model_ends: self.model_ends.clone() })
+    }
+
     /// The file that has the settings of generation.
     pub fn of_generation(&self) -> &'static str {
         if self.model_ends.is_some() { MODEL } else { GENERATION }

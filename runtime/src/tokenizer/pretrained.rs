@@ -213,6 +213,16 @@ impl PretrainedTokenizer {
         PretrainedTokenizer::made(self.0.files.with_ends(own.chain(further))?, self.0.rows)
     }
 
+    /// The same with the chat template of a file in place of its own.
+    pub fn with_template(&self, file: &Path) -> Result<PretrainedTokenizer, TokenizerError> {
+        PretrainedTokenizer::made(self.0.files.with_template(file)?, self.0.rows)
+    }
+
+    /// The same with chat templates that read `enable_thinking` as this where a conversation does not say.
+    pub fn with_thinking(&self, thinks: bool) -> Result<PretrainedTokenizer, TokenizerError> {
+        PretrainedTokenizer::made(self.0.files.with_thinking(thinks)?, self.0.rows)
+    }
+
     /// `rows`: the number of ids that have a row of the embedding, where not all have one.
     fn made(files: TokenizerFiles, rows: Option<usize>) -> Result<PretrainedTokenizer, TokenizerError> {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;

@@ -232,6 +232,60 @@ fn two_tokenizers_are_compared_by_what_ids_mean() {
 }
 
 #[test]
+fn a_chat_template_given_by_an_experiment_takes_the_place_of_all_others() {
+    let folder = copy("qwen3");
+    fs::create_dir_all(folder.path().join("additional_chat_templates")).unwrap();
+    fs::write(folder.path().join("additional_chat_templates/tool_use.jinja"), "tools").unwrap();
+    let own = PretrainedTokenizer::load(folder.path()).unwrap();
+    let file = folder.path().join("mine.jinja");
+    fs::write(&file, "<{{ messages[0].content }}>").unwrap();
+    let given = own.with_template(&file).unwrap();
+    assert_ne!(own.hash(), given.hash());
+    let names: Vec<&str> = given.templates().iter().map(ChatTemplate::name).collect();
+    assert_eq!(names, ["default"]);
+    let asked = chat::Conversation::question(None, "2 + 2");
+    assert_eq!(given.templates()[0].render(&asked, 1, true).unwrap(), "<2 + 2>");
+    // A model that is saved with these files has the template, and nothing else that names one.
+    let saved = tempfile::tempdir().unwrap();
+    given
+        .files()
+        .files
+        .iter()
+        .for_each(|(name, content)| fs::write(saved.path().join(name), content).unwrap());
+    let again = PretrainedTokenizer::load(saved.path()).unwrap();
+    assert_eq!((again.hash(), again.templates().len()), (given.hash(), 1));
+    assert_eq!(again.ends(), own.ends());
+    let missing = own.with_template(&folder.path().join("none.jinja")).unwrap_err();
+    assert!(missing.to_string().contains("none.jinja: there is no such file"), "{missing}");
+}
+
+#[test]
+fn thinking_given_by_an_experiment_holds_where_a_conversation_does_not_set_it() {
+    let folder = copy("qwen3");
+    let own = PretrainedTokenizer::load(folder.path()).unwrap();
+    let file = folder.path().join("mine.jinja");
+    let text = "\n{% if enable_thinking is defined and enable_thinking is false %}no{% endif %}|{{ enable_thinking }}";
+    fs::write(&file, text).unwrap();
+    let own = own.with_template(&file).unwrap();
+    let render = |tokenizer: &PretrainedTokenizer, variables: &str| {
+        let variables = super::json::Json::parse(variables).unwrap();
+        let asked =
+            chat::Conversation::question(None, "2 + 2").with_variables(variables.as_object().unwrap());
+        tokenizer.templates()[0].render(&asked, 1, true).unwrap()
+    };
+    let [on, off] = [true, false].map(|thinks| own.with_thinking(thinks).unwrap());
+    assert_eq!(render(&own, "{}"), "\n|");
+    assert_eq!(render(&off, "{}"), "\nno|False");
+    assert_eq!(render(&on, "{}"), "\n|True");
+    // A row that says otherwise is asked as it says.
+    assert_eq!(render(&off, r#"{"enable_thinking": true}"#), "\n|True");
+    assert_eq!(render(&on, r#"{"enable_thinking": false}"#), "\nno|False");
+    fs::write(&file, "{{ messages[0].content }}").unwrap();
+    let silent = own.with_template(&file).unwrap().with_thinking(false).unwrap_err();
+    assert!(silent.to_string().ends_with("the chat template does not read `enable_thinking`"), "{silent}");
+}
+
+#[test]
 fn tokenizer_hash_covers_behaviour_and_not_the_path() {
     let folder = copy("smollm");
     let same = load(&folder);

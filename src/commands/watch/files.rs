@@ -218,13 +218,12 @@ fn read_by(plan: &Plan) -> Vec<String> {
                     paths.push(path.clone());
                 }
             }
-            Stage::Load(Pretrained {
-                source:
-                    PretrainedSource::HuggingFace { name: path, .. } | PretrainedSource::Gguf { file: path },
-                ..
-            }) => paths.push(path.clone()),
-            Stage::Load(Pretrained { source: PretrainedSource::Checkpoint { folder }, .. }) => {
-                paths.push(folder.clone())
+            Stage::Load(Pretrained { source, chat_template, .. }) => {
+                let (PretrainedSource::HuggingFace { name: path, .. }
+                | PretrainedSource::Gguf { file: path }
+                | PretrainedSource::Checkpoint { folder: path }) = source;
+                paths.push(path.clone());
+                paths.extend(chat_template.clone());
             }
             Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) | Stage::Learner { .. } => {}
         }

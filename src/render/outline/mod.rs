@@ -6,6 +6,7 @@ mod totals;
 mod training;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use mopd_experiment::formula::Formula;
 use mopd_experiment::formula::text;
@@ -220,19 +221,26 @@ fn constructor(stage: &Stage, experiment: &Experiment) -> String {
     let name = |id: ModelId| experiment.model(id).name.as_str();
     match stage {
         Stage::Initialise(shape) => shape.family.name().to_owned(),
-        Stage::Load(Pretrained { source, end_tokens }) => {
-            let ends = match end_tokens.as_slice() {
-                [] => String::new(),
-                ends => format!(", end_tokens: {ends:?}"),
+        Stage::Load(Pretrained { source, end_tokens, chat_template, enable_thinking }) => {
+            let (name, location) = match source {
+                PretrainedSource::HuggingFace { name, .. } => ("hf", name),
+                PretrainedSource::Gguf { file } => ("gguf", file),
+                PretrainedSource::Checkpoint { folder } => ("checkpoint", folder),
             };
-            match source {
-                PretrainedSource::HuggingFace { name, revision } => {
-                    let revision = revision.as_ref().map(|revision| format!(", revision: {revision:?}"));
-                    format!("hf({name:?}{}{ends})", revision.unwrap_or_default())
-                }
-                PretrainedSource::Gguf { file } => format!("gguf({file:?}{ends})"),
-                PretrainedSource::Checkpoint { folder } => format!("checkpoint({folder:?}{ends})"),
+            let mut out = format!("{name}({location:?}");
+            if let PretrainedSource::HuggingFace { revision: Some(revision), .. } = source {
+                let _ = write!(out, ", revision: {revision:?}");
             }
+            if !end_tokens.is_empty() {
+                let _ = write!(out, ", end_tokens: {end_tokens:?}");
+            }
+            if let Some(file) = chat_template {
+                let _ = write!(out, ", chat_template: {file:?}");
+            }
+            if let Some(thinks) = enable_thinking {
+                let _ = write!(out, ", enable_thinking: {thinks}");
+            }
+            out + ")"
         }
         Stage::Train(train) => format!("{}({})", train.recipe.name(), name(train.start)),
         Stage::Merge(merge) => {

@@ -411,7 +411,8 @@ fn modules_of_the_checker_import_only_lower_layers() {
     assert!(imports["evaluate"].contains("stages") && imports["stages"].contains("read"));
 }
 
-/// What each file imports of the other files of its crate.
+/// What each file imports of the other files of its crate. The root of the crate does not count: it declares
+/// what all may use.
 fn imports_of_files(modules: &[ModuleTokens]) -> Imports {
     let known: BTreeSet<String> = modules.iter().map(|of| of.module.join("::")).collect();
     let mut imports = Imports::new();
@@ -420,7 +421,7 @@ fn imports_of_files(modules: &[ModuleTokens]) -> Imports {
         paths(&of.module, &of.tokens, &mut found);
         let own = of.module.join("::");
         let file = |path: &[String]| {
-            let prefixes = (0..=path.len()).rev().map(|length| path[..length].join("::"));
+            let prefixes = (1..=path.len()).rev().map(|length| path[..length].join("::"));
             prefixes.into_iter().find(|prefix| known.contains(prefix))
         };
         let imported = found.iter().filter_map(|found| file(&found.path)).filter(|file| *file != own);

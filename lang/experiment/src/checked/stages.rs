@@ -48,6 +48,19 @@ pub struct Pretrained {
     /// ends its turns with one that its files do not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub end_tokens: Vec<String>,
+    /// A file with the chat template that takes the place of those in the model's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    /// `enable_thinking` of the chat template, where a conversation does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_thinking: Option<bool>,
+}
+
+impl Pretrained {
+    /// A model as its files have it.
+    pub fn new(source: PretrainedSource) -> Pretrained {
+        Pretrained { source, end_tokens: Vec::new(), chat_template: None, enable_thinking: None }
+    }
 }
 
 /// Where a model's files are.

@@ -1,7 +1,7 @@
 //! Constructors of models: random weights, files, training stages, merging.
 
 use super::declare::builtins;
-use super::types::{Domains, EndTokens, Model, Models, Text};
+use super::types::{Domains, EndTokens, Model, Models, Text, Truth};
 
 builtins! { Constructor: Constructor, ConstructorCall {
     /// A Llama decoder with random weights.
@@ -21,17 +21,26 @@ builtins! { Constructor: Constructor, ConstructorCall {
     gemma => Gemma as Llama,
 
     /// A model in the Hugging Face layout, from a folder or the hub; `revision` pins the version on the hub.
-    /// `end_tokens` end a completion too, besides those that its files name.
+    /// `end_tokens` end a completion too, besides those that its files name. `chat_template` is a file with a
+    /// template that takes the place of its own, and `enable_thinking` is what templates read under that name.
     #[usage = "hf(\"Qwen/Qwen3-0.6B\", revision: \"...\", end_tokens: \"<|im_end|>\")"]
-    hf => HuggingFace { name: Text, revision: Option<Text>, end_tokens: Option<EndTokens> },
+    hf => HuggingFace {
+        name: Text, revision: Option<Text>, end_tokens: Option<EndTokens>, chat_template: Option<Text>,
+        enable_thinking: Option<Truth>
+    },
 
-    /// A model from a GGUF file; `end_tokens` as for `hf`.
+    /// A model from a GGUF file; `end_tokens`, `chat_template` and `enable_thinking` as for `hf`.
     #[usage = "gguf(\"model.gguf\")"]
-    gguf => Gguf { file: Text, end_tokens: Option<EndTokens> },
+    gguf => Gguf {
+        file: Text, end_tokens: Option<EndTokens>, chat_template: Option<Text>, enable_thinking: Option<Truth>
+    },
 
-    /// A model that an earlier run left in its folder; `end_tokens` as for `hf`.
+    /// A model that an earlier run left in its folder; `end_tokens`, `chat_template` and `enable_thinking` as
+    /// for `hf`.
     #[usage = "checkpoint(\"runs/first/student\")"]
-    checkpoint => Checkpoint { folder: Text, end_tokens: Option<EndTokens> },
+    checkpoint => Checkpoint {
+        folder: Text, end_tokens: Option<EndTokens>, chat_template: Option<Text>, enable_thinking: Option<Truth>
+    },
 
     /// Supervised fine-tuning: imitation of a field of the data, or of a rollout.
     #[usage = "sft(base, on: domains) { target, steps, batch, lr }"]

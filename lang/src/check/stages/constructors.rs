@@ -11,7 +11,7 @@ use mopd_experiment::{
 use crate::check::builtins::block_settings::BlockSettings;
 use crate::check::builtins::constructors::{ConstructorCall, Llama, Merge as MergeArguments};
 use crate::check::builtins::declare::{Arg, Call};
-use crate::check::builtins::types::{EndTokens, Fraction, Text};
+use crate::check::builtins::types::{EndTokens, Fraction, Text, Truth};
 use crate::check::builtins::vocabulary::{DecoderBlock, MergeBlock};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
@@ -35,15 +35,18 @@ pub fn construct(checker: &mut Checker, call: ConstructorCall, env: &Env) -> Opt
         ConstructorCall::HuggingFace(given) => {
             let name = stored(checker, written, given.name, env)?;
             let revision = read::read(checker, given.revision, env)?;
-            loaded(checker, PretrainedSource::HuggingFace { name, revision }, given.end_tokens, env)
+            let source = PretrainedSource::HuggingFace { name, revision };
+            loaded(checker, source, given.end_tokens, given.chat_template, given.enable_thinking, env)
         }
         ConstructorCall::Gguf(given) => {
             let file = stored(checker, written, given.file, env)?;
-            loaded(checker, PretrainedSource::Gguf { file }, given.end_tokens, env)
+            let source = PretrainedSource::Gguf { file };
+            loaded(checker, source, given.end_tokens, given.chat_template, given.enable_thinking, env)
         }
         ConstructorCall::Checkpoint(given) => {
             let folder = stored(checker, written, given.folder, env)?;
-            loaded(checker, PretrainedSource::Checkpoint { folder }, given.end_tokens, env)
+            let source = PretrainedSource::Checkpoint { folder };
+            loaded(checker, source, given.end_tokens, given.chat_template, given.enable_thinking, env)
         }
         ConstructorCall::Merge(given) => merge(checker, given, env).map(Stage::Merge),
         ConstructorCall::Sft(given) => {
@@ -67,10 +70,19 @@ fn loaded(
     checker: &mut Checker,
     source: PretrainedSource,
     end_tokens: Option<Arg<EndTokens>>,
+    chat_template: Option<Arg<Text>>,
+    enable_thinking: Option<Arg<Truth>>,
     env: &Env,
 ) -> Option<Stage> {
-    let end_tokens = read::read(checker, end_tokens, env)?.unwrap_or_default();
-    Some(Stage::Load(Pretrained { source, end_tokens }))
+    let end_tokens = read::read(checker, end_tokens, env);
+    let (chat_template, enable_thinking) =
+        (read::read(checker, chat_template, env), read::read(checker, enable_thinking, env));
+    Some(Stage::Load(Pretrained {
+        source,
+        end_tokens: end_tokens?.unwrap_or_default(),
+        chat_template: chat_template?,
+        enable_thinking: enable_thinking?,
+    }))
 }
 
 /// The text that says where a model is stored: `hf("Qwen/Qwen3-0.6B")`, `gguf("file.gguf")`,

@@ -114,17 +114,22 @@ impl ChatError {
                                        tokenizer_config.json"
                 .to_owned(),
             ChatError::Render(_) => {
-                "change the conversation, or the template in the model's folder".to_owned()
+                "change the conversation, or name another template where the model is loaded: `hf(\"...\", \
+                 chat_template: \"chat.jinja\")`"
+                    .to_owned()
             }
             ChatError::Bounds { .. } => "templates of published models need a thousandth of that: check \
                 this one, in `chat_template.jinja` or under `chat_template` in tokenizer_config.json"
                 .to_owned(),
             ChatError::NoTemplate => {
-                "write `format = text`, or put a `chat_template.jinja` into the model's folder".to_owned()
+                "write `format = text`, or name a template where the model is loaded: `hf(\"...\", chat_template: \
+                 \"chat.jinja\")`"
+                    .to_owned()
             }
             ChatError::Messages(_) => messages::HELP.to_owned(),
-            ChatError::Unstable { .. } => "mark the assistant's text with {% generation %} in the \
-                template, or end each conversation after one answer"
+            ChatError::Unstable { .. } => "mark the assistant's text with {% generation %} in a \
+                copy of the template, and name it where the model is loaded: `hf(\"...\", chat_template: \
+                \"chat.jinja\")`; or end each conversation after one answer"
                 .to_owned(),
             ChatError::NoAnswer => "add the answer to train on".to_owned(),
             ChatError::Tokenizer(error) => return error.help.clone(),
