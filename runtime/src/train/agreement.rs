@@ -15,6 +15,8 @@ use tch::no_grad_guard;
 
 use super::batches::number;
 use super::models::ScorerRef;
+use super::objective::ObjectiveProgram;
+use super::rollouts::Rollouts;
 use super::scoring::{Scoring, ScoringRun, missing_scorer, runs};
 use super::sequences::Sequences;
 use super::stage::Stage;
@@ -26,8 +28,30 @@ use crate::rollout::{Completion, Prompt, rollout};
 use crate::tokenizer::{Token, TokenBytes, Tokenizer};
 use crate::zip::zip_equal;
 
+/// Adds the blocks of a batch, where the objective reads numbers per block, and the agreements about them.
+pub fn add_blocks(
+    scoring: &Scoring,
+    program: &ObjectiveProgram,
+    agreements: Option<&Agreements>,
+    rollouts: &Rollouts,
+    step: u32,
+    batch: &mut Batch,
+) -> Result<()> {
+    let objective = &scoring.stage.train.objective;
+    let Some(chosen) = objective.chosen else { return Ok(()) };
+    // The program itself determines which tokens form a block, so its terms apply to the same tokens.
+    fill_placeholders(objective, batch);
+    let outputs = program.run(batch)?;
+    let chosen = outputs.get(chosen);
+    batch.layout.blocks = Some(TokenPartition::of_chosen(&batch.layout, chosen));
+    match agreements {
+        Some(agreements) => agreements.add(scoring, &rollouts.sequences, chosen, step, batch),
+        None => Ok(()),
+    }
+}
+
 /// Sets placeholders (0) before blocks are known. The choice of the blocks does not read them.
-pub fn fill_placeholders(objective: &Objective, batch: &mut Batch) {
+fn fill_placeholders(objective: &Objective, batch: &mut Batch) {
     let blocks = batch.layout.len(Axis::Block);
     set(batch, objective.agreements().iter().map(|agreement| (agreement.signal(), vec![0.0; blocks])));
 }
@@ -72,7 +96,7 @@ impl Agreements {
     }
 
     /// Adds the agreements of a batch whose blocks are known; `chosen` marks the tokens in blocks.
-    pub fn add(
+    fn add(
         &self,
         scoring: &Scoring,
         sequences: &Sequences,

@@ -21,8 +21,6 @@ use crate::zip::zip_equal;
 pub struct StepTotals {
     pub step: u32,
     pub loss: f64,
-    /// `None` where it was not computed before this step.
-    pub validation_loss: Option<f64>,
     /// The values that the step began with.
     pub states: BTreeMap<String, f64>,
     pub learning_rate: f64,
@@ -33,8 +31,6 @@ pub struct StepTotals {
     /// By source: the number of chosen prompts and their mean priority; `None` where prompts are not chosen.
     pub chosen: Vec<Option<(usize, Option<f64>)>>,
     pub gradient_norm: f64,
-    /// For parts of the loss: norms of their gradients, and cosines between them.
-    pub alignment: BTreeMap<String, f64>,
     pub seconds: Seconds,
     /// Of the student, if it has experts.
     pub experts: Option<ExpertLoad>,
@@ -272,7 +268,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         extrapolated: None,
         judged: None,
         loss: numbers.loss,
-        validation_loss: numbers.validation_loss,
+        validation_loss: None,
         learning_rate: numbers.learning_rate,
         temperature: temperature(stage, numbers.drawn),
         learned: numbers.learned,
@@ -286,7 +282,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         memory: None,
         reward_parts: BTreeMap::new(),
         states: numbers.states.clone(),
-        alignment: numbers.alignment.clone(),
+        alignment: BTreeMap::new(),
     }
 }
 

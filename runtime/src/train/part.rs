@@ -2,19 +2,16 @@
 //! one part; terms with completions of their own (`data`) are further parts. A step evaluates the parts one
 //! after the other and adds up their gradients.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mopd_expr::batch::{Batch, TokenPartition};
+use mopd_expr::batch::Batch;
 use mopd_expr::graph::NodeId;
 use mopd_plan::producers::Writer;
 use mopd_plan::{Ladder, Role, Signal};
-use tch::Tensor;
 
 use super::agreement::{self, Agreements};
-use super::alignment::{self, Gradients};
 use super::batches::{Batches, RolloutCache};
 use super::mini_batches;
 use super::models::Models;
@@ -25,16 +22,12 @@ use super::sampler_gap;
 use super::scoring::{
     CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score, score_student,
 };
-use super::sequences::Sequences;
 use super::stage::Stage;
 use super::student::StudentWeights;
-use super::vocabulary::{LmHead, Logits};
-use crate::data::mixture::Draw;
 use crate::failure::Result;
-use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, Gradient};
-use crate::rollout::{Debate, Sequence};
-use crate::store::state::{GroupSizes, PartPosition, StateTensors, StoredRollouts};
+use crate::rollout::Debate;
+use crate::store::state::{PartPosition, StateTensors};
 
 pub struct StagePart<'a> {
     /// The stage, with the rollout and the objective of this part.
@@ -69,8 +62,8 @@ pub struct EvaluatedBatch {
     pub batch: Batch,
     pub outputs: Outputs,
     pub gradient: Gradient,
-    /// Gradients of parts of the loss, at steps that compare them.
-    pub of_parts: Gradients,
+    /// The forward pass without its activations, where other gradients are computed from it.
+    pub pass: Option<ScoringPass>,
     /// When all inputs of the objective were computed.
     pub scored: Instant,
 }
@@ -80,7 +73,6 @@ pub struct EvaluatedBatch {
 pub struct EvaluatedParts {
     /// The sum over the parts; `None` where no part has anything to train on, and in a private stage.
     pub gradient: Option<Gradient>,
-    pub of_parts: Gradients,
     /// For each part, inputs and outputs of its objective; `None` where it had nothing to train on.
     pub each: Vec<Option<(Batch, Outputs)>>,
     /// The time from each part's start to its `scored`, summed.
@@ -164,21 +156,19 @@ impl<'a> StagePart<'a> {
         Ok(Rollouts::new(self.stage, first, step))
     }
 
-    /// The terms on a batch and their gradient. `trained` maps the gradient of all weights to that of the
-    /// trained parameters.
+    /// The terms on a batch and their gradient. `again`: other gradients are computed after it.
     pub fn evaluate(
         &self,
         scoring: &Scoring,
         rollouts: &Rollouts,
         step: u32,
-        trained: &dyn Fn(Gradient) -> Gradient,
+        again: bool,
     ) -> Result<EvaluatedBatch> {
         let ForwardBatch { batch, outputs, forward, scored } = self.forward(scoring, rollouts, step)?;
         let adjoints = adjoints(&self.stage.train.objective, &outputs);
-        let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
+        let pass = again.then(|| forward.without_activations());
         let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints)?;
-        let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained)?;
-        Ok(EvaluatedBatch { batch, outputs, gradient, of_parts, scored })
+        Ok(EvaluatedBatch { batch, outputs, gradient, pass, scored })
     }
 
     /// The terms on a batch without their gradient, and when their inputs were computed.
@@ -203,16 +193,7 @@ impl<'a> StagePart<'a> {
         sampler_gap::check(self.stage, rollouts, &batch, step)?;
         add_uniforms(self.stage, objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
-        if let Some(chosen) = objective.chosen {
-            // The program itself determines which tokens form a block, so its terms apply to the same tokens.
-            agreement::fill_placeholders(objective, &mut batch);
-            let outputs = self.program.run(&batch)?;
-            let chosen = outputs.get(chosen);
-            batch.layout.blocks = Some(TokenPartition::of_chosen(&batch.layout, chosen));
-            if let Some(agreements) = &self.agreements {
-                agreements.add(scoring, &rollouts.sequences, chosen, step, &mut batch)?;
-            }
-        }
+        agreement::add_blocks(scoring, &self.program, self.agreements.as_ref(), rollouts, step, &mut batch)?;
         let outputs = self.program.run(&batch)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
         Ok(ForwardBatch { batch, outputs, forward, scored })
@@ -245,29 +226,8 @@ impl<'a> StagePart<'a> {
 impl StagePart<'_> {
     /// The state, whose tensors are added to `tensors`.
     pub fn save(&self, tensors: &mut StateTensors) -> PartPosition {
-        let mut stored = self.rollouts.iter().enumerate().map(|(index, rollouts)| {
-            if let Some(Logits::Projected { hidden, lm_head: LmHead::Held(lm_head), .. }) =
-                &*rollouts.policy.borrow()
-            {
-                tensors.put(self.stage.tensor_name("policy.hidden"), hidden);
-                tensors.put(self.stage.tensor_name("policy.matrix"), lm_head);
-            }
-            let old = rollouts.old.borrow();
-            for (place, (_, values)) in old.iter().enumerate() {
-                let name = self.stage.tensor_name(&format!("old.{index}.{place}"));
-                tensors.put(name, &Tensor::from_slice(values));
-            }
-            let Sequences { list, draws, dropped, debates, .. } = &rollouts.sequences;
-            StoredRollouts {
-                sequences: list.clone(),
-                of_group: GroupSizes::Each(rollouts.sequences.groups().map(<[_]>::len).collect()),
-                draws: draws.clone(),
-                dropped: dropped.clone(),
-                debates: if index == 0 { debates.to_vec() } else { Vec::new() },
-                drawn: rollouts.drawn.step,
-                old: old.iter().map(|(signal, _)| signal.clone()).collect(),
-            }
-        });
+        let stored = self.rollouts.iter().enumerate();
+        let mut stored = stored.map(|(index, rollouts)| rollouts.save(self.stage, index, tensors));
         let (rollouts, mini_batches) = (stored.next(), stored.collect());
         let mut carried: Vec<(NodeId, u64)> =
             self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
@@ -288,70 +248,15 @@ impl StagePart<'_> {
             carried.iter().map(|(node, bits)| (*node, f64::from_bits(*bits))).collect::<HashMap<_, _>>();
         let debates: Rc<[Debate]> = rollouts.iter().flat_map(|first| first.debates.clone()).collect();
         let stored = rollouts.iter().chain(mini_batches).enumerate();
-        let restored =
-            stored.map(|(index, stored)| self.restored_rollouts(model, index, stored, &debates, tensors));
+        let restored = stored.map(|(index, stored)| {
+            let restored = Rollouts::restored(self.stage, model, index, stored, &debates, tensors)?;
+            let sequences = &restored.sequences;
+            if self.kept.is_some() && sequences.draws.len() != sequences.layout.groups as usize {
+                return Err("it has no valid positions of its sequences in the data".to_owned());
+            }
+            Ok(restored)
+        });
         self.rollouts = restored.collect::<Result<_, _>>()?;
         Ok(())
-    }
-
-    fn restored_rollouts(
-        &self,
-        model: &Decoder,
-        index: usize,
-        StoredRollouts { sequences, of_group, draws, dropped, debates: _, drawn, old }: &StoredRollouts,
-        debates: &Rc<[Debate]>,
-        tensors: &StateTensors,
-    ) -> Result<Rollouts, String> {
-        let sources = &self.stage.sources;
-        let known = |sequence: &Sequence| {
-            self.stage.contains(Draw { source: sequence.source, record: sequence.record })
-        };
-        if !sequences.iter().all(known) {
-            return Err("its rollouts have prompts that the stage does not have".to_owned());
-        }
-        let sizes = match of_group {
-            GroupSizes::Alike(size) => vec![*size; sequences.len() / size.max(&1)],
-            GroupSizes::Each(sizes) => sizes.clone(),
-        };
-        if sizes.contains(&0) || sizes.iter().sum::<usize>() != sequences.len() {
-            return Err("its rollouts have groups of another size".to_owned());
-        }
-        let mut rest = sequences.iter().cloned();
-        let groups = sizes.iter().map(|size| rest.by_ref().take(*size).collect()).collect::<Vec<_>>();
-        if self.kept.is_some() && draws.len() != groups.len() {
-            return Err("it has no valid positions of its sequences in the data".to_owned());
-        }
-        let device = self.stage.place.device;
-        let policy = match tensors.0.contains_key(&self.stage.tensor_name("policy.hidden")) {
-            true => Some(Logits::Projected {
-                hidden: tensors.get(&self.stage.tensor_name("policy.hidden"))?.to_device(device),
-                lm_head: LmHead::Held(
-                    tensors.get(&self.stage.tensor_name("policy.matrix"))?.to_device(device),
-                ),
-                softcap: model.config.logit_softcap,
-                scalar_head: None,
-            }),
-            false => None,
-        };
-        if dropped.as_ref().is_some_and(|dropped| dropped.len() != self.stage.sections().len()) {
-            return Err("its rollouts have teachers that the stage does not have".to_owned());
-        }
-        let sequences = Sequences::of_groups(groups, sources.len())
-            .drawn(draws.clone())
-            .without(dropped.clone())
-            .debated(debates.clone());
-        let tokens = sequences.layout.tokens();
-        let of_old = old.iter().enumerate().map(|(place, signal)| {
-            let values = to_vec(tensors.get(&self.stage.tensor_name(&format!("old.{index}.{place}")))?);
-            match values.len() == tokens {
-                true => Ok((signal.clone(), values)),
-                false => Err(format!("`old` has {} numbers for {tokens} tokens", values.len())),
-            }
-        });
-        let of_old = of_old.collect::<Result<Vec<_>, String>>()?;
-        let rollouts =
-            Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences, *drawn) };
-        rollouts.restore_old(of_old);
-        Ok(rollouts)
     }
 }

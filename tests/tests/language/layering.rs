@@ -43,7 +43,7 @@ const RUNTIME: [&str; 25] = [
 
 /// The modules of `runtime/src/train`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const TRAIN: [&str; 39] = [
+const TRAIN: [&str; 35] = [
     "learner_turn",
     "route",
     "stage",
@@ -61,24 +61,20 @@ const TRAIN: [&str; 39] = [
     "other_tokenizer",
     "models",
     "student",
+    "rollouts",
     "privacy",
     "mini_batches",
     "batches",
-    "rollouts",
     "scoring",
     "agreement",
-    "alignment",
     "non_finite",
     "sampler_gap",
     "part",
     "diagnostics",
     "tokens",
-    "guards",
-    "monitor",
     "progress",
     "engine_steps",
-    "validation",
-    "extrapolate",
+    "hooks",
     "trainer",
     "learners",
     "checkpoints",

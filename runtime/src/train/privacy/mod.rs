@@ -4,6 +4,7 @@
 
 mod accountant;
 mod copies;
+mod gradient;
 
 pub use copies::{SharedRows, copies};
 
@@ -98,7 +99,7 @@ impl Privacy {
     }
 
     /// Adds noise that depends on the store, the stage and the step only.
-    pub fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
+    fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
         let key = key(stage, step);
         let deviation = self.noise * self.clip;
         for (chunk, start) in (0..sum.numel()).step_by(CHUNK).enumerate() {

@@ -9,10 +9,16 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::results::GuardActed;
 use mopd_plan::{Guard, GuardAction, Objective, Pooling, StepNumber, StepWindow, Train};
 
-use super::diagnostics::terms;
-use super::stage::Stage;
+use super::{SavedState, StepAction, StepHook};
 use crate::failure::Error;
 use crate::report::metrics::StepMetrics;
+use crate::train::diagnostics::terms;
+use crate::train::objective::Losses;
+use crate::train::stage::Stage;
+
+/// The help text after a guard stopped a stage.
+const STOPPED: &str =
+    "its checkpoint is kept: if the guard is changed or removed, the next run resumes from it";
 
 /// The stage whose steps guards read.
 #[derive(Clone, Copy)]
@@ -41,7 +47,7 @@ pub struct Guards<'a> {
     terms: Option<String>,
     watches: Vec<GuardWatch<'a>>,
     /// The factor on the learning rate.
-    pub factor: f64,
+    factor: f64,
     /// The guards that acted since the last `take_triggered`.
     triggered: Vec<TriggeredGuard<'a>>,
 }
@@ -116,6 +122,33 @@ impl<'a> Guards<'a> {
                 that it reads"
             )
         })
+    }
+}
+
+impl StepHook for Guards<'_> {
+    fn rate_factor(&self) -> f64 {
+        self.factor
+    }
+
+    fn end_of_step(&mut self, step: u32, rows: &mut [Vec<StepMetrics>]) {
+        self.look(step, &rows[0].iter().collect::<Vec<_>>());
+    }
+
+    fn take_actions(&mut self) -> Vec<StepAction> {
+        let action = |triggered: TriggeredGuard| match triggered.stops() {
+            true => StepAction::Stop(triggered.error(STOPPED)),
+            false => StepAction::Warn(triggered.message()),
+        };
+        self.take_triggered().into_iter().map(action).collect()
+    }
+
+    fn at_the_end(&self) -> Vec<String> {
+        self.untested().collect()
+    }
+
+    fn restore(&mut self, state: &SavedState, _: &mut Losses) -> Result<(), String> {
+        self.replay(state.rows);
+        Ok(())
     }
 }
 
