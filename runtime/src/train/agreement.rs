@@ -13,13 +13,11 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Agreement, Axis, Objective, Sampling, Signal};
 use tch::no_grad_guard;
 
-use super::batches::number;
 use super::models::ScorerRef;
 use super::objective::ObjectiveProgram;
 use super::rollouts::Rollouts;
 use super::scoring::{Scoring, ScoringRun, missing_scorer, runs};
 use super::sequences::Sequences;
-use super::stage::Stage;
 use super::views::ScorerPrompts;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -85,14 +83,13 @@ impl Agreements {
     ///
     /// # Errors
     /// If the tokens of the student's tokenizer are not pieces of text.
-    pub fn of_stage(stage: &Stage) -> Result<Option<Agreements>> {
-        let asked = stage.train.objective.agreements();
+    pub fn new(objective: &Objective, tokenizer: &Arc<Tokenizer>) -> Result<Option<Agreements>> {
+        let asked = objective.agreements();
         if asked.is_empty() {
             return Ok(None);
         }
-        let tokenizer = stage.start.tokenizer.clone();
-        let bytes = TokenBytes::new(&tokenizer)?;
-        Ok(Some(Agreements { asked, tokenizer, bytes }))
+        let bytes = TokenBytes::new(tokenizer)?;
+        Ok(Some(Agreements { asked, tokenizer: tokenizer.clone(), bytes }))
     }
 
     /// Adds the agreements of a batch whose blocks are known; `chosen` marks the tokens in blocks.
@@ -154,10 +151,11 @@ impl Agreements {
             let decoder = decoder.as_deref().unwrap_or(scoring.model);
             let context = decoder.config.context;
             let (sees, now) = (models.view(scorer), scoring.now(step));
-            let shown = ScorerPrompts::new(stage, sees, context, sequences, members, now)?;
+            let shown = ScorerPrompts::new(stage.texts(), sees, context, sequences, members, now)?;
             let before = own.iter().map(|Block { member, tokens, .. }| {
                 let sequence = &sequences.list[*member];
-                [shown.prompt(stage, sequence, *member), &sequence.completion[..tokens.start]].concat()
+                [shown.prompt(&stage.sources, sequence, *member), &sequence.completion[..tokens.start]]
+                    .concat()
             });
             let before: Vec<Vec<Token>> = before.collect();
             let prompts = zip_equal(own, &before).map(|(Block { member, tokens, .. }, before)| {
@@ -170,7 +168,7 @@ impl Agreements {
                 let first = sample[*member].wrapping_mul(context as u32).wrapping_add(tokens.start as u32);
                 Ok(Prompt {
                     tokens: before,
-                    id: number(stage, draw),
+                    id: stage.sources.number(draw),
                     sample: first.wrapping_mul(agreement.samples),
                     limit: Some(tokens.len() as u32),
                 })

@@ -6,7 +6,6 @@ use super::batches::RolloutCache;
 use super::hooks::StepAction;
 use super::scoring::ScoreCache;
 use super::stage::Stage;
-use super::student::StudentWeights;
 use super::trainer::{RestoreMode, Trainer};
 use crate::failure::Result;
 use crate::model::{Decoder, Weights};
@@ -44,8 +43,7 @@ impl<'a> Learners<'a> {
         cache: Option<RolloutCache>,
         scores: Option<ScoreCache<'a>>,
     ) -> Result<Learners<'a>> {
-        let models: Vec<Rc<Decoder>> =
-            parts.iter().map(|stages| StudentWeights::decoder(&stages[0])).collect();
+        let models: Vec<Rc<Decoder>> = parts.iter().map(|stages| Rc::new(stages[0].student())).collect();
         let trainer = |(place, stages): (usize, &'a Vec<Stage<'a>>)| {
             Trainer::among(stages, place, &models, cache, scores)
         };

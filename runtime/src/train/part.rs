@@ -20,7 +20,7 @@ use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, 
 use super::rollouts::Rollouts;
 use super::sampler_gap;
 use super::scoring::{
-    CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score, score_student,
+    CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, rows_at_once, score, score_student,
 };
 use super::stage::Stage;
 use super::student::StudentWeights;
@@ -92,11 +92,15 @@ impl<'a> StagePart<'a> {
         let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
         let roles = stage.train.scorers.scored(read);
         let program = ObjectiveProgram::new(objective, stage.control);
-        let tags = Tags::of_stage(stage)?;
-        let agreements = Agreements::of_stage(stage)?;
+        let tags = Tags::new(stage.train, &stage.start.tokenizer)?;
+        let agreements = Agreements::new(objective, &stage.start.tokenizer)?;
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
-        let recorded = RecordedTexts::of_stage(stage)?;
+        let recorded = RecordedTexts::new(
+            stage.texts(),
+            objective,
+            rows_at_once(stage.micro_batch, &stage.train.rollout),
+        )?;
         let mut of_old = objective.signals();
         of_old.extend(stage.train.scorers.signals());
         of_old.retain(|signal| signal.of_student_now().is_some());
@@ -137,23 +141,27 @@ impl<'a> StagePart<'a> {
         states: &States,
         step: u32,
     ) -> Result<Rollouts> {
-        self.batches.begin(self.stage, step);
+        self.batches.begin(self.stage.keys(), step);
         if !step.is_multiple_of(self.stage.train.options.updates_per_batch())
             && let Some(rollouts) = self.rollouts.pop_front()
         {
             return Ok(rollouts);
         }
         self.rollouts.clear();
+        let drawn = self.stage.step(step);
         self.batches.set_shares(self.stage, states, step)?;
         if moved && self.stage.saves_activations && model.saves_activations() {
             let (sequences, saved) = self.batches.next_saving(self.stage, model, models, step)?;
-            return Ok(Rollouts::new(self.stage, sequences, step).generated(saved));
+            return Ok(Rollouts::new(sequences, drawn).generated(saved));
         }
         let batch = self.batches.next(self.stage, model, models, step)?;
-        let mut parts = mini_batches::divided(self.stage, batch, step).into_iter();
+        let Stage { train, sources, .. } = self.stage;
+        let parts = train.options.mini_batches.max(1) as usize;
+        let parts = mini_batches::divided(parts, batch, sources.len(), self.stage.keys(), step);
+        let mut parts = parts.into_iter();
         let first = parts.next().expect("a batch has a mini-batch");
-        self.rollouts.extend(parts.map(|part| Rollouts::new(self.stage, part, step)));
-        Ok(Rollouts::new(self.stage, first, step))
+        self.rollouts.extend(parts.map(|part| Rollouts::new(part, drawn)));
+        Ok(Rollouts::new(first, drawn))
     }
 
     /// The terms on a batch and their gradient. `again`: other gradients are computed after it.
@@ -189,13 +197,13 @@ impl<'a> StagePart<'a> {
             rollouts.keep_old(&batch);
         }
         let scored = self.stage.place.now();
-        non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
+        non_finite::check_signals(objective, &self.stage.sources, &rollouts.sequences, &batch)?;
         sampler_gap::check(self.stage, rollouts, &batch, step)?;
-        add_uniforms(self.stage, objective, step, &mut batch);
+        add_uniforms(self.stage.keys(), objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
         agreement::add_blocks(scoring, &self.program, self.agreements.as_ref(), rollouts, step, &mut batch)?;
         let outputs = self.program.run(&batch)?;
-        non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
+        non_finite::check(objective, &self.stage.sources, &rollouts.sequences, &outputs)?;
         Ok(ForwardBatch { batch, outputs, forward, scored })
     }
 
@@ -227,12 +235,17 @@ impl StagePart<'_> {
     /// The state, whose tensors are added to `tensors`.
     pub fn save(&self, tensors: &mut StateTensors) -> PartPosition {
         let stored = self.rollouts.iter().enumerate();
-        let mut stored = stored.map(|(index, rollouts)| rollouts.save(self.stage, index, tensors));
+        let mut stored = stored.map(|(index, rollouts)| rollouts.save(self.stage.keys(), index, tensors));
         let (rollouts, mini_batches) = (stored.next(), stored.collect());
         let mut carried: Vec<(NodeId, u64)> =
             self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
-        PartPosition { batches: self.batches.save(self.stage, tensors), carried, rollouts, mini_batches }
+        PartPosition {
+            batches: self.batches.save(self.stage.keys(), tensors),
+            carried,
+            rollouts,
+            mini_batches,
+        }
     }
 
     /// Restores a state of the same stage. `model` is the student.

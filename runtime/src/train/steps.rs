@@ -61,8 +61,10 @@ pub fn train_in_turns(
     let own: Vec<Vec<Train<Objective>>> = stages.iter().map(|stage| stage.train.own_parts()).collect();
     let parts: Vec<Vec<Stage>> = zip_equal(stages, &own).map(|(stage, own)| stage.parts(own)).collect();
     let from = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take());
-    let begun =
-        stages.iter().try_for_each(check_learning_rate).and_then(|()| learners(&parts, checkpoints.as_ref()));
+    let begun = stages
+        .iter()
+        .try_for_each(|stage| check_learning_rate(stage.name, stage.train, stage.steps))
+        .and_then(|()| learners(&parts, checkpoints.as_ref()));
     let mut training = match begun {
         Ok(learners) => TrainingLoop {
             stage: &stages[0],

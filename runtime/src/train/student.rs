@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::master::Master;
 use super::optimizer::OptimizerState;
-use super::stage::Stage;
+use super::stage::{Stage, StageKeys};
 use super::trained::TrainedParameters;
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
@@ -16,14 +16,14 @@ use crate::random::{Key, Purpose};
 use crate::store::state::StateTensors;
 
 /// The random numbers that an adapter is initialised with.
-fn initial_key(stage: &Stage) -> Key {
-    Key::new(stage.seed, stage.stream, Purpose::Initialise, 1)
+fn initial_key(keys: StageKeys) -> Key {
+    keys.shared(Purpose::Initialise, 1)
 }
 
 /// The start of a stage with the adapter that training begins with; `None` where it trains no adapter.
 pub fn initial_adapter(stage: &Stage) -> Result<Option<Merged>> {
     let Trainable::Adapter(settings) = &stage.train.trainable else { return Ok(None) };
-    let adapted = Adapted::new(settings, &stage.start, stage.place, initial_key(stage))?;
+    let adapted = Adapted::new(settings, &stage.start, stage.place, initial_key(stage.keys()))?;
     Ok(Some(adapted.merged()))
 }
 
@@ -37,14 +37,16 @@ pub struct StudentWeights {
 }
 
 impl StudentWeights {
-    /// The student of a stage before its first step.
-    pub fn decoder(stage: &Stage) -> Rc<Decoder> {
-        Rc::new(Decoder::trainable(&stage.start, stage.place, stage.kind))
-    }
-
     pub fn new(stage: &Stage, model: Rc<Decoder>) -> Result<StudentWeights> {
-        let trained = TrainedParameters::new(stage, &model, initial_key(stage))?;
-        let optimizer = optimizer(stage, &trained, &model);
+        let trained = TrainedParameters::new(
+            &stage.train.trainable,
+            &stage.start,
+            &stage.models,
+            &model,
+            initial_key(stage.keys()),
+        )?;
+        let (parameters, decayed) = trained.parameters(&model);
+        let optimizer = OptimizerState::new(&stage.train.optimizer, &parameters, decayed);
         Ok(StudentWeights { model, trained, moved: false, optimizer })
     }
 
@@ -118,10 +120,4 @@ impl FinishedStudent {
             None => trained.weights(&model),
         }
     }
-}
-
-/// The optimizer of all trained parameters.
-fn optimizer(stage: &Stage, trained: &TrainedParameters, model: &Decoder) -> OptimizerState {
-    let (parameters, decayed) = trained.parameters(model);
-    OptimizerState::new(&stage.train.optimizer, &parameters, decayed)
 }

@@ -11,7 +11,6 @@ use crate::failure::Result;
 use crate::model::Gradient;
 use crate::report::metrics::StepMetrics;
 use crate::train::objective::adjoints;
-use crate::train::stage::Stage;
 
 /// Gradients of parts of the loss, over the trained parameters, each with the part's name.
 type Gradients = Vec<(String, Gradient)>;
@@ -24,11 +23,6 @@ pub struct AlignedGradients {
     settings: GradientAlignment,
     /// Those of the current step, where it compares them.
     pub gradients: Gradients,
-}
-
-/// `None` where the stage does not compare gradients.
-pub fn of_stage(stage: &Stage) -> Option<AlignedGradients> {
-    stage.train.options.alignment.map(AlignedGradients::new)
 }
 
 impl AlignedGradients {

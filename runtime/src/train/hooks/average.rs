@@ -1,11 +1,11 @@
 //! The moving average of the trained weights (`ema`), which is then the result of the stage.
 
+use mopd_plan::TrainOptions;
 use tch::{Tensor, no_grad_guard};
 
 use super::{SavedState, StepHook, Update};
 use crate::store::state::{HookNumbers, StateTensors};
 use crate::train::objective::Losses;
-use crate::train::stage::Stage;
 use crate::train::student::StudentWeights;
 
 /// The name of the average among a checkpoint's tensors.
@@ -18,8 +18,8 @@ pub struct WeightAverage {
 }
 
 /// `None` where the stage does not average.
-pub fn of_stage(stage: &Stage, student: &StudentWeights) -> Option<WeightAverage> {
-    let rate = stage.train.options.ema?;
+pub fn new(options: &TrainOptions, student: &StudentWeights) -> Option<WeightAverage> {
+    let rate = options.ema?;
     Some(WeightAverage { rate, average: student.to_f32().copy() })
 }
 

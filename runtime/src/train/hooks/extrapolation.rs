@@ -13,16 +13,18 @@ use mopd_plan::events::FailureKind;
 use tch::{Tensor, no_grad_guard};
 
 use super::{SavedState, StepHook};
+use crate::control::Control;
 use crate::evaluate;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::prepare::DomainData;
 use crate::random::Purpose;
 use crate::report::Record;
+use crate::rollout::MemoryBudget;
 use crate::store::state::{HookNumbers, StateTensors};
 use crate::train::master::Master;
 use crate::train::objective::Losses;
-use crate::train::stage::Stage;
+use crate::train::stage::{Stage, StageKeys};
 use crate::train::student::StudentWeights;
 
 /// The name of the base among a checkpoint's tensors.
@@ -30,9 +32,11 @@ const BASE: &str = "extrapolated";
 
 /// The extrapolation of one trained model.
 pub struct Extrapolator<'a> {
-    stage: &'a Stage<'a>,
     settings: &'a Extrapolation,
     judge: &'a DomainData,
+    keys: StageKeys,
+    budget: MemoryBudget,
+    control: &'a Control,
     /// The ranges of the trained weights that are extrapolated.
     ranges: Vec<Range<usize>>,
     /// The weights in these ranges after the last extrapolation, at first those that the stage began with:
@@ -64,18 +68,18 @@ pub fn of_stage<'a>(stage: &'a Stage<'a>, student: &StudentWeights) -> Result<Op
         ));
     }
     let base = selected(&student.parameters(), &ranges);
-    Ok(Some(Extrapolator { stage, settings, judge, ranges, base, steps: 0 }))
+    let (keys, budget, control) = (stage.keys(), stage.budget, stage.control);
+    Ok(Some(Extrapolator { settings, judge, keys, budget, control, ranges, base, steps: 0 }))
 }
 
 impl StepHook for Extrapolator<'_> {
     /// Extrapolates after `steps` steps, at most once.
     fn between_steps(&mut self, steps: u32, student: &StudentWeights, record: &mut Record) -> Result<()> {
-        let (stage, judge, settings) = (self.stage, self.judge, self.settings);
+        let Extrapolator { settings, judge, keys, budget, control, .. } = *self;
         // All candidates of a step answer the same prompts with the same random numbers.
-        let key = stage.key(Purpose::Judge, u64::from(steps));
+        let key = keys.own(Purpose::Judge, u64::from(steps));
         self.extrapolate_by(student, steps, record, |model| {
-            let (evaluation, budget) = (&settings.evaluation, stage.budget);
-            let answers = evaluate::answers(model, judge, evaluation, key, budget, stage.control)?;
+            let answers = evaluate::answers(model, judge, &settings.evaluation, key, budget, control)?;
             Ok(evaluate::score(&answers))
         })
     }

@@ -149,8 +149,8 @@ pub fn of_stage<'a>(stage: &'a Stage<'a>, student: &StudentWeights) -> Result<Ho
     let mut hooks: Hooks<'a> = Vec::new();
     let mut add = |hook: Option<Box<dyn StepHook + 'a>>| hooks.extend(hook);
     add(validation::of_stage(stage)?.map(boxed));
-    add(alignment::of_stage(stage).map(boxed));
-    add(average::of_stage(stage, student).map(boxed));
+    add(stage.train.options.alignment.map(alignment::AlignedGradients::new).map(boxed));
+    add(average::new(&stage.train.options, student).map(boxed));
     add(extrapolation::of_stage(stage, student)?.map(boxed));
     add(Some(boxed(monitor::Monitor::new(stage))));
     add(Some(boxed(guards::Guards::new(guards::GuardedStage::of(stage)))));

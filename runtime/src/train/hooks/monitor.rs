@@ -8,6 +8,7 @@
 use tch::{Kind, Tensor};
 
 use super::{StepHook, Update};
+use crate::control::Control;
 use crate::train::stage::Stage;
 
 /// Consecutive steps after which a warning is given.
@@ -23,7 +24,11 @@ const COMPARED: usize = 1 << 16;
 const STILL: f64 = 1e-7;
 
 pub struct Monitor<'a> {
-    stage: &'a Stage<'a>,
+    /// The name and the seed of the stage.
+    name: &'a str,
+    seed: u64,
+    domains: Vec<&'a str>,
+    control: &'a Control,
     /// The rewards of each source; empty where the objective reads none.
     rewards: Vec<Rewards>,
     weights: Weights,
@@ -64,20 +69,30 @@ struct Weights {
 }
 
 impl<'a> Monitor<'a> {
-    pub fn new(stage: &'a Stage<'a>) -> Monitor<'a> {
+    pub fn new(stage: &Stage<'a>) -> Monitor<'a> {
         let train = stage.train;
         // Where completions are dropped by their rewards, the others may well share one reward.
         let read = train.objective.reads_reward() && !train.rollout.may_drop();
         let sources = if read { stage.sources.len() } else { 0 };
         let rewards = (0..sources).map(|_| Rewards::of_stage(stage.steps)).collect();
-        Monitor { stage, rewards, weights: Weights::default(), warned_empty_step: false }
+        let Stage { name, seed, control, .. } = *stage;
+        let domains = stage.sources.iter().map(|source| source.name).collect();
+        Monitor {
+            name,
+            seed,
+            domains,
+            control,
+            rewards,
+            weights: Weights::default(),
+            warned_empty_step: false,
+        }
     }
 }
 
 impl StepHook for Monitor<'_> {
     fn after_update(&mut self, update: &Update) {
         let Update { step, student, rollouts, norm, learning_rate } = *update;
-        let Stage { name, seed, control, .. } = self.stage;
+        let (name, seed, control) = (self.name, self.seed, self.control);
         if norm.is_none() && !std::mem::replace(&mut self.warned_empty_step, true) {
             control.warn(format!(
                 "`{name}`: all completions of step {step} were dropped, so it does not change the weights. \
@@ -90,7 +105,7 @@ impl StepHook for Monitor<'_> {
             let own = own.map(|group| group.iter().filter_map(|sequence| sequence.reward).collect());
             let groups: Vec<Vec<f64>> = own.filter(|group: &Vec<f64>| !group.is_empty()).collect();
             if let Some(trouble) = rewards.look(&groups) {
-                let domain = self.stage.sources[source].name;
+                let domain = self.domains[source];
                 control.warn(format!("`{name}` (seed {seed}), step {step}: {}", trouble.message(domain)));
             }
         }

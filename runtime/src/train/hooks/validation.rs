@@ -4,6 +4,7 @@ use mopd_plan::{Signal, Validation};
 use tch::{Tensor, no_grad_guard};
 
 use super::{SavedState, StepHook};
+use crate::control::Control;
 use crate::failure::Result;
 use crate::model::Decoder;
 use crate::report::metrics::StepMetrics;
@@ -14,14 +15,15 @@ use crate::train::models::Models;
 use crate::train::objective::Losses;
 use crate::train::scoring::{logp, rows_at_once};
 use crate::train::sequences::Sequences;
-use crate::train::stage::Stage;
+use crate::train::stage::{Packing, Stage, Texts};
 use crate::train::student::StudentWeights;
 
 /// The validation of a stage.
 pub struct Validator<'a> {
     settings: &'a Validation,
-    /// The stage, with the validation rows of its domains in place of those that it trains on.
-    stage: Stage<'a>,
+    /// The domains with their validation rows, as the model reads them.
+    packing: Packing<'a>,
+    control: &'a Control,
     /// The rows, sorted by length, in batches.
     batches: Vec<Sequences>,
     last: Option<ValidationLoss>,
@@ -35,20 +37,20 @@ struct ValidationLoss {
 }
 
 /// `None` where the stage does not validate.
-pub fn of_stage<'a>(stage: &Stage<'a>) -> Result<Option<Validator<'a>>> {
+pub fn of_stage<'a>(stage: &'a Stage<'a>) -> Result<Option<Validator<'a>>> {
     let Some(settings) = &stage.train.options.validation else { return Ok(None) };
-    let stage = Stage { sources: stage.validation.clone(), ..stage.clone() };
-    let examples = all_examples(&stage, &settings.target)?;
+    let sources = &stage.validation;
+    let examples = all_examples(Texts { sources, ..stage.texts() }, &settings.target)?;
     let read = examples.into_iter().flat_map(|rows| {
         let count = settings.rows_of(rows.len());
         rows.into_iter().take(count)
     });
     let mut rows: Vec<Sequence> = read.collect();
-    rows.sort_by_key(|row| row.prompt(&stage).len() + row.completion.len());
-    let domains = stage.sources.len();
-    let batches =
-        rows.chunks(rows_at_once(&stage)).map(|rows| Sequences::new(rows.to_vec(), 1, domains)).collect();
-    Ok(Some(Validator { settings, stage, batches, last: None }))
+    rows.sort_by_key(|row| row.prompt(sources).len() + row.completion.len());
+    let rows = rows.chunks(rows_at_once(stage.micro_batch, &stage.train.rollout));
+    let batches = rows.map(|rows| Sequences::new(rows.to_vec(), 1, sources.len())).collect();
+    let packing = Packing { sources, ..stage.packing() };
+    Ok(Some(Validator { settings, packing, control: stage.control, batches, last: None }))
 }
 
 impl Validator<'_> {
@@ -61,8 +63,8 @@ impl Validator<'_> {
         let _guard = no_grad_guard();
         let (mut sum, mut count) = (0.0, 0);
         for sequences in &self.batches {
-            self.stage.control.check()?;
-            sum -= logp(&self.stage, sequences, student, lm_head);
+            self.control.check()?;
+            sum -= logp(self.packing, sequences, student, lm_head);
             count += sequences.layout.tokens();
         }
         // This load of experts belongs to no step's metrics.

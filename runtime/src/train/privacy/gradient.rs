@@ -4,12 +4,12 @@ use mopd_plan::Signal;
 use mopd_plan::events::FailureKind;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::Privacy;
+use super::{Privacy, key};
 use crate::failure::{Error, Result};
 use crate::model::Gradient;
 use crate::train::optimizer::gradient_norm;
 use crate::train::rollouts::Rollouts;
-use crate::train::stage::Stage;
+use crate::train::stage::NoiseSecret;
 use crate::train::student::StudentWeights;
 
 impl Privacy {
@@ -17,9 +17,9 @@ impl Privacy {
     /// batch. `of_record` evaluates a record as a batch of its own: its gradient does not depend on others.
     pub fn gradient(
         &self,
-        stage: &Stage,
         student: &StudentWeights,
         rollouts: &Rollouts,
+        secret: Option<NoiseSecret>,
         step: u32,
         of_record: impl Fn(&Rollouts) -> Result<Gradient>,
     ) -> Result<Gradient> {
@@ -27,12 +27,12 @@ impl Privacy {
             let parameters = student.parameters();
             Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
         };
-        for record in records(stage, rollouts) {
+        for record in records(rollouts) {
             let gradient = student.gradient(of_record(&record)?);
             let norm = gradient_norm(&gradient);
             if !norm.is_finite() {
                 let message = "the gradient of a record is not finite";
-                return Err(Error::new(FailureKind::NonFinite, message).at(stage.train.objective.origin));
+                return Err(Error::new(FailureKind::NonFinite, message));
             }
             let _guard = no_grad_guard();
             // As in the optimizer: rounding does not scale up a gradient at the bound.
@@ -43,18 +43,19 @@ impl Privacy {
             }
         }
         let _guard = no_grad_guard();
-        self.add_noise(stage, &mut sum, step);
+        self.add_noise(&mut sum, key(secret, step));
         sum /= self.records;
-        Ok(Gradient::whole(sum, stage.place))
+        Ok(Gradient::whole(sum, student.model.place))
     }
 }
 
 /// Each group as a batch of its own.
-fn records<'a>(stage: &'a Stage, rollouts: &'a Rollouts) -> impl Iterator<Item = Rollouts> + 'a {
+fn records(rollouts: &Rollouts) -> impl Iterator<Item = Rollouts> {
     let sequences = &rollouts.sequences;
+    let domains = sequences.layout.domains.as_ref().map_or(0, |domains| domains.count as usize);
     (0..sequences.layout.groups as usize).map(move |group| {
-        let (alone, tokens) = sequences.part(group..group + 1, stage.sources.len());
-        let alone = Rollouts::new(stage, alone, rollouts.drawn.step);
+        let (alone, tokens) = sequences.part(group..group + 1, domains);
+        let alone = Rollouts::new(alone, rollouts.drawn);
         let old = rollouts.old.borrow();
         let of_record =
             |(signal, values): &(Signal, Vec<f32>)| (signal.clone(), values[tokens.clone()].to_vec());

@@ -57,7 +57,7 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
     let stage = fixture.stage(&train, ROUTED, &models);
     let trainer = Trainer::new(&stage).unwrap();
     let privacy = Privacy::of_stage(&stage).unwrap().unwrap();
-    let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2), 0);
+    let nobody = Rollouts::new(Sequences::new(Vec::new(), 1, 2), stage.step(0));
     let noise = |step: u32| {
         let gradient = trainer.private_gradient(&privacy, &nobody, step).unwrap();
         to_vec(&gradient.part(0..gradient.parameters()))
@@ -95,7 +95,7 @@ fn noise_and_draws_of_two_stages_are_independent() {
         let secret = Some(NoiseSecret::new(&[store; 32], key));
         let stage = Stage { secret, ..fixture.stage(&train, ROUTED, &models) };
         let (trainer, privacy) = (Trainer::new(&stage).unwrap(), Privacy::of_stage(&stage).unwrap().unwrap());
-        let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2), 0);
+        let nobody = Rollouts::new(Sequences::new(Vec::new(), 1, 2), stage.step(0));
         let gradient = trainer.private_gradient(&privacy, &nobody, 0).unwrap();
         let records: Vec<bool> = (0..200)
             .flat_map(|step| {

@@ -45,9 +45,9 @@ fn stage<'a>(fixture: &'a Fixture, train: &'a Train<Objective>, weights: &[Arc<W
 fn expected(stage: &Stage, weights: Weights, rows: usize) -> f64 {
     let reference = Reference::new(&Arc::new(weights));
     let (mut sum, mut count) = (0.0, 0);
-    for domain in all_examples(stage, "answer").unwrap() {
+    for domain in all_examples(stage.texts(), "answer").unwrap() {
         for row in domain.into_iter().take(rows) {
-            let logps = reference.logps(row.prompt(stage), &row.completion);
+            let logps = reference.logps(row.prompt(&stage.sources), &row.completion);
             let taken = logps.gather(1, &Tensor::from_slice(&row.completion).unsqueeze(1), false);
             sum -= taken.sum(Kind::Double).double_value(&[]);
             count += row.completion.len();

@@ -58,7 +58,7 @@ impl<'a> Trainer<'a> {
         cache: Option<RolloutCache>,
         scores: Option<ScoreCache<'a>>,
     ) -> Result<Trainer<'a>> {
-        Trainer::among(stages, 0, &[StudentWeights::decoder(&stages[0])], cache, scores)
+        Trainer::among(stages, 0, &[Rc::new(stages[0].student())], cache, scores)
     }
 
     /// The trainer of the learner at index `place`. `stages` are the parts of its stage.
@@ -103,7 +103,7 @@ impl<'a> Trainer<'a> {
 
     pub fn restore_positions(&mut self, positions: &[MixturePosition]) -> Result<(), String> {
         let mut parts = zip_equal(&mut self.parts, positions);
-        parts.try_for_each(|(part, position)| part.batches.restore_data(position, part.stage))
+        parts.try_for_each(|(part, position)| part.batches.restore_data(position, part.stage.keys()))
     }
 
     pub fn scoring(&self, part: usize) -> Scoring<'_> {
@@ -159,7 +159,8 @@ impl<'a> Trainer<'a> {
     /// The gradient of a private step.
     pub fn private_gradient(&self, privacy: &Privacy, rollouts: &Rollouts, step: u32) -> Result<Gradient> {
         let of_record = |record: &Rollouts| Ok(self.evaluate(0, record, step)?.gradient);
-        privacy.gradient(self.stage, &self.student, rollouts, step, of_record)
+        let gradient = privacy.gradient(&self.student, rollouts, self.stage.secret, step, of_record);
+        gradient.map_err(|error| error.at(self.stage.train.objective.origin))
     }
 
     /// Updates the weights and the copies of the student; returns the learning rate.
@@ -217,7 +218,13 @@ impl<'a> Trainer<'a> {
         let norm = gradient.as_ref().map(gradient_norm);
         if !norm.is_none_or(f64::is_finite) {
             let scoring = (0..self.parts.len()).map(|part| self.scoring(part));
-            return Err(non_finite::gradient(self.stage, scoring, &rollouts, &evaluated, step));
+            return Err(non_finite::gradient(
+                self.stage.train.objective.origin,
+                scoring,
+                &rollouts,
+                &evaluated,
+                step,
+            ));
         }
         let learning_rate = self.apply(gradient, norm.unwrap_or(0.0), step);
         let experts = self.student.expert_load();
