@@ -151,7 +151,7 @@ impl Checker {
         let unsupported = |number: &StepNumber| match number.pooling() {
             Pooling::Step => on,
             Pooling::Share => !on,
-            Pooling::Tokens | Pooling::Completions => false,
+            Pooling::Tokens | Pooling::Completions | Pooling::Sum | Pooling::Max => false,
         };
         let Some(number) = numbers(condition).into_iter().find(unsupported) else { return true };
         let name = number.name();

@@ -281,18 +281,20 @@ fn pooled(step: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option
     }
     let rows = || step.iter().copied().filter(|row| on.is_none_or(|name| row.domain == name));
     let mean = |weight: fn(&StepMetrics) -> f64| {
-        let known = rows().filter_map(|row| Some((finite(value(row, number)?)?, weight(row))));
+        let known = rows().filter_map(|row| Some((finite(row.number(number)?)?, weight(row))));
         let (sum, whole) =
             known.fold((0.0, 0.0), |(sum, whole), (value, weight)| (sum + value * weight, whole + weight));
         (whole > 0.0).then(|| sum / whole)
     };
     let pooled = match number.pooling() {
-        Pooling::Step => rows().next().and_then(|row| value(row, number)),
+        Pooling::Step => rows().next().and_then(|row| row.number(number)),
         Pooling::Tokens => mean(|row| row.token_share),
         Pooling::Completions => mean(|row| row.prompt_share),
+        Pooling::Sum => rows().filter_map(|row| row.number(number)).reduce(|sum, count| sum + count),
+        Pooling::Max => rows().filter_map(|row| row.number(number)).reduce(f64::max),
         Pooling::Share => {
-            let of_all = step.iter().any(|row| value(row, number).is_some());
-            let own = rows().filter_map(|row| value(row, number)).reduce(|sum, share| sum + share);
+            let of_all = step.iter().any(|row| row.number(number).is_some());
+            let own = rows().filter_map(|row| row.number(number)).reduce(|sum, share| sum + share);
             // A domain without rows in this step has a share of 0.
             own.or((of_all && rows().next().is_none()).then_some(0.0))
         }
@@ -303,22 +305,4 @@ fn pooled(step: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option
 /// `None` for values that are not finite: JSON, and so a checkpoint, does not have them.
 fn finite(value: f64) -> Option<f64> {
     Some(value).filter(|value| value.is_finite())
-}
-
-/// The column of a metric.
-fn value(row: &StepMetrics, number: StepNumber) -> Option<f64> {
-    match number {
-        StepNumber::Loss => Some(row.loss),
-        StepNumber::GradientNorm => Some(row.gradient_norm),
-        StepNumber::ValidationLoss => row.validation_loss,
-        StepNumber::Entropy => row.entropy,
-        StepNumber::Divergence => row.divergence,
-        StepNumber::ClippedFraction => row.clipped_fraction,
-        StepNumber::SignalMean => row.signal_mean,
-        StepNumber::Reward => row.reward,
-        StepNumber::Length => row.length,
-        StepNumber::Truncated => row.truncated,
-        StepNumber::TokenShare => Some(row.token_share),
-        StepNumber::SignalShare => row.signal_share,
-    }
 }
