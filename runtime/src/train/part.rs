@@ -3,7 +3,6 @@
 //! after the other and adds up their gradients.
 
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mopd_expr::batch::Batch;
@@ -26,7 +25,6 @@ use super::stage::Stage;
 use super::student::StudentWeights;
 use crate::failure::Result;
 use crate::model::{Decoder, Gradient};
-use crate::rollout::Debate;
 use crate::store::state::{PartPosition, StateTensors};
 
 pub struct StagePart<'a> {
@@ -259,17 +257,13 @@ impl StagePart<'_> {
         self.batches.restore(self.stage, model, batches, tensors)?;
         self.carried =
             carried.iter().map(|(node, bits)| (*node, f64::from_bits(*bits))).collect::<HashMap<_, _>>();
-        let debates: Rc<[Debate]> = rollouts.iter().flat_map(|first| first.debates.clone()).collect();
-        let stored = rollouts.iter().chain(mini_batches).enumerate();
-        let restored = stored.map(|(index, stored)| {
-            let restored = Rollouts::restored(self.stage, model, index, stored, &debates, tensors)?;
-            let sequences = &restored.sequences;
-            if self.kept.is_some() && sequences.draws.len() != sequences.layout.groups as usize {
-                return Err("it has no valid positions of its sequences in the data".to_owned());
-            }
-            Ok(restored)
-        });
-        self.rollouts = restored.collect::<Result<_, _>>()?;
+        let stored = rollouts.iter().chain(mini_batches);
+        self.rollouts = Rollouts::restored(self.stage, model, stored, tensors)?;
+        let has_draws =
+            |rollouts: &Rollouts| rollouts.sequences.draws.len() == rollouts.sequences.layout.groups as usize;
+        if self.kept.is_some() && !self.rollouts.iter().all(has_draws) {
+            return Err("it has no valid positions of its sequences in the data".to_owned());
+        }
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The rollouts of a step: its sequences, with what does not change while the student learns from them.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use mopd_expr::batch::Batch;
@@ -95,9 +96,21 @@ impl Rollouts {
         }
     }
 
-    /// The rollouts of a state of the same stage. `model` is the student; `debates` are those of all rollouts
-    /// that were stored together.
-    pub fn restored(
+    /// The rollouts of a state of the same stage, in their order. `model` is the student.
+    pub fn restored<'s>(
+        stage: &Stage,
+        model: &Decoder,
+        stored: impl Iterator<Item = &'s StoredRollouts> + Clone,
+        tensors: &StateTensors,
+    ) -> Result<VecDeque<Rollouts>, String> {
+        // The first has the debates of all.
+        let first = stored.clone().take(1);
+        let debates: Rc<[Debate]> = first.flat_map(|first| first.debates.clone()).collect();
+        let each = |(index, stored)| Rollouts::restored_one(stage, model, index, stored, &debates, tensors);
+        stored.enumerate().map(each).collect()
+    }
+
+    fn restored_one(
         stage: &Stage,
         model: &Decoder,
         index: usize,

@@ -352,7 +352,7 @@ impl Batches {
             self.mixture.choose(choice);
         }
         let draws = match stage.train.options.private {
-            Some(_) => privacy::draws(stage, batch.step),
+            Some(_) => privacy::draws(stage.train, &stage.sources, stage.secret, batch.step),
             None => draw(&mut self.mixture, stage.train.rollout.groups, stage.keys(), Purpose::Shuffle),
         };
         if draws.is_empty() && stage.train.options.private.is_some() {

@@ -127,11 +127,16 @@ fn sources(sources: &StageSources) -> Vec<(f64, usize)> {
 
 /// The records of a step, those of a source adjacent. Each is drawn independently of the others, as the
 /// accountant assumes.
-pub fn draws(stage: &Stage, step: u32) -> Vec<Draw> {
-    let key = key(stage.secret, step);
-    let sources = sources(&stage.sources);
+pub fn draws(
+    train: &Train<Objective>,
+    domains: &StageSources,
+    secret: Option<NoiseSecret>,
+    step: u32,
+) -> Vec<Draw> {
+    let key = key(secret, step);
+    let sources = sources(domains);
     let mut draws = Vec::new();
-    for (source, (rate, (_, records))) in zip_equal(rates(stage.train, &sources), sources).enumerate() {
+    for (source, (rate, (_, records))) in zip_equal(rates(train, &sources), sources).enumerate() {
         let mut uniforms = key.row(1 + source as u32, 0);
         draws
             .extend((0..records).filter(|_| uniforms.uniform() < rate).map(|record| Draw { source, record }));
