@@ -68,8 +68,8 @@ impl<'a> Learners<'a> {
     }
 
     /// Warnings after the last step.
-    pub fn at_the_end(&self) -> Vec<String> {
-        self.0.iter().flat_map(|trainer| &trainer.hooks).flat_map(|hook| hook.at_the_end()).collect()
+    pub fn end_of_training(&self) -> Vec<String> {
+        self.0.iter().flat_map(|trainer| &trainer.hooks).flat_map(|hook| hook.end_of_training()).collect()
     }
 
     pub fn state(

@@ -123,7 +123,7 @@ impl Stage<'_> {
 
     /// The key of random numbers that only this part draws; `index` is below 2^48.
     pub fn key(&self, purpose: Purpose, index: u64) -> Key {
-        self.keys().own(purpose, index)
+        self.keys().key(purpose, index)
     }
 }
 
@@ -143,7 +143,7 @@ pub struct StageKeys {
 
 impl StageKeys {
     /// The key of random numbers that only this part draws; `index` is below 2^48.
-    pub fn own(self, purpose: Purpose, index: u64) -> Key {
+    pub fn key(self, purpose: Purpose, index: u64) -> Key {
         Key::new(self.seed, self.stream, purpose, u64::from(self.part) << 48 | index)
     }
 

@@ -156,7 +156,7 @@ impl TrainingLoop<'_> {
             }
             return Err(error.into());
         }
-        self.learners.at_the_end().into_iter().for_each(|text| self.stage.control.warn(text));
+        self.learners.end_of_training().into_iter().for_each(|text| self.stage.control.warn(text));
         Ok(())
     }
 

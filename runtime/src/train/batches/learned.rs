@@ -81,7 +81,7 @@ impl LearnedPolicy {
 
     /// Before a step: draws a value if none is held.
     pub fn begin(&mut self, keys: StageKeys, step: u32) {
-        let uniform = || keys.own(Purpose::Learned, u64::from(step)).row(0, 0).uniform();
+        let uniform = || keys.key(Purpose::Learned, u64::from(step)).row(0, 0).uniform();
         self.value.get_or_insert_with(|| quantile(parameters(self.thetas), uniform()));
     }
 

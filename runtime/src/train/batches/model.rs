@@ -82,7 +82,7 @@ impl ModelProducer {
 
     /// The rollouts for some prompts; they do not depend on the step.
     fn once(&self, texts: Texts, keys: StageKeys, models: &Models, draws: &[Draw]) -> Result<Vec<Group>> {
-        let key = keys.own(Purpose::TeacherRollout, 0);
+        let key = keys.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
         let mut list = sample(
             texts,

@@ -77,7 +77,7 @@ impl StepHook for Extrapolator<'_> {
     fn between_steps(&mut self, steps: u32, student: &StudentWeights, record: &mut Record) -> Result<()> {
         let Extrapolator { settings, judge, keys, budget, control, .. } = *self;
         // All candidates of a step answer the same prompts with the same random numbers.
-        let key = keys.own(Purpose::Judge, u64::from(steps));
+        let key = keys.key(Purpose::Judge, u64::from(steps));
         self.extrapolate_by(student, steps, record, |model| {
             let answers = evaluate::answers(model, judge, &settings.evaluation, key, budget, control)?;
             Ok(evaluate::score(&answers))

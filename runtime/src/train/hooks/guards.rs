@@ -142,7 +142,7 @@ impl StepHook for Guards<'_> {
         self.take_triggered().into_iter().map(action).collect()
     }
 
-    fn at_the_end(&self) -> Vec<String> {
+    fn end_of_training(&self) -> Vec<String> {
         self.untested().collect()
     }
 

@@ -79,7 +79,7 @@ pub trait StepHook {
     }
 
     /// Warnings after the last step.
-    fn at_the_end(&self) -> Vec<String> {
+    fn end_of_training(&self) -> Vec<String> {
         Vec::new()
     }
 

@@ -11,7 +11,7 @@ use crate::train::stage::StageKeys;
 pub fn add_uniforms(keys: StageKeys, objective: &Objective, step: u32, batch: &mut Batch) {
     for signal in objective.graph.signals(&objective.outputs()) {
         let Signal::Uniform { draw, axis } = signal else { continue };
-        let key = keys.own(Purpose::Select, u64::from(draw) << 32 | u64::from(step));
+        let key = keys.key(Purpose::Select, u64::from(draw) << 32 | u64::from(step));
         let values = match axis {
             // A sequence's numbers do not depend on how long the others are.
             Axis::Token => {

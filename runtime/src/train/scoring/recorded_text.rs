@@ -21,14 +21,14 @@ use crate::train::vocabulary::{LmHead, Logits, Quantity, Vocabulary};
 pub struct RecordedTexts {
     fields: Vec<(String, Vec<Vec<Sequence>>)>,
     /// Rows per forward pass.
-    at_once: usize,
+    rows_per_pass: usize,
 }
 
 impl RecordedTexts {
-    pub fn new(texts: Texts, objective: &Objective, at_once: usize) -> Result<RecordedTexts> {
+    pub fn new(texts: Texts, objective: &Objective, rows_per_pass: usize) -> Result<RecordedTexts> {
         let fields = objective.recorded();
         let fields = fields.into_iter().map(|field| Ok((field.to_owned(), all_examples(texts, field)?)));
-        Ok(RecordedTexts { fields: fields.collect::<Result<_>>()?, at_once })
+        Ok(RecordedTexts { fields: fields.collect::<Result<_>>()?, rows_per_pass })
     }
 
     /// One number per field: the mean over all tokens of the rows, end tokens included.
@@ -48,7 +48,7 @@ impl RecordedTexts {
             let lm_head = models.compared(student);
             let _guard = no_grad_guard();
             let (mut sum, mut count) = (0.0, 0);
-            for rows in rows.chunks(self.at_once) {
+            for rows in rows.chunks(self.rows_per_pass) {
                 control.check()?;
                 let sequences = Sequences::new(rows.to_vec(), 1, packing.sources.len());
                 // This load of experts belongs to no step's metrics.
