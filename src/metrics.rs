@@ -3,25 +3,22 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use mopd_plan::columns::MetricDefinition;
 pub use mopd_plan::columns::{OF_DOMAIN, OF_STEP};
-use mopd_plan::{Plan, Stage};
+use mopd_plan::{Plan, Pooling, Stage};
 
 use crate::run_folder::ColumnTable;
 
-/// Columns whose sum over the rows of a step is 1.
-pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
+/// Whether the sum of a column over the rows of a step is 1.
+pub fn is_share(column: &str) -> bool {
+    MetricDefinition::of(column).is_some_and(|metric| metric.pooling == Pooling::Share)
+}
+
 /// The prefixes of columns of the whole step whose names depend on the stage: states, gradients of parts of
 /// the loss.
 pub const NAMED: [&str; 3] = ["state.", "grad_norm.", "alignment."];
 /// The prefix of the columns of reward parts, which are per domain.
 pub const REWARD_PART: &str = "reward.";
-/// Columns that are counts.
-const COUNTS: [&str; 3] = ["dropped", "unavailable", "unstated"];
-/// Columns that are maxima.
-const MAXIMA: [&str; 1] = ["sampler_gap_max"];
-/// Columns that are means over completions; all other columns of a row are means over tokens.
-const OF_COMPLETIONS: [&str; 6] = ["reward", "length", "truncated", "derived", "replayed", "staleness"];
-
 /// The subject of a row: its domain, with the terms where some have completions of their own.
 pub fn domain(metrics: &ColumnTable, row: usize) -> String {
     let domain = metrics.text("domain", row);
@@ -134,17 +131,17 @@ pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> 
     if let [row] = rows {
         return metrics.number(name, *row);
     }
-    if SHARES.contains(&name) || COUNTS.contains(&name) {
-        return rows.iter().map(|row| metrics.number(name, *row)).sum();
-    }
-    if MAXIMA.contains(&name) {
-        let values: Option<Vec<f64>> = rows.iter().map(|row| metrics.number(name, *row)).collect();
-        return values?.into_iter().reduce(f64::max);
-    }
-    let share = if OF_COMPLETIONS.contains(&name) || name.starts_with(REWARD_PART) {
-        "prompt_share"
-    } else {
-        "token_share"
+    let share = match MetricDefinition::of(name).map(|metric| metric.pooling) {
+        Some(Pooling::Share | Pooling::Sum) => {
+            return rows.iter().map(|row| metrics.number(name, *row)).sum();
+        }
+        Some(Pooling::Max) => {
+            let values: Option<Vec<f64>> = rows.iter().map(|row| metrics.number(name, *row)).collect();
+            return values?.into_iter().reduce(f64::max);
+        }
+        Some(Pooling::Completions) => "prompt_share",
+        None if name.starts_with(REWARD_PART) => "prompt_share",
+        Some(Pooling::Tokens | Pooling::Step) | None => "token_share",
     };
     let share = |row: &usize| metrics.number(share, *row).unwrap_or(0.0);
     let whole: f64 = rows.iter().map(share).sum();

@@ -1,64 +1,31 @@
-//! The names of the columns of `metrics.parquet`. The worker writes a column for each field of its row type,
-//! and a test there checks that each is in one of these lists.
+//! The names of the columns of `metrics.parquet`: keys of a row, numbers of the table of
+//! [`mopd_experiment::formula::METRICS`], and columns whose names depend on the stage.
+
+pub use mopd_experiment::formula::{METRICS, MetricDefinition, MetricSubject};
+pub use mopd_experiment::step_metrics;
 
 /// Numbers of each domain, in the order in which they are shown.
-pub const OF_DOMAIN: [&str; 27] = [
-    "reward",
-    "dropped",
-    "divergence",
-    "entropy",
-    "length",
-    "truncated",
-    "signal_mean",
-    "clipped_fraction",
-    "domain_weight",
-    "accepted",
-    "accepted_length",
-    "tokens_per_step",
-    "agreement",
-    "correct_of_others",
-    "unavailable",
-    "unstated",
-    "derived",
-    "replayed",
-    "staleness",
-    "sampler_gap",
-    "sampler_gap_max",
-    "sampler_ratio",
-    "chosen_prompts",
-    "priority",
-    "prompt_share",
-    "token_share",
-    "signal_share",
-];
+pub const OF_DOMAIN: [&str; count(MetricSubject::Domain)] = names(MetricSubject::Domain);
 /// Numbers of the whole step.
-pub const OF_STEP: [&str; 13] = [
-    "loss",
-    "validation_loss",
-    "gradient_norm",
-    "trained_share",
-    "learning_rate",
-    "temperature",
-    "learned",
-    "extrapolated",
-    "judged",
-    "expert_entropy",
-    "expert_largest_share",
-    "seconds",
-    "memory",
-];
-/// Other columns: keys of the row, and numbers that are shown elsewhere or not at all.
-pub const OTHERS: [&str; 12] = [
-    "seed",
-    "stage",
-    "step",
-    "domain",
-    "teacher",
-    "terms",
-    "divergence_floor",
-    "tokens",
-    "rollout_seconds",
-    "scoring_seconds",
-    "update_seconds",
-    "time",
-];
+pub const OF_STEP: [&str; count(MetricSubject::Step)] = names(MetricSubject::Step);
+
+const fn count(subject: MetricSubject) -> usize {
+    let (mut count, mut row) = (0, 0);
+    while row < METRICS.len() {
+        count += (METRICS[row].subject as u8 == subject as u8) as usize;
+        row += 1;
+    }
+    count
+}
+
+const fn names<const COUNT: usize>(subject: MetricSubject) -> [&'static str; COUNT] {
+    let (mut names, mut count, mut row) = ([""; COUNT], 0, 0);
+    while row < METRICS.len() {
+        if METRICS[row].subject as u8 == subject as u8 {
+            names[count] = METRICS[row].name;
+            count += 1;
+        }
+        row += 1;
+    }
+    names
+}

@@ -359,7 +359,7 @@ impl StageTrial<'_> {
             train,
             turn,
             steps,
-            sources: self.sources(train, |data| trained(data, train), verifier)?,
+            sources: self.sources(train, |data| trained(data, train), verifier)?.into(),
             start: train::beginning(train, start, 0, 0),
             models: train.scorer_and_writer_models().map(|id| (id, models.of[&id].clone())).collect(),
             models_fit: Some(self.models_fit()),
@@ -372,7 +372,8 @@ impl StageTrial<'_> {
             validation: match train.options.validation {
                 Some(_) => self.sources(train, validated, verifier)?,
                 None => Vec::new(),
-            },
+            }
+            .into(),
             place: self.context.place,
             kind: self.kind,
             environments: Environments::Untouched,

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use mopd_plan::StepNumber;
+use mopd_plan::columns::step_metrics;
 use mopd_plan::events::MetricsRow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,151 +13,57 @@ use super::parquet;
 use crate::failure::Result;
 use crate::table::{Column, TableWriter, table};
 
-/// Metrics of one training step on the prompts of one domain, or, where data is routed, on those of them that
-/// go to one teacher. Numbers that a stage does not have (a reward without a verifier call, a divergence
-/// without a teacher) are absent, not 0.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepMetrics {
-    pub seed: u64,
-    pub stage: String,
-    /// From 0.
-    pub step: u32,
-    pub domain: String,
-    /// The teacher that these prompts are routed to.
-    pub teacher: Option<String>,
-    /// The terms that the row is about, if some terms have their own completions.
-    #[serde(default)]
-    pub terms: Option<String>,
-    /// Fraction of the step's prompts, over all rows of these terms.
-    pub prompt_share: f64,
-    /// Fraction of the step's completion tokens, over all rows of these terms.
-    pub token_share: f64,
-    /// Mean over completion tokens of log p_student - log p_teacher, in nats; signed.
-    pub divergence: Option<f64>,
-    /// The numerical noise in `divergence`: mean over completion tokens of |log p_student - log p_student|,
-    /// computed once during sampling and once as for the divergence. Absent unless the current student
-    /// sampled the tokens at temperature 1.
-    pub divergence_floor: Option<f64>,
-    /// Fraction of the step's sum of |signal| over completion tokens, over all rows of these terms.
-    pub signal_share: Option<f64>,
-    /// Mean over completion tokens of |signal|.
-    pub signal_mean: Option<f64>,
-    /// Mean over completion tokens of the student's entropy, in nats.
-    pub entropy: Option<f64>,
-    /// Mean tokens of a completion.
-    pub length: Option<f64>,
-    /// Completion tokens that were trained on.
-    #[serde(default)]
-    pub tokens: Option<f64>,
-    /// Share of completions that were cut off before an end token.
-    #[serde(default)]
-    pub truncated: Option<f64>,
-    /// Fraction of completion tokens where a `clip` of the objective is at its bound.
-    pub clipped_fraction: Option<f64>,
-    /// Factor by which `by domain` multiplies the loss of the domain's tokens, or would if it only observes.
-    pub domain_weight: Option<f64>,
-    /// Mean reward of the completions, in [0, 1].
-    pub reward: Option<f64>,
-    /// Number of completions that `keep` dropped; no other metric includes them.
-    #[serde(default)]
-    pub dropped: Option<f64>,
-    /// Number of completions for which some teacher had no input, if the objective reads `available`.
-    #[serde(default)]
-    pub unavailable: Option<f64>,
-    /// Number of panel members, over all prompts, that were to state a confidence but did not.
-    #[serde(default)]
-    pub unstated: Option<f64>,
-    /// For speculative decoding: the accepted share of the verified drafted tokens; and the tokens of a
-    /// completion per draft.
-    #[serde(default)]
-    pub accepted: Option<f64>,
-    #[serde(default)]
-    pub accepted_length: Option<f64>,
-    /// Where a step draws up to two tokens: tokens of the completions per decoding step.
-    #[serde(default)]
-    pub tokens_per_step: Option<f64>,
-    /// Where the objective reads `agreement`: mean similarity of the teachers' continuations to the row's
-    /// blocks.
-    #[serde(default)]
-    pub agreement: Option<f64>,
-    /// Where the objective reads whether other models' completions of the same prompts are correct: the share
-    /// that is.
-    #[serde(default)]
-    pub correct_of_others: Option<f64>,
-    /// Where prompts are derived from completions: the share of completions of such prompts.
-    #[serde(default)]
-    pub derived: Option<f64>,
-    /// Where rollouts are replayed: the share of completions that come, or whose prompts come, from a buffer.
-    #[serde(default)]
-    pub replayed: Option<f64>,
-    /// Where a server samples rollouts: the mean age of its weights, in updates.
-    #[serde(default)]
-    pub staleness: Option<f64>,
-    /// Over the tokens that the student's current weights drew, from the whole distribution at the
-    /// objective's temperature: mean and maximum of |trainer's log p - sampler's log p|, and the mean of
-    /// exp(trainer's - sampler's), which is 1 up to chance.
-    #[serde(default)]
-    pub sampler_gap: Option<f64>,
-    #[serde(default)]
-    pub sampler_gap_max: Option<f64>,
-    #[serde(default)]
-    pub sampler_ratio: Option<f64>,
-    /// Where the stage chooses its prompts: the number chosen from the domain, and the mean of their last
-    /// measured `priority`.
-    #[serde(default)]
-    pub chosen_prompts: Option<f64>,
-    #[serde(default)]
-    pub priority: Option<f64>,
-    /// For the whole step, where the student has experts: the entropy of the experts' shares of tokens,
-    /// divided by its maximum and averaged over layers; and the largest share of an expert.
-    pub expert_entropy: Option<f64>,
-    pub expert_largest_share: Option<f64>,
-    /// Where the weights were extrapolated after the step: the factor on the change since the last time, 1
-    /// if no candidate was better; and the benchmark's score there.
-    #[serde(default)]
-    pub extrapolated: Option<f64>,
-    #[serde(default)]
-    pub judged: Option<f64>,
-    /// Loss of the whole step, all domains and terms together.
-    pub loss: f64,
-    /// If it was computed before the step: mean -log p of the tokens of validation rows, in nats.
-    #[serde(default)]
-    pub validation_loss: Option<f64>,
-    pub learning_rate: f64,
-    /// The sampling temperature of the completions, where it changes during training.
-    #[serde(default)]
-    pub temperature: Option<f64>,
-    /// The value used in the step, where a setting is `learned`.
-    #[serde(default)]
-    pub learned: Option<f64>,
-    /// Global norm of the step's gradient before clipping.
-    pub gradient_norm: f64,
-    /// Where single elements of the weights train: their share of all elements.
-    #[serde(default)]
-    pub trained_share: Option<f64>,
-    /// Wall time of the whole step.
-    pub seconds: f64,
-    /// Parts of `seconds`: rollouts and their rewards; forward passes of all models; gradient and update.
-    pub rollout_seconds: f64,
-    pub scoring_seconds: f64,
-    pub update_seconds: f64,
-    /// Time at the end of the step, in seconds since 1970.
-    #[serde(default)]
-    pub time: Option<f64>,
-    /// Resident memory of the worker at that time, in bytes; absent where the system does not report it.
-    #[serde(default)]
-    pub memory: Option<u64>,
-    /// Mean reward of each part of the verifier, if it has several: a column `reward.<name>` each.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub reward_parts: BTreeMap<String, f64>,
-    /// The states of the objective at the beginning of the step: a column `state.<name>` each.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub states: BTreeMap<String, f64>,
-    /// Where gradients of parts of the loss are compared: columns `grad_norm.<a>` and `alignment.<a>.<b>`,
-    /// the cosine.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub alignment: BTreeMap<String, f64>,
+/// A row has a field and a column for each number in the table of the numbers of a step.
+macro_rules! declare {
+    ($(
+        $(#[doc = $doc:literal])*
+        $name:ident: $type:ty, $subject:ident $(($title:literal, $unit:literal))?, $pooling:ident
+        $(, guard($number:ident: $guard_unit:ident))?;
+    )*) => {
+        /// Metrics of one training step on the prompts of one domain, or, where data is routed, on those of
+        /// them that go to one teacher. Numbers that a stage does not have (a reward without a verifier
+        /// call, a divergence without a teacher) are absent, not 0.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        pub struct StepMetrics {
+            pub seed: u64,
+            pub stage: String,
+            /// From 0.
+            pub step: u32,
+            pub domain: String,
+            /// The teacher that these prompts are routed to.
+            pub teacher: Option<String>,
+            /// The terms that the row is about, if some terms have their own completions.
+            pub terms: Option<String>,
+            $($(#[doc = $doc])* pub $name: $type,)*
+            /// Mean reward of each part of the verifier, if it has several: a column `reward.<name>` each.
+            #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+            pub reward_parts: BTreeMap<String, f64>,
+            /// The states of the objective at the beginning of the step: a column `state.<name>` each.
+            #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+            pub states: BTreeMap<String, f64>,
+            /// Where gradients of parts of the loss are compared: columns `grad_norm.<a>` and
+            /// `alignment.<a>.<b>`, the cosine.
+            #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+            pub alignment: BTreeMap<String, f64>,
+        }
+
+        impl StepMetrics {
+            /// A number that guards can read.
+            pub fn number(&self, number: StepNumber) -> Option<f64> {
+                match number {
+                    $($(StepNumber::$number => self.$name.into(),)?)*
+                }
+            }
+
+            /// A column for each field but the maps.
+            fn table(rows: &[StepMetrics]) -> Vec<Column> {
+                table!(rows; seed, stage, step, domain, teacher, terms, $($name),*)
+            }
+        }
+    };
 }
+
+step_metrics!(declare);
 
 impl StepMetrics {
     /// The row for events: a column per field, with the names of the file.
@@ -206,60 +114,7 @@ impl NamedColumns {
 
     /// A column per field of [`StepMetrics`], and one per name of these columns; absent numbers are null.
     fn table(&self, rows: &[StepMetrics]) -> Vec<Column> {
-        let mut table = table!(rows;
-            seed,
-            stage,
-            step,
-            domain,
-            teacher,
-            terms,
-            prompt_share,
-            token_share,
-            divergence,
-            divergence_floor,
-            signal_share,
-            signal_mean,
-            entropy,
-            length,
-            tokens,
-            truncated,
-            clipped_fraction,
-            domain_weight,
-            reward,
-            dropped,
-            unavailable,
-            unstated,
-            accepted,
-            accepted_length,
-            tokens_per_step,
-            agreement,
-            correct_of_others,
-            derived,
-            replayed,
-            staleness,
-            sampler_gap,
-            sampler_gap_max,
-            sampler_ratio,
-            chosen_prompts,
-            priority,
-            expert_entropy,
-            expert_largest_share,
-            extrapolated,
-            judged,
-            loss,
-            validation_loss,
-            learning_rate,
-            temperature,
-            learned,
-            gradient_norm,
-            trained_share,
-            seconds,
-            rollout_seconds,
-            scoring_seconds,
-            update_seconds,
-            time,
-            memory,
-        );
+        let mut table = StepMetrics::table(rows);
         type Values = fn(&StepMetrics) -> &BTreeMap<String, f64>;
         let named: [(&str, &BTreeSet<String>, Values); 3] = [
             ("reward.", &self.reward_parts, |row| &row.reward_parts),
@@ -302,7 +157,6 @@ pub fn write_parquet(
 
 #[cfg(test)]
 mod tests {
-    use mopd_plan::columns::{OF_DOMAIN, OF_STEP, OTHERS};
     use mopd_plan::events::ColumnValues;
 
     use super::*;
@@ -314,57 +168,17 @@ mod tests {
             stage: "expert[sort]".to_owned(),
             step,
             domain: "sort".to_owned(),
-            teacher: None,
-            terms: None,
             prompt_share: 0.5,
             token_share: 1.0 / 3.0,
-            divergence: None,
             divergence_floor: Some(1e-7),
-            signal_share: Some(0.25),
             signal_mean: Some(-0.0),
-            entropy: Some(0.3),
-            length: Some(7.5),
-            tokens: Some(30.0),
-            truncated: Some(0.5),
-            clipped_fraction: None,
-            domain_weight: Some(1.25),
             reward: Some(1.0),
-            dropped: Some(3.0),
-            unavailable: None,
-            unstated: Some(2.0),
-            accepted: None,
-            accepted_length: Some(2.5),
-            tokens_per_step: Some(1.25),
-            agreement: Some(0.375),
-            correct_of_others: Some(0.25),
-            derived: Some(0.125),
-            replayed: None,
-            staleness: Some(1.5),
-            sampler_gap: Some(0.0078125),
-            sampler_gap_max: None,
-            sampler_ratio: Some(1.0),
-            chosen_prompts: Some(12.0),
-            priority: Some(-0.25),
-            expert_entropy: None,
-            expert_largest_share: Some(0.5),
-            extrapolated: Some(3.0),
-            judged: None,
             loss: -1.5e-300,
-            validation_loss: Some(2.5),
             learning_rate: 1e-3,
-            temperature: Some(0.75),
-            learned: Some(0.75),
             gradient_norm: 2.0,
-            trained_share: Some(0.0625),
             seconds: 0.125,
-            rollout_seconds: 0.0625,
-            scoring_seconds: 0.03125,
-            update_seconds: 0.03125,
             time: Some(1.5e9 + 0.25),
-            memory: None,
-            reward_parts: BTreeMap::new(),
-            states: BTreeMap::new(),
-            alignment: BTreeMap::new(),
+            ..StepMetrics::default()
         }
     }
 
@@ -421,17 +235,6 @@ mod tests {
         assert_eq!(column("clipped_fraction"), ColumnValues::Numbers(vec![None; 2]));
         assert_eq!(column("loss"), ColumnValues::Numbers(vec![Some(-1.5e-300); 2]));
         assert_eq!(column("seconds"), ColumnValues::Numbers(vec![Some(0.125); 2]));
-    }
-
-    /// A column that is in none of the lists would be in no curve and in no tracker.
-    #[test]
-    fn every_column_is_one_that_is_shown_or_known_not_to_be() {
-        let mut listed = [&OF_DOMAIN[..], &OF_STEP, &OTHERS].concat();
-        let table = NamedColumns::default().table(&[row(0)]);
-        let mut written: Vec<&str> = table.iter().map(|column| &*column.name).collect();
-        listed.sort_unstable();
-        written.sort_unstable();
-        assert_eq!(written, listed);
     }
 
     #[test]

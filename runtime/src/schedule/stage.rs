@@ -281,7 +281,7 @@ impl Scheduler<'_> {
             turn,
             steps,
             guards_from: self.guards_from(index),
-            sources: self.sources(settings, |data| trained(data, settings))?,
+            sources: self.sources(settings, |data| trained(data, settings))?.into(),
             start: train::beginning(settings, &self.input(job, settings.start), seed, stream),
             models: inputs.map(|id| (id, self.input(job, id))).collect(),
             models_fit: None,
@@ -293,7 +293,8 @@ impl Scheduler<'_> {
             validation: match settings.options.validation {
                 Some(_) => self.sources(settings, validated)?,
                 None => Vec::new(),
-            },
+            }
+            .into(),
             place: self.place,
             kind: self.kind(),
             environments: Environments::In(&self.base),

@@ -63,9 +63,6 @@ pub struct TrainPosition {
     /// server's identity, and its numbers as bits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<(String, Vec<u32>)>,
-    /// Number of finished steps at the last extrapolation of the weights.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub extrapolated: u32,
     #[serde(flatten)]
     pub first: PartPosition,
     /// Positions of terms with their own completions.
@@ -76,6 +73,19 @@ pub struct TrainPosition {
     pub others: Vec<TrainPosition>,
     #[serde(flatten)]
     pub losses: LossesPosition,
+    #[serde(flatten)]
+    pub hooks: HookNumbers,
+}
+
+/// Numbers that the hooks of a stage keep.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HookNumbers {
+    /// Number of finished steps at the last extrapolation of the weights.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub extrapolated: u32,
+    /// The step before which the validation loss was last computed, and the loss as bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validated: Option<(u32, u64)>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -129,9 +139,6 @@ pub struct LossesPosition {
     /// The states of the objective by name, as bits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, u64>,
-    /// The step before which the validation loss was last computed, and the loss as bits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validated: Option<(u32, u64)>,
 }
 
 /// Weights on a server of rollouts.

@@ -13,11 +13,11 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Agreement, Axis, Objective, Sampling, Signal};
 use tch::no_grad_guard;
 
-use super::batches::number;
 use super::models::ScorerRef;
+use super::objective::ObjectiveProgram;
+use super::rollouts::Rollouts;
 use super::scoring::{Scoring, ScoringRun, missing_scorer, runs};
 use super::sequences::Sequences;
-use super::stage::Stage;
 use super::views::ScorerPrompts;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -26,8 +26,30 @@ use crate::rollout::{Completion, Prompt, rollout};
 use crate::tokenizer::{Token, TokenBytes, Tokenizer};
 use crate::zip::zip_equal;
 
+/// Adds the blocks of a batch, where the objective reads numbers per block, and the agreements about them.
+pub fn add_blocks(
+    scoring: &Scoring,
+    program: &ObjectiveProgram,
+    agreements: Option<&Agreements>,
+    rollouts: &Rollouts,
+    step: u32,
+    batch: &mut Batch,
+) -> Result<()> {
+    let objective = &scoring.stage.train.objective;
+    let Some(chosen) = objective.chosen else { return Ok(()) };
+    // The program itself determines which tokens form a block, so its terms apply to the same tokens.
+    fill_placeholders(objective, batch);
+    let outputs = program.run(batch)?;
+    let chosen = outputs.get(chosen);
+    batch.layout.blocks = Some(TokenPartition::of_chosen(&batch.layout, chosen));
+    match agreements {
+        Some(agreements) => agreements.add(scoring, &rollouts.sequences, chosen, step, batch),
+        None => Ok(()),
+    }
+}
+
 /// Sets placeholders (0) before blocks are known. The choice of the blocks does not read them.
-pub fn fill_placeholders(objective: &Objective, batch: &mut Batch) {
+fn fill_placeholders(objective: &Objective, batch: &mut Batch) {
     let blocks = batch.layout.len(Axis::Block);
     set(batch, objective.agreements().iter().map(|agreement| (agreement.signal(), vec![0.0; blocks])));
 }
@@ -61,18 +83,17 @@ impl Agreements {
     ///
     /// # Errors
     /// If the tokens of the student's tokenizer are not pieces of text.
-    pub fn of_stage(stage: &Stage) -> Result<Option<Agreements>> {
-        let asked = stage.train.objective.agreements();
+    pub fn new(objective: &Objective, tokenizer: &Arc<Tokenizer>) -> Result<Option<Agreements>> {
+        let asked = objective.agreements();
         if asked.is_empty() {
             return Ok(None);
         }
-        let tokenizer = stage.start.tokenizer.clone();
-        let bytes = TokenBytes::new(&tokenizer)?;
-        Ok(Some(Agreements { asked, tokenizer, bytes }))
+        let bytes = TokenBytes::new(tokenizer)?;
+        Ok(Some(Agreements { asked, tokenizer: tokenizer.clone(), bytes }))
     }
 
     /// Adds the agreements of a batch whose blocks are known; `chosen` marks the tokens in blocks.
-    pub fn add(
+    fn add(
         &self,
         scoring: &Scoring,
         sequences: &Sequences,
@@ -130,10 +151,11 @@ impl Agreements {
             let decoder = decoder.as_deref().unwrap_or(scoring.model);
             let context = decoder.config.context;
             let (sees, now) = (models.view(scorer), scoring.now(step));
-            let shown = ScorerPrompts::new(stage, sees, context, sequences, members, now)?;
+            let shown = ScorerPrompts::new(stage.texts(), sees, context, sequences, members, now)?;
             let before = own.iter().map(|Block { member, tokens, .. }| {
                 let sequence = &sequences.list[*member];
-                [shown.prompt(stage, sequence, *member), &sequence.completion[..tokens.start]].concat()
+                [shown.prompt(&stage.sources, sequence, *member), &sequence.completion[..tokens.start]]
+                    .concat()
             });
             let before: Vec<Vec<Token>> = before.collect();
             let prompts = zip_equal(own, &before).map(|(Block { member, tokens, .. }, before)| {
@@ -146,7 +168,7 @@ impl Agreements {
                 let first = sample[*member].wrapping_mul(context as u32).wrapping_add(tokens.start as u32);
                 Ok(Prompt {
                     tokens: before,
-                    id: number(stage, draw),
+                    id: stage.sources.number(draw),
                     sample: first.wrapping_mul(agreement.samples),
                     limit: Some(tokens.len() as u32),
                 })

@@ -4,42 +4,40 @@
 use mopd_expr::batch::Batch;
 use mopd_expr::interpret::interpret;
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Formula, PlainSignal, Signal};
+use mopd_plan::{Formula, PlainSignal, Signal, StageStep};
 
 use super::sequences::{Group, Sequences};
-use super::stage::Stage;
 use crate::failure::{Error, Result};
 use crate::rollout::Sequence;
 use crate::tokenizer::{Token, Tokenizer};
 
 /// The value of a formula of rewards and lengths for each group.
 pub fn of_groups(
-    stage: &Stage,
     formula: &Formula,
     groups: &[Group],
-    step: u32,
+    domains: usize,
+    step: StageStep,
     what: &str,
 ) -> Result<Vec<f64>> {
-    let sequences = Sequences::of_groups(groups.to_vec(), stage.sources.len());
-    of_completions(stage, formula, &sequences, Vec::new(), step, what)
+    let sequences = Sequences::of_groups(groups.to_vec(), domains);
+    of_completions(formula, &sequences, Vec::new(), step, what)
 }
 
 /// The same for each element of the formula's axis, with further signals in `known`.
 pub fn of_completions(
-    stage: &Stage,
     formula: &Formula,
     sequences: &Sequences,
     known: Vec<(Signal, Vec<f32>)>,
-    step: u32,
+    step: StageStep,
     what: &str,
 ) -> Result<Vec<f64>> {
-    let mut batch = judged(stage, sequences, step);
+    let mut batch = judged(sequences, step);
     batch.signals.extend(known);
     value_of(formula, &batch, what)
 }
 
 /// The signals of completions that are known before any model scores them.
-pub fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> Batch {
+pub fn judged(sequences: &Sequences, step: StageStep) -> Batch {
     let list = &sequences.list;
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
@@ -61,7 +59,8 @@ pub fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> Batch {
         let values: Option<Vec<f32>> = list.iter().map(of).collect();
         signals.extend(values.map(|values| (Signal::RewardPart { part: part.clone() }, values)));
     }
-    Batch { layout: sequences.layout.clone(), signals, step, steps: stage.steps, ..Batch::default() }
+    let StageStep { step, steps } = step;
+    Batch { layout: sequences.layout.clone(), signals, step, steps, ..Batch::default() }
 }
 
 /// The value for each element of the formula's axis.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mopd_expr::batch::Batch;
 use mopd_plan::events::Seconds;
-use mopd_plan::{Objective, Signal, StageStep};
+use mopd_plan::{Objective, Producer, Signal, StageStep};
 
 use super::agreement;
 use super::objective::Outputs;
@@ -21,8 +21,6 @@ use crate::zip::zip_equal;
 pub struct StepTotals {
     pub step: u32,
     pub loss: f64,
-    /// `None` where it was not computed before this step.
-    pub validation_loss: Option<f64>,
     /// The values that the step began with.
     pub states: BTreeMap<String, f64>,
     pub learning_rate: f64,
@@ -33,8 +31,6 @@ pub struct StepTotals {
     /// By source: the number of chosen prompts and their mean priority; `None` where prompts are not chosen.
     pub chosen: Vec<Option<(usize, Option<f64>)>>,
     pub gradient_norm: f64,
-    /// For parts of the loss: norms of their gradients, and cosines between them.
-    pub alignment: BTreeMap<String, f64>,
     pub seconds: Seconds,
     /// Of the student, if it has experts.
     pub experts: Option<ExpertLoad>,
@@ -52,9 +48,9 @@ pub fn diagnose(
     numbers: &StepTotals,
     several: bool,
 ) -> Vec<StepMetrics> {
-    let objective = &stage.train.objective;
+    let (objective, producer) = (&stage.train.objective, &stage.train.rollout.producer);
     let terms = terms(objective, several, stage.turn.name);
-    let sections = stage.sections();
+    let sections = stage.sources.sections();
     let dropped = |index: usize| Some(f64::from(sequences.dropped.as_ref()?[index]));
     let nothing = |index: usize| StepMetrics {
         dropped: dropped(index),
@@ -70,7 +66,7 @@ pub fn diagnose(
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =
         [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));
-    let compared = sampler_gap::compared(stage, sequences, batch, numbers.drawn, numbers.step);
+    let compared = sampler_gap::compared(stage.train, sequences, batch, numbers.drawn, numbers.step);
     let [clipped, domain_weight] =
         [objective.clipped, objective.domain_weight].map(|node| node.map(|node| outputs.get(node)));
     let all_tokens = sequences.layout.tokens() as f64;
@@ -80,7 +76,7 @@ pub fn diagnose(
     let mut rows = Vec::new();
     let mut token = 0;
     for (index, section) in sections.iter().enumerate() {
-        let members = sequences.of_sections(stage, index..index + 1);
+        let members = sequences.of_sections(&stage.sources, index..index + 1);
         let own = &sequences.list[members.clone()];
         let count: usize = own.iter().map(|sequence| sequence.trained()).sum();
         // Sequences of a section are adjacent, so its tokens are one range.
@@ -122,7 +118,7 @@ pub fn diagnose(
                 let missing = zip_equal(own, &missing[members]);
                 missing.filter(|(sequence, missing)| **missing && !sequence.is_rejected()).count() as f64
             }),
-            unstated: unstated_confidences(stage, sequences, own),
+            unstated: unstated_confidences(&stage.train.panels, sequences, own),
             accepted: acceptance.map(|[accepted, _]| accepted),
             accepted_length: acceptance.map(|[_, length]| length),
             tokens_per_step: tokens_per_step(own),
@@ -130,8 +126,8 @@ pub fn diagnose(
                 .chosen
                 .and_then(|chosen| agreement::mean(objective, batch, outputs.get(chosen), range.clone())),
             correct_of_others: correct_of_others(own),
-            derived: derived(stage, own),
-            replayed: replayed(stage, own),
+            derived: derived(producer, own),
+            replayed: replayed(producer, own),
             staleness: staleness(own, numbers.step),
             sampler_gap: gap.map(|gap| gap.mean),
             sampler_gap_max: gap.map(|gap| gap.max),
@@ -207,13 +203,13 @@ fn correct_of_others(own: &[Sequence]) -> Option<f64> {
 }
 
 /// The share of completions whose prompts were derived; `None` in a stage that derives none.
-fn derived(stage: &Stage, own: &[Sequence]) -> Option<f64> {
-    (!stage.train.rollout.producer.derives().is_empty()).then(|| share(own, |sequence| sequence.derived))
+fn derived(producer: &Producer, own: &[Sequence]) -> Option<f64> {
+    (!producer.derives().is_empty()).then(|| share(own, |sequence| sequence.derived))
 }
 
 /// The share of completions that are replayed; `None` in a stage that replays none.
-fn replayed(stage: &Stage, own: &[Sequence]) -> Option<f64> {
-    stage.train.rollout.producer.replays().then(|| share(own, |sequence| sequence.replayed))
+fn replayed(producer: &Producer, own: &[Sequence]) -> Option<f64> {
+    producer.replays().then(|| share(own, |sequence| sequence.replayed))
 }
 
 /// The mean age, in updates, of the weights that a server sampled the completions with; `None` without such
@@ -238,43 +234,13 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         domain: stage.sources[section.source].name.to_owned(),
         teacher: section.teacher.map(|teacher| teacher.name.clone()),
         terms: terms.clone(),
-        prompt_share: 0.0,
-        token_share: 0.0,
-        divergence: None,
-        divergence_floor: None,
-        signal_share: None,
-        signal_mean: None,
-        entropy: None,
-        length: None,
-        tokens: None,
-        truncated: None,
-        clipped_fraction: None,
-        domain_weight: None,
-        reward: None,
-        dropped: None,
-        unavailable: None,
-        unstated: None,
-        accepted: None,
-        accepted_length: None,
-        tokens_per_step: None,
-        agreement: None,
-        correct_of_others: None,
-        derived: None,
-        replayed: None,
-        staleness: None,
-        sampler_gap: None,
-        sampler_gap_max: None,
-        sampler_ratio: None,
         chosen_prompts: chosen.map(|(prompts, _)| prompts as f64),
         priority: chosen.and_then(|(_, priority)| priority),
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
-        extrapolated: None,
-        judged: None,
         loss: numbers.loss,
-        validation_loss: numbers.validation_loss,
         learning_rate: numbers.learning_rate,
-        temperature: temperature(stage, numbers.drawn),
+        temperature: temperature(&stage.train.rollout.producer, numbers.drawn),
         learned: numbers.learned,
         gradient_norm: numbers.gradient_norm,
         trained_share: numbers.trained_share,
@@ -282,16 +248,13 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         rollout_seconds: numbers.seconds.rollout,
         scoring_seconds: numbers.seconds.scoring,
         update_seconds: numbers.seconds.update,
-        time: None,
-        memory: None,
-        reward_parts: BTreeMap::new(),
         states: numbers.states.clone(),
-        alignment: numbers.alignment.clone(),
+        ..StepMetrics::default()
     }
 }
 
 /// The sampling temperature of the completions, where it changes during training.
-fn temperature(stage: &Stage, drawn: StageStep) -> Option<f64> {
-    let sampling = stage.train.rollout.producer.sampling()?;
+fn temperature(producer: &Producer, drawn: StageStep) -> Option<f64> {
+    let sampling = producer.sampling()?;
     sampling.temperature.schedule().map(|schedule| schedule.at(drawn.step, drawn.steps))
 }

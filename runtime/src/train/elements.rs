@@ -6,17 +6,18 @@
 //! with. This equals training with the other gradients set to 0 before clipping, as in the papers, but keeps
 //! no moments of elements that never change.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Trainable, WeightFilter};
+use mopd_plan::{ModelId, Trainable, WeightFilter};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::stage::Stage;
 use crate::failure::{Error, Result};
 use crate::machine::transfer::upload;
 use crate::model::change::ModelChange;
-use crate::model::{EntryKind, ParameterEntry, layout};
+use crate::model::{EntryKind, ParameterEntry, Weights, layout};
 
 /// The most elements of a piece in which only some train: it bounds temporary memory.
 const PIECE: usize = 1 << 24;
@@ -79,14 +80,18 @@ pub struct Elements {
 
 impl Elements {
     /// The elements of a stage that trains the model's own weights.
-    pub fn new(stage: &Stage, device: Device) -> Result<Elements> {
-        let Trainable::Weights { only, except } = &stage.train.trainable else {
+    pub fn new(
+        trainable: &Trainable,
+        start: &Weights,
+        models: &HashMap<ModelId, Arc<Weights>>,
+        device: Device,
+    ) -> Result<Elements> {
+        let Trainable::Weights { only, except } = trainable else {
             unreachable!("an adapter is beside weights that stay")
         };
-        let start = &stage.start;
-        let mut changes: Vec<ModelChange> = (stage.train.trainable.changes())
+        let mut changes: Vec<ModelChange> = (trainable.changes())
             .map(|changed| {
-                let [after, before] = [changed.after, changed.before].map(|id| &*stage.models[&id]);
+                let [after, before] = [changed.after, changed.before].map(|id| &*models[&id]);
                 ModelChange::new(after, before, changed.beyond)
             })
             .collect();

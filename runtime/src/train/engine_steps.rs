@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use mopd_expr::batch::Batch;
 use mopd_plan::events::{Event, FailureKind, Seconds};
-use mopd_plan::{Axis, Signal, StageStep};
+use mopd_plan::{Axis, Signal};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -105,7 +105,7 @@ impl<'a> EngineSteps<'a> {
         groups.flat_map(move |(number, group)| {
             let row = |sequence: &Sequence| {
                 json!({
-                    "prompt": sequence.prompt(self.stage),
+                    "prompt": sequence.prompt(&self.stage.sources),
                     "completion": (!self.samples).then_some(&sequence.completion),
                     "written": sequence.written.as_ref()
                         .map(|written| written.iter().copied().map(u8::from).collect::<Vec<u8>>()),
@@ -141,7 +141,7 @@ impl<'a> EngineSteps<'a> {
     pub fn judged(&self, asked: &ToJudge) -> Result<Vec<Group>> {
         let mut groups = self.sequences(asked.step, &asked.completions)?;
         if self.samples {
-            judge(self.stage, groups.iter_mut().flatten())?;
+            judge(self.stage.texts(), groups.iter_mut().flatten())?;
         }
         Ok(groups)
     }
@@ -170,7 +170,7 @@ impl<'a> EngineSteps<'a> {
             sequence.truncated = if self.samples { *truncated } else { sequence.truncated };
         }
         let sequences = Sequences::of_groups(groups, stage.sources.len());
-        let mut signals = of_data(stage, &sequences)?;
+        let mut signals = of_data(stage.train, &stage.sources, &sequences)?;
         for (signal, values) in &reported.signals {
             if !signals.iter().any(|(known, _)| known == signal) {
                 signals.push((signal.clone(), self.numbers(step, values, &sequences, signal.axis())?));
@@ -192,9 +192,9 @@ impl<'a> EngineSteps<'a> {
             steps: stage.steps,
             ..Batch::default()
         };
-        non_finite::check_signals(stage, &sequences, &batch)?;
+        non_finite::check_signals(objective, &stage.sources, &sequences, &batch)?;
         let outputs = self.program.run(&batch)?;
-        non_finite::check(stage, &sequences, &outputs)?;
+        non_finite::check(objective, &stage.sources, &sequences, &outputs)?;
         let own = f64::from(outputs.get(objective.loss)[0]);
         if (own - loss).abs() > TOLERANCE * loss.abs().max(1.0) {
             let what = format!("its loss is {loss}, but on its numbers the objective is {own}");
@@ -209,14 +209,12 @@ impl<'a> EngineSteps<'a> {
         let numbers = StepTotals {
             step,
             loss,
-            validation_loss: None,
             states: Default::default(),
             learning_rate,
-            drawn: StageStep { step, steps: stage.steps },
+            drawn: stage.step(step),
             learned: None,
             chosen: vec![None; stage.sources.len()],
             gradient_norm,
-            alignment: Default::default(),
             seconds,
             experts: None,
             trained_share: None,

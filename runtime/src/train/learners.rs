@@ -3,10 +3,9 @@
 use std::rc::Rc;
 
 use super::batches::RolloutCache;
-use super::guards::TriggeredGuard;
+use super::hooks::StepAction;
 use super::scoring::ScoreCache;
 use super::stage::Stage;
-use super::student::StudentWeights;
 use super::trainer::{RestoreMode, Trainer};
 use crate::failure::Result;
 use crate::model::{Decoder, Weights};
@@ -44,8 +43,7 @@ impl<'a> Learners<'a> {
         cache: Option<RolloutCache>,
         scores: Option<ScoreCache<'a>>,
     ) -> Result<Learners<'a>> {
-        let models: Vec<Rc<Decoder>> =
-            parts.iter().map(|stages| StudentWeights::decoder(&stages[0])).collect();
+        let models: Vec<Rc<Decoder>> = parts.iter().map(|stages| Rc::new(stages[0].student())).collect();
         let trainer = |(place, stages): (usize, &'a Vec<Stage<'a>>)| {
             Trainer::among(stages, place, &models, cache, scores)
         };
@@ -58,20 +56,20 @@ impl<'a> Learners<'a> {
         self.0.iter().position(its).expect("each turn is one model's")
     }
 
-    /// Extrapolates the weights of each model after `steps` steps, where its stage does that.
-    pub fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
-        self.0.iter_mut().try_for_each(|trainer| trainer.extrapolate(steps, record))
+    /// Between two steps, after `steps` of them.
+    pub fn between_steps(&mut self, steps: u32, record: &mut Record) -> Result<()> {
+        self.0.iter_mut().try_for_each(|trainer| trainer.between_steps(steps, record))
     }
 
-    /// Replays a record's steps in the guards; returns the actions that they took.
-    pub fn replay_guards(&mut self, record: &Record) -> Vec<TriggeredGuard<'a>> {
-        self.0.iter_mut().for_each(|trainer| trainer.guards.replay(&record.rows));
-        self.triggered()
+    /// What the hooks of all models ask for since the last call.
+    pub fn take_actions(&mut self) -> Vec<StepAction> {
+        let hooks = self.0.iter_mut().flat_map(|trainer| &mut trainer.hooks);
+        hooks.flat_map(|hook| hook.take_actions()).collect()
     }
 
-    /// The guards' actions since the last call.
-    pub fn triggered(&mut self) -> Vec<TriggeredGuard<'a>> {
-        self.0.iter_mut().flat_map(|trainer| trainer.guards.take_triggered()).collect()
+    /// Warnings after the last step.
+    pub fn end_of_training(&self) -> Vec<String> {
+        self.0.iter().flat_map(|trainer| &trainer.hooks).flat_map(|hook| hook.end_of_training()).collect()
     }
 
     pub fn state(
@@ -103,9 +101,7 @@ impl<'a> Learners<'a> {
             let own = state.tensors.0.iter().filter_map(|(name, tensor)| {
                 Some((name.strip_prefix(&prefix)?.to_owned(), tensor.shallow_clone()))
             });
-            let tensors = StateTensors(own.collect());
-            let state = TrainState { position: position.clone(), tensors, record: Record::default() };
-            trainer.restore(&state, mode)
+            trainer.restore_from(position, &StateTensors(own.collect()), &state.record.rows, mode)
         })
     }
 
@@ -113,11 +109,12 @@ impl<'a> Learners<'a> {
     pub fn trained_models(self) -> (Weights, Vec<Weights>) {
         // Frees what only further training needs before the results take memory.
         let left = |trainer| {
-            let Trainer { stage, student, .. } = trainer;
-            (stage, student.finish())
+            let Trainer { stage, student, hooks, .. } = trainer;
+            (stage, student.finish(), hooks.iter().find_map(|hook| hook.result()))
         };
         let left: Vec<_> = self.0.into_iter().map(left).collect();
-        let mut answers = left.into_iter().map(|(stage, student)| student.result(stage));
+        let mut answers =
+            left.into_iter().map(|(stage, student, parameters)| student.result(&stage.start, parameters));
         (answers.next().expect("a stage trains a model"), answers.collect())
     }
 }

@@ -1,20 +1,19 @@
 //! Mini-batches: several updates from one batch of rollouts, each from a part of its prompts.
 
 use super::sequences::{Group, Sequences};
-use super::stage::Stage;
-use crate::random::{Key, Purpose, permutation};
+use super::stage::StageKeys;
+use crate::random::{Purpose, permutation};
 
-/// The mini-batches of the batch that `step` draws, in the order of their updates. Prompts are chosen at
-/// random; each mini-batch has its share of those of each source, as far as whole prompts allow. A group is
-/// never divided: its completions are compared with each other. The order within a mini-batch is that of the
-/// batch.
-pub fn divided(stage: &Stage, batch: Sequences, step: u32) -> Vec<Sequences> {
-    let parts = stage.train.options.mini_batches.max(1) as usize;
+/// The `parts` mini-batches of the batch that `step` draws, in the order of their updates. Prompts are chosen
+/// at random; each mini-batch has its share of those of each source, as far as whole prompts allow. A group
+/// is never divided: its completions are compared with each other. The order within a mini-batch is that of
+/// the batch.
+pub fn divided(parts: usize, batch: Sequences, domains: usize, keys: StageKeys, step: u32) -> Vec<Sequences> {
     if parts == 1 {
         return vec![batch];
     }
     let groups: Vec<Group> = batch.groups().map(<[_]>::to_vec).collect();
-    let place = places(stage, groups.iter().map(|group| group[0].source), step);
+    let place = places(parts, groups.iter().map(|group| group[0].source), keys, step);
     let sections = batch.dropped.as_ref().map_or(0, Vec::len);
     let mini_batch = |part: usize| {
         let own = || (0..groups.len()).filter(|group| place[*group] == part);
@@ -24,7 +23,7 @@ pub fn divided(stage: &Stage, batch: Sequences, step: u32) -> Vec<Sequences> {
             0 => batch.dropped.clone(),
             _ => batch.dropped.as_ref().map(|_| vec![0; sections]),
         };
-        Sequences::of_groups(own().map(|group| groups[group].clone()).collect(), stage.sources.len())
+        Sequences::of_groups(own().map(|group| groups[group].clone()).collect(), domains)
             .drawn(draws)
             .without(dropped)
             .debated(batch.debates.clone())
@@ -34,10 +33,9 @@ pub fn divided(stage: &Stage, batch: Sequences, step: u32) -> Vec<Sequences> {
 
 /// The mini-batch of each prompt of the batch that `step` draws, from its source. Those of a source are
 /// adjacent.
-pub fn places(stage: &Stage, sources: impl Iterator<Item = usize>, step: u32) -> Vec<usize> {
-    let parts = stage.train.options.mini_batches.max(1) as usize;
+pub fn places(parts: usize, sources: impl Iterator<Item = usize>, keys: StageKeys, step: u32) -> Vec<usize> {
     // Without the part of the stage: the completions of a prompt for several terms stay in one mini-batch.
-    let key = Key::new(stage.seed, stage.stream, Purpose::MiniBatch, u64::from(step));
+    let key = keys.shared(Purpose::MiniBatch, u64::from(step));
     dealt(sources, parts, |source, count| permutation(key.row(source as u32, 0), count))
 }
 
@@ -62,6 +60,7 @@ fn dealt(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Key;
 
     #[test]
     fn each_source_is_dealt_evenly() {

@@ -18,31 +18,28 @@
 //! - distributions over the vocabulary, and the models that they come from: [`tensor_graph`], [`vocabulary`],
 //!   [`other_tokenizer`], [`models`]
 //! - the weights that are updated: [`student`]
-//! - step 1, the batch: [`privacy`], [`mini_batches`], [`batches`], [`rollouts`]
-//! - steps 2 to 5, scores, signals, objective and gradient: [`scoring`], [`agreement`], [`alignment`],
-//!   [`non_finite`], [`sampler_gap`], [`part`]
-//! - numbers about a step: [`diagnostics`], [`tokens`], [`guards`], [`monitor`], [`progress`]
+//! - step 1, the batch: [`rollouts`], [`privacy`], [`mini_batches`], [`batches`]
+//! - steps 2 to 5, scores, signals, objective and gradient: [`scoring`], [`agreement`], [`non_finite`],
+//!   [`sampler_gap`], [`part`]
+//! - numbers about a step: [`diagnostics`], [`tokens`], [`progress`]
 //! - the steps of a stage that another engine trains: [`engine_steps`]
-//! - what happens between two updates: [`validation`], [`extrapolate`]
+//! - what a stage does besides updates, a file for each feature: [`hooks`]
 //! - a whole step, with step 6, the update: [`trainer`]
 //! - the loop over the steps: [`learners`], [`checkpoints`], [`steps`]
 
 mod agreement;
-mod alignment;
 mod batches;
 mod checkpoints;
 mod completions;
 mod diagnostics;
 mod elements;
 mod engine_steps;
-mod extrapolate;
-pub mod guards;
+mod hooks;
 mod learner_turn;
 mod learners;
 mod master;
 mod mini_batches;
 mod models;
-mod monitor;
 mod non_finite;
 mod objective;
 mod optimizer;
@@ -65,13 +62,13 @@ mod tests;
 mod tokens;
 pub mod trained;
 mod trainer;
-mod validation;
 mod views;
 pub mod vocabulary;
 
 pub use self::batches::RolloutCache;
 pub use self::checkpoints::{Checkpoints, Pace};
 pub use self::engine_steps::{EngineSteps, ReportedStep, ToJudge};
+pub use self::hooks::guards;
 pub use self::learner_turn::LearnerTurn;
 pub use self::models::fits_in_memory;
 pub use self::non_finite::check_weights;

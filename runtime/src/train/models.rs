@@ -20,7 +20,7 @@ use super::vocabulary::{LazyTensor, LmHead, LmHeadInFile};
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::model::{Config, Decoder, ScoringDecoder, StreamedDecoder, Weights};
-use crate::remote::Server;
+use crate::remote::{Server, Servers};
 use crate::store::state::StateTensors;
 
 /// A model by its weights.
@@ -211,7 +211,7 @@ impl Models {
             let view = sees.as_ref().map(|view| place(&mut views, view));
             Ok(ScorerRef::Model(ModelScorer { model_ref, view, own_tokens, chat }))
         };
-        let sections = stage.sections();
+        let sections = stage.sources.sections();
         let routed = |section: &Section| {
             let routed = section.teacher?;
             Some(scored(section.source, &routed.name, &routed.weights, &routed.sees, routed.own_tokens))
@@ -310,8 +310,8 @@ impl Models {
         view.map(|view| &self.views[view])
     }
 
-    pub fn server<'s>(&self, scorer: ServedScorer, stage: &Stage<'s>) -> &'s Server {
-        stage.servers.get(&self.servers[scorer.server])
+    pub fn server<'s>(&self, scorer: ServedScorer, servers: &'s Servers) -> &'s Server {
+        servers.get(&self.servers[scorer.server])
     }
 
     /// Rows of an LM head that belong to tokens of the student.

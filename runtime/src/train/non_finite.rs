@@ -5,26 +5,25 @@
 
 use mopd_expr::batch::Batch;
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Axis, ModelSignal, Role, Signal};
+use mopd_plan::{Axis, ModelSignal, Objective, Origin, Role, Signal, Train};
 
 use super::objective::{Outputs, adjoints, present};
 use super::optimizer::gradient_norm;
 use super::rollouts::Rollouts;
 use super::scoring::{Scoring, score};
 use super::sequences::Sequences;
-use super::stage::Stage;
+use super::stage::StageSources;
 use crate::failure::{Error, Result};
 use crate::model::{Weights, layout};
 use crate::zip::zip_equal;
 
 /// Checks the learning rate of every step before the first one: a computed rate may divide by 0, or become
 /// negative where the number of steps follows from the data.
-pub fn check_learning_rate(stage: &Stage) -> Result<()> {
-    let rate = |step| (step, stage.train.learning_rate.at(step, stage.steps));
-    let unfit = (0..stage.steps).map(rate).find(|(_, rate)| !(rate.is_finite() && *rate >= 0.0));
+pub fn check_learning_rate(stage: &str, train: &Train<Objective>, steps: u32) -> Result<()> {
+    let rate = |step| (step, train.learning_rate.at(step, steps));
+    let unfit = (0..steps).map(rate).find(|(_, rate)| !(rate.is_finite() && *rate >= 0.0));
     unfit.map_or(Ok(()), |(step, rate)| {
-        let message =
-            format!("the learning rate of `{}` is {rate} at step {step} of {}", stage.name, stage.steps);
+        let message = format!("the learning rate of `{stage}` is {rate} at step {step} of {steps}");
         Err(Error::new(FailureKind::NonFinite, message)
             .help("a learning rate must be finite and at least 0 at every step"))
     })
@@ -54,15 +53,19 @@ pub fn check_weights(weights: &Weights) -> Result<()> {
 }
 
 /// Checks every number per token that the objective or the diagnostics read.
-pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Result<()> {
-    let objective = &stage.train.objective;
+pub fn check_signals(
+    objective: &Objective,
+    sources: &StageSources,
+    sequences: &Sequences,
+    batch: &Batch,
+) -> Result<()> {
     for (signal, values) in batch.signals.iter().filter(|(signal, _)| signal.axis() == Axis::Token) {
-        if let Some(bad) = NonFiniteSite::find(values, stage, sequences) {
+        if let Some(bad) = NonFiniteSite::find(values, sources, sequences) {
             return Err(bad.failure(&named(signal, bad.teacher.as_deref())).at(objective.origin));
         }
     }
     for (primitive, values) in zip_equal(&objective.live, &batch.live) {
-        if let Some(bad) = NonFiniteSite::find(values, stage, sequences) {
+        if let Some(bad) = NonFiniteSite::find(values, sources, sequences) {
             return Err(bad.failure("a live primitive of the objective").at(primitive.origin));
         }
     }
@@ -71,13 +74,17 @@ pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Res
 
 /// Checks the terms, the denominators, the adjoints, the loss, the next values of the states, and the gain of
 /// `learned(...)`.
-pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<()> {
-    let objective = &stage.train.objective;
+pub fn check(
+    objective: &Objective,
+    sources: &StageSources,
+    sequences: &Sequences,
+    outputs: &Outputs,
+) -> Result<()> {
     let selected = objective.selected.map(|selected| outputs.get(selected));
     for term in &objective.terms {
         let values = outputs.get(term.value);
         let taken = |token: usize| selected.is_none_or(|selected| selected[token] != 0.0);
-        if let Some(bad) = NonFiniteSite::among(values, taken, stage, sequences) {
+        if let Some(bad) = NonFiniteSite::among(values, taken, sources, sequences) {
             return Err(bad.failure(&format!("the term `{}`", term.name)).at(term.origin));
         }
     }
@@ -93,7 +100,7 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
         }
     }
     for primitive in &objective.live {
-        if let Some(bad) = NonFiniteSite::find(outputs.get(primitive.adjoint), stage, sequences) {
+        if let Some(bad) = NonFiniteSite::find(outputs.get(primitive.adjoint), sources, sequences) {
             return Err(bad.failure("the loss's derivative").at(primitive.origin));
         }
     }
@@ -103,7 +110,7 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
     for state in &objective.states {
         let next = outputs.get(state.next);
         let bad = match state.axis {
-            Axis::Domain => zip_equal(next, zip_equal(&stage.sources, present(&sequences.layout)))
+            Axis::Domain => zip_equal(next, zip_equal(&**sources, present(&sequences.layout)))
                 .find(|(next, (_, present))| *present && !next.is_finite())
                 .map(|(next, (source, _))| (next, format!(" for the domain `{}`", source.name))),
             _ => Some((&next[0], String::new())).filter(|(next, _)| !next.is_finite()),
@@ -126,7 +133,7 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
 /// The error for a gradient that overflowed on its way through the model, with the first domain that does so.
 /// `scoring` has an element for each part.
 pub fn gradient<'a>(
-    stage: &Stage,
+    origin: Origin,
     scoring: impl ExactSizeIterator<Item = Scoring<'a>>,
     rollouts: &[Rollouts],
     evaluated: &[Option<(Batch, Outputs)>],
@@ -138,7 +145,6 @@ pub fn gradient<'a>(
         overflowing(&scoring, rollouts, outputs, step)
     });
     let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();
-    let origin = stage.train.objective.origin;
     Error::new(FailureKind::NonFinite, format!("the gradient is not finite{place}")).at(origin)
 }
 
@@ -171,15 +177,15 @@ struct NonFiniteSite {
 }
 
 impl NonFiniteSite {
-    fn find(values: &[f32], stage: &Stage, sequences: &Sequences) -> Option<NonFiniteSite> {
-        NonFiniteSite::among(values, |_| true, stage, sequences)
+    fn find(values: &[f32], sources: &StageSources, sequences: &Sequences) -> Option<NonFiniteSite> {
+        NonFiniteSite::among(values, |_| true, sources, sequences)
     }
 
     /// Among the tokens for which `taken` is true.
     fn among(
         values: &[f32],
         taken: impl Fn(usize) -> bool,
-        stage: &Stage,
+        sources: &StageSources,
         sequences: &Sequences,
     ) -> Option<NonFiniteSite> {
         let bad = |token: &usize| !values[*token].is_finite() && taken(*token);
@@ -191,7 +197,7 @@ impl NonFiniteSite {
             .take_while(|before| **before == index)
             .count();
         let sequence = &sequences.list[index as usize];
-        let source = &stage.sources[sequence.source];
+        let source = &sources[sequence.source];
         let dataset = &source.prompts.dataset;
         let (file, line) = dataset.place(sequence.record);
         Some(NonFiniteSite {

@@ -13,7 +13,7 @@ use mopd_plan::views::Moment;
 use tch::{Device, Kind, Tensor};
 
 use super::sequences::Sequences;
-use super::stage::Stage;
+use super::stage::{Packing, Texts};
 use super::views::StepContext;
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
@@ -84,20 +84,20 @@ impl OtherTokenizer {
     /// Consecutive sequences of a step as the teacher reads them.
     pub fn reading(
         &self,
-        stage: &Stage,
+        texts: Texts,
         sees: Option<&View>,
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
         now: StepContext,
     ) -> Result<Retokenized> {
-        let sees = sees.map(|view| (view, now.moment(stage)));
+        let sees = sees.map(|view| (view, now.moment(texts.steps)));
         let mut reading = Retokenized::default();
         for member in members {
             let sequence = &sequences.list[member];
             let SequenceReading { example, spans, tokens, has_text } =
-                self.sequence(stage, sees, sequence)?;
+                self.sequence(texts, sees, sequence)?;
             if has_text {
-                self.count(stage, sequence.source, &spans, tokens)?;
+                self.count(texts, sequence.source, &spans, tokens)?;
             }
             reading.add(example, spans, sequences.tokens(member).len());
         }
@@ -105,7 +105,7 @@ impl OtherTokenizer {
     }
 
     /// Counts a completion's tokens that are in no span, and warns where they are a tenth of a domain's.
-    fn count(&self, stage: &Stage, source: usize, spans: &[TextSpan], tokens: usize) -> Result<()> {
+    fn count(&self, texts: Texts, source: usize, spans: &[TextSpan], tokens: usize) -> Result<()> {
         let mut compared = self.compared.borrow_mut();
         compared.any |= !spans.is_empty();
         compared.without += usize::from(!compared.any);
@@ -128,10 +128,10 @@ impl OtherTokenizer {
         *all += tokens;
         if *apart >= *next && *apart * 10 >= *all {
             *next = *apart * 10;
-            stage.control.warn(format!(
+            texts.control.warn(format!(
                 "{apart} of {all} completion tokens of `{}` so far are not compared with {}: its chat template or \
                  tokenizer writes other text or white space there, or its context ends",
-                stage.sources[source].name, self.who
+                texts.sources[source].name, self.who
             ));
         }
         Ok(())
@@ -140,11 +140,11 @@ impl OtherTokenizer {
     /// A sequence as the teacher reads it, the spans of its completion, and whether the text is not blank.
     fn sequence(
         &self,
-        stage: &Stage,
+        texts: Texts,
         sees: Option<(&View, Moment)>,
         sequence: &Sequence,
     ) -> Result<SequenceReading> {
-        let source = &stage.sources[sequence.source];
+        let source = &texts.sources[sequence.source];
         let goes_on = |written: &Vec<bool>| written.contains(&false);
         if sequence.prompt.is_some() || sequence.written.as_ref().is_some_and(goes_on) {
             let message = format!(
@@ -156,13 +156,13 @@ impl OtherTokenizer {
                 .at(source.origin)
                 .help("train on `sample(...)`, or write prompt and answer as two fields"));
         }
-        let student = &stage.start.tokenizer;
+        let student = texts.tokenizer;
         let ended = sequence.completion.last().is_some_and(|token| student.is_end(*token));
         let written = &sequence.completion[..sequence.completion.len() - usize::from(ended)];
         let spelled = text_of(written.iter().map(|token| self.counterparts.student.get(*token)));
         let SpelledText { text, .. } = &spelled;
         let said = TemplateInputs::draft(sequence.draft.as_deref());
-        let answer = &text[self.added(stage, sequence, text)?..];
+        let answer = &text[self.added(texts, sequence, text)?..];
         let AnswerTokens { mut prompt, opening, mut completion } =
             source.prompts.answered(&self.tokenizer, sees, sequence.record, answer, &said)?;
         // No student predicts the text that the teacher's template writes before an answer.
@@ -194,14 +194,13 @@ impl OtherTokenizer {
 
     /// The length of the white space that the student's own tokenizer or chat template writes before an
     /// answer. `text` begins with it, and the teacher reads the answer without it.
-    fn added(&self, stage: &Stage, sequence: &Sequence, text: &str) -> Result<usize> {
+    fn added(&self, texts: Texts, sequence: &Sequence, text: &str) -> Result<usize> {
         let space = leading_space(text.as_bytes());
         if !self.chat || space == 0 {
             return Ok(0);
         }
-        let (prompts, said) = (stage.sources[sequence.source].prompts, TemplateInputs::default());
-        let student = &stage.start.tokenizer;
-        let answered = prompts.answered(student, None, sequence.record, &text[space..], &said)?;
+        let (prompts, said) = (texts.sources[sequence.source].prompts, TemplateInputs::default());
+        let answered = prompts.answered(texts.tokenizer, None, sequence.record, &text[space..], &said)?;
         let spelled = answered.completion.iter().map(|token| self.counterparts.student.get(*token));
         Ok(leading_space(text_of(spelled).text.as_bytes()).min(space))
     }
@@ -247,13 +246,13 @@ impl Retokenized {
 
     /// The teacher's last hidden states for the tokens that it predicts, `[predicted, width]`, and these
     /// tokens.
-    pub fn hidden(&self, stage: &Stage, decoder: ScoringDecoder) -> (Tensor, Vec<Token>) {
-        let most = stage.micro_batch.map_or(self.list.len(), |size| size.max(1) as usize).max(1);
+    pub fn hidden(&self, packing: Packing, decoder: ScoringDecoder) -> (Tensor, Vec<Token>) {
+        let most = packing.micro_batch.map_or(self.list.len(), |size| size.max(1) as usize).max(1);
         let batches = self.list.chunks(most).map(|chunk| {
             let read = chunk.iter().map(|example| {
                 (example.prompt.as_slice(), example.completion.as_slice(), Some(example.written.as_slice()))
             });
-            PackedBatch::masked(read, stage.place.device)
+            PackedBatch::masked(read, packing.place.device)
         });
         let hidden = Tensor::cat(&decoder.hidden(batches), 0);
         let targets: Vec<Token> = self

@@ -4,58 +4,59 @@
 use tch::{Device, Tensor};
 
 use super::sequences::Sequences;
-use super::stage::Stage;
+use super::stage::Packing;
 use super::views::ScorerPrompts;
 use crate::machine::transfer::upload;
 use crate::model::{PackedBatch, ScoringDecoder};
 
-impl Sequences {
+impl Packing<'_> {
     /// The completions of some sequences after the prompts in `shown`, packed for one forward pass.
-    pub fn packed(&self, stage: &Stage, members: &[usize], shown: &ScorerPrompts) -> PackedBatch {
+    pub fn packed(self, sequences: &Sequences, members: &[usize], shown: &ScorerPrompts) -> PackedBatch {
         let members = members.iter().map(|member| {
-            let sequence = &self.list[*member];
+            let sequence = &sequences.list[*member];
             (
-                shown.prompt(stage, sequence, *member),
+                shown.prompt(self.sources, sequence, *member),
                 sequence.completion.as_slice(),
                 sequence.written.as_deref(),
             )
         });
-        PackedBatch::masked(members, stage.place.device)
+        PackedBatch::masked(members, self.place.device)
     }
 
-    /// Some sequences divided into the stage's micro-batches, by length, so that there is little padding. One
+    /// Some sequences divided into micro-batches, by length, so that there is little padding. One
     /// micro-batch in their order, where they fit or there is no bound.
     pub fn micro_batches(
-        &self,
-        stage: &Stage,
+        self,
+        sequences: &Sequences,
         members: impl IntoIterator<Item = usize>,
         shown: &ScorerPrompts,
     ) -> Vec<Vec<usize>> {
         let mut members: Vec<usize> = members.into_iter().collect();
         let Some(size) =
-            stage.micro_batch.map(|size| size.max(1) as usize).filter(|size| *size < members.len())
+            self.micro_batch.map(|size| size.max(1) as usize).filter(|size| *size < members.len())
         else {
             return if members.is_empty() { Vec::new() } else { vec![members] };
         };
         members.sort_by_key(|member| {
-            let sequence = &self.list[*member];
-            shown.prompt(stage, sequence, *member).len() + sequence.completion.len()
+            let sequence = &sequences.list[*member];
+            shown.prompt(self.sources, sequence, *member).len() + sequence.completion.len()
         });
         members.chunks(size).map(<[usize]>::to_vec).collect()
     }
-}
 
-/// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the
-/// sequences' order.
-pub fn hidden(
-    stage: &Stage,
-    decoder: ScoringDecoder,
-    sequences: &Sequences,
-    micro_batches: &[Vec<usize>],
-    shown: &ScorerPrompts,
-) -> Tensor {
-    let parts = decoder.hidden(micro_batches.iter().map(|members| sequences.packed(stage, members, shown)));
-    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, stage.place.device)
+    /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the
+    /// sequences' order.
+    pub fn hidden(
+        self,
+        decoder: ScoringDecoder,
+        sequences: &Sequences,
+        micro_batches: &[Vec<usize>],
+        shown: &ScorerPrompts,
+    ) -> Tensor {
+        let parts =
+            decoder.hidden(micro_batches.iter().map(|members| self.packed(sequences, members, shown)));
+        in_order(&parts, micro_batches.iter().flatten().copied(), sequences, self.place.device)
+    }
 }
 
 /// The rows of some sequences' tokens, `[tokens, width]`, in the order of the sequences. The concatenated

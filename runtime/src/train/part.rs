@@ -2,19 +2,15 @@
 //! one part; terms with completions of their own (`data`) are further parts. A step evaluates the parts one
 //! after the other and adds up their gradients.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mopd_expr::batch::{Batch, TokenPartition};
+use mopd_expr::batch::Batch;
 use mopd_expr::graph::NodeId;
 use mopd_plan::producers::Writer;
 use mopd_plan::{Ladder, Role, Signal};
-use tch::Tensor;
 
 use super::agreement::{self, Agreements};
-use super::alignment::{self, Gradients};
 use super::batches::{Batches, RolloutCache};
 use super::mini_batches;
 use super::models::Models;
@@ -23,18 +19,13 @@ use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, 
 use super::rollouts::Rollouts;
 use super::sampler_gap;
 use super::scoring::{
-    CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score, score_student,
+    CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, rows_at_once, score, score_student,
 };
-use super::sequences::Sequences;
 use super::stage::Stage;
 use super::student::StudentWeights;
-use super::vocabulary::{LmHead, Logits};
-use crate::data::mixture::Draw;
 use crate::failure::Result;
-use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, Gradient};
-use crate::rollout::{Debate, Sequence};
-use crate::store::state::{GroupSizes, PartPosition, StateTensors, StoredRollouts};
+use crate::store::state::{PartPosition, StateTensors};
 
 pub struct StagePart<'a> {
     /// The stage, with the rollout and the objective of this part.
@@ -69,8 +60,8 @@ pub struct EvaluatedBatch {
     pub batch: Batch,
     pub outputs: Outputs,
     pub gradient: Gradient,
-    /// Gradients of parts of the loss, at steps that compare them.
-    pub of_parts: Gradients,
+    /// The forward pass without its activations, where other gradients are computed from it.
+    pub pass: Option<ScoringPass>,
     /// When all inputs of the objective were computed.
     pub scored: Instant,
 }
@@ -80,7 +71,6 @@ pub struct EvaluatedBatch {
 pub struct EvaluatedParts {
     /// The sum over the parts; `None` where no part has anything to train on, and in a private stage.
     pub gradient: Option<Gradient>,
-    pub of_parts: Gradients,
     /// For each part, inputs and outputs of its objective; `None` where it had nothing to train on.
     pub each: Vec<Option<(Batch, Outputs)>>,
     /// The time from each part's start to its `scored`, summed.
@@ -100,11 +90,15 @@ impl<'a> StagePart<'a> {
         let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
         let roles = stage.train.scorers.scored(read);
         let program = ObjectiveProgram::new(objective, stage.control);
-        let tags = Tags::of_stage(stage)?;
-        let agreements = Agreements::of_stage(stage)?;
+        let tags = Tags::new(stage.train, &stage.start.tokenizer)?;
+        let agreements = Agreements::new(objective, &stage.start.tokenizer)?;
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
-        let recorded = RecordedTexts::of_stage(stage)?;
+        let recorded = RecordedTexts::new(
+            stage.texts(),
+            objective,
+            rows_at_once(stage.micro_batch, &stage.train.rollout),
+        )?;
         let mut of_old = objective.signals();
         of_old.extend(stage.train.scorers.signals());
         of_old.retain(|signal| signal.of_student_now().is_some());
@@ -145,40 +139,42 @@ impl<'a> StagePart<'a> {
         states: &States,
         step: u32,
     ) -> Result<Rollouts> {
-        self.batches.begin(self.stage, step);
+        self.batches.begin(self.stage.keys(), step);
         if !step.is_multiple_of(self.stage.train.options.updates_per_batch())
             && let Some(rollouts) = self.rollouts.pop_front()
         {
             return Ok(rollouts);
         }
         self.rollouts.clear();
+        let drawn = self.stage.step(step);
         self.batches.set_shares(self.stage, states, step)?;
         if moved && self.stage.saves_activations && model.saves_activations() {
             let (sequences, saved) = self.batches.next_saving(self.stage, model, models, step)?;
-            return Ok(Rollouts::new(self.stage, sequences, step).generated(saved));
+            return Ok(Rollouts::new(sequences, drawn).generated(saved));
         }
         let batch = self.batches.next(self.stage, model, models, step)?;
-        let mut parts = mini_batches::divided(self.stage, batch, step).into_iter();
+        let Stage { train, sources, .. } = self.stage;
+        let parts = train.options.mini_batches.max(1) as usize;
+        let parts = mini_batches::divided(parts, batch, sources.len(), self.stage.keys(), step);
+        let mut parts = parts.into_iter();
         let first = parts.next().expect("a batch has a mini-batch");
-        self.rollouts.extend(parts.map(|part| Rollouts::new(self.stage, part, step)));
-        Ok(Rollouts::new(self.stage, first, step))
+        self.rollouts.extend(parts.map(|part| Rollouts::new(part, drawn)));
+        Ok(Rollouts::new(first, drawn))
     }
 
-    /// The terms on a batch and their gradient. `trained` maps the gradient of all weights to that of the
-    /// trained parameters.
+    /// The terms on a batch and their gradient. `again`: other gradients are computed after it.
     pub fn evaluate(
         &self,
         scoring: &Scoring,
         rollouts: &Rollouts,
         step: u32,
-        trained: &dyn Fn(Gradient) -> Gradient,
+        again: bool,
     ) -> Result<EvaluatedBatch> {
         let ForwardBatch { batch, outputs, forward, scored } = self.forward(scoring, rollouts, step)?;
         let adjoints = adjoints(&self.stage.train.objective, &outputs);
-        let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
+        let pass = again.then(|| forward.without_activations());
         let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints)?;
-        let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained)?;
-        Ok(EvaluatedBatch { batch, outputs, gradient, of_parts, scored })
+        Ok(EvaluatedBatch { batch, outputs, gradient, pass, scored })
     }
 
     /// The terms on a batch without their gradient, and when their inputs were computed.
@@ -199,22 +195,13 @@ impl<'a> StagePart<'a> {
             rollouts.keep_old(&batch);
         }
         let scored = self.stage.place.now();
-        non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
+        non_finite::check_signals(objective, &self.stage.sources, &rollouts.sequences, &batch)?;
         sampler_gap::check(self.stage, rollouts, &batch, step)?;
-        add_uniforms(self.stage, objective, step, &mut batch);
+        add_uniforms(self.stage.keys(), objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
-        if let Some(chosen) = objective.chosen {
-            // The program itself determines which tokens form a block, so its terms apply to the same tokens.
-            agreement::fill_placeholders(objective, &mut batch);
-            let outputs = self.program.run(&batch)?;
-            let chosen = outputs.get(chosen);
-            batch.layout.blocks = Some(TokenPartition::of_chosen(&batch.layout, chosen));
-            if let Some(agreements) = &self.agreements {
-                agreements.add(scoring, &rollouts.sequences, chosen, step, &mut batch)?;
-            }
-        }
+        agreement::add_blocks(scoring, &self.program, self.agreements.as_ref(), rollouts, step, &mut batch)?;
         let outputs = self.program.run(&batch)?;
-        non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
+        non_finite::check(objective, &self.stage.sources, &rollouts.sequences, &outputs)?;
         Ok(ForwardBatch { batch, outputs, forward, scored })
     }
 
@@ -245,34 +232,18 @@ impl<'a> StagePart<'a> {
 impl StagePart<'_> {
     /// The state, whose tensors are added to `tensors`.
     pub fn save(&self, tensors: &mut StateTensors) -> PartPosition {
-        let mut stored = self.rollouts.iter().enumerate().map(|(index, rollouts)| {
-            if let Some(Logits::Projected { hidden, lm_head: LmHead::Held(lm_head), .. }) =
-                &*rollouts.policy.borrow()
-            {
-                tensors.put(self.stage.tensor_name("policy.hidden"), hidden);
-                tensors.put(self.stage.tensor_name("policy.matrix"), lm_head);
-            }
-            let old = rollouts.old.borrow();
-            for (place, (_, values)) in old.iter().enumerate() {
-                let name = self.stage.tensor_name(&format!("old.{index}.{place}"));
-                tensors.put(name, &Tensor::from_slice(values));
-            }
-            let Sequences { list, draws, dropped, debates, .. } = &rollouts.sequences;
-            StoredRollouts {
-                sequences: list.clone(),
-                of_group: GroupSizes::Each(rollouts.sequences.groups().map(<[_]>::len).collect()),
-                draws: draws.clone(),
-                dropped: dropped.clone(),
-                debates: if index == 0 { debates.to_vec() } else { Vec::new() },
-                drawn: rollouts.drawn.step,
-                old: old.iter().map(|(signal, _)| signal.clone()).collect(),
-            }
-        });
+        let stored = self.rollouts.iter().enumerate();
+        let mut stored = stored.map(|(index, rollouts)| rollouts.save(self.stage.keys(), index, tensors));
         let (rollouts, mini_batches) = (stored.next(), stored.collect());
         let mut carried: Vec<(NodeId, u64)> =
             self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
-        PartPosition { batches: self.batches.save(self.stage, tensors), carried, rollouts, mini_batches }
+        PartPosition {
+            batches: self.batches.save(self.stage.keys(), tensors),
+            carried,
+            rollouts,
+            mini_batches,
+        }
     }
 
     /// Restores a state of the same stage. `model` is the student.
@@ -286,72 +257,13 @@ impl StagePart<'_> {
         self.batches.restore(self.stage, model, batches, tensors)?;
         self.carried =
             carried.iter().map(|(node, bits)| (*node, f64::from_bits(*bits))).collect::<HashMap<_, _>>();
-        let debates: Rc<[Debate]> = rollouts.iter().flat_map(|first| first.debates.clone()).collect();
-        let stored = rollouts.iter().chain(mini_batches).enumerate();
-        let restored =
-            stored.map(|(index, stored)| self.restored_rollouts(model, index, stored, &debates, tensors));
-        self.rollouts = restored.collect::<Result<_, _>>()?;
-        Ok(())
-    }
-
-    fn restored_rollouts(
-        &self,
-        model: &Decoder,
-        index: usize,
-        StoredRollouts { sequences, of_group, draws, dropped, debates: _, drawn, old }: &StoredRollouts,
-        debates: &Rc<[Debate]>,
-        tensors: &StateTensors,
-    ) -> Result<Rollouts, String> {
-        let sources = &self.stage.sources;
-        let known = |sequence: &Sequence| {
-            self.stage.contains(Draw { source: sequence.source, record: sequence.record })
-        };
-        if !sequences.iter().all(known) {
-            return Err("its rollouts have prompts that the stage does not have".to_owned());
-        }
-        let sizes = match of_group {
-            GroupSizes::Alike(size) => vec![*size; sequences.len() / size.max(&1)],
-            GroupSizes::Each(sizes) => sizes.clone(),
-        };
-        if sizes.contains(&0) || sizes.iter().sum::<usize>() != sequences.len() {
-            return Err("its rollouts have groups of another size".to_owned());
-        }
-        let mut rest = sequences.iter().cloned();
-        let groups = sizes.iter().map(|size| rest.by_ref().take(*size).collect()).collect::<Vec<_>>();
-        if self.kept.is_some() && draws.len() != groups.len() {
+        let stored = rollouts.iter().chain(mini_batches);
+        self.rollouts = Rollouts::restored(self.stage, model, stored, tensors)?;
+        let has_draws =
+            |rollouts: &Rollouts| rollouts.sequences.draws.len() == rollouts.sequences.layout.groups as usize;
+        if self.kept.is_some() && !self.rollouts.iter().all(has_draws) {
             return Err("it has no valid positions of its sequences in the data".to_owned());
         }
-        let device = self.stage.place.device;
-        let policy = match tensors.0.contains_key(&self.stage.tensor_name("policy.hidden")) {
-            true => Some(Logits::Projected {
-                hidden: tensors.get(&self.stage.tensor_name("policy.hidden"))?.to_device(device),
-                lm_head: LmHead::Held(
-                    tensors.get(&self.stage.tensor_name("policy.matrix"))?.to_device(device),
-                ),
-                softcap: model.config.logit_softcap,
-                scalar_head: None,
-            }),
-            false => None,
-        };
-        if dropped.as_ref().is_some_and(|dropped| dropped.len() != self.stage.sections().len()) {
-            return Err("its rollouts have teachers that the stage does not have".to_owned());
-        }
-        let sequences = Sequences::of_groups(groups, sources.len())
-            .drawn(draws.clone())
-            .without(dropped.clone())
-            .debated(debates.clone());
-        let tokens = sequences.layout.tokens();
-        let of_old = old.iter().enumerate().map(|(place, signal)| {
-            let values = to_vec(tensors.get(&self.stage.tensor_name(&format!("old.{index}.{place}")))?);
-            match values.len() == tokens {
-                true => Ok((signal.clone(), values)),
-                false => Err(format!("`old` has {} numbers for {tokens} tokens", values.len())),
-            }
-        });
-        let of_old = of_old.collect::<Result<Vec<_>, String>>()?;
-        let rollouts =
-            Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences, *drawn) };
-        rollouts.restore_old(of_old);
-        Ok(rollouts)
+        Ok(())
     }
 }

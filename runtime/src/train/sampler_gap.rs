@@ -6,19 +6,19 @@ use std::ops::Range;
 use mopd_expr::batch::Batch;
 use mopd_plan::events::FailureKind;
 use mopd_plan::producers::{SampledBy, Writer};
-use mopd_plan::{Engine, Sampling, StageStep};
+use mopd_plan::{Engine, Objective, Sampling, StageStep, Train};
 
 use super::rollouts::Rollouts;
 use super::scoring::STUDENT_LOGP;
 use super::sequences::Sequences;
-use super::stage::Stage;
+use super::stage::{Stage, draws_are_unselected};
 use crate::failure::{Error, Result};
 use crate::remote::ledger::gap::{self, ComparedCompletion, SamplerGap};
 use crate::rollout::Sequence;
 
 /// The completions of a batch whose numbers the student's pass can be compared with.
 pub fn compared(
-    stage: &Stage,
+    train: &Train<Objective>,
     sequences: &Sequences,
     batch: &Batch,
     drawn: StageStep,
@@ -26,7 +26,7 @@ pub fn compared(
 ) -> Vec<ComparedCompletion> {
     let Some(trainer) = batch.signal(&STUDENT_LOGP) else { return Vec::new() };
     let of = |(index, sequence): (usize, &Sequence)| {
-        let same_weights = drawn_with_same_weights(stage, sequence, drawn, step)?;
+        let same_weights = drawn_with_same_weights(train, sequence, drawn, step)?;
         let sampler = sequence.of_trained(sequence.logps.as_deref()?).copied().collect();
         Some(ComparedCompletion {
             index,
@@ -50,7 +50,7 @@ pub fn over(compared: &[ComparedCompletion], members: Range<usize>) -> Option<Sa
 pub fn check(stage: &Stage, rollouts: &Rollouts, batch: &Batch, step: u32) -> Result<()> {
     let Some(SampledBy { server, .. }) = stage.train.sampled_by().next() else { return Ok(()) };
     let sequences = &rollouts.sequences;
-    let mut compared = compared(stage, sequences, batch, rollouts.drawn, step);
+    let mut compared = compared(stage.train, sequences, batch, rollouts.drawn, step);
     compared.retain(|of| sequences.list[of.index].sampled_at.is_some());
     let exact = stage.train.sampled_by().all(|of| of.server.engine == Engine::Mopd);
     let engine = if exact { Engine::Mopd } else { server.engine };
@@ -70,22 +70,25 @@ pub fn check(stage: &Stage, rollouts: &Rollouts, batch: &Batch, step: u32) -> Re
 /// Whether a completion was drawn with the weights that the student has at this step; `None` where its
 /// numbers can't be compared with the student's: they are of another distribution, or the student has learnt
 /// from it.
-fn drawn_with_same_weights(stage: &Stage, sequence: &Sequence, drawn: StageStep, step: u32) -> Option<bool> {
-    let comparable = |sampling: &Sampling| {
-        sampling.is_plain() && sampling.temperature == stage.train.objective.temperature
-    };
+fn drawn_with_same_weights(
+    train: &Train<Objective>,
+    sequence: &Sequence,
+    drawn: StageStep,
+    step: u32,
+) -> Option<bool> {
+    let comparable =
+        |sampling: &Sampling| sampling.is_plain() && sampling.temperature == train.objective.temperature;
     let Some(sampled_at) = sequence.sampled_at else {
-        let (writer, sampling) = stage.train.rollout.producer.kind().policy().ok()?;
-        let current =
-            writer == Writer::Student && step.is_multiple_of(stage.train.options.updates_per_batch());
+        let (writer, sampling) = train.rollout.producer.kind().policy().ok()?;
+        let current = writer == Writer::Student && step.is_multiple_of(train.options.updates_per_batch());
         return (current && comparable(sampling)).then_some(true);
     };
-    if sequence.replayed || !stage.train.sampled_by().all(|of| comparable(&of.sampling)) {
+    if sequence.replayed || !train.sampled_by().all(|of| comparable(&of.sampling)) {
         return None;
     }
     if sampled_at == step {
         return Some(true);
     }
-    let first_pass = step - drawn.step < stage.train.options.mini_batches.max(1);
-    (first_pass && stage.draws_are_unselected()).then_some(false)
+    let first_pass = step - drawn.step < train.options.mini_batches.max(1);
+    (first_pass && draws_are_unselected(&train.rollout)).then_some(false)
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use mopd_expr::batch::{Domains, Layout, TokenPartition};
 
-use super::stage::Stage;
+use super::stage::StageSources;
 use crate::data::mixture::Draw;
 use crate::rollout::{Debate, Sequence};
 use crate::tokenizer::Token;
@@ -20,8 +20,8 @@ pub type RolloutsBySource = Vec<Vec<Sequence>>;
 
 impl Sequence {
     /// The tokens before the completion.
-    pub fn prompt<'a>(&'a self, stage: &'a Stage) -> &'a [Token] {
-        self.prompt.as_deref().unwrap_or_else(|| stage.sources[self.source].tokens.get(self.record))
+    pub fn prompt<'a>(&'a self, sources: &'a StageSources) -> &'a [Token] {
+        self.prompt.as_deref().unwrap_or_else(|| sources[self.source].tokens.get(self.record))
     }
 }
 
@@ -114,9 +114,9 @@ impl Sequences {
     }
 
     /// The range of the sequences of some adjacent sections.
-    pub fn of_sections(&self, stage: &Stage, sections: Range<usize>) -> Range<usize> {
-        let first = self.list.partition_point(|sequence| stage.section_of(sequence) < sections.start);
-        first..self.list.partition_point(|sequence| stage.section_of(sequence) < sections.end)
+    pub fn of_sections(&self, sources: &StageSources, sections: Range<usize>) -> Range<usize> {
+        let first = self.list.partition_point(|sequence| sources.section_of(sequence) < sections.start);
+        first..self.list.partition_point(|sequence| sources.section_of(sequence) < sections.end)
     }
 
     /// The range of a sequence's trained tokens among those of the step.

@@ -1,9 +1,10 @@
 //! A training stage as its modules read it: its settings, its domains, and the models that it starts from.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use mopd_plan::{Dtype, Keep, ModelId, Objective, Origin, TeacherChoice, Train};
+use mopd_plan::{Dtype, Keep, ModelId, Objective, Origin, Rollout, StageStep, TeacherChoice, Train};
 use tch::Kind;
 
 use super::learner_turn::LearnerTurn;
@@ -13,15 +14,17 @@ use crate::data::Lists;
 use crate::data::mixture::Draw;
 use crate::environment::Environments;
 use crate::machine::place::Place;
-use crate::model::Weights;
+use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
 use crate::remote::Servers;
 use crate::reward::Verifier;
 use crate::rollout::{MemoryBudget, Sequence};
-use crate::tokenizer::Token;
+use crate::tokenizer::{Token, Tokenizer};
 
 /// A training stage with everything it reads, or one part of it, which has its own terms and rollout.
+/// Functions of a step get what they read of it: its domains, the keys of its random numbers, how it packs
+/// sequences, what texts are made with.
 #[derive(Clone)]
 pub struct Stage<'a> {
     pub name: &'a str,
@@ -39,9 +42,8 @@ pub struct Stage<'a> {
     /// The first step that guards look at.
     pub guards_from: u32,
     /// The domains trained on, in the order of the mixture.
-    pub sources: Vec<Source<'a>>,
+    pub sources: StageSources<'a>,
     pub start: Arc<Weights>,
-    /// Where other programs find `start`: a name on the hub, or a folder.
     /// Teachers, references, and models that write rollouts.
     pub models: HashMap<ModelId, Arc<Weights>>,
     /// Whether `models` stay in memory together; `None`: their size decides.
@@ -58,7 +60,7 @@ pub struct Stage<'a> {
     pub judge: Option<&'a DomainData>,
     /// The domains with their validation rows in place of those trained on; empty where the stage does not
     /// validate.
-    pub validation: Vec<Source<'a>>,
+    pub validation: StageSources<'a>,
     pub place: Place,
     /// Compute dtype of all models: f32, or bf16 with trained parameters in f32.
     pub kind: Kind,
@@ -85,24 +87,134 @@ impl Stage<'_> {
         if self.kind == Kind::Float { Dtype::Float32 } else { Dtype::Bfloat16 }
     }
 
-    /// Whether the completions of a batch are all that their sampler drew, none selected by what was drawn.
-    pub fn draws_are_unselected(&self) -> bool {
-        let rollout = &self.train.rollout;
-        let kind = rollout.producer.kind();
-        kind.drawn().is_some() && kind.once().is_none() && kind.view().is_none() && rollout.keep == Keep::All
+    /// The student before the first step.
+    pub fn student(&self) -> Decoder {
+        Decoder::trainable(&self.start, self.place, self.kind)
     }
 
-    /// The name of a tensor of this part in a checkpoint.
-    pub fn tensor_name(&self, tensor: &str) -> String {
-        match self.part {
-            0 => tensor.to_owned(),
-            part => format!("{tensor}.{part}"),
+    /// One of its steps.
+    pub fn step(&self, step: u32) -> StageStep {
+        StageStep { step, steps: self.steps }
+    }
+
+    pub fn keys(&self) -> StageKeys {
+        let Stage { seed, stream, part, .. } = *self;
+        StageKeys { seed, stream, part }
+    }
+
+    pub fn packing(&self) -> Packing<'_> {
+        Packing { sources: &self.sources, micro_batch: self.micro_batch, place: self.place }
+    }
+
+    pub fn texts(&self) -> Texts<'_> {
+        let Stage { name, train, steps, budget, control, .. } = *self;
+        let (sources, tokenizer) = (&self.sources, &*self.start.tokenizer);
+        Texts {
+            name,
+            sources,
+            tokenizer,
+            rollout: &train.rollout,
+            shows_feedback: train.shows_feedback(),
+            steps,
+            budget,
+            control,
         }
     }
 
     /// The key of random numbers that only this part draws; `index` is below 2^48.
     pub fn key(&self, purpose: Purpose, index: u64) -> Key {
+        self.keys().key(purpose, index)
+    }
+}
+
+/// Whether the completions of a batch are all that their sampler drew, none selected by what was drawn.
+pub fn draws_are_unselected(rollout: &Rollout) -> bool {
+    let kind = rollout.producer.kind();
+    kind.drawn().is_some() && kind.once().is_none() && kind.view().is_none() && rollout.keep == Keep::All
+}
+
+/// What selects the random numbers of a part of a stage.
+#[derive(Clone, Copy)]
+pub struct StageKeys {
+    pub seed: u64,
+    pub stream: u64,
+    part: u32,
+}
+
+impl StageKeys {
+    /// The key of random numbers that only this part draws; `index` is below 2^48.
+    pub fn key(self, purpose: Purpose, index: u64) -> Key {
         Key::new(self.seed, self.stream, purpose, u64::from(self.part) << 48 | index)
+    }
+
+    /// The key of random numbers that are the same for all parts.
+    pub fn shared(self, purpose: Purpose, index: u64) -> Key {
+        Key::new(self.seed, self.stream, purpose, index)
+    }
+
+    /// The name of a tensor of this part in a checkpoint.
+    pub fn tensor_name(self, tensor: &str) -> String {
+        match self.part {
+            0 => tensor.to_owned(),
+            part => format!("{tensor}.{part}"),
+        }
+    }
+}
+
+/// How sequences become the input of a model.
+#[derive(Clone, Copy)]
+pub struct Packing<'s> {
+    pub sources: &'s StageSources<'s>,
+    /// Sequences per forward pass; `None`: all.
+    pub micro_batch: Option<u32>,
+    pub place: Place,
+}
+
+/// What completions are written, judged and shown to models with.
+#[derive(Clone, Copy)]
+pub struct Texts<'s> {
+    /// The name of the stage.
+    pub name: &'s str,
+    pub sources: &'s StageSources<'s>,
+    /// The student's.
+    pub tokenizer: &'s Tokenizer,
+    pub rollout: &'s Rollout,
+    /// Whether verifiers return feedback on completions that models read.
+    pub shows_feedback: bool,
+    pub steps: u32,
+    pub budget: MemoryBudget,
+    pub control: &'s Control,
+}
+
+impl Texts<'_> {
+    /// One of the steps.
+    pub fn step(&self, step: u32) -> StageStep {
+        StageStep { step, steps: self.steps }
+    }
+}
+
+/// The domains of a stage, in the order of its mixture.
+#[derive(Clone)]
+pub struct StageSources<'a>(Vec<Source<'a>>);
+
+impl<'a> From<Vec<Source<'a>>> for StageSources<'a> {
+    fn from(list: Vec<Source<'a>>) -> StageSources<'a> {
+        StageSources(list)
+    }
+}
+
+impl<'a> Deref for StageSources<'a> {
+    type Target = [Source<'a>];
+
+    fn deref(&self) -> &[Source<'a>] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+impl<'a> std::ops::DerefMut for StageSources<'a> {
+    fn deref_mut(&mut self) -> &mut [Source<'a>] {
+        &mut self.0
     }
 }
 
@@ -133,39 +245,42 @@ pub struct Section<'a> {
     pub teacher: Option<&'a RoutedTeacher>,
 }
 
-impl Stage<'_> {
+impl StageSources<'_> {
     /// The sections in the order of a step: one for each source, where data does not route.
     pub fn sections(&self) -> Vec<Section<'_>> {
         let of_source = |(source, of): (usize, &'_ Source<'_>)| {
             (0..of.route.sections()).map(move |teacher| (source, teacher)).collect::<Vec<_>>()
         };
-        let places = self.sources.iter().enumerate().flat_map(of_source);
+        let places = self.iter().enumerate().flat_map(of_source);
         places
-            .map(|(source, teacher)| Section {
-                source,
-                teacher: self.sources[source].route.teachers().get(teacher),
-            })
+            .map(|(source, teacher)| Section { source, teacher: self[source].route.teachers().get(teacher) })
             .collect()
     }
 
     /// Whether a source has several sections.
     pub fn routes_by_data(&self) -> bool {
-        self.sources.iter().any(|source| source.route.sections() > 1)
+        self.iter().any(|source| source.route.sections() > 1)
     }
 
-    /// Whether the stage has the prompt.
+    /// Whether they have the prompt.
     pub fn contains(&self, Draw { source, record }: Draw) -> bool {
-        self.sources.get(source).is_some_and(|source| record < source.prompts.dataset.len())
+        self.get(source).is_some_and(|source| record < source.prompts.dataset.len())
     }
 
     /// The section of a prompt, as an index.
     pub fn section(&self, source: usize, record: usize) -> usize {
-        let before: usize = self.sources[..source].iter().map(|source| source.route.sections()).sum();
-        before + self.sources[source].route.index(record)
+        let before: usize = self[..source].iter().map(|source| source.route.sections()).sum();
+        before + self[source].route.index(record)
     }
 
     pub fn section_of(&self, sequence: &Sequence) -> usize {
         self.section(sequence.source, sequence.record)
+    }
+
+    /// The number of a prompt in the data of all domains. It does not depend on the draw.
+    pub fn number(&self, Draw { source, record }: Draw) -> u32 {
+        let before: usize = self[..source].iter().map(|each| each.tokens.len()).sum();
+        (before + record) as u32
     }
 }
 

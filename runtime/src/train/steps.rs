@@ -10,7 +10,7 @@ use mopd_plan::results::ScoresFound;
 use mopd_plan::{Objective, Train};
 
 use super::checkpoints::{CheckpointWriter, Checkpoints, WriteWhen};
-use super::guards::TriggeredGuard;
+use super::hooks::StepAction;
 use super::learners::{Learners, LearnersPosition};
 use super::non_finite::check_learning_rate;
 use super::scoring::CachedScores;
@@ -43,10 +43,6 @@ pub struct FinishedTraining {
     pub seconds: f64,
 }
 
-/// The help text after a guard stopped a stage.
-const STOPPED: &str =
-    "its checkpoint is kept: if the guard is changed or removed, the next run resumes from it";
-
 /// Trains to the last step. An interrupted run leaves a checkpoint: before the current step if its rollouts
 /// were interrupted, else before the next step.
 pub fn train(
@@ -65,8 +61,10 @@ pub fn train_in_turns(
     let own: Vec<Vec<Train<Objective>>> = stages.iter().map(|stage| stage.train.own_parts()).collect();
     let parts: Vec<Vec<Stage>> = zip_equal(stages, &own).map(|(stage, own)| stage.parts(own)).collect();
     let from = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take());
-    let begun =
-        stages.iter().try_for_each(check_learning_rate).and_then(|()| learners(&parts, checkpoints.as_ref()));
+    let begun = stages
+        .iter()
+        .try_for_each(|stage| check_learning_rate(stage.name, stage.train, stage.steps))
+        .and_then(|()| learners(&parts, checkpoints.as_ref()));
     let mut training = match begun {
         Ok(learners) => TrainingLoop {
             stage: &stages[0],
@@ -137,29 +135,28 @@ impl TrainingLoop<'_> {
             Some((state, mode)) => self.resume_from(state, mode)?,
             None => LearnersPosition::default(),
         };
-        // Warnings of these guards were given when the steps were done.
-        if let Some(stop) = self.learners.replay_guards(&self.record).into_iter().find(TriggeredGuard::stops)
-        {
-            return Err(stop.error(STOPPED).into());
+        // Warnings about these steps were given when they were done.
+        let stop = |action| if let StepAction::Stop(error) = action { Some(error) } else { None };
+        if let Some(error) = self.learners.take_actions().into_iter().find_map(stop) {
+            return Err(error.into());
         }
         self.writer = self.checkpoints.map(|checkpoints| CheckpointWriter::new(checkpoints, first));
         for step in first.step..self.stage.steps {
-            self.extrapolate(step)?;
+            self.between_steps(step)?;
             self.step(step, first)?;
-            self.apply_guards(step)?;
+            self.act(step)?;
             if step + 1 < self.stage.steps {
                 self.keep_if_due(LearnersPosition::before(step + 1))?;
             }
         }
-        self.extrapolate(self.stage.steps)?;
+        self.between_steps(self.stage.steps)?;
         if let Err(error) = self.confirm() {
             if matches!(error, Error::Interrupted) {
                 self.keep(LearnersPosition::before(self.stage.steps), WriteWhen::Now);
             }
             return Err(error.into());
         }
-        let untested = self.learners.0.iter().flat_map(|trainer| trainer.guards.untested());
-        untested.for_each(|text| self.stage.control.warn(text));
+        self.learners.end_of_training().into_iter().for_each(|text| self.stage.control.warn(text));
         Ok(())
     }
 
@@ -185,10 +182,10 @@ impl TrainingLoop<'_> {
         }
     }
 
-    /// Extrapolates the weights after `steps` steps, where the stage asks for it.
-    fn extrapolate(&mut self, steps: u32) -> Result<(), EarlyStop> {
-        let Err(error) = self.learners.extrapolate(steps, &mut self.record) else { return Ok(()) };
-        // An interrupted extrapolation leaves everything as the step did.
+    /// What hooks do between two steps, after `steps` of them.
+    fn between_steps(&mut self, steps: u32) -> Result<(), EarlyStop> {
+        let Err(error) = self.learners.between_steps(steps, &mut self.record) else { return Ok(()) };
+        // An interrupted hook leaves everything as the step did.
         if self.stage.control.interrupted() || matches!(error, Error::Interrupted) {
             self.keep(LearnersPosition::before(steps), WriteWhen::Now);
         }
@@ -241,14 +238,19 @@ impl TrainingLoop<'_> {
         Err(EarlyStop { error: error.at_step(step), last_good })
     }
 
-    /// Reports the guards' actions after a step, and stops the stage if one of them is a stop.
-    fn apply_guards(&mut self, step: u32) -> Result<(), EarlyStop> {
-        let triggered = self.learners.triggered();
-        let warnings = triggered.iter().filter(|triggered| !triggered.stops());
-        warnings.for_each(|triggered| self.stage.control.warn(triggered.message()));
-        let Some(stop) = triggered.iter().find(|triggered| triggered.stops()) else { return Ok(()) };
+    /// Does what hooks ask for after a step: gives their warnings, and stops the stage if one of them says
+    /// so.
+    fn act(&mut self, step: u32) -> Result<(), EarlyStop> {
+        let mut stops = Vec::new();
+        for action in self.learners.take_actions() {
+            match action {
+                StepAction::Warn(text) => self.stage.control.warn(text),
+                StepAction::Stop(error) => stops.push(error),
+            }
+        }
+        let Some(error) = stops.into_iter().next() else { return Ok(()) };
         self.keep(LearnersPosition::before(step + 1), WriteWhen::Now);
-        Err(stop.error(STOPPED).into())
+        Err(error.into())
     }
 
     /// Asks served teachers whether their numbers are still those of the beginning, so that no checkpoint and

@@ -182,7 +182,7 @@ impl Fixture {
             turn: LearnerTurn::ALONE,
             steps: 4,
             guards_from: 0,
-            sources: vec![source(0), source(1)],
+            sources: vec![source(0), source(1)].into(),
             start: models[0].clone(),
             models: models
                 .iter()
@@ -195,7 +195,7 @@ impl Fixture {
             recomputed: 0,
             saves_activations: train.saves_activations(&train.rollout),
             judge: train.extrapolation.as_ref().map(|_| &self.judge),
-            validation: Vec::new(),
+            validation: Vec::new().into(),
             place: Place::cpu(),
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
@@ -411,7 +411,7 @@ fn expected_of(
         .list
         .iter()
         .map(|sequence| {
-            let prompt = sequence.prompt(stage);
+            let prompt = sequence.prompt(&stage.sources);
             // The indices of the completion's trained tokens.
             let written = |place: &usize| sequence.written.as_ref().is_none_or(|written| written[*place]);
             let places: Vec<i64> =

@@ -8,7 +8,7 @@ use mopd_plan::Live;
 use super::objective::Outputs;
 use super::scoring::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
-use super::stage::Stage;
+use super::stage::{Stage, StageSources};
 use crate::report::tokens::{Histogram, QuantityAxis, TokenLog, TokenQuantity, TokenSeen, TrainedSequence};
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
@@ -49,7 +49,7 @@ pub fn record(
     };
     // Adds all histograms at the first step, and those that were missing where this stage was forked from one
     // with another objective.
-    for histogram in histograms(stage, seen.weight.is_some()) {
+    for histogram in histograms(stage.seed, stage.name, &stage.sources, seen.weight.is_some()) {
         let same = |known: &Histogram| {
             (&known.domain, known.quantity, known.over)
                 == (&histogram.domain, histogram.quantity, histogram.over)
@@ -58,8 +58,11 @@ pub fn record(
             tokens.histograms.push(histogram);
         }
     }
-    let chosen =
-        if is_moment(step, stage.steps) { chosen(stage, sequences, tokens) } else { BTreeSet::new() };
+    let (sources, tokenizer) = (&stage.sources, &*stage.start.tokenizer);
+    let chosen = match is_moment(step, stage.steps) {
+        true => chosen(sources, tokenizer, sequences, tokens),
+        false => BTreeSet::new(),
+    };
     // Samples are numbered within a domain.
     let mut numbers = vec![0u32; stage.sources.len()];
     for (index, sequence) in sequences.list.iter().enumerate() {
@@ -86,7 +89,7 @@ pub fn record(
             let number = numbers[sequence.source];
             numbers[sequence.source] += 1;
             let source = &stage.sources[sequence.source];
-            let prompt = sequence.prompt(stage);
+            let prompt = sequence.prompt(sources);
             tokens.samples.push(TrainedSequence {
                 seed: stage.seed,
                 stage: stage.name.to_owned(),
@@ -94,7 +97,7 @@ pub fn record(
                 domain: source.name.to_owned(),
                 teacher: source.route.teacher(sequence.record).map(|teacher| teacher.name.clone()),
                 sample: number,
-                prompt: as_read(stage, prompt),
+                prompt: as_read(tokenizer, prompt),
                 prompt_left_out: Some(prompt.len().saturating_sub(PROMPT) as u32),
                 reward: sequence.reward,
                 length: range.len() as u32,
@@ -107,25 +110,30 @@ pub fn record(
 }
 
 /// The last [`PROMPT`] tokens of a prompt, as text with special tokens.
-fn as_read(stage: &Stage, prompt: &[Token]) -> String {
-    stage.start.tokenizer.as_read(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default()
+fn as_read(tokenizer: &Tokenizer, prompt: &[Token]) -> String {
+    tokenizer.as_read(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default()
 }
 
 /// The sequences of a step to keep. Prompts that were kept before are preferred, so that their completions
 /// can be compared over steps.
-fn chosen(stage: &Stage, sequences: &Sequences, tokens: &TokenLog) -> BTreeSet<usize> {
+fn chosen(
+    sources: &StageSources,
+    tokenizer: &Tokenizer,
+    sequences: &Sequences,
+    tokens: &TokenLog,
+) -> BTreeSet<usize> {
     let known: BTreeSet<(&str, &str)> =
         (tokens.samples.iter()).map(|sample| (sample.domain.as_str(), sample.prompt.as_str())).collect();
     let list = &sequences.list;
     let mut order: Vec<usize> = (0..list.len()).filter(|index| !list[*index].is_rejected()).collect();
     order.sort_by_cached_key(|index| {
         let sequence = &list[*index];
-        let domain = stage.sources[sequence.source].name;
-        !known.contains(&(domain, as_read(stage, sequence.prompt(stage)).as_str()))
+        let domain = sources[sequence.source].name;
+        !known.contains(&(domain, as_read(tokenizer, sequence.prompt(sources)).as_str()))
     });
-    let mut kept = vec![0; stage.sections().len()];
+    let mut kept = vec![0; sources.sections().len()];
     let within = |index: &usize| {
-        let kept = &mut kept[stage.section_of(&list[*index])];
+        let kept = &mut kept[sources.section_of(&list[*index])];
         *kept += 1;
         *kept <= SEQUENCES
     };
@@ -133,14 +141,14 @@ fn chosen(stage: &Stage, sequences: &Sequences, tokens: &TokenLog) -> BTreeSet<u
 }
 
 /// The histograms of each source, source by source.
-fn histograms(stage: &Stage, weighted: bool) -> Vec<Histogram> {
+fn histograms(seed: u64, stage: &str, sources: &StageSources, weighted: bool) -> Vec<Histogram> {
     let quantities: &[TokenQuantity] =
         if weighted { &[TokenQuantity::Weight, TokenQuantity::Signal] } else { &[TokenQuantity::Signal] };
     let mut all = Vec::new();
-    for source in &stage.sources {
+    for source in sources.iter() {
         for quantity in quantities {
             for over in [QuantityAxis::Position, QuantityAxis::Entropy] {
-                all.push(Histogram::new(stage.seed, stage.name, source.name, *quantity, over));
+                all.push(Histogram::new(seed, stage, source.name, *quantity, over));
             }
         }
     }

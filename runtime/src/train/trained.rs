@@ -4,16 +4,16 @@
 //! The model always computes with whole weights; an adapter is merged into them. So generation, scoring and
 //! training see one model, and the optimizer has state only for what is trained.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_plan::{Trainable, WeightGroup};
+use mopd_plan::{ModelId, Trainable, WeightGroup};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::elements::{Elements, TrainedPiece, before, scatter};
 use super::master::Master;
-use super::stage::Stage;
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec, upload};
@@ -48,14 +48,21 @@ enum TrainedSubset {
 impl TrainedParameters {
     /// `model` was made from the weights that the stage starts from; `key` selects the random numbers that an
     /// adapter is initialised with.
-    pub fn new(stage: &Stage, model: &Decoder, key: Key) -> Result<TrainedParameters> {
-        let (device, start) = (model.device(), &stage.start);
-        let what = match &stage.train.trainable {
+    pub fn new(
+        trainable: &Trainable,
+        start: &Arc<Weights>,
+        models: &HashMap<ModelId, Arc<Weights>>,
+        model: &Decoder,
+        key: Key,
+    ) -> Result<TrainedParameters> {
+        let device = model.device();
+        let what = match trainable {
             Trainable::Weights { only: None, except } if except.is_empty() => {
                 TrainedSubset::All(Master::of_model(model.flat(), start))
             }
             Trainable::Weights { .. } => {
-                let Elements { pieces, values, decayed, chosen } = Elements::new(stage, device)?;
+                let Elements { pieces, values, decayed, chosen } =
+                    Elements::new(trainable, start, models, device)?;
                 let parameters = upload(&values, device);
                 TrainedSubset::Parts { pieces, decayed, chosen, parameters }
             }

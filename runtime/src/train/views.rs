@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use mopd_plan::events::FailureKind;
 use mopd_plan::views::{self, GroupMember, Moment, Slot};
-use mopd_plan::{Formula, View};
+use mopd_plan::{Formula, StageStep, View};
 
 use super::completions::{of_completions, text_of_at_most};
 use super::sequences::Sequences;
-use super::stage::Stage;
+use super::stage::{Source, StageSources, Texts};
 use crate::data::Lists;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -32,9 +32,9 @@ impl StepContext {
     /// Before the first step.
     pub const START: StepContext = StepContext { step: 0, learned: None };
 
-    pub fn moment(self, stage: &Stage) -> Moment {
+    pub fn moment(self, steps: u32) -> Moment {
         let StepContext { step, learned } = self;
-        Moment::Step { step, steps: stage.steps, learned }
+        Moment::Step { step, steps, learned }
     }
 }
 
@@ -53,7 +53,7 @@ impl ScorerPrompts {
     /// tokens. Where the group lacks what the view shows, the scorer reads the plain prompt: it is not
     /// [`available`] there, and its scores are not used.
     pub fn new(
-        stage: &Stage,
+        texts: Texts,
         sees: Option<&View>,
         context: usize,
         sequences: &Sequences,
@@ -61,52 +61,52 @@ impl ScorerPrompts {
         now: StepContext,
     ) -> Result<ScorerPrompts> {
         let Some(view) = sees else { return Ok(ScorerPrompts::Own) };
-        let numbers = view.numbers().map(|number| numbers(stage, view, number, sequences, now.step));
+        let numbers = view.numbers().map(|number| numbers(view, number, sequences, texts.step(now.step)));
         let numbers: Vec<Vec<f64>> = numbers.collect::<Result<_>>()?;
         let read = |member| {
             let Sequence { source, record, completion, .. } = &sequences.list[member];
             let draw = Draw { source: *source, record: *record };
-            let mut said = said(stage, view, sequences, member)?;
+            let mut said = said(texts, view, sequences, member)?;
             if let Some(said) = &mut said {
                 said.numbers = numbers.iter().map(|of_members| views::number(of_members[member])).collect();
             }
             Ok((member, draw, said, completion.len()))
         };
-        ScorerPrompts::of(stage, view, members.map(read), now, context)
+        ScorerPrompts::of(texts, view, members.map(read), now, context)
     }
 
     /// The prompts of some draws for a writer with the view `sees`.
     pub fn of_draws(
-        stage: &Stage,
+        texts: Texts,
         sees: Option<&View>,
         draws: impl Iterator<Item = Draw>,
         now: StepContext,
     ) -> Result<ScorerPrompts> {
         let Some(view) = sees else { return Ok(ScorerPrompts::Own) };
         let read = |(place, draw)| Ok((place, draw, Some(TemplateInputs::default()), 0));
-        ScorerPrompts::of(stage, view, draws.enumerate().map(read), now, usize::MAX)
+        ScorerPrompts::of(texts, view, draws.enumerate().map(read), now, usize::MAX)
     }
 
     /// `read` has index, row, template inputs (`None`: the plain prompt) and length of each completion.
     fn of(
-        stage: &Stage,
+        texts: Texts,
         view: &View,
         read: impl Iterator<Item = Result<(usize, Draw, Option<TemplateInputs>, usize)>>,
         now: StepContext,
         context: usize,
     ) -> Result<ScorerPrompts> {
-        let tokenizer = &stage.start.tokenizer;
+        let Texts { sources, tokenizer, .. } = texts;
         if view.is_fixed() {
             let mut rows = HashMap::new();
             for each in read {
                 let (_, Draw { source, .. }, ..) = each?;
                 if let Entry::Vacant(place) = rows.entry(source) {
-                    place.insert(stage.sources[source].prompts.shown(tokenizer, view)?);
+                    place.insert(sources[source].prompts.shown(tokenizer, view)?);
                 }
             }
             return Ok(ScorerPrompts::Fixed(rows));
         }
-        let moment = now.moment(stage);
+        let moment = now.moment(texts.steps);
         let (mut shown, mut known) = (HashMap::new(), HashMap::new());
         for each in read {
             let (place, Draw { source, record }, said, completion) = each?;
@@ -114,7 +114,7 @@ impl ScorerPrompts {
                 Entry::Occupied(known) => Vec::clone(known.get()),
                 Entry::Vacant(vacant) => {
                     let (_, _, said) = vacant.key();
-                    let prompts = stage.sources[source].prompts;
+                    let prompts = sources[source].prompts;
                     let tokens = match said {
                         Some(said) => prompts.shown_now(tokenizer, view, moment, record, said)?,
                         None => {
@@ -141,7 +141,7 @@ impl ScorerPrompts {
     /// have no meaning for a model, but logits all the same.
     pub fn fit(
         &self,
-        stage: &Stage,
+        sources: &StageSources,
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
         context: usize,
@@ -149,7 +149,7 @@ impl ScorerPrompts {
         for member in members {
             let sequence = &sequences.list[member];
             let (prompt, completion) =
-                (self.prompt(stage, sequence, member).len(), sequence.completion.len());
+                (self.prompt(sources, sequence, member).len(), sequence.completion.len());
             if prompt + completion > context {
                 let message = format!(
                     "a sequence of {prompt} tokens and {completion} of its completion does not fit the \
@@ -163,19 +163,24 @@ impl ScorerPrompts {
     }
 
     /// The prompt of a sequence, where `member` is its index among those of the step.
-    pub fn prompt<'a>(&'a self, stage: &'a Stage, sequence: &'a Sequence, member: usize) -> &'a [Token] {
+    pub fn prompt<'a>(
+        &'a self,
+        sources: &'a StageSources,
+        sequence: &'a Sequence,
+        member: usize,
+    ) -> &'a [Token] {
         match self {
-            ScorerPrompts::Own => sequence.prompt(stage),
+            ScorerPrompts::Own => sequence.prompt(sources),
             ScorerPrompts::Fixed(rows) => rows[&sequence.source].get(sequence.record),
             ScorerPrompts::PerRow(now) => &now[&member],
         }
     }
 
     /// The prompt of a draw, where `place` is its index among the draws.
-    pub fn of_draw<'a>(&'a self, stage: &'a Stage, draw: Draw, place: usize) -> &'a [Token] {
+    pub fn of_draw<'a>(&'a self, sources: &'a StageSources, draw: Draw, place: usize) -> &'a [Token] {
         let Draw { source, record } = draw;
         match self {
-            ScorerPrompts::Own => stage.sources[source].tokens.get(record),
+            ScorerPrompts::Own => sources[source].tokens.get(record),
             ScorerPrompts::Fixed(rows) => rows[&source].get(record),
             ScorerPrompts::PerRow(now) => &now[&place],
         }
@@ -197,21 +202,22 @@ fn fits(view: &View, prompt: usize, completion: usize, context: usize) -> Result
 }
 
 /// The inputs of a view's template for a completion; `None` where the group lacks them.
-fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Result<Option<TemplateInputs>> {
+fn said(texts: Texts, view: &View, sequences: &Sequences, member: usize) -> Result<Option<TemplateInputs>> {
     let sequence = &sequences.list[member];
     let mut said = TemplateInputs::default();
     for slot in view.slots().filter(|slot| slot.of_completion()) {
         let text = match slot {
             Slot::Draft => sequence.draft.clone().expect("a template of drafts is read where there are some"),
-            Slot::Feedback => {
-                sequence.feedback.clone().ok_or_else(|| missing_feedback(stage, &view.name, sequence))?
-            }
+            Slot::Feedback => sequence
+                .feedback
+                .clone()
+                .ok_or_else(|| missing_feedback(&texts.sources[sequence.source], &view.name))?,
             Slot::WrittenFeedback(place) => match written(sequence, *place) {
                 Some(text) => text.to_owned(),
                 None => return Ok(None),
             },
             Slot::Group(which) => match other(sequences, member, *which)? {
-                Some(other) => text(stage, &sequences.list[other])?,
+                Some(other) => text(texts, &sequences.list[other])?,
                 None => return Ok(None),
             },
             Slot::Transcript(panel) => {
@@ -232,20 +238,14 @@ fn written(sequence: &Sequence, place: u32) -> Option<&str> {
 }
 
 /// The values of a number in a template, one for each sequence.
-fn numbers(
-    stage: &Stage,
-    view: &View,
-    number: &Formula,
-    sequences: &Sequences,
-    step: u32,
-) -> Result<Vec<f64>> {
+fn numbers(view: &View, number: &Formula, sequences: &Sequences, step: StageStep) -> Result<Vec<f64>> {
     let wanted = number.graph.signals(&[number.value]);
     let asks_reward = wanted.iter().any(|signal| signal.is_of_reward());
     if asks_reward && sequences.list.iter().any(|sequence| sequence.reward.is_none()) {
         return Err(missing_reward());
     }
     let what = format!("a number of the template `{}`", view.name);
-    let numbers = of_completions(stage, number, sequences, Vec::new(), step, &what)?;
+    let numbers = of_completions(number, sequences, Vec::new(), step, &what)?;
     assert_eq!(numbers.len(), sequences.list.len(), "a number for each");
     if numbers.iter().all(|number| number.is_finite()) {
         return Ok(numbers);
@@ -262,18 +262,17 @@ fn missing_reward() -> Error {
 }
 
 /// A completion as text, cut to the most tokens that it may have.
-pub fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
-    let limit = stage.sources[sequence.source].limit;
+pub fn text(texts: Texts, sequence: &Sequence) -> Result<String> {
+    let limit = texts.sources[sequence.source].limit;
     // The sides of a `mix` may have different lengths.
-    let drawn = stage.train.rollout.producer.drawn();
+    let drawn = texts.rollout.producer.drawn();
     let most = drawn.into_iter().map(|(_, sampling)| sampling.max_tokens(limit)).max().unwrap_or(u32::MAX);
     let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
-    text_of_at_most(&stage.start.tokenizer, &tokens, most as usize)
+    text_of_at_most(texts.tokenizer, &tokens, most as usize)
 }
 
 /// The error where a template shows feedback about a completion, but the verifier gave none.
-pub fn missing_feedback(stage: &Stage, template: &str, sequence: &Sequence) -> Error {
-    let source = &stage.sources[sequence.source];
+pub fn missing_feedback(source: &Source, template: &str) -> Error {
     let message = format!(
         "the reward of `{}` returned no feedback on a completion, but the template `{template}` shows \
         `{{feedback}}`",

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Rounded;
 use crate::metrics::{
-    LearnerTurns, NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, SHARES, domain, gathered, number, totals_of_steps,
+    LearnerTurns, NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, is_share, number, totals_of_steps,
 };
 use crate::run_folder::ColumnTable;
 use crate::table::distinct;
@@ -190,7 +190,7 @@ impl StageRows<'_> {
         let [reward, others @ ..] = OF_DOMAIN;
         for metric in std::iter::once(reward).chain(metrics.columns(REWARD_PART)).chain(others) {
             for of in domains {
-                if SHARES.contains(&metric) {
+                if is_share(metric) {
                     found.extend(self.share_of_domain(metric, of, &steps));
                     continue;
                 }
@@ -220,7 +220,7 @@ impl StageRows<'_> {
     fn shares_of_teachers(&self, teachers: &[&str]) -> Vec<Series> {
         let steps = self.of_steps_and_terms();
         let mut found = Vec::new();
-        for metric in SHARES {
+        for metric in OF_DOMAIN.into_iter().filter(|metric| is_share(metric)) {
             for teacher in teachers {
                 let values =
                     self.shares(metric, steps.iter(), |row| self.metrics.text("teacher", row) == *teacher);

@@ -2,6 +2,7 @@
 
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
+use mopd_plan::columns::METRICS;
 use serde::Serialize;
 
 use super::LoadedRun;
@@ -180,7 +181,14 @@ fn facts(run: &LoadedRun) -> Vec<(&'static str, String)> {
 
 fn script(live: bool) -> String {
     let live = if live { LIVE } else { "" };
-    format!("\"use strict\";\n(() => {{\n{}{live}}})();\n", SCRIPT.concat())
+    format!("\"use strict\";\n(() => {{\n{}\n{}{live}}})();\n", metric_titles(), SCRIPT.concat())
+}
+
+/// The titles and the units of the curves, as a constant of the script.
+fn metric_titles() -> String {
+    let shown = METRICS.iter().filter_map(|metric| Some((metric.name, metric.shown?)));
+    let titles = shown.map(|(name, (title, unit))| format!("  {name}: [{title:?}, {unit:?}],\n"));
+    format!("const metrics = {{\n{}}};", titles.collect::<String>())
 }
 
 /// JSON for a script element: nothing in it can end the element or begin a comment.
@@ -206,7 +214,7 @@ fn command(run: &LoadedRun) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{OF_DOMAIN, OF_STEP, SHARES};
+    use crate::metrics::{OF_DOMAIN, OF_STEP, is_share};
 
     #[test]
     fn data_cannot_leave_its_element() {
@@ -215,16 +223,14 @@ mod tests {
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "</script><!--&amp;\u{2028}");
     }
 
-    /// A number without a title in the script appears in no chart.
+    /// A number without a title appears in no chart; shares have a chart of their own.
     #[test]
-    fn the_script_knows_every_number_of_a_step() {
+    fn every_number_of_a_step_has_a_chart() {
         let script = include_str!("script/curves.js");
         for name in OF_DOMAIN.iter().chain(&OF_STEP) {
-            let known = match SHARES.contains(name) {
-                true => format!("[\"{name}\", "),
-                false => format!("\n  {name}: [\""),
-            };
-            assert!(script.contains(&known), "{name}");
+            let titled = metric_titles().contains(&format!("\n  {name}: [\""));
+            assert!(titled != is_share(name), "{name}");
+            assert!(titled || script.contains(&format!("[\"{name}\", ")), "{name}");
         }
     }
 

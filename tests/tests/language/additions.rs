@@ -8,6 +8,10 @@ const WITNESSES: &[(&str, &[&str], usize)] = &[
     ("a signal without arguments", &["Offset", "\"offset\""], 4),
     // Besides its row: its value, its value in the toy models, its name where it is not finite.
     ("a number of a role", &["ModelSignal::Rank"], 3),
+    // Its row of the table, and where it is set.
+    ("a number of a step", &["sampler_ratio"], 2),
+    // Its file, and its line in the list of hooks.
+    ("what a stage does besides updates", &["WeightAverage", "average::new"], 2),
     // Declaration and reading of a call, the type with its facts, its constructor, and the file that judges.
     ("a reward", &["JsonSchema"], 5),
     // Its declaration, its field, and where it is read. Its use is the fourth.

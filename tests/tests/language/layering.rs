@@ -77,7 +77,7 @@ const LARGER_CIRCLES: [(&str, usize); 2] = [("mopd-runtime", 23), ("mopd-compile
 
 /// The modules of `runtime/src/train`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const TRAIN: [&str; 39] = [
+const TRAIN: [&str; 35] = [
     "learner_turn",
     "route",
     "stage",
@@ -95,24 +95,20 @@ const TRAIN: [&str; 39] = [
     "other_tokenizer",
     "models",
     "student",
+    "rollouts",
     "privacy",
     "mini_batches",
     "batches",
-    "rollouts",
     "scoring",
     "agreement",
-    "alignment",
     "non_finite",
     "sampler_gap",
     "part",
     "diagnostics",
     "tokens",
-    "guards",
-    "monitor",
     "progress",
     "engine_steps",
-    "validation",
-    "extrapolate",
+    "hooks",
     "trainer",
     "learners",
     "checkpoints",

@@ -69,7 +69,7 @@ fn guard_on_a_missing_number_is_refused_by_name() {
         said.contains("the steps of this stage have no `validation_loss`: it has no `validate`"),
         "{said}"
     );
-    assert!(said.contains("they have: loss, gradient_norm, entropy, "), "{said}");
+    assert!(said.contains("they have: reward, divergence, entropy, "), "{said}");
     let mut supervised = experiment();
     let Stage::Train(train) = &mut supervised.models[1].stage else { panic!("it is trained") };
     train.guards = vec![guard(GuardAction::Stop, above(StepNumber::Divergence, 1.0))];

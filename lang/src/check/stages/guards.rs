@@ -155,7 +155,7 @@ fn of_domains(reporter: &mut Reporter, condition: &Formula, on: bool, place: Spa
     let unsupported = |number: &StepNumber| match number.pooling() {
         Pooling::Step => on,
         Pooling::Share => !on,
-        Pooling::Tokens | Pooling::Completions => false,
+        Pooling::Tokens | Pooling::Completions | Pooling::Sum | Pooling::Max => false,
     };
     let Some(number) = numbers(condition).into_iter().find(unsupported) else { return true };
     let name = number.name();

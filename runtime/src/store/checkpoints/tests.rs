@@ -87,7 +87,7 @@ fn the_format_of_positions_stays() {
     let read: TrainPosition = serde_json::from_str(&written.to_string()).unwrap();
     assert_eq!(read.first.batches.climbed, [1, 0]);
     assert_eq!(read.others[0].own_data[0].batches.policy.len(), 2);
-    assert_eq!(read.others[0].losses.validated, Some((4, 4607182418800017408)));
+    assert_eq!(read.others[0].hooks.validated, Some((4, 4607182418800017408)));
     assert_eq!(serde_json::to_value(&read).unwrap(), written);
 }
 

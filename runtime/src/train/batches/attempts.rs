@@ -7,7 +7,7 @@ use mopd_plan::{Role, Sampling};
 
 use super::sample::{NumberedDraw, draw_by, judge, sample};
 use super::teacher::teacher_of;
-use super::words::{number, prompts};
+use super::words::prompts;
 use super::{Batch, Group};
 use crate::failure::Result;
 use crate::random::{Key, Purpose};
@@ -24,13 +24,15 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     let groups: Vec<usize> = sequences.groups().map(<[_]>::len).collect();
     for role in stage.train.objective.attempts() {
         stage.control.check()?;
-        let draws: Vec<NumberedDraw> =
-            prompts.iter().map(|draw| NumberedDraw { number: number(stage, *draw), draw: *draw }).collect();
+        let draws: Vec<NumberedDraw> = prompts
+            .iter()
+            .map(|draw| NumberedDraw { number: stage.sources.number(*draw), draw: *draw })
+            .collect();
         let sampling = stage.train.rollout.producer.sampling().expect("the stage's completions are sampled");
         let Role::Scorer(place) = role else { unreachable!("a teacher by name is a scorer") };
         let key = batch.key(Purpose::Attempt).turn(place.0);
         let mut attempts = attempts(batch, role, &draws, sampling, key)?;
-        judge(stage, attempts.iter_mut().flatten())?;
+        judge(stage.texts(), attempts.iter_mut().flatten())?;
         let right = |sequence: &Sequence| sequence.reward >= Some(1.0);
         let right: HashMap<(usize, usize), Vec<bool>> = zip_equal(&prompts, attempts)
             .map(|(draw, group)| ((draw.source, draw.record), group.iter().map(right).collect()))
@@ -59,17 +61,17 @@ pub(super) fn attempts(
     let sampling = sampling.at(step, stage.steps, climbed);
     draw_by(
         draws,
-        |draw| draw.section(stage),
+        |draw| draw.section(&stage.sources),
         |_, draws| {
-            let scorer = teacher_of(stage, models, role, draws[0].draw)?;
+            let scorer = teacher_of(&stage.sources, models, role, draws[0].draw)?;
             let decoder = models.decoder(scorer.model_ref);
             let shown = ScorerPrompts::of_draws(
-                stage,
+                stage.texts(),
                 models.view(scorer),
                 draws.iter().map(|each| each.draw),
                 batch.now(),
             )?;
-            sample(stage, decoder.as_deref().unwrap_or(student), &shown, draws, &sampling, key)
+            sample(stage.texts(), decoder.as_deref().unwrap_or(student), &shown, draws, &sampling, key)
         },
     )
 }

@@ -17,7 +17,6 @@ use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::completions::of_completions;
 use crate::train::objective::failed;
-use crate::train::packing::hidden;
 use crate::train::sequences::Sequences;
 use crate::train::views::ScorerPrompts;
 use crate::train::vocabulary::{LmHead, Logits, Parameters, Vocabulary};
@@ -87,7 +86,7 @@ pub(super) fn numbers(
     let wanted = formula.graph.signals(&[formula.value]);
     let asks_reward = wanted.iter().any(|signal| signal.is_of_reward());
     if asks_reward && groups.iter().flatten().any(|sequence| sequence.reward.is_none()) {
-        judge(stage, groups.iter_mut().flatten())?;
+        judge(stage.texts(), groups.iter_mut().flatten())?;
     }
     let full: Vec<Group> = groups.iter().filter(|group| !group.is_empty()).cloned().collect();
     if full.is_empty() {
@@ -98,7 +97,7 @@ pub(super) fn numbers(
         true => of_student(batch, &sequences, &wanted)?,
         false => Vec::new(),
     };
-    let numbers = of_completions(stage, formula, &sequences, known, batch.step, what)?;
+    let numbers = of_completions(formula, &sequences, known, stage.step(batch.step), what)?;
     match zip_equal(&sequences.list, &numbers).find(|(_, number)| number.is_nan()) {
         None => Ok(numbers),
         Some((sequence, _)) => {
@@ -113,8 +112,9 @@ pub(super) fn numbers(
 fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result<Vec<(Signal, Vec<f32>)>> {
     let Batch { stage, student, models, .. } = *batch;
     let _guard = no_grad_guard();
-    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &ScorerPrompts::Own);
-    let hidden = hidden(stage, ScoringDecoder::Held(student), sequences, &micro_batches, &ScorerPrompts::Own);
+    let (packing, own) = (stage.packing(), &ScorerPrompts::Own);
+    let micro_batches = packing.micro_batches(sequences, 0..sequences.list.len(), own);
+    let hidden = packing.hidden(ScoringDecoder::Held(student), sequences, &micro_batches, own);
     let lm_head = LmHead::Held(models.compared(student));
     let logits =
         Logits::Projected { hidden, lm_head, softcap: student.config.logit_softcap, scalar_head: None };

@@ -15,7 +15,7 @@ use crate::failure::{Error, Result};
 use crate::random::{Purpose, permutation};
 use crate::train::completions::{judged, of_groups, value_of};
 use crate::train::sequences::Sequences;
-use crate::train::stage::{Source, Stage};
+use crate::train::stage::{Source, StageKeys, Texts};
 use crate::zip::zip_equal;
 
 /// Prompts that are measured at a time. An interrupted run does not wait for all prompts.
@@ -117,7 +117,7 @@ impl CurriculumState {
             let mut known = match self.settings.reads_own() {
                 true => {
                     let groups = own.draw(batch, &numbered(draws, first), Purpose::Measure)?;
-                    judged(stage, &Sequences::of_groups(groups, sizes.len()), batch.step)
+                    judged(&Sequences::of_groups(groups, sizes.len()), stage.step(batch.step))
                 }
                 false => {
                     let layout = Layout { groups: draws.len() as u32, ..Layout::default() };
@@ -149,7 +149,14 @@ impl CurriculumState {
         let (mut lists, mut before) = (Vec::with_capacity(sizes.len()), 0);
         for (source, size) in sizes.iter().enumerate() {
             let own = before..before + size;
-            lists.push(self.list(stage, source, round, &holds[own.clone()], &priorities[own])?);
+            lists.push(self.list(
+                stage.texts(),
+                stage.keys(),
+                source,
+                round,
+                &holds[own.clone()],
+                &priorities[own],
+            )?);
             before += size;
         }
         Ok(PromptChoice::new(round, lists))
@@ -179,10 +186,10 @@ impl CurriculumState {
             for measure in wanted {
                 let value = &self.settings.measures[measure].value;
                 numbers[measure].extend(of_groups(
-                    batch.stage,
                     value,
                     &groups,
-                    batch.step,
+                    batch.stage.sources.len(),
+                    batch.stage.step(batch.step),
                     "a choice of prompts",
                 )?);
             }
@@ -194,13 +201,14 @@ impl CurriculumState {
     /// their mean priority.
     fn list(
         &self,
-        stage: &Stage,
+        texts: Texts,
+        keys: StageKeys,
         source: usize,
         round: u32,
         holds: &[f64],
         priorities: &[f64],
     ) -> Result<(Vec<u32>, Option<f64>)> {
-        let shuffled = permutation(shuffle(stage, Purpose::Shuffle)(source, u64::from(round)), holds.len());
+        let shuffled = permutation(shuffle(keys, Purpose::Shuffle)(source, u64::from(round)), holds.len());
         let mut records: Vec<u32> =
             shuffled.into_iter().filter(|record| holds[*record as usize] != 0.0).collect();
         let priority = |record: &u32| priorities[*record as usize];
@@ -208,11 +216,11 @@ impl CurriculumState {
             priority(other).partial_cmp(&priority(one)).expect("a priority is a number")
         });
         if records.is_empty() {
-            let Source { name, origin, .. } = &stage.sources[source];
+            let Source { name, origin, .. } = &texts.sources[source];
             let message = format!(
                 "the `filter` of `{}` accepts none of the {} prompts of the domain `{name}`, so nothing \
                 is left to train on",
-                stage.name,
+                texts.name,
                 holds.len()
             );
             let help = "lower its bound, or leave the domain out of the stage: `domains = ...`";

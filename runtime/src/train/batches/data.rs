@@ -9,17 +9,17 @@ use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
-use crate::train::stage::{Source, Stage};
+use crate::train::stage::{Source, Texts};
 
 /// Ready-made sequences, by source and record.
 pub(super) struct FixedRollouts(pub(super) Vec<Vec<Sequence>>);
 
 pub(super) fn make(data: &Data, context: &ProducerContext) -> Result<FixedRollouts> {
     let ProducerContext { stage, judged, .. } = context;
-    let mut examples = all_examples(stage, &data.field)?;
+    let mut examples = all_examples(stage.texts(), &data.field)?;
     // Unlike rollouts, these are judged only if rewards are read.
     if *judged && stage.train.objective.reads_reward() {
-        examples.iter_mut().try_for_each(|examples| judge(stage, examples))?;
+        examples.iter_mut().try_for_each(|examples| judge(stage.texts(), examples))?;
     }
     Ok(FixedRollouts(examples))
 }
@@ -38,13 +38,13 @@ impl SequenceProducer for FixedRollouts {
 }
 
 /// The completions in a field of the data, by source.
-pub fn all_examples(stage: &Stage, field: &str) -> Result<Vec<Vec<Sequence>>> {
-    let sources = stage.sources.iter().enumerate();
-    sources.map(|(index, source)| examples(stage, source, index, field)).collect()
+pub fn all_examples(texts: Texts, field: &str) -> Result<Vec<Vec<Sequence>>> {
+    let sources = texts.sources.iter().enumerate();
+    sources.map(|(index, source)| examples(texts, source, index, field)).collect()
 }
 
-fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
-    let examples = source.prompts.examples(&stage.start.tokenizer, field)?;
+fn examples(texts: Texts, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
+    let examples = source.prompts.examples(texts.tokenizer, field)?;
     let mut cut = 0;
     let mut sequence = |record| {
         let (prompt, mut completion, mut written) = examples.get(record);
@@ -63,12 +63,12 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
     };
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();
     if cut > 0 {
-        stage.control.warn(format!(
+        texts.control.warn(format!(
             "`limits` of the domain `{}` cuts off {cut} of {} completions in the field `{field}`, for `{}`: \
              their ends are not trained on",
             source.name,
             list.len(),
-            stage.name
+            texts.name
         ));
     }
     Ok(list)

@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use mopd_plan::events::FailureKind;
 use mopd_plan::views::Slot;
-use mopd_plan::{ModelSignal, Panel, Role, Signal, View};
+use mopd_plan::{ModelSignal, Objective, Panel, Role, Signal, Train, View};
 
 use super::Batch;
-use super::words::{self, TextRequest, TextWriter, prompts, scorer};
+use super::words::{TextRequest, TextWriter, prompts, scorer};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
@@ -18,7 +18,6 @@ use crate::random::Purpose;
 use crate::rollout::{Debate, TurnSummary, confidence};
 use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
-use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 /// The panels of a part of a stage.
@@ -38,8 +37,7 @@ struct MemberTurn {
 }
 
 impl Panels {
-    pub(super) fn of_stage(stage: &Stage) -> Panels {
-        let train = stage.train;
+    pub(super) fn new(train: &Train<Objective>) -> Panels {
         let scored = train.scorers.scored(|role| train.objective.reads(role));
         let signals: Vec<Signal> =
             train.objective.signals().into_iter().chain(train.scorers.signals()).collect();
@@ -159,7 +157,7 @@ fn of_scorer(
         let said = TemplateInputs { slots, ..TemplateInputs::default() };
         // Random numbers differ by turn.
         let sample = (place as u32) << 16 | number;
-        TextRequest { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }
+        TextRequest { prompt: *prompt, said, number: batch.stage.sources.number(*prompt), sample }
     });
     let asked: Vec<TextRequest> = asked.collect();
     let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);

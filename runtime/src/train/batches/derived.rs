@@ -22,7 +22,7 @@ use crate::random::{Purpose, permutation};
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 use crate::train::completions::text_of_at_most;
-use crate::train::stage::Stage;
+use crate::train::stage::Texts;
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
@@ -69,16 +69,16 @@ impl SequenceProducer for DerivedProducer {
         let shown = ScorerPrompts::PerRow(shown);
         // Random numbers of turn 1: the attempts had those of turn 0.
         let mut completed =
-            sample(stage, batch.student, &shown, &asked, &sampling, batch.key(purpose).turn(1))?;
+            sample(stage.texts(), batch.student, &shown, &asked, &sampling, batch.key(purpose).turn(1))?;
         for (place, group) in completed.iter_mut().enumerate() {
             let replayed = groups[open[place]].iter().any(|attempt| attempt.replayed);
             for sequence in group {
                 sequence.replayed = replayed;
-                sequence.prompt = Some(shown.of_draw(stage, asked[place].draw, place).to_vec());
+                sequence.prompt = Some(shown.of_draw(&stage.sources, asked[place].draw, place).to_vec());
                 sequence.derived = true;
             }
         }
-        judge(stage, completed.iter_mut().flatten())?;
+        judge(stage.texts(), completed.iter_mut().flatten())?;
         zip_equal(open, completed).for_each(|(place, group)| groups[place] = group);
         Ok(groups)
     }
@@ -98,7 +98,7 @@ impl DerivedProducer {
         completion: u32,
     ) -> Result<Vec<Token>> {
         let Batch { stage, student, .. } = *batch;
-        let (view, moment) = (&self.settings.sees, batch.now().moment(stage));
+        let (view, moment) = (&self.settings.sees, batch.now().moment(stage.steps));
         let prompts = stage.sources[draw.source].prompts;
         let tokens = prompts.shown_now(&stage.start.tokenizer, view, moment, draw.record, said)?;
         let context = student.config.context;
@@ -124,7 +124,7 @@ impl DerivedProducer {
         prompts: &[NumberedDraw],
         groups: &[Group],
     ) -> Result<Vec<Option<TemplateInputs>>> {
-        let attempted = groups.iter().map(|group| self.attempted(batch.stage, group));
+        let attempted = groups.iter().map(|group| self.attempted(batch.stage.texts(), group));
         let mut said: Vec<Option<TemplateInputs>> = attempted.collect::<Result<_>>()?;
         let mut answers: HashMap<Role, GroupsByPrompt> = HashMap::new();
         for (place, text) in self.settings.texts.iter().enumerate() {
@@ -142,7 +142,8 @@ impl DerivedProducer {
                         answers.insert(*writer, self.answers(batch, *writer, prompts, &open)?);
                     }
                     let known = &answers[writer];
-                    let shown = open.iter().map(|place| self.member(batch.stage, &known[place], *member));
+                    let shown =
+                        open.iter().map(|place| self.member(batch.stage.texts(), &known[place], *member));
                     shown.collect::<Result<_>>()?
                 }
                 DerivedText::Short { writer, sees, max_tokens } => {
@@ -167,17 +168,17 @@ impl DerivedProducer {
     }
 
     /// The attempts that are shown; `None` where one of them does not exist.
-    fn attempted(&self, stage: &Stage, group: &Group) -> Result<Option<TemplateInputs>> {
+    fn attempted(&self, texts: Texts, group: &Group) -> Result<Option<TemplateInputs>> {
         let mut said = TemplateInputs::default();
         for member in self.settings.members() {
-            let Some(text) = self.member(stage, group, member)? else { return Ok(None) };
+            let Some(text) = self.member(texts, group, member)? else { return Ok(None) };
             said.slots.push((Slot::Group(member), text));
         }
         Ok(Some(said))
     }
 
     /// The text of the first sequence that is correct, wrong, or any, cut to a completion's limit.
-    fn member(&self, stage: &Stage, group: &Group, member: GroupMember) -> Result<Option<String>> {
+    fn member(&self, texts: Texts, group: &Group, member: GroupMember) -> Result<Option<String>> {
         let is = |sequence: &&Sequence| {
             let right = sequence.reward.expect("attempts and answers are judged") >= 1.0;
             match member {
@@ -187,8 +188,8 @@ impl DerivedProducer {
             }
         };
         let text = |sequence: &Sequence| {
-            let most = self.settings.sampling().max_tokens(stage.sources[sequence.source].limit);
-            text_of_at_most(&stage.start.tokenizer, &sequence.completion, most as usize)
+            let most = self.settings.sampling().max_tokens(texts.sources[sequence.source].limit);
+            text_of_at_most(texts.tokenizer, &sequence.completion, most as usize)
         };
         group.iter().find(is).map(text).transpose()
     }
@@ -206,7 +207,7 @@ impl DerivedProducer {
         // `shuffled` and `shortened` have the random numbers of turns 0 and 1.
         let key = batch.key(Purpose::Derived).turn(2 + scorer.0);
         let mut answers = attempts(batch, writer, &asked, self.settings.sampling(), key)?;
-        judge(batch.stage, answers.iter_mut().flatten())?;
+        judge(batch.stage.texts(), answers.iter_mut().flatten())?;
         Ok(zip_equal(open.iter().copied(), answers).collect())
     }
 

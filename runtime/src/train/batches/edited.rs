@@ -6,8 +6,8 @@ use mopd_plan::Producer;
 
 use crate::failure::Result;
 use crate::rollout::Sequence;
-use crate::tokenizer::Token;
-use crate::train::stage::Stage;
+use crate::tokenizer::{Token, Tokenizer};
+use crate::train::stage::Texts;
 
 /// Replaces the text of completions.
 pub(super) struct TextReplacer {
@@ -22,14 +22,13 @@ pub(super) struct TextReplacer {
 }
 
 /// The text of the trained tokens, without special tokens such as the one that ends it.
-pub(super) fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
+pub(super) fn text(tokenizer: &Tokenizer, sequence: &Sequence) -> Result<String> {
     let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
-    Ok(stage.start.tokenizer.decode(&tokens)?)
+    Ok(tokenizer.decode(&tokens)?)
 }
 
 /// The same with special tokens by their names, up to the token that ends it: encoded again, it has them too.
-pub(super) fn text_as_sampled(stage: &Stage, sequence: &Sequence) -> Result<String> {
-    let tokenizer = &stage.start.tokenizer;
+pub(super) fn text_as_sampled(tokenizer: &Tokenizer, sequence: &Sequence) -> Result<String> {
     let tokens = sequence.of_trained(&sequence.completion).copied();
     let written: Vec<Token> = tokens.take_while(|token| !tokenizer.is_end(*token)).collect();
     Ok(tokenizer.as_read(&written)?)
@@ -51,9 +50,9 @@ impl TextReplacer {
     /// The tokens are those of the text behind the prompt, as a sampler writes it. A chat template is for
     /// messages: it trims them and moves their parts, as Qwen3's makes a thought of what stands before a lone
     /// `</think>`.
-    pub fn replaced(&self, stage: &Stage, sequence: Sequence, text: &str) -> Result<Option<Sequence>> {
+    pub fn replaced(&self, texts: Texts, sequence: Sequence, text: &str) -> Result<Option<Sequence>> {
         let TextReplacer { writer, completes, .. } = self;
-        let (source, tokenizer) = (&stage.sources[sequence.source], &stage.start.tokenizer);
+        let (source, tokenizer) = (&texts.sources[sequence.source], texts.tokenizer);
         let tokens = tokenizer.continuation(text)?.into_iter().map(|(token, _)| token);
         let end = sequence.completion.last().copied().filter(|token| tokenizer.is_end(*token));
         let end = match end {
@@ -75,10 +74,10 @@ impl TextReplacer {
             truncated = true;
             completion.truncate(most);
             if self.cut.replace(self.cut.get() + 1) == 0 {
-                stage.control.warn(format!(
+                texts.control.warn(format!(
                     "`{}`: {writer} returned completions longer than `max_tokens` ({most} tokens): the \
                     tokens beyond are not trained on",
-                    stage.name
+                    texts.name
                 ));
             }
         }

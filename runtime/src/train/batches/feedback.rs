@@ -8,7 +8,7 @@ use mopd_plan::views::Slot;
 use mopd_plan::{Feedback, View};
 
 use super::Batch;
-use super::words::{TextRequest, TextWriter, number, scorer};
+use super::words::{TextRequest, TextWriter, scorer};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
@@ -58,7 +58,7 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
             let sequence = &sequences.list[*member];
             let prompt = Draw { source: sequence.source, record: sequence.record };
             let sample = samples.entry((prompt.source, prompt.record)).or_default();
-            let (number, said) = (number(stage, prompt), said(batch, view, sequences, *member)?);
+            let (number, said) = (stage.sources.number(prompt), said(batch, view, sequences, *member)?);
             asked.push(TextRequest { prompt, said, number, sample: *sample });
             *sample += 1;
         }
@@ -75,10 +75,14 @@ fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize
     let mut said = TemplateInputs::default();
     for slot in view.into_iter().flat_map(View::slots) {
         let text = match slot {
-            Slot::Draft => text(batch.stage, sequence)?,
+            Slot::Draft => text(batch.stage.texts(), sequence)?,
             Slot::Feedback => {
-                let missing_feedback =
-                    || missing_feedback(batch.stage, &view.expect("it has the slot").name, sequence);
+                let missing_feedback = || {
+                    missing_feedback(
+                        &batch.stage.sources[sequence.source],
+                        &view.expect("it has the slot").name,
+                    )
+                };
                 sequence.feedback.clone().ok_or_else(missing_feedback)?
             }
             Slot::Prompt | Slot::Data(_) => continue,

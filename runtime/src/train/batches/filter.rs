@@ -30,7 +30,8 @@ impl Batches {
         let mut drawn = 0;
         for round in 0..ROUNDS {
             drawn += fresh.len();
-            let holds = of_groups(stage, filter, &fresh, batch.step, "the `filter`")?;
+            let holds =
+                of_groups(filter, &fresh, stage.sources.len(), stage.step(batch.step), "the `filter`")?;
             let holds = holds.into_iter().map(|holds| holds != 0.0);
             let mut missing: Vec<usize> = Vec::new();
             for (group, holds) in zip_equal(fresh, holds) {
@@ -44,7 +45,7 @@ impl Batches {
                 break;
             }
             let mixture = &mut self.mixture;
-            let uniforms = shuffle(stage, Purpose::Shuffle);
+            let uniforms = shuffle(stage.keys(), Purpose::Shuffle);
             let draws: Vec<Draw> =
                 missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
             fresh = self.produced(batch, &numbered(&draws, drawn))?;

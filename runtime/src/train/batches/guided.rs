@@ -33,9 +33,9 @@ impl SequenceProducer for GuidedProducer {
         };
         let mut list = draw_by(
             draws,
-            |draw| draw.section(stage),
+            |draw| draw.section(&stage.sources),
             |_, draws| {
-                let teacher = teacher_of(stage, models, Role::TEACHER, draws[0].draw)?;
+                let teacher = teacher_of(&stage.sources, models, Role::TEACHER, draws[0].draw)?;
                 let teacher = models.decoder(teacher.model_ref);
                 let guide = Guide { model: teacher.as_deref().unwrap_or(student), guidance };
                 let author = Author { model: student, guide: Some(guide) };
@@ -43,7 +43,7 @@ impl SequenceProducer for GuidedProducer {
             },
         )?;
         if self.judged {
-            judge(stage, list.iter_mut().flatten())?;
+            judge(stage.texts(), list.iter_mut().flatten())?;
         }
         Ok(list)
     }

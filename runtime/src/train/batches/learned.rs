@@ -10,7 +10,7 @@ use statrs::function::beta::beta_reg;
 use statrs::function::gamma::digamma;
 
 use crate::random::Purpose;
-use crate::train::stage::Stage;
+use crate::train::stage::StageKeys;
 
 /// Drawn values keep this distance from 0 and 1, where a log-density may be infinite.
 const MARGIN: f64 = 1e-9;
@@ -80,8 +80,8 @@ impl LearnedPolicy {
     }
 
     /// Before a step: draws a value if none is held.
-    pub fn begin(&mut self, stage: &Stage, step: u32) {
-        let uniform = || stage.key(Purpose::Learned, u64::from(step)).row(0, 0).uniform();
+    pub fn begin(&mut self, keys: StageKeys, step: u32) {
+        let uniform = || keys.key(Purpose::Learned, u64::from(step)).row(0, 0).uniform();
         self.value.get_or_insert_with(|| quantile(parameters(self.thetas), uniform()));
     }
 

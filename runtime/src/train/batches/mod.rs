@@ -40,7 +40,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Ladder, Length, Producer};
+use mopd_plan::{Ladder, Length, Objective, Producer, Train};
 
 use self::curriculum::CurriculumState;
 pub use self::data::all_examples;
@@ -54,13 +54,12 @@ use self::sample::{NumberedDraw, numbered};
 use self::sampled_by::SentWeights;
 pub use self::teacher::{RolloutCache, no_teacher};
 use self::through::ProgramEditor;
-pub use self::words::number;
 use super::mini_batches;
 use super::models::Models;
 use super::objective::States;
 use super::privacy;
 use super::sequences::{Group, Sequences};
-use super::stage::{Source, Stage};
+use super::stage::{Source, Stage, StageKeys};
 use super::views::{ScorerPrompts, StepContext};
 use crate::data::Mixture;
 use crate::data::mixture::Draw;
@@ -207,32 +206,39 @@ impl Batches {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
         let mixture = match (producer.records(), stage.train.length) {
-            (Some(records), _) => by_share(stage, &records),
+            (Some(records), _) => by_share(&stage.sources, &records),
             (None, length) => {
                 if let (Length::Epochs(_), 0) = (length, stage.part) {
-                    warn_shares_do_not_hold(stage, &prompts(stage));
+                    warn_shares_do_not_hold(
+                        stage.name,
+                        &stage.sources,
+                        &prompts(&stage.sources),
+                        stage.control,
+                    );
                 }
-                of_prompts(stage)
+                of_prompts(&stage.sources, length)
             }
         };
         let mixture = if stage.train.shares.is_some() { mixture.with_moving_shares() } else { mixture };
         let climbed = vec![0; stage.train.objective.ladders.len()];
         let policy = stage.train.objective.learned.as_ref().map(LearnedPolicy::new);
-        let panels = Panels::of_stage(stage);
+        let panels = Panels::new(stage.train);
         Ok(Batches { mixture, producer, curriculum, panels, climbed, policy, activations: None })
     }
 
     /// Before a step: draws the value of `learned(...)`, if none is held.
-    pub fn begin(&mut self, stage: &Stage, step: u32) {
+    pub fn begin(&mut self, keys: StageKeys, step: u32) {
         if let Some(policy) = &mut self.policy {
-            policy.begin(stage, step);
+            policy.begin(keys, step);
         }
     }
 
     /// Before a batch is drawn: sets the domains' shares, where they follow states.
     pub fn set_shares(&mut self, stage: &Stage, states: &States, step: u32) -> Result<()> {
         if let Some(formula) = &stage.train.shares {
-            self.mixture.set_shares(&shares::of_step(stage, formula, states, step)?);
+            let shares = shares::of_step(formula, &stage.sources, states, stage.step(step));
+            let shares = shares.map_err(|error| error.at(stage.train.objective.origin))?;
+            self.mixture.set_shares(&shares);
         }
         Ok(())
     }
@@ -286,20 +292,21 @@ impl Batches {
         models: &Models,
         step: u32,
     ) -> Result<Sequences> {
-        let mut sequences = self.drawn_now(stage, student, models, step)?;
+        let (climbed, learned) = (self.climbed.clone(), self.learned());
+        let batch = Batch { stage, student, models, step, climbed: &climbed, learned, activations: None };
+        let mut sequences = self.drawn_now(&batch)?;
         if let Some(view) = stage.train.sees.as_ref().filter(|view| view.of_completions()) {
-            let context = student.config.context;
+            let (context, sources) = (student.config.context, &stage.sources);
             let members = 0..sequences.list.len();
-            let now = StepContext { step, learned: self.learned() };
-            let shown = ScorerPrompts::new(stage, Some(view), context, &sequences, members.clone(), now)?;
-            let prompts = members.map(|member| shown.prompt(stage, &sequences.list[member], member).to_vec());
+            let (shows, now) = (Some(view), batch.now());
+            let shown = ScorerPrompts::new(stage.texts(), shows, context, &sequences, members.clone(), now)?;
+            let prompts =
+                members.map(|member| shown.prompt(sources, &sequences.list[member], member).to_vec());
             let prompts: Vec<Vec<Token>> = prompts.collect();
             for (sequence, prompt) in zip_equal(&mut sequences.list, prompts) {
                 sequence.prompt = Some(prompt);
             }
         }
-        let (climbed, learned) = (self.climbed.clone(), self.learned());
-        let batch = Batch { stage, student, models, step, climbed: &climbed, learned, activations: None };
         attempts::attempt(&batch, &mut sequences)?;
         feedback::write(&batch, &mut sequences)?;
         let debates = self.panels.hold_debates(&batch, &sequences)?;
@@ -310,33 +317,26 @@ impl Batches {
     /// for each prompt of other rollouts a group of empty completions.
     pub fn next_given(&mut self, stage: &Stage) -> Vec<Group> {
         let samples = stage.train.rollout.group() as usize;
-        let draws = draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle);
+        let draws = draw(&mut self.mixture, stage.train.rollout.groups, stage.keys(), Purpose::Shuffle);
         let group = |draw: &Draw| match self.producer.fixed(*draw) {
             fixed if fixed.is_empty() => vec![Sequence::new(draw.source, draw.record, Vec::new()); samples],
             fixed => fixed.into_iter().cloned().collect(),
         };
         let mut groups: Vec<Group> = draws.iter().map(group).collect();
-        groups.sort_by_key(|group| stage.section_of(&group[0]));
+        groups.sort_by_key(|group| stage.sources.section_of(&group[0]));
         groups
     }
 
-    fn drawn_now(
-        &mut self,
-        stage: &Stage,
-        student: &Decoder,
-        models: &Models,
-        step: u32,
-    ) -> Result<Sequences> {
-        let (climbed, learned) = (self.climbed.clone(), self.learned());
-        let batch = Batch { stage, student, models, step, climbed: &climbed, learned, activations: None };
-        let (mut groups, draws) = self.drawn(&batch)?;
+    fn drawn_now(&mut self, batch: &Batch) -> Result<Sequences> {
+        let stage = batch.stage;
+        let (mut groups, draws) = self.drawn(batch)?;
         if stage.train.rollout.may_drop() {
-            return keep::trainable_sequences(stage, groups, &draws);
+            return keep::trainable_sequences(&stage.sources, &stage.train.rollout, groups, &draws);
         }
         // A group of a whole trajectory has no single prompt, so its draw is not kept.
-        if stage.routes_by_data() || stage.train.trajectory().is_some() {
+        if stage.sources.routes_by_data() || stage.train.trajectory().is_some() {
             // Sorted only after drawing, so that the route does not change a prompt's random numbers.
-            groups.sort_by_key(|group| stage.section_of(&group[0]));
+            groups.sort_by_key(|group| stage.sources.section_of(&group[0]));
             return Ok(Sequences::of_groups(groups, stage.sources.len()));
         }
         Ok(Sequences::of_groups(groups, stage.sources.len()).drawn(draws))
@@ -352,8 +352,8 @@ impl Batches {
             self.mixture.choose(choice);
         }
         let draws = match stage.train.options.private {
-            Some(_) => privacy::draws(stage, batch.step),
-            None => draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle),
+            Some(_) => privacy::draws(stage.train, &stage.sources, stage.secret, batch.step),
+            None => draw(&mut self.mixture, stage.train.rollout.groups, stage.keys(), Purpose::Shuffle),
         };
         if draws.is_empty() && stage.train.options.private.is_some() {
             return Ok((Vec::new(), Vec::new()));
@@ -367,7 +367,7 @@ impl Batches {
         }
         let numbered = match stage.train.options.private {
             // The rollouts of a record may not depend on which other records are in the step.
-            Some(_) => model::by_record(stage, &draws),
+            Some(_) => model::by_record(&stage.sources, &draws),
             None => numbered(&draws, 0),
         };
         let groups = self.produced(batch, &numbered)?;
@@ -398,19 +398,19 @@ impl Batches {
     /// or where the draws depend on the run. Nothing may have been drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
         let known = !stage.train.rollout.producer.is_redrawn() && stage.train.shares.is_none();
-        known.then(|| first_epoch(stage, self.mixture.clone()))
+        known.then(|| first_epoch(stage.train, stage.steps, stage.keys(), self.mixture.clone()))
     }
 }
 
 /// The batches in which the records of a fresh mixture occur for the first time; of a batch that is divided,
 /// the mini-batches.
-fn first_epoch(stage: &Stage, mut mixture: Mixture) -> FirstEpoch {
-    let updates = stage.train.options.updates_per_batch();
-    let (groups, parts) = (stage.train.rollout.groups, stage.train.options.mini_batches.max(1) as usize);
+fn first_epoch(train: &Train<Objective>, steps: u32, keys: StageKeys, mut mixture: Mixture) -> FirstEpoch {
+    let updates = train.options.updates_per_batch();
+    let (groups, parts) = (train.rollout.groups, train.options.mini_batches.max(1) as usize);
     let sizes = mixture.sizes();
-    let batches = (0..stage.steps.div_ceil(updates)).flat_map(|batch| {
-        let draws = draw(&mut mixture, groups, stage, Purpose::Shuffle);
-        let place = mini_batches::places(stage, draws.iter().map(|draw| draw.source), batch * updates);
+    let batches = (0..steps.div_ceil(updates)).flat_map(|batch| {
+        let draws = draw(&mut mixture, groups, keys, Purpose::Shuffle);
+        let place = mini_batches::places(parts, draws.iter().map(|draw| draw.source), keys, batch * updates);
         let mini_batch =
             |part| zip_equal(&draws, &place).filter(|(_, of)| **of == part).map(|(draw, _)| *draw).collect();
         (0..parts).map(mini_batch).collect::<Vec<Vec<Draw>>>()

@@ -16,7 +16,7 @@ use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::models::{ModelRef, Models};
 use crate::train::sequences::RolloutsBySource;
-use crate::train::stage::Stage;
+use crate::train::stage::{Stage, StageKeys, StageSources, Texts};
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
@@ -51,7 +51,7 @@ pub(super) fn make(
     }
     let written = cached_or_written(cache, || writer.for_all_prompts(stage, models))?;
     let n = sampling.n.max(1) as usize;
-    let places = zip_equal(&written, &stage.sources).map(|(written, source)| {
+    let places = zip_equal(&written, &*stage.sources).map(|(written, source)| {
         let mut places = vec![None; source.tokens.len()];
         for (place, first) in written.iter().enumerate().step_by(n) {
             places[first.record] = Some(place);
@@ -66,37 +66,46 @@ impl ModelProducer {
     /// batch are completed together, so memory does not exceed that of rollouts drawn at every step.
     fn for_all_prompts(&self, stage: &Stage, models: &Models) -> Result<RolloutsBySource> {
         let mut written = vec![Vec::new(); stage.sources.len()];
-        let first = first_epoch(stage, of_prompts(stage));
+        let first = first_epoch(
+            stage.train,
+            stage.steps,
+            stage.keys(),
+            of_prompts(&stage.sources, stage.train.length),
+        );
         for new in (0..first.batches()).map(|batch| first.new_in(batch)).filter(|new| !new.is_empty()) {
             stage.control.check()?;
-            let list = self.once(stage, models, new)?;
+            let list = self.once(stage.texts(), stage.keys(), models, new)?;
             list.into_iter().flatten().for_each(|sequence| written[sequence.source].push(sequence));
         }
         Ok(written)
     }
 
     /// The rollouts for some prompts; they do not depend on the step.
-    fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Group>> {
-        let key = stage.key(Purpose::TeacherRollout, 0);
+    fn once(&self, texts: Texts, keys: StageKeys, models: &Models, draws: &[Draw]) -> Result<Vec<Group>> {
+        let key = keys.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
-        let mut list =
-            sample(stage, &*writer, &ScorerPrompts::Own, &by_record(stage, draws), &self.sampling, key)?;
+        let mut list = sample(
+            texts,
+            &*writer,
+            &ScorerPrompts::Own,
+            &by_record(texts.sources, draws),
+            &self.sampling,
+            key,
+        )?;
         if let Some(editor) = &self.editor {
-            list = editor.edited(stage, list)?;
+            list = editor.edited(texts, list)?;
             editor.has_answered_all()?;
         }
         if self.judged {
-            judge(stage, list.iter_mut().flatten())?;
+            judge(texts, list.iter_mut().flatten())?;
         }
         Ok(list)
     }
 }
 
 /// Draws with numbers that depend only on the record, not on the step.
-pub(super) fn by_record(stage: &Stage, draws: &[Draw]) -> Vec<NumberedDraw> {
-    let before = |source: usize| stage.sources[..source].iter().map(|each| each.tokens.len()).sum::<usize>();
-    let number = |draw: &Draw| (before(draw.source) + draw.record) as u32;
-    draws.iter().map(|draw| NumberedDraw { number: number(draw), draw: *draw }).collect()
+pub(super) fn by_record(sources: &StageSources, draws: &[Draw]) -> Vec<NumberedDraw> {
+    draws.iter().map(|draw| NumberedDraw { number: sources.number(*draw), draw: *draw }).collect()
 }
 
 impl SequenceProducer for ModelProducer {
@@ -113,7 +122,7 @@ impl SequenceProducer for WrittenForPrompts {
         // A fork resumes at another stage's position, and may draw prompts that have no rollouts.
         let mut late = Vec::new();
         if !missing.is_empty() {
-            late = self.writer.once(batch.stage, batch.models, &missing)?;
+            late = self.writer.once(batch.stage.texts(), batch.stage.keys(), batch.models, &missing)?;
         }
         let mut late = late.into_iter();
         let group = |each: &NumberedDraw| match self.fixed(each.draw) {

@@ -27,14 +27,14 @@ pub(super) fn make(pairs: &Pairs, context: &ProducerContext) -> Result<PairsProd
 impl SequenceProducer for PairsProducer {
     fn draw(&self, batch: &Batch, draws: &[NumberedDraw], _: Purpose) -> Result<Vec<Group>> {
         let of_sections = |side: &dyn SequenceProducer, purpose| {
-            let section = |draw: &NumberedDraw| draw.section(batch.stage);
+            let section = |draw: &NumberedDraw| draw.section(&batch.stage.sources);
             draw_by(draws, section, |_, draws| side.draw(batch, draws, purpose))
         };
         let chosen = of_sections(&*self.chosen, Purpose::Rollout)?;
         let rejected = of_sections(&*self.rejected, Purpose::TeacherRollout)?;
         let mut list: Vec<Group> = zip_equal(chosen, rejected).map(pair).collect();
         if batch.stage.train.objective.reads_reward() {
-            judge(batch.stage, list.iter_mut().flatten())?;
+            judge(batch.stage.texts(), list.iter_mut().flatten())?;
         }
         Ok(list)
     }

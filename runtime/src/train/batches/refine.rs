@@ -30,11 +30,11 @@ pub(super) fn make(refine: &Refine, context: &ProducerContext) -> RefineProducer
 
 impl SequenceProducer for RefineProducer {
     fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
-        let section = |draw: &NumberedDraw| draw.section(batch.stage);
+        let section = |draw: &NumberedDraw| draw.section(&batch.stage.sources);
         let refined = |section: usize, draws: &[NumberedDraw]| self.refined(batch, section, draws, purpose);
         let mut list = draw_by(draws, section, refined)?;
         if self.judged {
-            judge(batch.stage, list.iter_mut().flatten())?;
+            judge(batch.stage.texts(), list.iter_mut().flatten())?;
         }
         Ok(list)
     }
@@ -56,7 +56,7 @@ impl RefineProducer {
         let view = self.sees.as_ref().or(models.view(editor)).expect("an editor sees the draft");
         let n = self.sampling.n.max(1) as usize;
         let now = self.sampling.at(step, stage.steps, climbed);
-        let moment = batch.now().moment(stage);
+        let moment = batch.now().moment(stage.steps);
         let tokenizer = &stage.start.tokenizer;
         let mut shown: Vec<(String, Vec<Token>)> = Vec::with_capacity(drafts.len());
         for Sequence { source, record, completion, .. } in &drafts {

@@ -16,7 +16,7 @@ use crate::failure::Result;
 use crate::random::Purpose;
 use crate::store::state::BufferedGroup;
 use crate::train::completions::of_groups;
-use crate::train::stage::Stage;
+use crate::train::stage::Texts;
 use crate::zip::zip_equal;
 
 pub(super) struct ReplayProducer {
@@ -117,7 +117,7 @@ impl SequenceProducer for ReplayProducer {
         for (group, place) in zip_equal(&mut list, &places) {
             group.iter_mut().for_each(|sequence| sequence.replayed |= place.is_some());
         }
-        let enter = self.entering(batch.stage, &list, batch.step)?;
+        let enter = self.entering(batch.stage.texts(), &list, batch.step)?;
         let leave = places.into_iter().flatten().collect();
         self.buffer.borrow_mut().change = Some(BufferChange { leave, enter });
         Ok(list)
@@ -148,16 +148,16 @@ impl ReplayProducer {
     }
 
     /// The groups of a batch that enter the buffer.
-    fn entering(&self, stage: &Stage, list: &[Group], step: u32) -> Result<Vec<BufferedGroup>> {
+    fn entering(&self, texts: Texts, list: &[Group], step: u32) -> Result<Vec<BufferedGroup>> {
         let Replay { keeps, condition, order, .. } = &self.settings;
         // Groups that an edit has left empty are not kept.
         let mut list: Vec<Group> = list.iter().filter(|group| !group.is_empty()).cloned().collect();
         let asked = condition.is_some() || order.is_some();
         if asked && list.iter().flatten().any(|sequence| sequence.reward.is_none()) {
-            judge(stage, list.iter_mut().flatten())?;
+            judge(texts, list.iter_mut().flatten())?;
         }
         let of = |formula: &Option<_>, what, otherwise| match formula {
-            Some(formula) => of_groups(stage, formula, &list, step, what),
+            Some(formula) => of_groups(formula, &list, texts.sources.len(), texts.step(step), what),
             None => Ok(vec![otherwise; list.len()]),
         };
         let enters = of(condition, "the `while` of a `replay`", 1.0)?;

@@ -67,7 +67,10 @@ impl SequenceProducer for RewriteProducer {
             *group = edited.filter_map(Result::transpose).collect::<Result<_>>()?;
         }
         if self.judged {
-            judge(batch.stage, groups.iter_mut().flatten().filter(|sequence| sequence.reward.is_none()))?;
+            judge(
+                batch.stage.texts(),
+                groups.iter_mut().flatten().filter(|sequence| sequence.reward.is_none()),
+            )?;
         }
         Ok(groups)
     }
@@ -84,13 +87,17 @@ impl RewriteProducer {
     fn rewritten(&self, batch: &Batch, sequence: Sequence, numbers: Vec<String>) -> Result<Option<Sequence>> {
         let stage = batch.stage;
         let sequence = Sequence { logps: None, ..sequence };
-        let before = text_as_sampled(stage, &sequence)?;
-        let moment = batch.now().moment(stage);
+        let before = text_as_sampled(&stage.start.tokenizer, &sequence)?;
+        let moment = batch.now().moment(stage.steps);
         let said = TemplateInputs { numbers, ..TemplateInputs::default() };
         let prompts = stage.sources[sequence.source].prompts;
         let instead = prompts.filled(&self.text, moment, sequence.record, &said)?;
         let after = self.pattern.replace_all(&before, NoExpand(&instead));
-        if after == before { Ok(Some(sequence)) } else { self.texts.replaced(stage, sequence, &after) }
+        if after == before {
+            Ok(Some(sequence))
+        } else {
+            self.texts.replaced(stage.texts(), sequence, &after)
+        }
     }
 }
 

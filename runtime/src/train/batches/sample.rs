@@ -9,7 +9,7 @@ use crate::random::{Key, Purpose};
 use crate::reward::{Judgement, RewardInput};
 use crate::rollout::{Author, Completion, Prompt, Sequence, rollout, rollout_saving};
 use crate::tokenizer::Token;
-use crate::train::stage::Stage;
+use crate::train::stage::{StageSources, Texts};
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
@@ -22,8 +22,8 @@ pub(super) struct NumberedDraw {
 
 impl NumberedDraw {
     /// The section of a draw that is a prompt. Draws of rollouts written before the first step are not.
-    pub(super) fn section(&self, stage: &Stage) -> usize {
-        stage.section(self.draw.source, self.draw.record)
+    pub(super) fn section(&self, sources: &StageSources) -> usize {
+        sources.section(self.draw.source, self.draw.record)
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) fn sample_student(
     };
     let Batch { stage, student, step, climbed, .. } = *batch;
     let (now, shown) = (sampling.at(step, stage.steps, climbed), ScorerPrompts::Own);
-    let (prompts, key) = (prompts(stage, &shown, draws), batch.key(purpose));
+    let (prompts, key) = (prompts(&stage.sources, &shown, draws), batch.key(purpose));
     let mut activations = activations.borrow_mut();
     let (budget, control) = (stage.budget, stage.control);
     let completions = rollout_saving(student, &prompts, &now, key, budget, control, &mut activations)?;
@@ -100,21 +100,22 @@ pub(super) fn sample_shown<'a>(
 ) -> Result<Vec<Group>> {
     let Batch { stage, step, climbed, .. } = *batch;
     let now = sampling.at(step, stage.steps, climbed);
-    let shown = ScorerPrompts::of_draws(stage, sees, draws.iter().map(|each| each.draw), batch.now())?;
-    sample(stage, author, &shown, draws, &now, batch.key(purpose))
+    let shown =
+        ScorerPrompts::of_draws(stage.texts(), sees, draws.iter().map(|each| each.draw), batch.now())?;
+    sample(stage.texts(), author, &shown, draws, &now, batch.key(purpose))
 }
 
 /// Completions of the drawn prompts, where the author reads them as in `shown`.
 pub(super) fn sample<'a>(
-    stage: &Stage,
+    texts: Texts,
     author: impl Into<Author<'a>>,
     shown: &ScorerPrompts,
     draws: &[NumberedDraw],
     sampling: &Sampling,
     key: Key,
 ) -> Result<Vec<Group>> {
-    let prompts = prompts(stage, shown, draws);
-    let completions = rollout(author, &prompts, sampling, key, stage.budget, stage.control)?;
+    let prompts = prompts(texts.sources, shown, draws);
+    let completions = rollout(author, &prompts, sampling, key, texts.budget, texts.control)?;
     Ok(groups(draws, completions, sampling))
 }
 
@@ -127,15 +128,15 @@ fn groups(draws: &[NumberedDraw], completions: Vec<Completion>, sampling: &Sampl
 
 /// The drawn prompts as in `shown`.
 pub(super) fn prompts<'p>(
-    stage: &'p Stage,
+    sources: &'p StageSources,
     shown: &'p ScorerPrompts,
     draws: &[NumberedDraw],
 ) -> Vec<Prompt<'p>> {
     let prompt = |(place, NumberedDraw { number, draw }): (usize, &NumberedDraw)| Prompt {
-        tokens: shown.of_draw(stage, *draw, place),
+        tokens: shown.of_draw(sources, *draw, place),
         id: *number,
         sample: 0,
-        limit: stage.sources[draw.source].limit,
+        limit: sources[draw.source].limit,
     };
     draws.iter().enumerate().map(prompt).collect()
 }
@@ -156,21 +157,20 @@ pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
 }
 
 /// Sets the rewards, each by the verifier of the sequence's domain.
-pub fn judge<'s>(stage: &Stage, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
-    judge_by(stage, sequences, |sequence| sequence.of_trained(&sequence.completion).copied().collect())
+pub fn judge<'s>(texts: Texts, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
+    judge_by(texts, sequences, |sequence| sequence.of_trained(&sequence.completion).copied().collect())
 }
 
 /// The same, where the verifier reads only the tokens that `judged` returns.
 pub(super) fn judge_by<'s>(
-    stage: &Stage,
+    Texts { sources, tokenizer, shows_feedback, control, .. }: Texts,
     sequences: impl IntoIterator<Item = &'s mut Sequence>,
     judged: impl Fn(&Sequence) -> Vec<Token>,
 ) -> Result<()> {
     let mut sequences: Vec<&mut Sequence> = sequences.into_iter().collect();
-    let shown = stage.train.shows_feedback();
-    for (index, source) in stage.sources.iter().enumerate() {
+    for (index, source) in sources.iter().enumerate() {
         let of_source = || sequences.iter().map(|one| &**one).filter(|sequence| sequence.source == index);
-        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&judged(sequence)));
+        let texts = of_source().map(|sequence| tokenizer.decode(&judged(sequence)));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let dataset = &source.prompts.dataset;
         let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
@@ -182,18 +182,16 @@ pub(super) fn judge_by<'s>(
                 record,
             })
             .collect();
-        let verdicts = source
-            .verifier
-            .judge(&answers, stage.control)
-            .map_err(|error| Error::from(error).at(source.origin))?;
+        let verdicts =
+            source.verifier.judge(&answers, control).map_err(|error| Error::from(error).at(source.origin))?;
         for warning in source.verifier.take_warnings() {
-            stage.control.warn(warning);
+            control.warn(warning);
         }
         let own: Vec<&mut &mut Sequence> =
             sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
         for (sequence, Judgement { reward, feedback, parts }) in zip_equal(own, verdicts) {
             (sequence.reward, sequence.reward_parts) = (Some(reward), parts);
-            sequence.feedback = feedback.filter(|_| shown);
+            sequence.feedback = feedback.filter(|_| shows_feedback);
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use super::sample::{NumberedDraw, in_groups, judge, prompts, sequence};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::{to_vec, upload};
-use crate::model::{ABSENT, Decoder, PackedBatch};
+use crate::model::{ABSENT, Decoder, PackedBatch, Weights};
 use crate::prepare::load::saved_content;
 use crate::random::Purpose;
 use crate::remote::ledger::gap;
@@ -23,7 +23,7 @@ use crate::remote::sampling::SamplingServer;
 use crate::rollout::{RolloutRequest, Sequence};
 use crate::store::state::{PushedPosition, StateTensors};
 use crate::store::{self, CheckpointProvenance};
-use crate::train::stage::Stage;
+use crate::train::stage::StageKeys;
 use crate::train::views::ScorerPrompts;
 
 pub(super) struct SampledByProducer {
@@ -47,18 +47,27 @@ pub struct SentWeights {
 }
 
 impl SentWeights {
-    fn new(stage: &Stage, student: &Decoder, step: u32, every: u32) -> Result<SentWeights> {
+    fn new(student: &Decoder, step: u32, every: u32) -> Result<SentWeights> {
         let _guard = no_grad_guard();
         let numbers = if every > 1 { student.flat().copy() } else { student.flat().shallow_clone() };
-        Ok(SentWeights { step, numbers, canary: canary(stage, student)?, written: None })
+        Ok(SentWeights { step, numbers, canary: canary(student)?, written: None })
     }
 
     /// Writes them to the server's folder, if they are not there.
-    fn push(&mut self, stage: &Stage, server: &SamplingServer) -> Result<PushedWeights> {
+    fn push(
+        &mut self,
+        stage: &str,
+        keys: StageKeys,
+        start: &Weights,
+        server: &SamplingServer,
+    ) -> Result<PushedWeights> {
         let written = self.written.take().filter(|(folder, _)| folder.exists());
-        let (folder, content) = written.map_or_else(|| save_weights(stage, &self.numbers, server), Ok)?;
+        let (folder, content) = match written {
+            Some(written) => written,
+            None => save_weights(stage, keys, start, &self.numbers, server)?,
+        };
         self.written = Some((folder.clone(), content.clone()));
-        let of = format!("step {} of `{}`", self.step, stage.name);
+        let of = format!("step {} of `{stage}`", self.step);
         Ok(PushedWeights { folder, content, of, canary: self.canary.clone() })
     }
 
@@ -108,11 +117,15 @@ impl SequenceProducer for SampledByProducer {
         let fresh = weights.take().filter(|weights| step < weights.step.saturating_add(self.every));
         let weights = match fresh {
             Some(fresh) => weights.insert(fresh),
-            None => weights.insert(SentWeights::new(stage, student, step, self.every)?),
+            None => weights.insert(SentWeights::new(student, step, self.every)?),
         };
         let completions = server.sample(
-            || weights.push(stage, server),
-            &RolloutRequest::new(&prompts(stage, &ScorerPrompts::Own, draws), &sampling, batch.key(purpose)),
+            || weights.push(stage.name, stage.keys(), &stage.start, server),
+            &RolloutRequest::new(
+                &prompts(&stage.sources, &ScorerPrompts::Own, draws),
+                &sampling,
+                batch.key(purpose),
+            ),
             &stage.start.tokenizer,
             tolerance,
             stage.control,
@@ -125,7 +138,7 @@ impl SequenceProducer for SampledByProducer {
         });
         let mut list = in_groups(sequences, n);
         if self.judged {
-            judge(stage, list.iter_mut().flatten())?;
+            judge(stage.texts(), list.iter_mut().flatten())?;
         }
         Ok(list)
     }
@@ -137,9 +150,15 @@ impl SequenceProducer for SampledByProducer {
 
 /// Saves weights in a folder that is named by the hash of its content; returns both. Equal weights share a
 /// folder.
-fn save_weights(stage: &Stage, numbers: &Tensor, server: &SamplingServer) -> Result<(PathBuf, String)> {
+fn save_weights(
+    stage: &str,
+    StageKeys { seed, stream, .. }: StageKeys,
+    start: &Weights,
+    numbers: &Tensor,
+    server: &SamplingServer,
+) -> Result<(PathBuf, String)> {
     let _guard = no_grad_guard();
-    let writing = format!(".writing-{}-{:x}-{}", std::process::id(), stage.stream, stage.seed);
+    let writing = format!(".writing-{}-{:x}-{}", std::process::id(), stream, seed);
     let writing = server.folder().join(writing);
     let failed = |error: std::io::Error| Error::storage(&writing, error);
     // Left by a killed run.
@@ -147,8 +166,8 @@ fn save_weights(stage: &Stage, numbers: &Tensor, server: &SamplingServer) -> Res
         fs::remove_dir_all(&writing).map_err(failed)?;
     }
     fs::create_dir_all(&writing).map_err(failed)?;
-    let weights = stage.start.with_values(to_vec(&numbers.to_kind(Kind::Float)));
-    let provenance = CheckpointProvenance::new(&weights, stage.name, stage.seed, "", Vec::new());
+    let weights = start.with_values(to_vec(&numbers.to_kind(Kind::Float)));
+    let provenance = CheckpointProvenance::new(&weights, stage, seed, "", Vec::new());
     let hashes = store::save(&writing, &provenance, &weights)?;
     let content = saved_content(&weights, &writing, &hashes)?;
     let folder = server.folder().join(&content);
@@ -161,9 +180,9 @@ fn save_weights(stage: &Stage, numbers: &Tensor, server: &SamplingServer) -> Res
 }
 
 /// The trainer's log-probabilities of the canary.
-fn canary(stage: &Stage, student: &Decoder) -> Result<Vec<f32>> {
-    let (reading, tokenizer, device) =
-        (push::canary(&stage.start.tokenizer)?, &stage.start.tokenizer, stage.place.device);
+fn canary(student: &Decoder) -> Result<Vec<f32>> {
+    let (tokenizer, device) = (&student.tokenizer, student.device());
+    let reading = push::canary(tokenizer)?;
     let batch =
         PackedBatch::new([(reading.prompt.as_slice(), reading.completion.as_slice())].into_iter(), device);
     let entries = tokenizer.vocabulary() as i64;

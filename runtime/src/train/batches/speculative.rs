@@ -35,14 +35,14 @@ impl SequenceProducer for SpeculativeProducer {
         let n = sampling.n.max(1) as usize;
         let mut list = draw_by(
             draws,
-            |draw| draw.section(stage),
+            |draw| draw.section(&stage.sources),
             |_, draws| {
-                let teacher = teacher_of(stage, models, Role::TEACHER, draws[0].draw)?;
+                let teacher = teacher_of(&stage.sources, models, Role::TEACHER, draws[0].draw)?;
                 let teacher = models.decoder(teacher.model_ref);
                 let verified = speculative(
                     [student, teacher.as_deref().unwrap_or(student)],
                     self.verification,
-                    &prompts(stage, &ScorerPrompts::Own, draws),
+                    &prompts(&stage.sources, &ScorerPrompts::Own, draws),
                     &sampling,
                     batch.key(purpose),
                     stage.budget,
@@ -58,7 +58,7 @@ impl SequenceProducer for SpeculativeProducer {
         )?;
         if self.judged {
             // Rejected drafts are not completions, so they get no rewards.
-            judge(stage, list.iter_mut().flatten().filter(|sequence| !sequence.is_rejected()))?;
+            judge(stage.texts(), list.iter_mut().flatten().filter(|sequence| !sequence.is_rejected()))?;
         }
         Ok(list)
     }

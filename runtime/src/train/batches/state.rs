@@ -13,7 +13,7 @@ use crate::data::mixture::MixturePosition;
 use crate::model::Decoder;
 use crate::random::Purpose;
 use crate::store::state::{BatchesPosition, BufferedGroup, PushedPosition, StateTensors};
-use crate::train::stage::Stage;
+use crate::train::stage::{Stage, StageKeys, StageSources};
 use crate::zip::zip_equal;
 
 /// The weights that servers sample with, for a producer and all inside it, from the outside in.
@@ -24,11 +24,11 @@ fn pushed(producer: &dyn SequenceProducer) -> Vec<&RefCell<Option<SentWeights>>>
 
 impl Batches {
     /// The state, whose tensors are added to `tensors`.
-    pub fn save(&self, stage: &Stage, tensors: &mut StateTensors) -> BatchesPosition {
+    pub fn save(&self, keys: StageKeys, tensors: &mut StateTensors) -> BatchesPosition {
         let Batches { mixture, producer, curriculum, panels: _, climbed, policy, activations: _ } = self;
         let pushed = self.pushed_weights().enumerate().map(|(index, weights)| {
             let weights = weights.borrow();
-            let name = stage.tensor_name(&format!("pushed.{index}"));
+            let name = keys.tensor_name(&format!("pushed.{index}"));
             weights.as_ref().map(|weights| weights.state(&name, tensors))
         });
         BatchesPosition {
@@ -50,12 +50,12 @@ impl Batches {
         tensors: &StateTensors,
     ) -> Result<(), String> {
         let BatchesPosition { data, climbed, policy, measured, kept, pushed } = position;
-        self.restore_data(data, stage)?;
+        self.restore_data(data, stage.keys())?;
         self.restore_climbed(climbed, &stage.train.objective.ladders)?;
         self.restore_policy(policy)?;
         self.restore_measured(measured)?;
-        self.restore_groups(kept, stage)?;
-        self.restore_pushed(pushed, stage, student, tensors)
+        self.restore_groups(kept, &stage.sources)?;
+        self.restore_pushed(pushed, stage.keys(), student, tensors)
     }
 
     /// The position in the data alone.
@@ -64,8 +64,8 @@ impl Batches {
     }
 
     /// Restores the position in the data, of the same stage or of one with as many sources.
-    pub fn restore_data(&mut self, position: &MixturePosition, stage: &Stage) -> Result<(), String> {
-        self.mixture.restore(position, shuffle(stage, Purpose::Shuffle))
+    pub fn restore_data(&mut self, position: &MixturePosition, keys: StageKeys) -> Result<(), String> {
+        self.mixture.restore(position, shuffle(keys, Purpose::Shuffle))
     }
 
     fn restore_climbed(&mut self, climbed: &[u32], ladders: &[Ladder]) -> Result<(), String> {
@@ -101,12 +101,12 @@ impl Batches {
         }
     }
 
-    fn restore_groups(&mut self, kept: &[Vec<BufferedGroup>], stage: &Stage) -> Result<(), String> {
+    fn restore_groups(&mut self, kept: &[Vec<BufferedGroup>], sources: &StageSources) -> Result<(), String> {
         let buffers = buffers(&*self.producer);
         if buffers.len() != kept.len() {
             return Err(format!("it has {} replay buffers, but the stage has {}", kept.len(), buffers.len()));
         }
-        if !kept.iter().flatten().all(|group| stage.contains(group.draw)) {
+        if !kept.iter().flatten().all(|group| sources.contains(group.draw)) {
             return Err("its replay buffer has prompts that the stage does not have".to_owned());
         }
         zip_equal(buffers, kept).for_each(|(buffer, kept)| buffer.borrow_mut().restore(kept));
@@ -122,7 +122,7 @@ impl Batches {
     fn restore_pushed(
         &self,
         kept: &[Option<PushedPosition>],
-        stage: &Stage,
+        keys: StageKeys,
         student: &Decoder,
         tensors: &StateTensors,
     ) -> Result<(), String> {
@@ -135,7 +135,7 @@ impl Batches {
             ));
         }
         for (index, (weights, kept)) in zip_equal(weights, kept).enumerate() {
-            let name = stage.tensor_name(&format!("pushed.{index}"));
+            let name = keys.tensor_name(&format!("pushed.{index}"));
             let restored = kept.as_ref().map(|kept| SentWeights::restored(kept, student, &name, tensors));
             *weights.borrow_mut() = restored.transpose()?;
         }

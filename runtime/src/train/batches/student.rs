@@ -21,7 +21,7 @@ impl SequenceProducer for StudentProducer {
     fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut list = sample_student(batch, draws, &self.sampling, purpose)?;
         if self.judged {
-            judge(batch.stage, list.iter_mut().flatten())?;
+            judge(batch.stage.texts(), list.iter_mut().flatten())?;
         }
         Ok(list)
     }

@@ -19,7 +19,7 @@ use crate::rollout::Sequence;
 use crate::train::models::{ModelScorer, Models, ScorerRef};
 use crate::train::sequences::RolloutsBySource;
 use crate::train::stage::Section;
-use crate::train::stage::{Source, Stage};
+use crate::train::stage::{Source, Stage, StageSources};
 use crate::train::views::{ScorerPrompts, StepContext};
 use crate::zip::zip_equal;
 
@@ -67,10 +67,10 @@ impl SequenceProducer for TeacherProducer {
         let Batch { stage, student, models, .. } = *batch;
         let mut list = draw_by(
             draws,
-            |draw| draw.section(stage),
+            |draw| draw.section(&stage.sources),
             |_, draws| {
                 let Teacher { writer, sees, sampling, .. } = &self.teacher;
-                let writer = teacher_of(stage, models, *writer, draws[0].draw)?;
+                let writer = teacher_of(&stage.sources, models, *writer, draws[0].draw)?;
                 let decoder = models.decoder(writer.model_ref);
                 let sees = sees.as_ref().or(models.view(writer));
                 let author = decoder.as_deref().unwrap_or(student);
@@ -78,7 +78,7 @@ impl SequenceProducer for TeacherProducer {
             },
         )?;
         if self.judged {
-            judge(stage, list.iter_mut().flatten())?;
+            judge(stage.texts(), list.iter_mut().flatten())?;
         }
         Ok(list)
     }
@@ -99,10 +99,15 @@ impl SequenceProducer for WrittenOnce {
 }
 
 /// The model that writes for a prompt.
-pub(super) fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelScorer> {
-    let section = stage.section(draw.source, draw.record);
+pub(super) fn teacher_of(
+    sources: &StageSources,
+    models: &Models,
+    writer: Role,
+    draw: Draw,
+) -> Result<ModelScorer> {
+    let section = sources.section(draw.source, draw.record);
     let scored = models.of_role(writer)[section];
-    scored.and_then(ScorerRef::model).ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+    scored.and_then(ScorerRef::model).ok_or_else(|| no_teacher(&sources[draw.source]))
 }
 
 pub fn no_teacher(source: &Source) -> Error {
@@ -119,35 +124,40 @@ fn teacher_rollouts(
 ) -> Result<RolloutsBySource> {
     let n = sampling.n.max(1);
     let prompts: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
-    let mut mixture = by_share(stage, &prompts);
-    let draws = draw(&mut mixture, count.div_ceil(n), stage, Purpose::TeacherRollout);
+    let mut mixture = by_share(&stage.sources, &prompts);
+    let draws = draw(&mut mixture, count.div_ceil(n), stage.keys(), Purpose::TeacherRollout);
     let key = stage.key(Purpose::TeacherRollout, 0);
     let mut kept = vec![Vec::new(); stage.sources.len()];
-    let mut kept_of_section = vec![0; stage.sections().len()];
+    let mut kept_of_section = vec![0; stage.sources.sections().len()];
     let mut first = 0;
     // In chunks, each of one teacher, so that an interruption does not wait for all rollouts.
     let mut draws = numbered(&draws, 0);
-    draws.sort_by_key(|draw| draw.section(stage));
-    for chunk in
-        draws.chunk_by(|a, b| a.section(stage) == b.section(stage)).flat_map(|chunk| chunk.chunks(256))
+    draws.sort_by_key(|draw| draw.section(&stage.sources));
+    for chunk in draws
+        .chunk_by(|a, b| a.section(&stage.sources) == b.section(&stage.sources))
+        .flat_map(|chunk| chunk.chunks(256))
     {
         stage.control.check()?;
-        let (draw, section) = (chunk[0].draw, chunk[0].section(stage));
-        let writer = teacher_of(stage, models, *writer, draw)?;
+        let (draw, section) = (chunk[0].draw, chunk[0].section(&stage.sources));
+        let writer = teacher_of(&stage.sources, models, *writer, draw)?;
         // Before the first step, the student has the weights that it starts from.
         let teacher = match models.decoder(writer.model_ref) {
             Some(teacher) => teacher,
             None => Rc::new(Decoder::frozen(&stage.start, stage.place, stage.kind)),
         };
         let sees = sees.as_ref().or(models.view(writer));
-        let shown =
-            ScorerPrompts::of_draws(stage, sees, chunk.iter().map(|each| each.draw), StepContext::START)?;
-        let mut sequences = sample(stage, &*teacher, &shown, chunk, sampling, key)?.concat();
+        let shown = ScorerPrompts::of_draws(
+            stage.texts(),
+            sees,
+            chunk.iter().map(|each| each.draw),
+            StepContext::START,
+        )?;
+        let mut sequences = sample(stage.texts(), &*teacher, &shown, chunk, sampling, key)?.concat();
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         if let Some(editor) = editor {
-            sequences = editor.edited(stage, vec![sequences])?.concat();
+            sequences = editor.edited(stage.texts(), vec![sequences])?.concat();
         }
-        judge(stage, &mut sequences)?;
+        judge(stage.texts(), &mut sequences)?;
         if keep == Keep::Correct {
             sequences.retain(|sequence| sequence.reward >= Some(1.0));
         }
@@ -158,7 +168,7 @@ fn teacher_rollouts(
     if let Some(told) = editor.and_then(|editor| editor.left_out()) {
         stage.control.warn(told);
     }
-    for (section, count) in zip_equal(&stage.sections(), kept_of_section) {
+    for (section, count) in zip_equal(&stage.sources.sections(), kept_of_section) {
         let Section { source, teacher: routed } = *section;
         let teacher = match *writer {
             Role::TEACHER => routed.map(|routed| routed.name.clone()),

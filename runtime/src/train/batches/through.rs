@@ -19,7 +19,7 @@ use crate::quote::quote;
 use crate::random::Purpose;
 use crate::reward::RewardInput;
 use crate::rollout::Sequence;
-use crate::train::stage::Stage;
+use crate::train::stage::Texts;
 use crate::zip::zip_equal;
 
 /// The editing of completions by a program.
@@ -59,9 +59,9 @@ pub(super) fn make(through: &Through, context: &ProducerContext) -> Result<Box<d
 
 impl SequenceProducer for ThroughProducer {
     fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
-        let mut groups = self.editor.edited(batch.stage, self.of.draw(batch, draws, purpose)?)?;
+        let mut groups = self.editor.edited(batch.stage.texts(), self.of.draw(batch, draws, purpose)?)?;
         if self.judged {
-            judge(batch.stage, groups.iter_mut().flatten())?;
+            judge(batch.stage.texts(), groups.iter_mut().flatten())?;
         }
         Ok(groups)
     }
@@ -89,20 +89,20 @@ impl ProgramEditor {
     }
 
     /// The edited groups, without completions that were left out. Log-probabilities of tokens are dropped.
-    pub(super) fn edited(&self, stage: &Stage, groups: Vec<Group>) -> Result<Vec<Group>> {
+    pub(super) fn edited(&self, texts: Texts, groups: Vec<Group>) -> Result<Vec<Group>> {
         let sizes: Vec<usize> = groups.iter().map(Vec::len).collect();
         let list = groups.concat();
-        let texts = match &self.pool {
+        let edits = match &self.pool {
             None => vec![None; list.len()],
-            Some(pool) => self.asked(pool, stage, &list)?.into_iter().map(Some).collect(),
+            Some(pool) => self.asked(pool, texts, &list)?.into_iter().map(Some).collect(),
         };
         let mut edited = Vec::with_capacity(list.len());
-        for (sequence, text) in zip_equal(list, texts) {
+        for (sequence, text) in zip_equal(list, edits) {
             edited.push(match text {
                 None => Some(Sequence { logps: None, ..sequence }),
                 Some(ProgramEdit::LeftOut) => None,
                 Some(ProgramEdit::Same) => Some(Sequence { logps: None, ..sequence }),
-                Some(ProgramEdit::Other(text)) => self.texts.replaced(stage, sequence, &text)?,
+                Some(ProgramEdit::Other(text)) => self.texts.replaced(texts, sequence, &text)?,
             });
         }
         let (gone, all) = self.left_out.get();
@@ -130,9 +130,15 @@ impl ProgramEditor {
     }
 
     /// The program's edit of each sequence.
-    fn asked(&self, pool: &ProcessPool, stage: &Stage, list: &[Sequence]) -> Result<Vec<ProgramEdit>> {
-        let texts: Vec<String> = list.iter().map(|sequence| text(stage, sequence)).collect::<Result<_>>()?;
-        let dataset = |sequence: &Sequence| &stage.sources[sequence.source].prompts.dataset;
+    fn asked(
+        &self,
+        pool: &ProcessPool,
+        Texts { sources, tokenizer, control, .. }: Texts,
+        list: &[Sequence],
+    ) -> Result<Vec<ProgramEdit>> {
+        let texts: Vec<String> =
+            list.iter().map(|sequence| text(tokenizer, sequence)).collect::<Result<_>>()?;
+        let dataset = |sequence: &Sequence| &sources[sequence.source].prompts.dataset;
         let records: Vec<_> = list.iter().map(|each| dataset(each).object(each.record)).collect();
         let asked: Vec<RewardInput> = zip_equal(list, zip_equal(&texts, &records))
             .map(|(sequence, (completion, record))| RewardInput {
@@ -143,8 +149,8 @@ impl ProgramEditor {
             .collect();
         // A worker that failed is not put back: dropping it ends its process.
         let mut worker = pool.take();
-        let answers = pool.batch(&mut worker, &asked, "completion", completion, stage.control);
-        pool.take_warnings().into_iter().for_each(|warning| stage.control.warn(warning));
+        let answers = pool.batch(&mut worker, &asked, "completion", completion, control);
+        pool.take_warnings().into_iter().for_each(|warning| control.warn(warning));
         let answers = answers.map_err(|unanswered| {
             let prompt = unanswered.place().map_or("", |place| asked[place].prompt);
             self.failed(pool, unanswered, prompt, asked.len())

@@ -15,7 +15,7 @@ use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
-use crate::train::stage::Stage;
+use crate::train::stage::StageSources;
 use crate::zip::zip_equal;
 
 pub(super) struct TurnsProducer {
@@ -73,7 +73,9 @@ impl SequenceProducer for TurnsProducer {
         let at_most = self.at_most.at(batch.step, stage.steps, batch.climbed).round().max(1.0) as u32;
         let mut played: Vec<Trajectory> = draws
             .iter()
-            .flat_map(|draw| (0..sampling.n.max(1)).map(|sample| Trajectory::new(stage, draw, sample)))
+            .flat_map(|draw| {
+                (0..sampling.n.max(1)).map(|sample| Trajectory::new(&stage.sources, draw, sample))
+            })
             .collect();
         let seeds = batch.key(Purpose::Environment);
         let dataset = |one: &Trajectory| &stage.sources[one.source].prompts.dataset;
@@ -213,7 +215,7 @@ impl TurnsProducer {
         }
         if self.judged && list.iter().all(|sequence| sequence.reward.is_none()) {
             // The answer is in the last turn of a trajectory.
-            judge_by(batch.stage, &mut list, |sequence| {
+            judge_by(batch.stage.texts(), &mut list, |sequence| {
                 let last = sequence.turns().last().unwrap_or_default();
                 sequence.completion[last].to_vec()
             })?;
@@ -286,13 +288,13 @@ fn write(
 }
 
 impl Trajectory {
-    fn new(stage: &Stage, NumberedDraw { number, draw }: &NumberedDraw, sample: u32) -> Trajectory {
+    fn new(sources: &StageSources, NumberedDraw { number, draw }: &NumberedDraw, sample: u32) -> Trajectory {
         Trajectory {
             number: *number,
             sample,
             source: draw.source,
             record: draw.record,
-            prompt: stage.sources[draw.source].tokens.get(draw.record).to_vec(),
+            prompt: sources[draw.source].tokens.get(draw.record).to_vec(),
             observed_first: false,
             completion: Vec::new(),
             written: Vec::new(),

@@ -12,7 +12,6 @@ use crate::tokenizer::Token;
 use crate::train::completions::text_of_at_most;
 use crate::train::models::{ModelRef, ModelScorer};
 use crate::train::sequences::Sequences;
-use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 /// A request for a text.
@@ -44,7 +43,7 @@ impl TextWriter<'_> {
         let TextWriter { model_ref, view, sampling, key } = *self;
         let Batch { stage, student, models, .. } = *batch;
         let tokenizer = &stage.start.tokenizer;
-        let moment = batch.now().moment(stage);
+        let moment = batch.now().moment(stage.steps);
         let mut read: Vec<Vec<Token>> = Vec::with_capacity(asked.len());
         for TextRequest { prompt: Draw { source, record }, said, .. } in asked {
             let source = &stage.sources[*source];
@@ -72,15 +71,9 @@ impl TextWriter<'_> {
     }
 }
 
-/// The number of a prompt in the stage's data. It does not depend on the draw.
-pub fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
-    let before: usize = stage.sources[..source].iter().map(|each| each.tokens.len()).sum();
-    (before + record) as u32
-}
-
 /// The model that has a role for a prompt, if a model has it.
 pub(super) fn scorer(batch: &Batch, role: mopd_plan::Role, prompt: Draw) -> Option<ModelScorer> {
-    let section = batch.stage.section(prompt.source, prompt.record);
+    let section = batch.stage.sources.section(prompt.source, prompt.record);
     batch.models.of_role(role)[section].and_then(|scored| scored.model())
 }
 

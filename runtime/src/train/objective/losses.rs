@@ -1,5 +1,5 @@
-//! Numbers of earlier steps that objectives read: `loss` and `loss.<term>` of the last step,
-//! `loss.validation`, and states.
+//! Numbers of earlier steps that objectives read: `loss` and `loss.<term>` of the last step, states, and what
+//! hooks measure between steps.
 
 use mopd_expr::batch::Batch;
 use mopd_plan::{Objective, PlainSignal, Signal, TermLoss};
@@ -14,16 +14,9 @@ pub struct Losses {
     total: f64,
     /// The loss of each term, in the order of the parts.
     of_terms: Vec<(Signal, f32)>,
-    /// The last loss on validation rows, where the stage has computed one.
-    pub validated: Option<ValidationLoss>,
+    /// The last value of each number that hooks measure.
+    measured: Vec<(Signal, f32)>,
     pub states: States,
-}
-
-/// A loss on validation rows, in nats per token, and the step before which it was computed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ValidationLoss {
-    pub step: u32,
-    pub loss: f64,
 }
 
 impl Losses {
@@ -35,7 +28,7 @@ impl Losses {
         let states = States::first(objectives.clone(), domains);
         let losses = objectives.into_iter().flat_map(|objective| &objective.term_losses);
         let first = |of: &TermLoss| (Signal::TermLoss { term: of.term.clone() }, 1.0);
-        Losses { total: 1.0, of_terms: losses.map(first).collect(), validated: None, states }
+        Losses { total: 1.0, of_terms: losses.map(first).collect(), measured: Vec::new(), states }
     }
 
     /// Returns the loss of a step over the parts that had something to train on. The other parts keep their
@@ -62,30 +55,28 @@ impl Losses {
     /// The signals: one value each, except states with one value for each domain.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
         let total = (Signal::Plain(PlainSignal::Loss), self.total as f32);
-        let validated =
-            self.validated.map(|ValidationLoss { loss, .. }| (Signal::ValidationLoss, loss as f32));
-        let all = std::iter::once(total).chain(self.of_terms.iter().cloned()).chain(validated);
+        let all = std::iter::once(total).chain(self.of_terms.iter().chain(&self.measured).cloned());
         all.map(|(signal, loss)| (signal, vec![loss])).chain(self.states.signals())
     }
 
-    /// The loss on validation rows, where it was computed just before this step.
-    pub fn validated_before(&self, step: u32) -> Option<f64> {
-        self.validated.filter(|validated| validated.step == step).map(|validated| validated.loss)
+    /// Sets a number that a hook has measured.
+    pub fn measure(&mut self, signal: Signal, value: f64) {
+        self.measured.retain(|(known, _)| *known != signal);
+        self.measured.push((signal, value as f32));
     }
 
-    /// The state, as bits: JSON has no infinity.
+    /// The state, as bits: JSON has no infinity. Hooks save what they measured.
     pub fn save(&self) -> LossesPosition {
-        let Losses { total, of_terms, validated, states } = self;
+        let Losses { total, of_terms, measured: _, states } = self;
         let of_terms = of_terms.iter().map(|(_, loss)| f64::from(*loss).to_bits());
         LossesPosition {
             losses: std::iter::once(total.to_bits()).chain(of_terms).collect(),
             states: states.bits(),
-            validated: validated.map(|ValidationLoss { step, loss }| (step, loss.to_bits())),
         }
     }
 
     pub fn restore(&mut self, position: &LossesPosition) -> Result<(), String> {
-        let LossesPosition { losses, states, validated } = position;
+        let LossesPosition { losses, states } = position;
         // Earlier versions stored no losses.
         if let Some((total, of_terms)) = losses.split_first() {
             if of_terms.len() != self.of_terms.len() {
@@ -96,9 +87,6 @@ impl Losses {
                 *loss = f64::from_bits(*bits) as f32;
             }
         }
-        self.states.restore(states)?;
-        let loss = |(step, bits)| ValidationLoss { step, loss: f64::from_bits(bits) };
-        self.validated = validated.map(loss);
-        Ok(())
+        self.states.restore(states)
     }
 }

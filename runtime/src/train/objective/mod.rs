@@ -15,7 +15,7 @@ use mopd_expr::values::{EvaluationError, Values};
 use mopd_plan::events::FailureKind;
 use mopd_plan::{Objective, Origin};
 
-pub use self::losses::{Losses, ValidationLoss};
+pub use self::losses::Losses;
 pub use self::noise::add_uniforms;
 pub use self::states::{States, present};
 use crate::control::Control;

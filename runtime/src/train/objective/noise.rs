@@ -4,14 +4,14 @@ use mopd_expr::batch::Batch;
 use mopd_plan::{Axis, Objective, Signal};
 
 use crate::random::Purpose;
-use crate::train::stage::Stage;
+use crate::train::stage::StageKeys;
 
 /// Adds the uniform numbers of every draw in the objective. They depend on seed, stage, step and position in
 /// the batch only.
-pub fn add_uniforms(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
+pub fn add_uniforms(keys: StageKeys, objective: &Objective, step: u32, batch: &mut Batch) {
     for signal in objective.graph.signals(&objective.outputs()) {
         let Signal::Uniform { draw, axis } = signal else { continue };
-        let key = stage.key(Purpose::Select, u64::from(draw) << 32 | u64::from(step));
+        let key = keys.key(Purpose::Select, u64::from(draw) << 32 | u64::from(step));
         let values = match axis {
             // A sequence's numbers do not depend on how long the others are.
             Axis::Token => {

@@ -4,6 +4,7 @@
 
 mod accountant;
 mod copies;
+mod gradient;
 
 pub use copies::{SharedRows, copies};
 
@@ -11,7 +12,7 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Length, Objective, Private, Train};
 use tch::Tensor;
 
-use super::stage::Stage;
+use super::stage::{NoiseSecret, Stage, StageSources};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::machine::transfer::upload;
@@ -94,12 +95,11 @@ impl Privacy {
     }
 
     pub fn of_stage(stage: &Stage) -> Result<Option<Privacy>> {
-        Privacy::new(stage.train, stage.steps, &sources(stage))
+        Privacy::new(stage.train, stage.steps, &sources(&stage.sources))
     }
 
     /// Adds noise that depends on the store, the stage and the step only.
-    pub fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
-        let key = key(stage, step);
+    fn add_noise(&self, sum: &mut Tensor, key: Key) {
         let deviation = self.noise * self.clip;
         for (chunk, start) in (0..sum.numel()).step_by(CHUNK).enumerate() {
             let count = CHUNK.min(sum.numel() - start);
@@ -117,21 +117,26 @@ fn largest(rates: &[f64]) -> f64 {
 }
 
 /// The key of a step's random numbers.
-fn key(stage: &Stage, step: u32) -> Key {
-    stage.secret.expect("a private stage has a secret").key(step)
+fn key(secret: Option<NoiseSecret>, step: u32) -> Key {
+    secret.expect("a private stage has a secret").key(step)
 }
 
-fn sources(stage: &Stage) -> Vec<(f64, usize)> {
-    stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect()
+fn sources(sources: &StageSources) -> Vec<(f64, usize)> {
+    sources.iter().map(|source| (source.share, source.tokens.len())).collect()
 }
 
 /// The records of a step, those of a source adjacent. Each is drawn independently of the others, as the
 /// accountant assumes.
-pub fn draws(stage: &Stage, step: u32) -> Vec<Draw> {
-    let key = key(stage, step);
-    let sources = sources(stage);
+pub fn draws(
+    train: &Train<Objective>,
+    domains: &StageSources,
+    secret: Option<NoiseSecret>,
+    step: u32,
+) -> Vec<Draw> {
+    let key = key(secret, step);
+    let sources = sources(domains);
     let mut draws = Vec::new();
-    for (source, (rate, (_, records))) in zip_equal(rates(stage.train, &sources), sources).enumerate() {
+    for (source, (rate, (_, records))) in zip_equal(rates(train, &sources), sources).enumerate() {
         let mut uniforms = key.row(1 + source as u32, 0);
         draws
             .extend((0..records).filter(|_| uniforms.uniform() < rate).map(|record| Draw { source, record }));

@@ -86,8 +86,10 @@ impl ScoringPass {
                 .map(|token| token as i64)
                 .collect();
             let grad_hidden = grad_hidden.index_select(0, &upload(&tokens, device));
-            let trace = model
-                .trace(&rollouts.sequences.packed(stage, members, &ScorerPrompts::Own), stage.recomputed);
+            let trace = model.trace(
+                &stage.packing().packed(&rollouts.sequences, members, &ScorerPrompts::Own),
+                stage.recomputed,
+            );
             // The first micro-batch takes the heads' gradients, which are of all tokens already.
             model.write_gradient(trace, &grad_hidden, std::mem::take(&mut heads), &mut gradient);
         }

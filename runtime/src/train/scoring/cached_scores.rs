@@ -19,9 +19,9 @@ use crate::machine::transfer::upload;
 use crate::model::ScoringDecoder;
 use crate::train::batches::{Batches, FirstEpoch};
 use crate::train::models::{ModelRef, ModelScorer, Models};
-use crate::train::packing::{hidden, in_order};
+use crate::train::packing::in_order;
 use crate::train::sequences::Sequences;
-use crate::train::stage::Stage;
+use crate::train::stage::{Stage, StageSources};
 use crate::train::views::ScorerPrompts;
 
 /// The most bytes of a role's scores of one stage. Batches of the first epoch beyond it are computed anew in
@@ -93,7 +93,7 @@ impl<'a> CachedScores<'a> {
         batches: &Batches,
         roles: &[Role],
     ) -> Option<CachedScores<'a>> {
-        let cache = cache.filter(|_| !stage.routes_by_data())?;
+        let cache = cache.filter(|_| !stage.sources.routes_by_data())?;
         let width = |role: Role, source: usize| {
             // Not cached: rows that a view fills, which are not the data's own, and models with another
             // tokenizer.
@@ -181,10 +181,17 @@ impl<'a> CachedScores<'a> {
                 }
                 None => {
                     let sequences = self.sequences(scorer, number);
-                    let micro_batches =
-                        sequences.micro_batches(stage, 0..sequences.list.len(), &ScorerPrompts::Own);
-                    let whole =
-                        hidden(stage, (scorer.decoder)(), &sequences, &micro_batches, &ScorerPrompts::Own);
+                    let micro_batches = stage.packing().micro_batches(
+                        &sequences,
+                        0..sequences.list.len(),
+                        &ScorerPrompts::Own,
+                    );
+                    let whole = stage.packing().hidden(
+                        (scorer.decoder)(),
+                        &sequences,
+                        &micro_batches,
+                        &ScorerPrompts::Own,
+                    );
                     (self.cache.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Usually all rows in their order are wanted.
@@ -195,8 +202,14 @@ impl<'a> CachedScores<'a> {
             order.extend(wanted.iter().map(|(member, _)| *member));
         }
         if !beyond.is_empty() {
-            let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), &ScorerPrompts::Own);
-            parts.push(hidden(stage, (scorer.decoder)(), sequences, &micro_batches, &ScorerPrompts::Own));
+            let micro_batches =
+                stage.packing().micro_batches(sequences, beyond.iter().copied(), &ScorerPrompts::Own);
+            parts.push(stage.packing().hidden(
+                (scorer.decoder)(),
+                sequences,
+                &micro_batches,
+                &ScorerPrompts::Own,
+            ));
             order.extend(beyond);
         }
         Some(in_order(&parts, order.into_iter(), sequences, stage.place.device))
@@ -224,11 +237,11 @@ impl<'a> CachedScores<'a> {
         }
         let sequences = self.sequences(scorer, number);
         let micro_batches =
-            sequences.micro_batches(scorer.stage, 0..sequences.list.len(), &ScorerPrompts::Own);
+            scorer.stage.packing().micro_batches(&sequences, 0..sequences.list.len(), &ScorerPrompts::Own);
         let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
         let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
         let batch = Rc::new(CachedBatch {
-            hash: read_by_the_model(scorer.stage, &sequences, &micro_batches),
+            hash: read_by_the_model(&scorer.stage.sources, &sequences, &micro_batches),
             starts,
         });
         self.batches.borrow_mut().insert(place, batch.clone());
@@ -238,7 +251,7 @@ impl<'a> CachedScores<'a> {
 
 /// A hash of the tokens that go through a model, with their boundaries, which of them are scored, and the
 /// division into micro-batches.
-fn read_by_the_model(stage: &Stage, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> String {
+fn read_by_the_model(sources: &StageSources, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut number = |number: usize| {
         hasher.update(&(number as u64).to_le_bytes());
@@ -250,7 +263,7 @@ fn read_by_the_model(stage: &Stage, sequences: &Sequences, micro_batches: &[Vec<
             let sequence = &sequences.list[*member];
             // The rows of the result are in the order of the sequences.
             number(*member);
-            for tokens in [sequence.prompt(stage), &sequence.completion] {
+            for tokens in [sequence.prompt(sources), &sequence.completion] {
                 number(tokens.len());
                 tokens.iter().for_each(|token| number(*token as usize));
             }

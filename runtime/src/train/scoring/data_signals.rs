@@ -1,12 +1,12 @@
 //! Signals that come with the sequences of a step and need no scoring.
 
-use mopd_plan::{DataFormula, ModelSignal, Objective, PlainSignal, Role, Signal};
+use mopd_plan::{DataFormula, ModelSignal, Objective, PlainSignal, Role, Signal, Train};
 
 use crate::failure::Result;
 use crate::rollout::Sequence;
 use crate::train::objective::missing;
 use crate::train::sequences::Sequences;
-use crate::train::stage::Stage;
+use crate::train::stage::StageSources;
 
 /// The values of a signal that comes with the sequences.
 pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Result<Option<Vec<f32>>> {
@@ -84,15 +84,19 @@ fn drafted(
 }
 
 /// The signals that the objective reads from columns of the data, per sequence.
-pub fn of_data(stage: &Stage, sequences: &Sequences) -> Result<Vec<(Signal, Vec<f32>)>> {
+pub fn of_data(
+    train: &Train<Objective>,
+    sources: &StageSources,
+    sequences: &Sequences,
+) -> Result<Vec<(Signal, Vec<f32>)>> {
     let values = |(signal, formula): (Signal, DataFormula)| {
-        let of_sources = stage.sources.iter().map(|source| source.prompts.dataset.numbers(&formula));
+        let of_sources = sources.iter().map(|source| source.prompts.dataset.numbers(&formula));
         let numbers: Option<Vec<&[f32]>> = of_sources.collect();
         let numbers = numbers.ok_or_else(|| {
-            missing(&formula.text(), "the data was read without this field", &stage.train.objective)
+            missing(&formula.text(), "the data was read without this field", &train.objective)
         })?;
         let of_sequences = sequences.list.iter().map(|sequence| numbers[sequence.source][sequence.record]);
         Ok((signal, of_sequences.collect()))
     };
-    stage.train.data_signals().into_iter().map(values).collect()
+    train.data_signals().into_iter().map(values).collect()
 }

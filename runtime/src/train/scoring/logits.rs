@@ -13,7 +13,6 @@ use super::spans::rest_of;
 use crate::failure::Result;
 use crate::model::ScoringDecoder;
 use crate::train::models::{FrozenDecoder, ModelScorer, ScorerRef};
-use crate::train::packing::hidden;
 use crate::train::rollouts::Rollouts;
 use crate::train::views::ScorerPrompts;
 use crate::train::vocabulary::{Logits, MappedLogits, Spans};
@@ -38,7 +37,7 @@ pub fn logits_of(
         .own_tokens(role)
         .then(|| Spans::of_tokens(role, sequences.layout.tokens(), stage.place.device));
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
-    let passes = passes(&runs, stage.routes_by_data());
+    let passes = passes(&runs, stage.sources.routes_by_data());
     let of_servers = remote_scores::logits(scoring, &passes, &runs, sequences, step)?;
     for ((scored, pass), of_server) in zip_equal(&passes, of_servers) {
         let scorer = match scored {
@@ -61,8 +60,9 @@ pub fn logits_of(
         if let (Some(other), Some(spans)) = (models.other_tokenizer(*scorer), &mut spans) {
             let [run] = pass.as_slice() else { unreachable!("runs of another tokenizer go alone") };
             let ScoringRun { members, tokens, .. } = &runs[*run];
-            let reading = other.reading(stage, sees, sequences, members.clone(), scoring.now(step))?;
-            let (hidden, targets) = reading.hidden(stage, decoder());
+            let reading =
+                other.reading(stage.texts(), sees, sequences, members.clone(), scoring.now(step))?;
+            let (hidden, targets) = reading.hidden(stage.packing(), decoder());
             let only = last && passes.len() == 1;
             let lm_head = models.lm_head(model_ref, loaded.get().is_some().then(decoder), only);
             let logits = Logits::Projected { hidden, lm_head, softcap, scalar_head };
@@ -87,10 +87,10 @@ pub fn logits_of(
             None => {
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
                 let (context, now) = (decoder().config().context, scoring.now(step));
-                let shown = ScorerPrompts::new(stage, sees, context, sequences, members(), now)?;
-                shown.fit(stage, sequences, members(), context)?;
-                let micro_batches = sequences.micro_batches(stage, members(), &shown);
-                hidden(stage, decoder(), sequences, &micro_batches, &shown)
+                let shown = ScorerPrompts::new(stage.texts(), sees, context, sequences, members(), now)?;
+                shown.fit(&stage.sources, sequences, members(), context)?;
+                let micro_batches = stage.packing().micro_batches(sequences, members(), &shown);
+                stage.packing().hidden(decoder(), sequences, &micro_batches, &shown)
             }
         };
         // The LM head of a single model stays in memory while its layers are freed. With several models, the

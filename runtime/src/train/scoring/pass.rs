@@ -15,7 +15,6 @@ use crate::failure::Result;
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{CERTAIN, SavedActivations, ScoringDecoder, SecondPass};
 use crate::train::objective::{failed, failed_at, missing};
-use crate::train::packing::hidden;
 use crate::train::rollouts::Rollouts;
 use crate::train::sequences::Sequences;
 use crate::train::views::ScorerPrompts;
@@ -49,14 +48,16 @@ impl ScoringPass {
         let Scoring { stage, model, .. } = *scoring;
         let sequences = &rollouts.sequences;
         let own = &ScorerPrompts::Own;
-        let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), own);
+        let micro_batches = stage.packing().micro_batches(sequences, 0..sequences.list.len(), own);
         let trace = match micro_batches.as_slice() {
-            [all] => Some(rollouts.trace(stage, model, &sequences.packed(stage, all, own))),
+            [all] => {
+                Some(rollouts.trace(model, &stage.packing().packed(sequences, all, own), stage.recomputed))
+            }
             _ => None,
         };
         let of_layers = match &trace {
             Some(trace) => trace.hidden.shallow_clone(),
-            None => hidden(stage, ScoringDecoder::Held(model), sequences, &micro_batches, own),
+            None => stage.packing().hidden(ScoringDecoder::Held(model), sequences, &micro_batches, own),
         };
         let targets = upload(&sequences.targets(), stage.place.device);
         let second = model.second_pass(&of_layers, &targets, &sequences.second_tokens()).map(Rc::new);

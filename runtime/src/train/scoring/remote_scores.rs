@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use mopd_plan::Rollout;
+
 use super::context::Scoring;
 use super::runs::ScoringRun;
 use crate::failure::{Error, Result, caught};
@@ -10,7 +12,7 @@ use crate::remote::{CancelToken, ListedTokens, ScoredSequence, ServedScores, Ser
 use crate::train::models::ScorerRef;
 use crate::train::packing::in_order;
 use crate::train::sequences::Sequences;
-use crate::train::stage::Stage;
+use crate::train::stage::draws_are_unselected;
 use crate::train::views::ScorerPrompts;
 use crate::train::vocabulary::{Listed, LmHead, Logits};
 use crate::zip::zip_equal;
@@ -35,7 +37,7 @@ pub fn logits(
 ) -> Result<Vec<Option<Logits>>> {
     let asked = |(scored, pass): &(ScorerRef, Vec<usize>)| {
         let ScorerRef::Served(scorer) = *scored else { return Ok(None) };
-        let server = scoring.models.server(scorer, scoring.stage);
+        let server = scoring.models.server(scorer, scoring.stage.servers);
         let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
         question(scoring, server, *scored, sequences, members, step).map(Some)
     };
@@ -80,7 +82,7 @@ pub fn logits(
     }
     for (question, scores) in zip_equal(&questions, &answered) {
         if let (Some(question), Some(ServedScores::Listed(listed))) = (question, scores) {
-            question.test_draws(scoring.stage, sequences, listed)?;
+            question.test_draws(&scoring.stage.train.rollout, sequences, listed)?;
         }
     }
     let of = |(question, scores): (&Option<TeacherQuery>, Option<ServedScores>)| {
@@ -100,13 +102,13 @@ fn question<'a, M: Iterator<Item = usize>>(
     let stage = scoring.stage;
     let sees = scoring.models.sees(scored);
     let context = server.context().unwrap_or(usize::MAX);
-    let shown = ScorerPrompts::new(stage, sees, context, sequences, members(), scoring.now(step))?;
-    shown.fit(stage, sequences, members(), context)?;
-    let micro_batches = sequences.micro_batches(stage, members(), &shown);
+    let shown = ScorerPrompts::new(stage.texts(), sees, context, sequences, members(), scoring.now(step))?;
+    shown.fit(&stage.sources, sequences, members(), context)?;
+    let micro_batches = stage.packing().micro_batches(sequences, members(), &shown);
     let read = |member: &usize| {
         let sequence = &sequences.list[*member];
         ScoredSequence {
-            prompt: shown.prompt(stage, sequence, *member).to_vec(),
+            prompt: shown.prompt(&stage.sources, sequence, *member).to_vec(),
             completion: sequence.completion.clone(),
             scored: sequence.written.clone(),
         }
@@ -119,8 +121,8 @@ impl TeacherQuery<'_> {
     /// Tests a teacher's numbers by the sampler's draws. A distribution of whole rows is normalised here, so
     /// only listed numbers can fail. A template may show the teacher what was drawn, and a selection favours
     /// what the teacher would have written: then the draws say nothing.
-    fn test_draws(&self, stage: &Stage, sequences: &Sequences, listed: &[ListedTokens]) -> Result<()> {
-        if !self.reads_own_prompts || !stage.draws_are_unselected() {
+    fn test_draws(&self, rollout: &Rollout, sequences: &Sequences, listed: &[ListedTokens]) -> Result<()> {
+        if !self.reads_own_prompts || !draws_are_unselected(rollout) {
             return Ok(());
         }
         let order: Vec<usize> = self.micro_batches.iter().flatten().copied().collect();

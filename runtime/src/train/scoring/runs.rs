@@ -27,13 +27,13 @@ pub struct ScoringRun {
 /// student then computes the student's own batch, with the same bits.
 pub fn runs(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<ScoringRun>> {
     let Scoring { stage, models, .. } = *scoring;
-    let all = stage.sections();
+    let all = stage.sources.sections();
     let mut runs = Vec::new();
     let mut first = 0;
     for run in models.of_role(role).chunk_by(|one, next| one == next) {
         let sections = first..first + run.len();
         first = sections.end;
-        let members = sequences.of_sections(stage, sections.clone());
+        let members = sequences.of_sections(&stage.sources, sections.clone());
         let Some(sequence) = sequences.list[members.clone()].first() else { continue };
         let source = &stage.sources[sequence.source];
         let sources = all[sections.start].source..all[sections.end - 1].source + 1;

@@ -42,19 +42,20 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     }
     scoring.models.release();
 
-    let recorded = scoring.recorded.signals(scoring.stage, scoring.model, scoring.models, sequences)?;
+    let Scoring { stage, model, models, .. } = *scoring;
+    let recorded = scoring.recorded.signals(stage.packing(), model, models, sequences, stage.control)?;
     let mut forward = ScoringPass::new(scoring, rollouts, others, spans)?;
     let layout = sequences.layout.clone();
-    let mut signals = of_data(scoring.stage, sequences)?;
+    let mut signals = of_data(scoring.stage.train, &scoring.stage.sources, sequences)?;
     signals.extend(rollouts.old.borrow().iter().cloned());
     signals.extend(recorded);
     signals.extend(scoring.losses.signals());
-    signals.extend(scoring.tags.iter().flat_map(|tags| tags.signals(scoring.stage, sequences)));
+    signals.extend(scoring.tags.iter().flat_map(|tags| tags.signals(&scoring.stage.sources, sequences)));
     for signal in objective.signals().into_iter().chain(scoring.stage.train.scorers.signals()) {
         if signals.iter().any(|(known, _)| *known == signal) {
             continue;
         }
-        if let Some(values) = panels::signal(scoring.stage, &signal, sequences) {
+        if let Some(values) = panels::signal(&scoring.stage.train.panels, &signal, sequences) {
             signals.push((signal, values));
         } else if let Signal::Available { role } = signal {
             signals.push((signal, availability(scoring, role, sequences)?));

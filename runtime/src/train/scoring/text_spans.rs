@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use mopd_plan::Signal;
+use mopd_plan::{Objective, Signal, Train};
 
 use crate::failure::Result;
 use crate::tokenizer::{Token, TokenBytes, Tokenizer};
 use crate::train::sequences::Sequences;
-use crate::train::stage::Stage;
+use crate::train::stage::StageSources;
 
 /// The tags that a part's objective reads.
 pub struct Tags {
@@ -22,8 +22,8 @@ impl Tags {
     ///
     /// # Errors
     /// If the tokens of the student's tokenizer are not pieces of text.
-    pub fn of_stage(stage: &Stage) -> Result<Option<Tags>> {
-        let read = stage.train.objective.signals().into_iter().chain(stage.train.scorers.signals());
+    pub fn new(train: &Train<Objective>, tokenizer: &Arc<Tokenizer>) -> Result<Option<Tags>> {
+        let read = train.objective.signals().into_iter().chain(train.scorers.signals());
         let mut names: Vec<String> = read
             .filter_map(|signal| match signal {
                 Signal::InSpan { tag } => Some(tag),
@@ -35,16 +35,15 @@ impl Tags {
         if names.is_empty() {
             return Ok(None);
         }
-        let tokenizer = stage.start.tokenizer.clone();
-        let bytes = TokenBytes::new(&tokenizer)?;
-        Ok(Some(Tags { names, tokenizer, bytes }))
+        let bytes = TokenBytes::new(tokenizer)?;
+        Ok(Some(Tags { names, tokenizer: tokenizer.clone(), bytes }))
     }
 
     /// The signals, per trained token. Tokens that others wrote are part of the text.
-    pub fn signals(&self, stage: &Stage, sequences: &Sequences) -> Vec<(Signal, Vec<f32>)> {
+    pub fn signals(&self, sources: &StageSources, sequences: &Sequences) -> Vec<(Signal, Vec<f32>)> {
         let of_tag = |tag: &String| {
             let inside = sequences.list.iter().flat_map(|sequence| {
-                let prompt = self.texts(sequence.prompt(stage));
+                let prompt = self.texts(sequence.prompt(sources));
                 let inside = inside(tag, &prompt, &self.texts(&sequence.completion));
                 let inside: Vec<f32> = inside.into_iter().map(|inside| f32::from(u8::from(inside))).collect();
                 sequence.of_trained(&inside).copied().collect::<Vec<f32>>()

@@ -40,7 +40,7 @@ fn decided(weights: &Arc<Weights>) -> Arc<Weights> {
 }
 
 fn prompt(stage: &Stage, sequence: &Sequence) -> Vec<Token> {
-    sequence.prompt(stage).to_vec()
+    sequence.prompt(&stage.sources).to_vec()
 }
 
 /// The most probable tokens after `before`.

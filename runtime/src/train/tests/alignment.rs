@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use mopd_plan::{GradientAlignment, GradientPartition, Producer};
 
+use super::super::hooks::{AlignedGradients, GradientPass, StepHook, columns};
 use super::*;
 use crate::compiled;
 
@@ -48,10 +49,21 @@ type Named = Vec<(String, Vec<f32>)>;
 fn first(stage: &Stage) -> (Vec<f32>, Named, BTreeMap<String, f64>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    let EvaluatedBatch { gradient, of_parts, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
+    let EvaluatedBatch { batch, outputs, gradient, pass, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
+    let mut alignment = AlignedGradients::new(stage.train.options.alignment.unwrap());
+    let pass = GradientPass {
+        scoring: &trainer.scoring(0),
+        pass: &pass.expect("it is due"),
+        rollouts: &rollouts,
+        batch: &batch,
+        outputs: &outputs,
+        trained: &|of| trainer.student.gradient(of),
+    };
+    alignment.after_gradient(&pass).unwrap();
+    let of_parts = alignment.gradients;
     let each = of_parts.iter().map(|(name, gradient)| (name.clone(), numbers(gradient))).collect();
     let gradient = numbers(&trainer.student.trained.gradient(gradient));
-    (gradient, each, super::super::alignment::columns(of_parts), rollouts)
+    (gradient, each, columns(of_parts), rollouts)
 }
 
 fn dot(one: &[f64], other: &[f64]) -> f64 {
@@ -203,7 +215,7 @@ fn angles_are_known_and_what_is_zero_has_none() {
     let whole = |name: &str, numbers: &[f32]| {
         (name.to_owned(), crate::model::Gradient::whole(Tensor::from_slice(numbers), Place::cpu()))
     };
-    let found = super::super::alignment::columns(vec![
+    let found = columns(vec![
         whole("a", &[3.0, 4.0, 0.0]),
         whole("b", &[-6.0, -8.0, 0.0]),
         whole("c", &[0.0, 0.0, 1e-30]),

@@ -69,7 +69,7 @@ pub(super) fn tiers() -> Producer {
 
 /// The value of `likeness(k)` with the initial student, in double precision.
 fn likeness_of(stage: &Stage, student: &Reference, sequence: &Sequence, k: f64) -> f64 {
-    let logps = student.logps(sequence.prompt(stage), &sequence.completion);
+    let logps = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
     let taken = logps.gather(1, &Tensor::from_slice(&sequence.completion).unsqueeze(1), false);
     let rank = logps.gt_tensor(&taken).sum_dim_intlist([-1].as_slice(), false, Kind::Double) + 1.0;
     let among = rank.le(k).to_kind(Kind::Double);

@@ -105,7 +105,8 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
         let teacher = Reference::new(&models[domain + 1]);
         let (mut sum, mut tokens) = (0.0, 0.0);
         for sequence in list.iter().filter(|sequence| sequence.source == domain) {
-            let logps = |model: &Reference| model.logps(sequence.prompt(&stage), &sequence.completion);
+            let logps =
+                |model: &Reference| model.logps(sequence.prompt(&stage.sources), &sequence.completion);
             let (student, teacher) = (logps(&student), logps(&teacher));
             for (place, token) in sequence.completion.iter().enumerate() {
                 if sequence.written.as_ref().is_none_or(|written| written[place]) {
@@ -156,7 +157,7 @@ fn turns_are_those_of_the_assistant() {
     let student = Reference::new(&models[0]);
     let mut turns: Vec<f64> = Vec::new();
     for sequence in &rollouts.sequences.list {
-        let logps = student.logps(sequence.prompt(&stage), &sequence.completion);
+        let logps = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
         let written = sequence.written.clone().unwrap_or(vec![true; sequence.completion.len()]);
         let mut place = 0;
         for turn in written.chunk_by(|one, next| one == next) {

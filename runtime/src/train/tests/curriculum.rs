@@ -228,7 +228,7 @@ fn fork_chooses_its_own_prompts() {
             other.restore(&state, mode).unwrap();
             (
                 chosen(&other),
-                other.parts[0].batches.save(&stage, &mut StateTensors::default()).measured[0].len(),
+                other.parts[0].batches.save(stage.keys(), &mut StateTensors::default()).measured[0].len(),
             )
         })
         .collect();

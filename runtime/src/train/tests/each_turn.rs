@@ -84,7 +84,7 @@ fn a_group_has_the_turns_of_a_trajectory() {
             let key = Key::new(stage.seed, stage.stream, Purpose::Rollout, step as u64);
             for (place, sequence) in group.iter().enumerate() {
                 let text = stage.start.tokenizer.prompt(dataset.prompt(sequence.record)).unwrap();
-                assert_eq!(sequence.prompt(&stage), text);
+                assert_eq!(sequence.prompt(&stage.sources), text);
                 assert!(sequence.reward.is_none() && sequence.written.is_none());
                 let prompt = Prompt { tokens: &text, id: number as u32, sample: place as u32, limit: None };
                 let alone = Sampling::new(1, 1.0, 6);

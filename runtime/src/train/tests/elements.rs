@@ -51,7 +51,7 @@ fn only(filters: &[WeightFilter]) -> Trainable {
 fn places(stage: &Stage) -> Result<Vec<usize>> {
     let model = Decoder::trainable(&stage.start, stage.place, stage.kind);
     let key = Key::new(1, 2, Purpose::Initialise, 1);
-    let trained = TrainedParameters::new(stage, &model, key)?;
+    let trained = TrainedParameters::new(&stage.train.trainable, &stage.start, &stage.models, &model, key)?;
     let numbers = Tensor::arange(model.flat().numel() as i64, (Kind::Float, Device::Cpu));
     let gradient = trained.gradient(Gradient::whole(numbers, Place::cpu()));
     Ok(to_vec(&gradient.part(0..gradient.parameters())).into_iter().map(|place| place as usize).collect())

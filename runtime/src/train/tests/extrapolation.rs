@@ -1,12 +1,15 @@
 //! Extrapolated weights: the candidates, the choice among them, and the state that must not change.
 
+use std::rc::Rc;
+
 use mopd_plan::events::FailureKind;
 use mopd_plan::{Evaluation, Extrapolation};
 use tch::no_grad_guard;
 
 use super::super::RestoreMode;
+use super::super::hooks::{Extrapolator, SavedState, StepHook, extrapolator};
 use super::*;
-use crate::store::state::TrainPosition;
+use crate::store::state::{HookNumbers, TrainPosition};
 
 /// The published settings: attention and feed-forward weights, by twice their change per candidate.
 pub(super) fn extrapolation(temperature: f64) -> Extrapolation {
@@ -25,16 +28,43 @@ fn extrapolating(passes: u32) -> Train<Objective> {
     Train { extrapolation: Some(extrapolation(1.0)), ..train(mopd(1.0), passes) }
 }
 
+/// A trainer whose extrapolation the test calls, with scores of its own.
+struct Extrapolating<'a> {
+    trainer: Trainer<'a>,
+    extrapolator: Rc<RefCell<Extrapolator<'a>>>,
+}
+
+/// The extrapolation as the trainer has it: only its state.
+struct ByHand<'a>(Rc<RefCell<Extrapolator<'a>>>);
+
+impl StepHook for ByHand<'_> {
+    fn save(&self, numbers: &mut HookNumbers, tensors: &mut StateTensors) {
+        self.0.borrow().save(numbers, tensors);
+    }
+
+    fn restore(&mut self, state: &SavedState, read: &mut Losses) -> Result<(), String> {
+        self.0.borrow_mut().restore(state, read)
+    }
+}
+
+impl<'a> Extrapolating<'a> {
+    fn new(stage: &'a Stage<'a>) -> Extrapolating<'a> {
+        let mut trainer = Trainer::new(stage).unwrap();
+        let extrapolator = extrapolator(stage, &trainer.student).unwrap().expect("the stage extrapolates");
+        let extrapolator = Rc::new(RefCell::new(extrapolator));
+        trainer.hooks = vec![Box::new(ByHand(extrapolator.clone()))];
+        Extrapolating { trainer, extrapolator }
+    }
+}
+
 /// Extrapolates with `score` as the benchmark.
 fn extrapolate_by(
-    trainer: &mut Trainer,
+    Extrapolating { trainer, extrapolator }: &mut Extrapolating,
     steps: u32,
     record: &mut Record,
     score: impl FnMut(&Decoder) -> Result<f64>,
 ) -> Result<()> {
-    let Trainer { student, extrapolator, .. } = trainer;
-    let extrapolator = extrapolator.as_mut().expect("the stage extrapolates");
-    extrapolator.extrapolate_by(student, steps, record, score)
+    extrapolator.borrow_mut().extrapolate_by(&trainer.student, steps, record, score)
 }
 
 /// All parameters of the trained model, converted to double precision.
@@ -45,13 +75,13 @@ fn numbers(trainer: &Trainer) -> Vec<f64> {
 /// Runs a step, then extrapolates with these scores: first of the unchanged weights, then of the candidates.
 /// Returns the weights after the update, those that were scored, and those at the end.
 fn tried(
-    trainer: &mut Trainer,
+    trainer: &mut Extrapolating,
     step: u32,
     scores: &[f64],
     record: &mut Record,
 ) -> (Vec<f64>, Vec<Vec<f64>>, Vec<f64>) {
-    trainer.step(step, record).unwrap();
-    let updated = numbers(trainer);
+    trainer.trainer.step(step, record).unwrap();
+    let updated = numbers(&trainer.trainer);
     let (mut seen, mut scores) = (Vec::new(), scores.iter());
     // The benchmark is given the model's own weights.
     let score = |model: &Decoder| {
@@ -60,7 +90,7 @@ fn tried(
     };
     extrapolate_by(trainer, step + 1, record, score).unwrap();
     assert!(scores.next().is_none(), "a score was not asked for");
-    (updated, seen, numbers(trainer))
+    (updated, seen, numbers(&trainer.trainer))
 }
 
 /// Candidate `n` is `2 n + 1` times the change since the last extrapolation, by the formula in double
@@ -88,9 +118,9 @@ fn extrapolation_tries_odd_multiples_and_keeps_the_last_better_one() {
     for kind in [Kind::Float, Kind::BFloat16] {
         for ((first, one), (second, two)) in cases.iter().flat_map(|a| cases.iter().map(move |b| (*a, *b))) {
             let stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
-            let mut trainer = Trainer::new(&stage).unwrap();
+            let mut trainer = Extrapolating::new(&stage);
             let mut record = Record::default();
-            let mut base = numbers(&trainer);
+            let mut base = numbers(&trainer.trainer);
             for (step, (scores, kept)) in [(first, one), (second, two)].into_iter().enumerate() {
                 let (updated, seen, end) = tried(&mut trainer, step as u32, scores, &mut record);
                 let at = |multiple: f64, index: usize| match moved[index] {
@@ -134,29 +164,31 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
     let models = models(true);
     let (plain, train) = (train(mopd(1.0), 1), extrapolating(1));
     let stages = [&plain, &train].map(|train| fixture.stage(train, ROUTED, &models));
-    let [mut other, mut trainer] = [&stages[0], &stages[1]].map(|stage| Trainer::new(stage).unwrap());
+    let (mut other, mut trainer) = (Trainer::new(&stages[0]).unwrap(), Extrapolating::new(&stages[1]));
     let mut record = Record::default();
     other.step(0, &mut Record::default()).unwrap();
     let (_, seen, end) = tried(&mut trainer, 0, &[0.1, 0.2, 0.2], &mut record);
     assert_eq!(seen.len(), 3);
     extrapolate_by(&mut trainer, 1, &mut record, |_| panic!("it was done")).unwrap();
-    assert!(numbers(&trainer) == end && numbers(&other) != end);
+    assert!(numbers(&trainer.trainer) == end && numbers(&other) != end);
     let state = |trainer: &Trainer| {
         let state = trainer.state(1, 0.0, Record::default());
         let rest =
             state.tensors.0.into_iter().filter(|(name, _)| name != "trained" && name != "extrapolated");
         let rest: Vec<(String, Vec<f32>)> = rest.map(|(name, tensor)| (name, to_vec(&tensor))).collect();
-        (rest, TrainPosition { extrapolated: 0, ..state.position })
+        (rest, TrainPosition { hooks: HookNumbers::default(), ..state.position })
     };
-    assert_eq!(state(&trainer), state(&other));
+    assert_eq!(state(&trainer.trainer), state(&other));
     // A resumed run does not extrapolate again; a fork starts its next change from these weights.
-    for (from, mode) in
-        [(&trainer, RestoreMode::Resume), (&trainer, RestoreMode::Fork), (&other, RestoreMode::Fork)]
-    {
-        let mut again = Trainer::new(&stages[1]).unwrap();
-        again.restore(&from.state(1, 0.0, Record::default()), mode).unwrap();
+    for (from, mode) in [
+        (&trainer.trainer, RestoreMode::Resume),
+        (&trainer.trainer, RestoreMode::Fork),
+        (&other, RestoreMode::Fork),
+    ] {
+        let mut again = Extrapolating::new(&stages[1]);
+        again.trainer.restore(&from.state(1, 0.0, Record::default()), mode).unwrap();
         extrapolate_by(&mut again, 1, &mut record, |_| panic!("it was done before")).unwrap();
-        let base = numbers(&again);
+        let base = numbers(&again.trainer);
         assert!(base == numbers(from));
         let (updated, _, end) = tried(&mut again, 1, &[0.1, 0.2, 0.0], &mut Record::default());
         for ((base, updated), end) in base.iter().zip(&updated).zip(&end) {
@@ -165,7 +197,7 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
         }
     }
     for step in [1, 2] {
-        trainer.step(step, &mut record).unwrap();
+        trainer.trainer.step(step, &mut record).unwrap();
     }
     extrapolate_by(&mut trainer, 3, &mut record, |_| panic!("3 is no power of 2")).unwrap();
     assert!(record.rows.iter().filter(|row| row.step == 2).all(|row| row.extrapolated.is_none()));
@@ -182,10 +214,10 @@ fn extrapolated_weights_that_cannot_be_scored_are_rejected() {
     let not_finite =
         || Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling");
     for (fails_at, kept) in [(0, None), (1, Some(1.0)), (3, Some(5.0))] {
-        let mut trainer = Trainer::new(&stage).unwrap();
+        let mut trainer = Extrapolating::new(&stage);
         let mut record = Record::default();
-        trainer.step(0, &mut record).unwrap();
-        let updated = numbers(&trainer);
+        trainer.trainer.step(0, &mut record).unwrap();
+        let updated = numbers(&trainer.trainer);
         let mut asked = 0;
         let outcome = extrapolate_by(&mut trainer, 1, &mut record, |_| {
             asked += 1;
@@ -193,19 +225,19 @@ fn extrapolated_weights_that_cannot_be_scored_are_rejected() {
         });
         assert_eq!(outcome.is_err(), kept.is_none());
         assert_eq!(record.rows[0].extrapolated, kept);
-        assert_eq!(numbers(&trainer) == updated, kept.is_none_or(|kept| kept == 1.0));
+        assert_eq!(numbers(&trainer.trainer) == updated, kept.is_none_or(|kept| kept == 1.0));
     }
     // An interruption at the second candidate leaves the weights as the step did; a retry gives the same.
-    let mut trainer = Trainer::new(&stage).unwrap();
+    let mut trainer = Extrapolating::new(&stage);
     let mut record = Record::default();
-    trainer.step(0, &mut record).unwrap();
-    let updated = numbers(&trainer);
+    trainer.trainer.step(0, &mut record).unwrap();
+    let updated = numbers(&trainer.trainer);
     let mut asked = 0;
     let outcome = extrapolate_by(&mut trainer, 1, &mut record, |_| {
         asked += 1;
         if asked == 3 { Err(Error::Interrupted) } else { Ok(f64::from(asked)) }
     });
-    assert!(matches!(outcome, Err(Error::Interrupted)) && numbers(&trainer) == updated);
+    assert!(matches!(outcome, Err(Error::Interrupted)) && numbers(&trainer.trainer) == updated);
     assert_eq!(record.rows[0].extrapolated, None);
     extrapolate_by(&mut trainer, 1, &mut record, |_| Ok(0.0)).unwrap();
     assert_eq!(record.rows[0].extrapolated, Some(1.0));
@@ -303,8 +335,8 @@ fn frozen_weights_are_not_extrapolated() {
     assert!(stopped.error.to_string().contains(message), "{}", stopped.error);
     train.trainable = frozen(WeightGroup::Attention);
     let stage = fixture.stage(&train, ROUTED, &models);
-    let mut trainer = Trainer::new(&stage).unwrap();
-    let start = numbers(&trainer);
+    let mut trainer = Extrapolating::new(&stage);
+    let start = numbers(&trainer.trainer);
     let (updated, _, end) = tried(&mut trainer, 0, &[0.0, 1.0, 0.5], &mut Record::default());
     for entry in layout(&models[0].config) {
         for index in entry.offset..entry.offset + entry.len() {

@@ -47,7 +47,7 @@ fn both(sequence: &Sequence, teachers: [usize; 2]) -> [Tensor; 2] {
     let train = train(mopd(1.0), 1);
     let stage = fixture.stage(&train, ROUTED, &weights);
     [0, teachers[sequence.source]].map(|model| {
-        Reference::new(&weights[model]).logps(sequence.prompt(&stage), &sequence.completion).detach()
+        Reference::new(&weights[model]).logps(sequence.prompt(&stage.sources), &sequence.completion).detach()
     })
 }
 

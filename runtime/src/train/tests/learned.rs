@@ -50,7 +50,7 @@ fn stage<'a>(
     weights: &[Arc<Weights>],
 ) -> Stage<'a> {
     let mut stage = fixture.stage(train, ROUTED, weights);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         let own = TeacherChoice { sees: Some(view.clone()), ..choice(Teacher::Model(ModelId(1))) };
         source.route = SourceTeachers::all(&own);
     }
@@ -66,7 +66,7 @@ fn loss(stage: &Stage, [student, teacher]: [&Reference; 2], sequences: &Sequence
         let shown = &answer[..(share * answer.len() as f64).floor() as usize];
         let seen = stage.start.tokenizer.prompt(&format!("{shown}?")).unwrap();
         let [student, teacher] = [
-            student.logps(sequence.prompt(stage), &sequence.completion),
+            student.logps(sequence.prompt(&stage.sources), &sequence.completion),
             teacher.logps(&seen, &sequence.completion),
         ];
         let kl = (student.exp() * (&student - teacher)).sum_dim_intlist(-1, false, Kind::Double);
@@ -78,11 +78,11 @@ fn loss(stage: &Stage, [student, teacher]: [&Reference; 2], sequences: &Sequence
 /// The mean log-probability of all tokens of the answers to the step's prompts. Each answer counts once,
 /// whatever the number of its prompt's completions.
 fn recorded(stage: &Stage, student: &Reference, sequences: &Sequences) -> f64 {
-    let answers = all_examples(stage, "answer").unwrap();
+    let answers = all_examples(stage.texts(), "answer").unwrap();
     let (mut sum, mut count) = (0.0, 0);
     for group in sequences.groups() {
         let row = &answers[group[0].source][group[0].record];
-        let logps = student.logps(row.prompt(stage), &row.completion);
+        let logps = student.logps(row.prompt(&stage.sources), &row.completion);
         let taken = logps.gather(1, &Tensor::from_slice(&row.completion).unsqueeze(1), false);
         sum += taken.sum(Kind::Double).double_value(&[]);
         count += row.completion.len();
@@ -107,7 +107,7 @@ fn learned_value_is_logged_with_the_gain_of_its_steps() {
             // These rollouts are evaluated twice; the first evaluation would take the saved activations.
             rollouts[0].activations.take();
             let value = trainer.parts[0].batches.learned().expect("it is drawn before the step");
-            policy.begin(&stage, step);
+            policy.begin(stage.keys(), step);
             assert_eq!(policy.value(), Some(value), "step {step}");
             let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(0, &rollouts[0], step).unwrap();
             let now = stage.start.with_values(trainer.student.trained.numbers(&trainer.student.model));
@@ -134,7 +134,7 @@ fn learned_value_is_logged_with_the_gain_of_its_steps() {
             before = Some(loss);
             trainer.update(rollouts, Instant::now(), step, &mut record).unwrap();
             assert_eq!(record.rows.last().unwrap().learned, Some(value));
-            let state = trainer.parts[0].batches.save(&stage, &mut StateTensors::default());
+            let state = trainer.parts[0].batches.save(stage.keys(), &mut StateTensors::default());
             assert_eq!(state.policy, policy.numbers(), "step {step}");
             drawn.push(value);
         }

@@ -141,7 +141,7 @@ fn the_ratio_is_to_the_student_before_the_batch() {
         }
         let taken_logps = |of: &Reference, sequence: &Sequence| {
             let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
-            let logps = of.logps(sequence.prompt(&stage), &sequence.completion);
+            let logps = of.logps(sequence.prompt(&stage.sources), &sequence.completion);
             logps.gather(1, &taken, false).squeeze_dim(1)
         };
         let losses: Vec<Tensor> = list

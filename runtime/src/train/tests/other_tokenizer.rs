@@ -195,7 +195,7 @@ fn stage<'a>(
     sees: Option<View>,
 ) -> Stage<'a> {
     let mut stage = fixture.stage(train, [1, 2].map(|model| Teacher::Model(ModelId(model))), models);
-    for (model, source) in (1..).zip(&mut stage.sources) {
+    for (model, source) in (1..).zip(stage.sources.iter_mut()) {
         let own = choice(Teacher::Model(ModelId(model)));
         source.route = SourceTeachers::all(&TeacherChoice { own_tokens: true, sees: sees.clone(), ..own });
     }
@@ -356,9 +356,13 @@ fn texts_that_cannot_be_aligned_are_errors() {
     short.tokenizer = models[1].tokenizer.clone();
     let other = OtherTokenizer::new(&Tokenizer::Bytes, &short, false, "the teacher `big`");
     let members = || 0..rollouts.sequences.list.len();
-    let Err(error) =
-        other.unwrap().reading(&stage, None, &rollouts.sequences, members().skip(1), StepContext::START)
-    else {
+    let Err(error) = other.unwrap().reading(
+        stage.texts(),
+        None,
+        &rollouts.sequences,
+        members().skip(1),
+        StepContext::START,
+    ) else {
         panic!("it does not fit")
     };
     assert!(error.to_string().contains("whose context is 2"), "{error}");
@@ -371,7 +375,7 @@ fn texts_that_cannot_be_aligned_are_errors() {
     }));
     let other = OtherTokenizer::new(&Tokenizer::Bytes, &rewriting, false, "the teacher `big`").unwrap();
     // A single completion that can't be compared is no error; several in a row are.
-    let read = |members| other.reading(&stage, None, &rollouts.sequences, members, StepContext::START);
+    let read = |members| other.reading(stage.texts(), None, &rollouts.sequences, members, StepContext::START);
     assert!(read(1..2).unwrap().rows().iter().all(Option::is_none));
     let errors: Vec<Error> = (1..9).filter_map(|member| read(member % 6 + 1..member % 6 + 2).err()).collect();
     let [error, ..] = errors.as_slice() else {
@@ -459,8 +463,10 @@ fn first_tokens_with_the_template_s_space_are_not_compared() {
         let sequences = &rollouts.sequences;
         let reader = OtherTokenizer::new(&own, &models[1], true, "the teacher `big`").unwrap();
         let members = 0..sequences.list.len();
-        let rows =
-            reader.reading(&stage, None, sequences, members.clone(), StepContext::START).unwrap().rows();
+        let rows = reader
+            .reading(stage.texts(), None, sequences, members.clone(), StepContext::START)
+            .unwrap()
+            .rows();
         let mut left_out = 0;
         for member in members {
             let sequence = &sequences.list[member];

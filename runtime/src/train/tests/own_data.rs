@@ -168,7 +168,9 @@ model student = distill(base) {
                 .list
                 .iter()
                 .map(|sequence| {
-                    let of = |model: &Reference| model.logps(sequence.prompt(&stage), &sequence.completion);
+                    let of = |model: &Reference| {
+                        model.logps(sequence.prompt(&stage.sources), &sequence.completion)
+                    };
                     let (s, t) = (of(&student), of(&teachers[sequence.source]).detach());
                     let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
                     let chance = |logps: &Tensor| {

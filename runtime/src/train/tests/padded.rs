@@ -118,8 +118,9 @@ fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
                     sequence.completion
                 );
                 let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
-                let expected =
-                    student.logps(sequence.prompt(&stage), &sequence.completion).gather(1, &taken, false);
+                let expected = student
+                    .logps(sequence.prompt(&stage.sources), &sequence.completion)
+                    .gather(1, &taken, false);
                 let expected = Vec::<f64>::try_from(expected.reshape([-1])).unwrap();
                 let logps = sequence.logps.as_ref().unwrap();
                 assert_eq!(logps.len(), expected.len());

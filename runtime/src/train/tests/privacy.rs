@@ -21,7 +21,8 @@ fn every_prompt_is_clipped_by_itself() {
         train.rollout = Rollout::new(5, Producer::student(Sampling::new(2, 1.0, 6)));
         let stage = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
-        let step = (0..20).find(|step| draws(&stage, *step).len() > 3).unwrap();
+        let step =
+            (0..20).find(|step| draws(stage.train, &stage.sources, stage.secret, *step).len() > 3).unwrap();
         let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
         let all = trainer.evaluate_all(std::slice::from_ref(&rollouts), step);
         let all = all.unwrap();
@@ -57,7 +58,7 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
     let stage = fixture.stage(&train, ROUTED, &models);
     let trainer = Trainer::new(&stage).unwrap();
     let privacy = Privacy::of_stage(&stage).unwrap().unwrap();
-    let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2), 0);
+    let nobody = Rollouts::new(Sequences::new(Vec::new(), 1, 2), stage.step(0));
     let noise = |step: u32| {
         let gradient = trainer.private_gradient(&privacy, &nobody, step).unwrap();
         to_vec(&gradient.part(0..gradient.parameters()))
@@ -75,7 +76,9 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
     let steps = 2_000;
     let mut drawn = [0; 2];
     for step in 0..steps {
-        draws(&stage, step).iter().for_each(|draw| drawn[draw.source] += 1);
+        draws(stage.train, &stage.sources, stage.secret, step)
+            .iter()
+            .for_each(|draw| drawn[draw.source] += 1);
     }
     for (drawn, records) in zip_equal(drawn, records) {
         let rate = f64::from(train.rollout.groups) / 2.0 / records as f64;
@@ -95,11 +98,11 @@ fn noise_and_draws_of_two_stages_are_independent() {
         let secret = Some(NoiseSecret::new(&[store; 32], key));
         let stage = Stage { secret, ..fixture.stage(&train, ROUTED, &models) };
         let (trainer, privacy) = (Trainer::new(&stage).unwrap(), Privacy::of_stage(&stage).unwrap().unwrap());
-        let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2), 0);
+        let nobody = Rollouts::new(Sequences::new(Vec::new(), 1, 2), stage.step(0));
         let gradient = trainer.private_gradient(&privacy, &nobody, 0).unwrap();
         let records: Vec<bool> = (0..200)
             .flat_map(|step| {
-                let drawn = draws(&stage, step);
+                let drawn = draws(stage.train, &stage.sources, stage.secret, step);
                 (0..7).map(move |record| drawn.iter().any(|draw| (draw.source, draw.record) == (0, record)))
             })
             .collect();
@@ -155,7 +158,8 @@ fn a_step_without_a_record_has_rows() {
     let mut train = private(train(direct(Support::Full, Mass::Raw), 1));
     train.rollout.groups = 1;
     let stage = fixture.stage(&train, ROUTED, &models);
-    let step = (0..100).find(|step| draws(&stage, *step).is_empty()).unwrap();
+    let step =
+        (0..100).find(|step| draws(stage.train, &stage.sources, stage.secret, *step).is_empty()).unwrap();
     let (mut trainer, mut record) = (Trainer::new(&stage).unwrap(), Record::default());
     trainer.step(step, &mut record).unwrap();
     assert!(to_vec(trainer.student.model.flat()) != *models[0].values());

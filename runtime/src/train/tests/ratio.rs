@@ -192,7 +192,8 @@ fn the_ratio_starts_at_1_at_any_temperature() {
                 let stage = &stage;
                 group.iter().zip(rewards).map(move |(sequence, reward)| {
                     let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
-                    let logits = student.logps(sequence.prompt(stage), &sequence.completion) / temperature;
+                    let logits =
+                        student.logps(sequence.prompt(&stage.sources), &sequence.completion) / temperature;
                     let logps = logits.log_softmax(-1, Kind::Double).gather(1, &taken, false).squeeze_dim(1);
                     let ratio = (&logps - logps.detach()).exp();
                     -(ratio.mean(Kind::Double) * ((reward - mean) / (deviation + 1e-6)))

@@ -53,7 +53,7 @@ impl Fixtures {
         let batch = &self.batches[kind];
         let list = batch["sequences"].as_array().unwrap().iter().map(sequence).collect();
         let sequences = Sequences::new(list, batch["group"].as_u64().unwrap() as usize, 2);
-        let rollouts = Rollouts::new(stage, sequences, 0);
+        let rollouts = Rollouts::new(sequences, stage.step(0));
         // What was recorded is that of the student some updates ago.
         let old = Signal::Of { role: Role::Old, part: ModelSignal::Logp };
         if stage.train.objective.signals().contains(&old) {

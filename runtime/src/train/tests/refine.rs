@@ -64,7 +64,7 @@ fn the_teacher_scores_behind_the_draft() {
         train.rollout = Rollout::new(4, refined(2));
         let mut stage = fixture.stage(&train, ROUTED, &weights);
         stage.micro_batch = micro_batch;
-        for source in &mut stage.sources {
+        for source in stage.sources.iter_mut() {
             let sees = Some(draft_shown());
             source.route = SourceTeachers::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
         }
@@ -72,7 +72,7 @@ fn the_teacher_scores_behind_the_draft() {
         let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
         let losses = rollouts.sequences.list.iter().map(|sequence| {
             let teacher = teacher.logps(&shown(&stage, sequence), &sequence.completion).detach();
-            let student = student.logps(sequence.prompt(&stage), &sequence.completion);
+            let student = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
             let each = student.exp() * (&student - teacher);
             each.sum_dim_intlist(-1, false, Kind::Double).mean(Kind::Double)
         });

@@ -228,7 +228,7 @@ fn a_teacher_is_shown_a_number_of_the_group() {
     let seeing = TeacherChoice { sees: Some(view), ..choice(Teacher::Model(ModelId(1))) };
     train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
     let mut stage = fixture.stage(&train, ROUTED, &weights);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         source.route = SourceTeachers::all(&seeing);
     }
     let (loss, gradient, rollouts) = first_step(&stage);

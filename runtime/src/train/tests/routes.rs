@@ -75,7 +75,7 @@ fn source<'a>(
 fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
     let trainer = Trainer::new(stage).unwrap();
     let sequences = Sequences::new(list, 1, stage.sources.len());
-    let rollouts = Rollouts::new(stage, sequences, 0);
+    let rollouts = Rollouts::new(sequences, stage.step(0));
     let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient)
@@ -98,7 +98,7 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         let route = SourceTeachers::new(&train, DomainId(0), &both.dataset).unwrap();
         assert_eq!(route.shares(10), [0.5, 0.5]);
         let plain = fixture.stage(&train, ROUTED, &models);
-        let one = Stage { sources: vec![source(&fixture, "both", &both, route)], ..plain };
+        let one = Stage { sources: vec![source(&fixture, "both", &both, route)].into(), ..plain };
         let alone = |model: u32| {
             SourceTeachers::all(&named(format!("teacher{model}"), Teacher::Model(ModelId(model))))
         };
@@ -106,16 +106,17 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         let sources = vec![
             source(&fixture, "hard", &apart[0], alone(2)),
             source(&fixture, "easy", &apart[1], alone(1)),
-        ];
+        ]
+        .into();
         let two = Stage { sources, ..plain };
         let examples = |stage: &Stage| -> Vec<Sequence> {
-            let mut list = super::super::batches::all_examples(stage, "answer").unwrap().concat();
-            list.sort_by_key(|sequence| stage.section_of(sequence));
+            let mut list = super::super::batches::all_examples(stage.texts(), "answer").unwrap().concat();
+            list.sort_by_key(|sequence| stage.sources.section_of(sequence));
             list
         };
         let texts = |list: &[Sequence], stage: &Stage| -> Vec<(Vec<Token>, Vec<Token>)> {
             list.iter()
-                .map(|sequence| (sequence.prompt(stage).to_vec(), sequence.completion.clone()))
+                .map(|sequence| (sequence.prompt(&stage.sources).to_vec(), sequence.completion.clone()))
                 .collect()
         };
         let (of_one, of_two) = (examples(&one), examples(&two));
@@ -161,7 +162,10 @@ impl Mixed {
                     .unwrap();
             source(&self.fixture, ["one", "two"][index], &self.prompts[index], route)
         };
-        Stage { sources: vec![source(0), source(1)], ..self.fixture.stage(&self.train, ROUTED, models) }
+        Stage {
+            sources: vec![source(0), source(1)].into(),
+            ..self.fixture.stage(&self.train, ROUTED, models)
+        }
     }
 }
 
@@ -177,9 +181,9 @@ fn the_data_of_a_prompt_chooses_its_teacher() {
         let mut stage = mixed.stage(&models);
         let (_, _, rollouts) = first_step(&stage);
         let list = &rollouts.sequences.list;
-        assert!(list.is_sorted_by_key(|sequence| stage.section_of(sequence)));
+        assert!(list.is_sorted_by_key(|sequence| stage.sources.section_of(sequence)));
         let met: Vec<usize> = (0..4)
-            .filter(|section| list.iter().any(|sequence| stage.section_of(sequence) == *section))
+            .filter(|section| list.iter().any(|sequence| stage.sources.section_of(sequence) == *section))
             .collect();
         assert_eq!(met, [0, 1, 2, 3]);
         let student = Reference::new(&models[0]);
@@ -187,7 +191,7 @@ fn the_data_of_a_prompt_chooses_its_teacher() {
         let losses: Vec<Tensor> = list
             .iter()
             .map(|sequence| {
-                let prompt = sequence.prompt(&stage);
+                let prompt = sequence.prompt(&stage.sources);
                 let text = stage.sources[sequence.source].prompts.dataset.prompt(sequence.record);
                 let teacher = teachers[usize::from(text.starts_with("hard"))]
                     .logps(prompt, &sequence.completion)
@@ -252,13 +256,14 @@ fn diagnostics_are_of_the_teacher_that_judged() {
     let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
     let all_tokens: usize = rollouts.sequences.list.iter().map(|sequence| sequence.completion.len()).sum();
     for (section, row) in first.iter().enumerate() {
-        let own = rollouts.sequences.list.iter().filter(|sequence| stage.section_of(sequence) == section);
+        let own =
+            rollouts.sequences.list.iter().filter(|sequence| stage.sources.section_of(sequence) == section);
         let (mut apart, mut tokens) = (0.0, 0);
         for sequence in own {
             let teacher = &teachers[usize::from(row.teacher.as_deref() == Some("teacher2"))];
             let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
             let logp = |of: &Reference| {
-                of.logps(sequence.prompt(&stage), &sequence.completion)
+                of.logps(sequence.prompt(&stage.sources), &sequence.completion)
                     .gather(1, &taken, false)
                     .sum(Kind::Double)
             };
@@ -336,13 +341,15 @@ fn pairs_stay_together_under_a_route() {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));
         assert_eq!((pair[0].chosen, pair[1].chosen), (Some(true), Some(false)));
         // The teacher's recorded log-probabilities equal the reference's.
-        let model_ref = trainer.models.model(Role::TEACHER, stage.section_of(&pair[0])).unwrap();
+        let model_ref = trainer.models.model(Role::TEACHER, stage.sources.section_of(&pair[0])).unwrap();
         let hard = stage.sources[pair[0].source].prompts.dataset.prompt(pair[0].record).starts_with("hard");
         assert_eq!(model_ref, ModelRef::Frozen(if hard { 2 } else { 1 }));
         let wrote = Reference::new(&models[if hard { 2 } else { 1 }]);
         let taken = Tensor::from_slice(&pair[0].completion).unsqueeze(1);
-        let logps =
-            wrote.logps(pair[0].prompt(&stage), &pair[0].completion).gather(1, &taken, false).squeeze_dim(1);
+        let logps = wrote
+            .logps(pair[0].prompt(&stage.sources), &pair[0].completion)
+            .gather(1, &taken, false)
+            .squeeze_dim(1);
         let logps: Vec<f64> = Vec::try_from(&logps.detach()).unwrap();
         let apart = logps.iter().zip(pair[0].logps.as_ref().unwrap()).map(|(a, b)| (a - f64::from(*b)).abs());
         assert!(apart.fold(0.0, f64::max) < 1e-4);

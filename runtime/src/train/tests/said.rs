@@ -65,7 +65,7 @@ fn a_teacher_reads_what_the_verifier_said() {
     let seeing = TeacherChoice { sees: shown, ..choice(Teacher::Model(ModelId(1))) };
     train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
     let mut stage = fixture.stage(&train, ROUTED, &weights);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         source.route = SourceTeachers::all(&seeing);
     }
     let (loss, gradient, rollouts) = first_step(&stage);
@@ -91,7 +91,7 @@ fn a_student_may_read_what_the_verifier_said() {
     train.rollout = Rollout::new(6, Producer::teacher(sampling(2)));
     train.sees = view("shown", Slot::Feedback);
     let mut stage = fixture.stage(&train, [1, 1].map(|model| Teacher::Model(ModelId(model))), &weights);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         source.tokens = source.prompts.seen(&weights[0].tokenizer, train.sees.as_ref()).unwrap();
         let sees = Some(View::of_prompt());
         source.route = SourceTeachers::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
@@ -132,7 +132,7 @@ fn a_group_without_a_right_completion_has_no_gradient() {
         train.scorers = Scorers::new(Vec::new(), [], vec![scorer]);
         let mut stage = fixture.stage(&train, ROUTED, &weights);
         stage.micro_batch = micro_batch;
-        for source in &mut stage.sources {
+        for source in stage.sources.iter_mut() {
             source.scorers = vec![None, Some(seeing.clone())];
         }
         let (loss, gradient, rollouts) = first_step(&stage);
@@ -172,7 +172,7 @@ fn another_completion_is_shown_whole_whichever_side_of_a_mix_wrote_it() {
     let seeing = TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) };
     train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
     let mut stage = fixture.stage(&train, ROUTED, &weights);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         source.route = SourceTeachers::all(&seeing);
     }
     let (loss, gradient, rollouts) = first_step(&stage);
@@ -198,7 +198,7 @@ fn a_stage_that_was_cut_shows_the_same() {
         train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
         let mut stage = fixture.stage(&train, ROUTED, &weights);
         stage.steps = 5;
-        for source in &mut stage.sources {
+        for source in stage.sources.iter_mut() {
             source.route = SourceTeachers::all(&seeing);
         }
         resume::ends_the_same_wherever_it_is_cut(&name, &stage);
@@ -223,7 +223,7 @@ for line in sys.stdin:
     train.rollout = Rollout::new(6, Producer::student(sampling(2)));
     train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
     let mut stage = fixture.stage(&train, ROUTED, &weights);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         source.verifier = &silent;
         source.route = SourceTeachers::all(&seeing);
     }

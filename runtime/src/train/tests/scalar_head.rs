@@ -92,7 +92,7 @@ fn scalar_head_loss_and_gradient_equal_the_reference() {
             let student = Reference::new(&models[0]);
             let losses = rollouts.sequences.groups().map(|group| {
                 let of = |sequence: &crate::rollout::Sequence| {
-                    let (prompt, completion) = (sequence.prompt(&stage), &sequence.completion);
+                    let (prompt, completion) = (sequence.prompt(&stage.sources), &sequence.completion);
                     let taken = Tensor::from_slice(completion).unsqueeze(1);
                     let logps = student.logps(prompt, completion).gather(1, &taken, false).squeeze_dim(1);
                     (student.scalars(prompt, completion), logps, sequence.reward.unwrap_or(0.0))
@@ -133,7 +133,7 @@ fn a_teacher_s_head_is_read() {
     let student = Reference::new(&models[0]);
     let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
     let loss = mean(rollouts.sequences.list.iter().map(|sequence| {
-        let (prompt, completion) = (sequence.prompt(&stage), &sequence.completion);
+        let (prompt, completion) = (sequence.prompt(&stage.sources), &sequence.completion);
         let taken = Tensor::from_slice(completion).unsqueeze(1);
         let logps = student.logps(prompt, completion).gather(1, &taken, false).squeeze_dim(1);
         let values = teachers[sequence.source].scalars(prompt, completion).detach();

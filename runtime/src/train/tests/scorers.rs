@@ -33,7 +33,7 @@ fn two_teachers_by_name_are_scored_in_one_objective() {
     let (loss, gradient, rollouts) = first_step(&stage);
     let [student, one, other] = [0, 1, 2].map(|model| Reference::new(&weights[model]));
     let losses = rollouts.sequences.list.iter().map(|sequence| {
-        let of = |model: &Reference| model.logps(sequence.prompt(&stage), &sequence.completion);
+        let of = |model: &Reference| model.logps(sequence.prompt(&stage.sources), &sequence.completion);
         let teachers = if sequence.source == 0 { [&one, &other] } else { [&other, &one] };
         let [first, second] = teachers.map(|teacher| of(teacher).detach().exp());
         let logps = of(&student);
@@ -89,7 +89,7 @@ fn a_composed_teacher_is_made_of_scored_ones() {
         let train = Train { scorers, ..train(composed.clone(), passes) };
         let teachers = [&extrapolated, &mixture].map(|teacher| Teacher::Composed(teacher.clone()));
         let mut stage = fixture.stage(&train, teachers, &weights);
-        for source in &mut stage.sources {
+        for source in stage.sources.iter_mut() {
             let named = [1, 2].map(|model| Some(super::choice(Teacher::Model(ModelId(model)))));
             source.scorers = [None].into_iter().chain(named).collect();
         }
@@ -98,7 +98,8 @@ fn a_composed_teacher_is_made_of_scored_ones() {
             stage.micro_batch = micro_batch;
             let (loss, gradient, rollouts) = first_step(&stage);
             let losses = rollouts.sequences.list.iter().map(|sequence| {
-                let of = |model: &Reference| model.logps(sequence.prompt(&stage), &sequence.completion);
+                let of =
+                    |model: &Reference| model.logps(sequence.prompt(&stage.sources), &sequence.completion);
                 let (one, other, logps) = (of(&one).detach(), of(&other).detach(), of(&student));
                 let target = if sequence.source == 0 {
                     let apart = (one.exp() * (&one - &other)).sum_dim_intlist(-1, true, Kind::Double);

@@ -121,7 +121,7 @@ fn second_head_loss_and_gradient_equal_the_reference() {
             let mut by_head = [Vec::new(), Vec::new()];
             let mut by_sequence = Vec::new();
             for sequence in &rollouts.sequences.list {
-                let (prompt, completion) = (sequence.prompt(&stage), &sequence.completion);
+                let (prompt, completion) = (sequence.prompt(&stage.sources), &sequence.completion);
                 let (logits, odds) = by_heads(&student, prompt, sequence);
                 let teacher = teachers[sequence.source].logps(prompt, completion).detach();
                 let mut of_sequence = Vec::new();
@@ -186,7 +186,7 @@ fn tokens_are_drawn_by_the_heads_that_say_so() {
             let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
             assert_eq!(rollouts.sequences.list.len(), 14);
             for sequence in &rollouts.sequences.list {
-                let prompt = sequence.prompt(&stage);
+                let prompt = sequence.prompt(&stage.sources);
                 let (completion, heads) = (&sequence.completion, sequence.heads.as_ref().unwrap());
                 let (logits, _) = by_heads(&Reference::new(&models[0]), prompt, sequence);
                 let logps = (logits / 0.8).log_softmax(-1, Kind::Double);

@@ -69,8 +69,9 @@ fn both(sequence: &Sequence) -> [Tensor; 2] {
     let stage = fixture.stage(&train, ROUTED, &weights);
     let at = start(sequence) as i64;
     [0, sequence.source + 1].map(|model| {
-        let all =
-            Reference::new(&weights[model]).logps(sequence.prompt(&stage), &sequence.completion).detach();
+        let all = Reference::new(&weights[model])
+            .logps(sequence.prompt(&stage.sources), &sequence.completion)
+            .detach();
         all.narrow(0, at, all.size()[0] - at)
     })
 }
@@ -151,7 +152,7 @@ fn loss_and_gradient_equal_the_reference() {
         .iter()
         .map(|sequence| {
             let at = start(sequence);
-            let all = student.logps(sequence.prompt(&stage), &sequence.completion);
+            let all = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
             let taken = all.gather(1, &Tensor::from_slice(&sequence.completion).unsqueeze(1), false);
             let own = taken.narrow(0, at as i64, sequence.trained() as i64).squeeze_dim(1);
             let worth: Vec<f64> = (0..sequence.trained())

@@ -119,7 +119,7 @@ fn adapters_have_the_references_gradient() {
                 .list
                 .iter()
                 .map(|sequence| {
-                    let prompt = sequence.prompt(&stage);
+                    let prompt = sequence.prompt(&stage.sources);
                     let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
                     let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
                     terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)

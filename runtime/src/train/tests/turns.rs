@@ -148,7 +148,7 @@ fn environment_replies_are_context_and_not_trained_on() {
         assert!(told(sequence).chars().all(|letter| "xyz".contains(letter)), "{:?}", told(sequence));
         several += usize::from(count > 1);
         // The student wrote its tokens after everything that precedes them.
-        let logps = student.logps(sequence.prompt(&stage), &sequence.completion);
+        let logps = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
         for place in sequence.turns().flatten() {
             let expected = logps.double_value(&[place as i64, sequence.completion[place]]);
             let recorded = f64::from(sequence.logps.as_ref().unwrap()[place]);
@@ -242,7 +242,7 @@ fn episode_is_cut_off_at_the_context_limit() {
     let (fixture, weights, train) = (Fixture::new(), models(true), train(mopd(1.0), 1));
     let stage = fixture.stage(&train, ROUTED, &weights);
     for sequence in of_run.iter().flatten() {
-        let tokens = sequence.prompt(&stage).len() + sequence.completion.len();
+        let tokens = sequence.prompt(&stage.sources).len() + sequence.completion.len();
         assert!(tokens <= stage.start.config.context, "{tokens}");
     }
     assert!(of_run.iter().flatten().any(|sequence| sequence.truncated));
@@ -311,7 +311,7 @@ fn a_student_goes_on_where_an_expert_was() {
             prompt.extend(stage.start.tokenizer.completion("", turn).unwrap());
             prompt.extend(stage.start.tokenizer.encode(&format!("[{}]", turn.len())).unwrap());
         }
-        assert_eq!(sequence.prompt(&stage), prompt, "step {step}, record {}", sequence.record);
+        assert_eq!(sequence.prompt(&stage.sources), prompt, "step {step}, record {}", sequence.record);
         assert_eq!(sequence.prompt.is_some(), !before.is_empty());
         assert!(sequence.turns().count() == 2 && sequence.truncated);
         played[before.len()] += 1;
@@ -331,7 +331,7 @@ fn a_student_goes_on_where_an_expert_was() {
     };
     for sequence in lists(HEARD, edited(behind_an_expert(), three)).iter().flatten() {
         let plain = stage.sources[sequence.source].tokens.get(sequence.record).len();
-        let before = sequence.prompt(&stage).len() - plain;
+        let before = sequence.prompt(&stage.sources).len() - plain;
         assert_eq!(before, [0, 5, 11, 11][sequence.record % 4]);
     }
     let over = drawn(&HEARD.replace("== 6", "== 1"), behind_an_expert(), |_| {}).unwrap_err();

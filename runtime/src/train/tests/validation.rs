@@ -4,7 +4,6 @@ use mopd_plan::Validation;
 
 use super::super::RestoreMode;
 use super::super::batches::all_examples;
-use super::super::objective::ValidationLoss;
 use super::*;
 use crate::compiled;
 
@@ -46,15 +45,22 @@ fn stage<'a>(fixture: &'a Fixture, train: &'a Train<Objective>, weights: &[Arc<W
 fn expected(stage: &Stage, weights: Weights, rows: usize) -> f64 {
     let reference = Reference::new(&Arc::new(weights));
     let (mut sum, mut count) = (0.0, 0);
-    for domain in all_examples(stage, "answer").unwrap() {
+    for domain in all_examples(stage.texts(), "answer").unwrap() {
         for row in domain.into_iter().take(rows) {
-            let logps = reference.logps(row.prompt(stage), &row.completion);
+            let logps = reference.logps(row.prompt(&stage.sources), &row.completion);
             let taken = logps.gather(1, &Tensor::from_slice(&row.completion).unsqueeze(1), false);
             sum -= taken.sum(Kind::Double).double_value(&[]);
             count += row.completion.len();
         }
     }
     sum / count as f64
+}
+
+/// The last validation loss, which was computed before `step`.
+fn validated(trainer: &Trainer, step: u32) -> f64 {
+    let (last, loss) = trainer.state(0, 0.0, Record::default()).position.hooks.validated.unwrap();
+    assert_eq!(last, step);
+    f64::from_bits(loss)
 }
 
 fn now(trainer: &Trainer) -> Weights {
@@ -74,8 +80,8 @@ fn validation_loss_is_the_mean_over_all_tokens() {
         stage.validation.iter_mut().for_each(|source| source.limit = limit);
         stage.sources = stage.validation.clone();
         let mut trainer = Trainer::new(&stage).unwrap();
-        trainer.validate(0).unwrap();
-        let got = trainer.losses.validated_before(0).unwrap();
+        trainer.before_batch(0).unwrap();
+        let got = validated(&trainer, 0);
         let expected = expected(&stage, (*weights[0]).clone(), rows.map_or(usize::MAX, |rows| rows as usize));
         assert!((got - expected).abs() < 1e-5, "{rows:?} {micro_batch:?} {limit:?}: {got} {expected}");
     }
@@ -99,9 +105,9 @@ fn an_objective_reads_the_last_one() {
             let state = trainer.state(step, 0.0, Record::default());
             trainer = Trainer::new(&stage).unwrap();
             trainer.restore(&state, RestoreMode::Resume).unwrap();
-            assert_eq!(trainer.losses.validated.map(|ValidationLoss { step, .. }| step), Some(2));
+            validated(&trainer, 2);
         }
-        trainer.validate(step).unwrap();
+        trainer.before_batch(step).unwrap();
         let rollouts = trainer.rollouts_of(step).unwrap();
         let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(0, &rollouts[0], step).unwrap();
         let read = f64::from(batch.signal(&Signal::ValidationLoss).unwrap()[0]);
@@ -137,8 +143,8 @@ fn fork_computes_its_own_validation_loss() {
     let state = trainer.state(1, 0.0, Record::default());
     let mut fork = Trainer::new(&stage).unwrap();
     fork.restore(&state, RestoreMode::Fork).unwrap();
-    fork.validate(1).unwrap();
-    let got = fork.losses.validated_before(1).unwrap();
+    fork.before_batch(1).unwrap();
+    let got = validated(&fork, 1);
     assert!((got - expected(&stage, now(&trainer), usize::MAX)).abs() < 1e-5);
-    assert!((got - trainer.losses.validated_before(0).unwrap()).abs() > 1e-5, "the weights have moved");
+    assert!((got - validated(&trainer, 0)).abs() > 1e-5, "the weights have moved");
 }

@@ -47,7 +47,7 @@ fn scored(micro_batch: Option<u32>) {
     let fading = Schedule::Linear { from: 0.5, to: 0.0, over: ScheduleLength::Run };
     let solved = view("solved", vec![Piece::Slot(Slot::Prompt), text(" = "), Piece::Slot(answer())]);
     let begun = view("begun", vec![Piece::First { slot: answer(), share: fading.into() }, text("?")]);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         source.scorers = vec![
             None,
             Some(TeacherChoice { sees: solved.clone(), ..choice(Teacher::Student(StudentCopy::Current)) }),
@@ -65,7 +65,7 @@ fn scored(micro_batch: Option<u32>) {
         let half = &answer[..answer.len() / 2];
         let guide = guide.logps(&tokens(&format!("{half}?")), &sequence.completion);
         let blend = insider.detach().exp() * shares[0] + guide.detach().exp() * shares[1];
-        let logps = student.logps(sequence.prompt(&stage), &sequence.completion);
+        let logps = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
         let each = logps.exp() * (&logps - blend.log());
         each.sum_dim_intlist(-1, false, Kind::Double).mean(Kind::Double)
     });
@@ -86,7 +86,7 @@ fn template_is_seen_only_by_the_routed_teacher() {
     let train = train(mopd(1.0), 1);
     let scores = |sees: [Option<View>; 2]| {
         let mut stage = fixture.stage(&train, [1, 1].map(|model| Teacher::Model(ModelId(model))), &weights);
-        for (source, sees) in zip_equal(&mut stage.sources, sees) {
+        for (source, sees) in zip_equal(stage.sources.iter_mut(), sees) {
             let own = TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) };
             source.route = SourceTeachers::all(&own);
         }

@@ -87,7 +87,7 @@ fn a_student_that_sees_a_template_learns_from_one_that_sees_none() {
     train.rollout = Rollout::new(4, Producer::teacher(sampling(2)));
     train.sees = Some(solved());
     let mut stage = fixture.stage(&train, [1, 1].map(|model| Teacher::Model(ModelId(model))), &weights);
-    for source in &mut stage.sources {
+    for source in stage.sources.iter_mut() {
         source.tokens = source.prompts.seen(&weights[0].tokenizer, train.sees.as_ref()).unwrap();
         let sees = Some(View::of_prompt());
         source.route = SourceTeachers::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });

@@ -6,7 +6,9 @@
 
 use super::Trainer;
 use crate::report::Record;
-use crate::store::state::{PartPosition, StateTensors, TrainPosition, TrainState};
+use crate::report::metrics::StepMetrics;
+use crate::store::state::{HookNumbers, PartPosition, StateTensors, TrainPosition, TrainState};
+use crate::train::hooks::SavedState;
 use crate::zip::zip_equal;
 
 /// Whether a stage resumes its own state or continues from another stage's.
@@ -22,27 +24,11 @@ pub enum RestoreMode {
 impl Trainer<'_> {
     /// The state after `step` steps. Its tensors share memory with the trainer's.
     pub fn state(&self, step: u32, seconds: f64, record: Record) -> TrainState {
-        let Trainer {
-            stage,
-            place: _,
-            student,
-            models,
-            privacy: _,
-            extrapolator,
-            validator: _,
-            parts,
-            warned_empty_step: _,
-            losses,
-            guards: _,
-            monitor: _,
-        } = self;
-        let mut tensors = StateTensors::default();
+        let Trainer { stage, place: _, student, models, privacy: _, parts, losses, hooks } = self;
+        let (mut numbers, mut tensors) = (HookNumbers::default(), StateTensors::default());
         let updates = student.save(&mut tensors);
         models.state(&mut tensors);
-        let extrapolated = extrapolator.as_ref().map_or(0, |extrapolator| {
-            extrapolator.state(&mut tensors);
-            extrapolator.steps
-        });
+        hooks.iter().for_each(|hook| hook.save(&mut numbers, &mut tensors));
         let mut own_data = parts.iter().map(|part| part.save(&mut tensors)).collect::<Vec<_>>();
         let first = own_data.remove(0);
         let (turn, others, losses) = (0, Vec::new(), losses.save());
@@ -53,18 +39,29 @@ impl Trainer<'_> {
             seconds,
             updates,
             canaries,
-            extrapolated,
             first,
             own_data,
             others,
             losses,
+            hooks: numbers,
         };
         TrainState { position, tensors, record }
     }
 
     /// Restores the state. An error describes how state and stage differ; the trainer is then unusable.
     pub fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
-        let TrainState { position, tensors, record: _ } = state;
+        let TrainState { position, tensors, record } = state;
+        self.restore_from(position, tensors, &record.rows, mode)
+    }
+
+    /// The same for one of several models; `rows` are those of all.
+    pub fn restore_from(
+        &mut self,
+        position: &TrainPosition,
+        tensors: &StateTensors,
+        rows: &[StepMetrics],
+        mode: RestoreMode,
+    ) -> Result<(), String> {
         // `turn` and `others` are the learners', `seconds` and `canaries` are the loop's.
         let TrainPosition {
             step,
@@ -72,11 +69,11 @@ impl Trainer<'_> {
             seconds: _,
             updates,
             canaries: _,
-            extrapolated,
             first,
             own_data,
             others: _,
             losses,
+            hooks: numbers,
         } = position;
         if mode == RestoreMode::Fork && self.privacy.is_some() {
             return Err(
@@ -88,14 +85,9 @@ impl Trainer<'_> {
         }
         self.student.restore(tensors, *updates)?;
         self.models.restore(tensors)?;
-        if let Some(extrapolator) = &mut self.extrapolator {
-            match mode {
-                RestoreMode::Resume => extrapolator.restore(tensors, *extrapolated)?,
-                RestoreMode::Fork => {
-                    extrapolator.fork(tensors, *extrapolated, *step, &self.student.parameters());
-                }
-            }
-        }
+        let (steps, is_fork, student) = (*step, mode == RestoreMode::Fork, &self.student);
+        let state = SavedState { steps, is_fork, numbers, tensors, rows, student };
+        self.hooks.iter_mut().try_for_each(|hook| hook.restore(&state, &mut self.losses))?;
         let all: Vec<&PartPosition> = std::iter::once(first).chain(own_data).collect();
         if mode == RestoreMode::Fork {
             // A part that the other stage does not have starts where that stage's first part stood. The

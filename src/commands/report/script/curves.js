@@ -109,46 +109,8 @@ function seriesOf(stage, metric, by) {
   return stage.series.filter((one) => one.metric === metric && one.by === by);
 }
 
-const metrics = {
-  reward: ["Reward", "mean reward"],
-  dropped: ["Completions dropped by `keep`", "completions"],
-  divergence: ["Divergence from the teacher", "nats per token"],
-  loss: ["Training loss", "loss"],
-  entropy: ["Entropy of the student", "nats per token"],
-  length: ["Completion length", "tokens"],
-  truncated: ["Truncated completions", "fraction"],
-  signal_mean: ["Mean absolute signal", "mean per token"],
-  clipped_fraction: ["Clipped tokens", "fraction"],
-  domain_weight: ["Weight of the domain in the loss", "factor"],
-  accepted: ["Acceptance rate of drafted tokens", "fraction"],
-  accepted_length: ["Tokens per draft", "tokens"],
-  tokens_per_step: ["Tokens per step of the decoder", "tokens"],
-  agreement: ["Agreement of teachers' continuations with the student's blocks", "fraction"],
-  correct_of_others: ["Accuracy of other models on the prompts", "fraction"],
-  derived: ["Completions of derived prompts", "fraction"],
-  replayed: ["Replayed completions", "fraction"],
-  staleness: ["Age of the weights that sampled", "updates"],
-  sampler_gap: ["Gap between the sampler's and the trainer's log-probabilities, mean", "nats"],
-  sampler_gap_max: ["Gap between the sampler's and the trainer's log-probabilities, maximum", "nats"],
-  sampler_ratio: ["Trainer's probability of the drawn tokens / sampler's, mean", "ratio"],
-  unavailable: ["Completions without a teacher score", "completions"],
-  unstated: ["Missing confidences of panel members", "count"],
-  chosen_prompts: ["Chosen prompts", "prompts"],
-  priority: ["Mean priority of the chosen prompts", "priority"],
-  gradient_norm: ["Gradient norm before clipping", "norm"],
-  trained_share: ["Elements of the weights that train", "fraction"],
-  learning_rate: ["Learning rate", "learning rate"],
-  temperature: ["Sampling temperature", "temperature"],
-  learned: ["Learned share (`learned`)", "fraction"],
-  validation_loss: ["Validation loss", "nats per token"],
-  extrapolated: ["Extrapolation of weights", "changes since the last time"],
-  judged: ["Benchmark score for extrapolation", "mean reward"],
-  expert_entropy: ["Normalized entropy of expert load", "fraction of the maximum"],
-  expert_largest_share: ["Largest expert load", "fraction"],
-  seconds: ["Step time", "seconds"],
-  tokens_per_second: ["Speed", "completion tokens per second"],
-  memory: ["Memory of the worker, with all stages at work", "GiB"],
-};
+// The other metrics are in the table of the numbers of a step.
+metrics.tokens_per_second = ["Speed", "completion tokens per second"];
 
 /** Adds the metrics whose names depend on the run. */
 function nameMetrics(stage) {

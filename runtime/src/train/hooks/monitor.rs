@@ -1,14 +1,15 @@
 //! Warnings about a stage while it trains, independent of its guards: a reward that is the same for all
-//! completions, groups without an advantage, weights that do not change. Each warning is given once.
+//! completions, groups without an advantage, weights that do not change, a step with nothing to train on.
+//! Each warning is given once.
 //!
 //! The monitor reads only numbers that a step has anyway, and has no state in checkpoints: for a resumed
 //! stage it starts again.
 
 use tch::{Kind, Tensor};
 
-use super::master::Master;
-use super::sequences::Sequences;
-use super::stage::Stage;
+use super::{StepHook, Update};
+use crate::control::Control;
+use crate::train::stage::Stage;
 
 /// Consecutive steps after which a warning is given.
 const STEPS: u32 = 20;
@@ -22,10 +23,16 @@ const COMPARED: usize = 1 << 16;
 /// rounding in single precision. One update of AdamW at a rate of 1e-8 is far larger.
 const STILL: f64 = 1e-7;
 
-pub(super) struct Monitor {
+pub struct Monitor<'a> {
+    /// The name and the seed of the stage.
+    name: &'a str,
+    seed: u64,
+    domains: Vec<&'a str>,
+    control: &'a Control,
     /// The rewards of each source; empty where the objective reads none.
     rewards: Vec<Rewards>,
     weights: Weights,
+    warned_empty_step: bool,
 }
 
 /// The rewards of a domain.
@@ -61,41 +68,51 @@ struct Weights {
     said: bool,
 }
 
-impl Monitor {
-    pub fn new(stage: &Stage) -> Monitor {
+impl<'a> Monitor<'a> {
+    pub fn new(stage: &Stage<'a>) -> Monitor<'a> {
         let train = stage.train;
         // Where completions are dropped by their rewards, the others may well share one reward.
         let read = train.objective.reads_reward() && !train.rollout.may_drop();
         let sources = if read { stage.sources.len() } else { 0 };
         let rewards = (0..sources).map(|_| Rewards::of_stage(stage.steps)).collect();
-        Monitor { rewards, weights: Weights::default() }
+        let Stage { name, seed, control, .. } = *stage;
+        let domains = stage.sources.iter().map(|source| source.name).collect();
+        Monitor {
+            name,
+            seed,
+            domains,
+            control,
+            rewards,
+            weights: Weights::default(),
+            warned_empty_step: false,
+        }
     }
+}
 
-    /// After an update: its sequences, the trained parameters, the gradient's norm and the learning rate.
-    pub fn look(
-        &mut self,
-        stage: &Stage,
-        sequences: &Sequences,
-        parameters: &Master,
-        norm: f64,
-        rate: f64,
-        step: u32,
-    ) {
-        let (name, seed) = (stage.name, stage.seed);
+impl StepHook for Monitor<'_> {
+    fn after_update(&mut self, update: &Update) {
+        let Update { step, student, rollouts, norm, learning_rate } = *update;
+        let (name, seed, control) = (self.name, self.seed, self.control);
+        if norm.is_none() && !std::mem::replace(&mut self.warned_empty_step, true) {
+            control.warn(format!(
+                "`{name}`: all completions of step {step} were dropped, so it does not change the weights. \
+                This warning is given once: `dropped` in `metrics.parquet` counts the dropped \
+                completions of every step"
+            ));
+        }
         for (source, rewards) in self.rewards.iter_mut().enumerate() {
-            let own = sequences.groups().filter(|group| group[0].source == source);
+            let own = rollouts.sequences.groups().filter(|group| group[0].source == source);
             let own = own.map(|group| group.iter().filter_map(|sequence| sequence.reward).collect());
             let groups: Vec<Vec<f64>> = own.filter(|group: &Vec<f64>| !group.is_empty()).collect();
             if let Some(trouble) = rewards.look(&groups) {
-                let domain = stage.sources[source].name;
-                stage
-                    .control
-                    .warn(format!("`{name}` (seed {seed}), step {step}: {}", trouble.message(domain)));
+                let domain = self.domains[source];
+                control.warn(format!("`{name}` (seed {seed}), step {step}: {}", trouble.message(domain)));
             }
         }
         let explained = self.rewards.iter().any(|rewards| rewards.said_flat);
-        if let Some(message) = self.weights.look(|| parameters.spread(COMPARED), norm, rate, explained) {
-            stage.control.warn(format!("`{name}` (seed {seed}), step {step}: {message}"));
+        let now = || student.parameters().spread(COMPARED);
+        if let Some(message) = self.weights.look(now, norm.unwrap_or(0.0), learning_rate, explained) {
+            control.warn(format!("`{name}` (seed {seed}), step {step}: {message}"));
         }
     }
 }

@@ -8,20 +8,24 @@
 
 use std::ops::Range;
 
+use mopd_plan::Extrapolation;
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Extrapolation, Objective, Train};
 use tch::{Tensor, no_grad_guard};
 
-use super::master::Master;
-use super::stage::Stage;
-use super::student::StudentWeights;
+use super::{SavedState, StepHook};
+use crate::control::Control;
 use crate::evaluate;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::prepare::DomainData;
 use crate::random::Purpose;
 use crate::report::Record;
-use crate::store::state::StateTensors;
+use crate::rollout::MemoryBudget;
+use crate::store::state::{HookNumbers, StateTensors};
+use crate::train::master::Master;
+use crate::train::objective::Losses;
+use crate::train::stage::{Stage, StageKeys};
+use crate::train::student::StudentWeights;
 
 /// The name of the base among a checkpoint's tensors.
 const BASE: &str = "extrapolated";
@@ -30,13 +34,16 @@ const BASE: &str = "extrapolated";
 pub struct Extrapolator<'a> {
     settings: &'a Extrapolation,
     judge: &'a DomainData,
+    keys: StageKeys,
+    budget: MemoryBudget,
+    control: &'a Control,
     /// The ranges of the trained weights that are extrapolated.
     ranges: Vec<Range<usize>>,
     /// The weights in these ranges after the last extrapolation, at first those that the stage began with:
     /// concatenated, in single precision.
     base: Tensor,
     /// The number of steps before the last extrapolation.
-    pub steps: u32,
+    steps: u32,
 }
 
 /// The result of an extrapolation.
@@ -48,63 +55,54 @@ struct Accepted {
     score: f64,
 }
 
-impl<'a> Extrapolator<'a> {
-    /// `None` where the stage does not extrapolate. `model` has the weights that the stage begins with.
-    pub fn new(
-        train: &'a Train<Objective>,
-        judge: Option<&'a DomainData>,
-        student: &StudentWeights,
-    ) -> Result<Option<Extrapolator<'a>>> {
-        let Some((settings, judge)) = train.extrapolation.as_ref().zip(judge) else { return Ok(None) };
-        let ranges = student.trained.ranges_of(&settings.weights);
-        if ranges.is_empty() {
-            let message = "no trained weight is in the groups that are extrapolated";
-            return Err(Error::new(FailureKind::Runtime, message).help(
-                "set `weights` of `extrapolate` to groups that are trained (see `train_only` and \
-                    `freeze`)",
-            ));
-        }
-        let base = selected(&student.parameters(), &ranges);
-        Ok(Some(Extrapolator { settings, judge, ranges, base, steps: 0 }))
+/// `None` where the stage does not extrapolate. `student` has the weights that the stage begins with.
+pub fn of_stage<'a>(stage: &'a Stage<'a>, student: &StudentWeights) -> Result<Option<Extrapolator<'a>>> {
+    let Some((settings, judge)) = stage.train.extrapolation.as_ref().zip(stage.judge) else {
+        return Ok(None);
+    };
+    let ranges = student.trained.ranges_of(&settings.weights);
+    if ranges.is_empty() {
+        let message = "no trained weight is in the groups that are extrapolated";
+        return Err(Error::new(FailureKind::Runtime, message).help(
+            "set `weights` of `extrapolate` to groups that are trained (see `train_only` and `freeze`)",
+        ));
     }
+    let base = selected(&student.parameters(), &ranges);
+    let (keys, budget, control) = (stage.keys(), stage.budget, stage.control);
+    Ok(Some(Extrapolator { settings, judge, keys, budget, control, ranges, base, steps: 0 }))
+}
 
-    pub fn state(&self, tensors: &mut StateTensors) {
-        tensors.put(BASE, &self.base);
-    }
-
-    pub fn restore(&mut self, tensors: &StateTensors, steps: u32) -> Result<(), String> {
-        tensors.restore(BASE, &self.base)?;
-        self.steps = steps;
-        Ok(())
-    }
-
-    /// Restores the state of another stage after `done` steps. Where that has no base of these ranges, the
-    /// current weights become the base.
-    pub fn fork(&mut self, tensors: &StateTensors, steps: u32, done: u32, weights: &Master) {
-        if self.restore(tensors, steps).is_err() {
-            (self.base, self.steps) = (selected(weights, &self.ranges), done);
-        }
-    }
-
-    /// Extrapolates after `steps` steps, at most once. Interrupted, it leaves everything as the step did.
-    pub fn extrapolate(
-        &mut self,
-        stage: &Stage,
-        student: &StudentWeights,
-        steps: u32,
-        record: &mut Record,
-    ) -> Result<()> {
-        let (judge, settings) = (self.judge, self.settings);
+impl StepHook for Extrapolator<'_> {
+    /// Extrapolates after `steps` steps, at most once.
+    fn between_steps(&mut self, steps: u32, student: &StudentWeights, record: &mut Record) -> Result<()> {
+        let Extrapolator { settings, judge, keys, budget, control, .. } = *self;
         // All candidates of a step answer the same prompts with the same random numbers.
-        let key = stage.key(Purpose::Judge, u64::from(steps));
+        let key = keys.key(Purpose::Judge, u64::from(steps));
         self.extrapolate_by(student, steps, record, |model| {
-            let (evaluation, budget) = (&settings.evaluation, stage.budget);
-            let answers = evaluate::answers(model, judge, evaluation, key, budget, stage.control)?;
+            let answers = evaluate::answers(model, judge, &settings.evaluation, key, budget, control)?;
             Ok(evaluate::score(&answers))
         })
     }
 
-    /// The same with `score` as the benchmark.
+    fn save(&self, numbers: &mut HookNumbers, tensors: &mut StateTensors) {
+        tensors.put(BASE, &self.base);
+        numbers.extrapolated = self.steps;
+    }
+
+    /// Where a fork's state has no base of these ranges, the current weights become the base.
+    fn restore(&mut self, state: &SavedState, _: &mut Losses) -> Result<(), String> {
+        self.steps = state.numbers.extrapolated;
+        let restored = state.tensors.restore(BASE, &self.base);
+        if restored.is_err() && state.is_fork {
+            (self.base, self.steps) = (selected(&state.student.parameters(), &self.ranges), state.steps);
+            return Ok(());
+        }
+        restored
+    }
+}
+
+impl Extrapolator<'_> {
+    /// Extrapolates with `score` as the benchmark.
     pub fn extrapolate_by(
         &mut self,
         student: &StudentWeights,

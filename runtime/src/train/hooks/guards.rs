@@ -9,10 +9,16 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::results::GuardActed;
 use mopd_plan::{Guard, GuardAction, Objective, Pooling, StepNumber, StepWindow, Train};
 
-use super::diagnostics::terms;
-use super::stage::Stage;
+use super::{SavedState, StepAction, StepHook};
 use crate::failure::Error;
 use crate::report::metrics::StepMetrics;
+use crate::train::diagnostics::terms;
+use crate::train::objective::Losses;
+use crate::train::stage::Stage;
+
+/// The help text after a guard stopped a stage.
+const STOPPED: &str =
+    "its checkpoint is kept: if the guard is changed or removed, the next run resumes from it";
 
 /// The stage whose steps guards read.
 #[derive(Clone, Copy)]
@@ -41,7 +47,7 @@ pub struct Guards<'a> {
     terms: Option<String>,
     watches: Vec<GuardWatch<'a>>,
     /// The factor on the learning rate.
-    pub factor: f64,
+    factor: f64,
     /// The guards that acted since the last `take_triggered`.
     triggered: Vec<TriggeredGuard<'a>>,
 }
@@ -116,6 +122,33 @@ impl<'a> Guards<'a> {
                 that it reads"
             )
         })
+    }
+}
+
+impl StepHook for Guards<'_> {
+    fn rate_factor(&self) -> f64 {
+        self.factor
+    }
+
+    fn end_of_step(&mut self, step: u32, rows: &mut [Vec<StepMetrics>]) {
+        self.look(step, &rows[0].iter().collect::<Vec<_>>());
+    }
+
+    fn take_actions(&mut self) -> Vec<StepAction> {
+        let action = |triggered: TriggeredGuard| match triggered.stops() {
+            true => StepAction::Stop(triggered.error(STOPPED)),
+            false => StepAction::Warn(triggered.message()),
+        };
+        self.take_triggered().into_iter().map(action).collect()
+    }
+
+    fn end_of_training(&self) -> Vec<String> {
+        self.untested().collect()
+    }
+
+    fn restore(&mut self, state: &SavedState, _: &mut Losses) -> Result<(), String> {
+        self.replay(state.rows);
+        Ok(())
     }
 }
 
@@ -248,18 +281,20 @@ fn pooled(step: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option
     }
     let rows = || step.iter().copied().filter(|row| on.is_none_or(|name| row.domain == name));
     let mean = |weight: fn(&StepMetrics) -> f64| {
-        let known = rows().filter_map(|row| Some((finite(value(row, number)?)?, weight(row))));
+        let known = rows().filter_map(|row| Some((finite(row.number(number)?)?, weight(row))));
         let (sum, whole) =
             known.fold((0.0, 0.0), |(sum, whole), (value, weight)| (sum + value * weight, whole + weight));
         (whole > 0.0).then(|| sum / whole)
     };
     let pooled = match number.pooling() {
-        Pooling::Step => rows().next().and_then(|row| value(row, number)),
+        Pooling::Step => rows().next().and_then(|row| row.number(number)),
         Pooling::Tokens => mean(|row| row.token_share),
         Pooling::Completions => mean(|row| row.prompt_share),
+        Pooling::Sum => rows().filter_map(|row| row.number(number)).reduce(|sum, count| sum + count),
+        Pooling::Max => rows().filter_map(|row| row.number(number)).reduce(f64::max),
         Pooling::Share => {
-            let of_all = step.iter().any(|row| value(row, number).is_some());
-            let own = rows().filter_map(|row| value(row, number)).reduce(|sum, share| sum + share);
+            let of_all = step.iter().any(|row| row.number(number).is_some());
+            let own = rows().filter_map(|row| row.number(number)).reduce(|sum, share| sum + share);
             // A domain without rows in this step has a share of 0.
             own.or((of_all && rows().next().is_none()).then_some(0.0))
         }
@@ -270,22 +305,4 @@ fn pooled(step: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option
 /// `None` for values that are not finite: JSON, and so a checkpoint, does not have them.
 fn finite(value: f64) -> Option<f64> {
     Some(value).filter(|value| value.is_finite())
-}
-
-/// The column of a metric.
-fn value(row: &StepMetrics, number: StepNumber) -> Option<f64> {
-    match number {
-        StepNumber::Loss => Some(row.loss),
-        StepNumber::GradientNorm => Some(row.gradient_norm),
-        StepNumber::ValidationLoss => row.validation_loss,
-        StepNumber::Entropy => row.entropy,
-        StepNumber::Divergence => row.divergence,
-        StepNumber::ClippedFraction => row.clipped_fraction,
-        StepNumber::SignalMean => row.signal_mean,
-        StepNumber::Reward => row.reward,
-        StepNumber::Length => row.length,
-        StepNumber::Truncated => row.truncated,
-        StepNumber::TokenShare => Some(row.token_share),
-        StepNumber::SignalShare => row.signal_share,
-    }
 }

@@ -4,53 +4,58 @@ use mopd_plan::Signal;
 use mopd_plan::events::FailureKind;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::Trainer;
+use super::{Privacy, key};
 use crate::failure::{Error, Result};
 use crate::model::Gradient;
 use crate::train::optimizer::gradient_norm;
-use crate::train::part::EvaluatedBatch;
-use crate::train::privacy::Privacy;
 use crate::train::rollouts::Rollouts;
-use crate::train::stage::Stage;
+use crate::train::stage::NoiseSecret;
+use crate::train::student::StudentWeights;
 
-impl Trainer<'_> {
+impl Privacy {
     /// The sum of the records' clipped gradients, with noise, divided by the mean number of records in a
-    /// batch. Each record is evaluated as a batch of its own: its gradient does not depend on others.
-    pub fn private_gradient(&self, privacy: &Privacy, rollouts: &Rollouts, step: u32) -> Result<Gradient> {
+    /// batch. `of_record` evaluates a record as a batch of its own: its gradient does not depend on others.
+    pub fn gradient(
+        &self,
+        student: &StudentWeights,
+        rollouts: &Rollouts,
+        secret: Option<NoiseSecret>,
+        step: u32,
+        of_record: impl Fn(&Rollouts) -> Result<Gradient>,
+    ) -> Result<Gradient> {
         let mut sum = {
-            let parameters = self.student.parameters();
+            let parameters = student.parameters();
             Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
         };
-        for record in records(self.stage, rollouts) {
-            let EvaluatedBatch { gradient, .. } = self.evaluate(0, &record, step)?;
-            let gradient = self.student.gradient(gradient);
+        for record in records(rollouts) {
+            let gradient = student.gradient(of_record(&record)?);
             let norm = gradient_norm(&gradient);
             if !norm.is_finite() {
                 let message = "the gradient of a record is not finite";
-                let origin = self.stage.train.objective.origin;
-                return Err(Error::new(FailureKind::NonFinite, message).at(origin));
+                return Err(Error::new(FailureKind::NonFinite, message));
             }
             let _guard = no_grad_guard();
             // As in the optimizer: rounding does not scale up a gradient at the bound.
-            let scale = (privacy.clip / (norm + 1e-6)).min(1.0);
+            let scale = (self.clip / (norm + 1e-6)).min(1.0);
             for (range, piece) in gradient.into_pieces() {
                 let mut place = sum.narrow(0, range.start as i64, range.len() as i64);
                 place += piece.to_kind(Kind::Float) * scale;
             }
         }
         let _guard = no_grad_guard();
-        privacy.add_noise(self.stage, &mut sum, step);
-        sum /= privacy.records;
-        Ok(Gradient::whole(sum, self.stage.place))
+        self.add_noise(&mut sum, key(secret, step));
+        sum /= self.records;
+        Ok(Gradient::whole(sum, student.model.place))
     }
 }
 
 /// Each group as a batch of its own.
-fn records<'a>(stage: &'a Stage, rollouts: &'a Rollouts) -> impl Iterator<Item = Rollouts> + 'a {
+fn records(rollouts: &Rollouts) -> impl Iterator<Item = Rollouts> {
     let sequences = &rollouts.sequences;
+    let domains = sequences.layout.domains.as_ref().map_or(0, |domains| domains.count as usize);
     (0..sequences.layout.groups as usize).map(move |group| {
-        let (alone, tokens) = sequences.part(group..group + 1, stage.sources.len());
-        let alone = Rollouts::new(stage, alone, rollouts.drawn.step);
+        let (alone, tokens) = sequences.part(group..group + 1, domains);
+        let alone = Rollouts::new(alone, rollouts.drawn);
         let old = rollouts.old.borrow();
         let of_record =
             |(signal, values): &(Signal, Vec<f32>)| (signal.clone(), values[tokens.clone()].to_vec());
