@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::error::{DataProblem, RowPlace};
 use crate::json::{Json, JsonNumber, Object, describe};
-use crate::numbers::{number, read, text};
+use crate::numbers::{read, text};
 use crate::request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
 use crate::rows::DataRow;
-use crate::{messages, trajectory};
+use crate::{messages, numerals, trajectory};
 
 /// Reads rows, one after the other.
 pub struct RowReader<'a> {
@@ -121,7 +121,7 @@ impl<'a> RowReader<'a> {
             found: describe(value),
         };
         let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
-        if field.kind == FieldKind::Number && number(&text).is_none() {
+        if field.kind == FieldKind::Number && numerals::whole(&text).is_none() {
             return Err(wrong("a number"));
         }
         Ok(text)

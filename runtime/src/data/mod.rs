@@ -12,7 +12,7 @@ pub use length::{ContextError, ContextLength, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
 pub use mopd_data::{
-    DataError, DataProblem, DatasetRequest, Field, FieldKind, MESSAGES, RowPlace, experts, number,
+    DataError, DataProblem, DatasetRequest, Field, FieldKind, MESSAGES, RowPlace, experts, numerals,
     path_as_written, reads,
 };
 pub use overlap::{TestOverlap, overlap, prompt_hash};

@@ -271,7 +271,7 @@ fn numbers_are_read_as_people_write_them() {
         ("0x10", None),
     ];
     for (text, wanted) in cases {
-        assert_eq!(number(text), wanted, "{text:?}");
+        assert_eq!(mopd_plan::number_of_text(text), wanted, "{text:?}");
     }
 }
 
