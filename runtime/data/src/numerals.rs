@@ -54,6 +54,8 @@ enum Item {
     /// What has digits or stands for a number, and is not read: `\sqrt{2}`, `2\pi`, `1_000`, `3, 4`.
     Unread,
     Word(String),
+    /// `=` or `:`, before which a name stands.
+    Equals,
     /// An operation, a relation other than equality, or anything else that makes a text more than a number.
     Sign,
 }
@@ -73,9 +75,13 @@ fn last(items: &[Item]) -> Option<Numeral> {
 }
 
 fn only(items: &[Item]) -> Option<Numeral> {
-    let mut others = items.iter().filter(|item| !matches!(item, Item::Word(_)));
-    match (others.next(), others.next()) {
-        (Some(Item::Number(number)), None) => Some(number.clone()),
+    let is_word = |item: &Item| matches!(item, Item::Word(_));
+    let value = match items.iter().rposition(|item| *item == Item::Equals) {
+        Some(place) if items[..place].iter().all(is_word) => &items[place + 1..],
+        _ => items,
+    };
+    match value {
+        [Item::Number(number), unit @ ..] if unit.iter().all(is_word) => Some(number.clone()),
         _ => None,
     }
 }
@@ -212,6 +218,10 @@ impl Scanner {
             // One that belongs to a number is taken with it.
             '-' | '+' if self.is_sign(self.at) => self.at += 1,
             '+' | '-' | '/' | '<' | '>' | '≤' | '≥' | '≠' | '±' | ';' | '|' => self.sign(1),
+            '=' | ':' => {
+                self.at += 1;
+                self.items.push(Item::Equals);
+            }
             '*' if self.peek(1) == Some('*') => self.at += 2,
             '*' => self.sign(1),
             // The power of a unit: `cm²`.

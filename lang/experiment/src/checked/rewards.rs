@@ -386,4 +386,20 @@ mod tests {
             assert!(!Reward::has_answer_group(pattern), "{pattern}");
         }
     }
+
+    /// A rule whose verdicts have changed has other keys than before, alone and as a part; others keep theirs.
+    #[test]
+    fn a_revision_is_a_part_of_keys() {
+        let text = |reward: &Reward| serde_json::to_string(&reward.clone().meaning()).unwrap();
+        let exact = Reward::ExactMatch { field: "answer".to_owned() };
+        assert_eq!(text(&exact), serde_json::to_string(&exact).unwrap());
+        let numeric = Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 };
+        assert_eq!(
+            text(&numeric),
+            "{\"kind\":\"numeric\",\"field\":\"answer\",\"tolerance\":0.0,\"revision\":1}"
+        );
+        let part = |reward: &Reward| RewardPart { name: "a".to_owned(), weight: 1.0, reward: reward.clone() };
+        let parts = |reward| text(&Reward::Parts { parts: vec![part(reward)] });
+        assert!(parts(&numeric).ends_with("\"revision\":1}") && !parts(&exact).contains("revision"));
+    }
 }

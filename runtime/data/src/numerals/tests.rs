@@ -75,6 +75,7 @@ fn an_answer_states_its_last_number() {
         // Boxes and lines of GSM8K.
         ("\\boxed{18}", "18"),
         ("So 3 of 4: $\\boxed{\\frac{3}{4}}$. That took 2 steps.", "3/4"),
+        ("\\boxed{\\text{Answer: } 18}", "18"),
         ("\\boxed{17}? No: \\boxed{x = 18 \\text{ cm}}", "18"),
         ("3 + 15\n#### 18", "18"),
         ("#### 1,234\nThat took 2 steps.", "1234"),
@@ -139,6 +140,8 @@ fn a_field_is_one_number_with_a_unit_at_most() {
         ("1/2", "1/2"),
         ("Natalia sold 48 / 2 = 24 clips in May.\n#### 72", "72"),
         ("The sum of 3 and 4 is \\boxed{7}.", "7"),
+        ("about 4", "-"),
+        ("x = y = 4", "-"),
         ("3 of 4", "-"),
         ("3-5", "-"),
         ("> 5", "-"),
