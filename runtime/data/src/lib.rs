@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compressed;
 mod error;
 pub mod experts;
 mod files;
@@ -18,6 +19,7 @@ pub mod reads;
 mod request;
 mod rows;
 mod trajectory;
+mod unread;
 pub mod zip;
 
 pub use error::{DataError, DataProblem, RowPlace};
@@ -26,3 +28,4 @@ pub use look::{Extent, Look, columns, look};
 pub use reading::{ReadRow, RowOutcome, RowReader, record};
 pub use request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
 pub use rows::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, read};
+pub use unread::DataWarning;

@@ -15,6 +15,15 @@ pub(crate) fn pretrained(name: &str) -> Tokenizer {
     Tokenizer::Pretrained(PretrainedTokenizer::load(&fixtures().join(name)).unwrap())
 }
 
+/// A fixture's tokenizer with another template.
+pub(crate) fn with_template(name: &str, source: &str) -> Tokenizer {
+    let Tokenizer::Pretrained(tokenizer) = pretrained(name) else { unreachable!() };
+    let mut files = tokenizer.files().clone();
+    files.files.retain(|(name, _)| name != "chat_template.jinja");
+    files.files.push(("chat_template.jinja".to_owned(), source.as_bytes().to_vec()));
+    Tokenizer::Pretrained(PretrainedTokenizer::new(files).unwrap())
+}
+
 /// The tokenizer of a folder with its `tokenizer.json` edited.
 pub(crate) fn edited(name: &str, edit: impl FnOnce(&mut Value)) -> Tokenizer {
     let folder = copy(name);

@@ -136,7 +136,14 @@ impl Checker {
         let format = self.format(given.format, given.system, &env);
         let reward = self.read(given.reward, &env);
         let origin = self.origin(name.span);
-        let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
+        let nowhere = || DataSource {
+            path: String::new(),
+            split: None,
+            filter: None,
+            limit: None,
+            max_prompt_tokens: None,
+            origin,
+        };
         // A faulty domain is declared all the same, so that no reference to it is reported too.
         self.parts.domains.push(Domain {
             name: name.text.clone(),

@@ -45,6 +45,7 @@ impl Checker {
                     split: None,
                     filter: None,
                     limit: None,
+                    max_prompt_tokens: None,
                     origin: self.origin(expr.span),
                 })
             }
@@ -92,8 +93,11 @@ impl Checker {
             None => Some(None),
         };
         let limit = self.read(given.limit, env);
+        let max_prompt_tokens = self.read(given.max_prompt_tokens, env);
         let (path, split, filter, limit) = (path?, split?, filter?, limit?);
-        Some(DataSource { path, split, filter, limit, origin: self.origin(given.call.span) })
+        let max_prompt_tokens = max_prompt_tokens?;
+        let origin = self.origin(given.call.span);
+        Some(DataSource { path, split, filter, limit, max_prompt_tokens, origin })
     }
 
     /// `data.level >= 3`
@@ -143,7 +147,7 @@ impl Checker {
         Some(formula)
     }
 
-    /// `columns(prompt: question, answer: "final answer")`
+    /// `columns(prompt: question, answer: "final answer", level: extra_info.level)`
     fn columns_call(&mut self, Call { builtin, arguments, span, .. }: Call) -> Option<Value> {
         let usage = builtin.usage;
         let mut columns: Vec<FieldColumn> = Vec::new();
@@ -159,6 +163,10 @@ impl Checker {
                 // Names of columns are the data's and may be anything.
                 ExprKind::Text(text) if !text.is_empty() => text.clone(),
                 ExprKind::Name(name) => name.clone(),
+                // `reward_model.ground_truth`, a member of a struct.
+                ExprKind::Field { .. } if is_path(&argument.value) => {
+                    self.sources.text(argument.value.span).split_whitespace().collect()
+                }
                 ExprKind::Error => {
                     good = false;
                     continue;
@@ -305,5 +313,14 @@ impl Checker {
             }
             _ => None,
         })
+    }
+}
+
+/// Whether an expression is names with dots between them.
+fn is_path(expr: &Expr) -> bool {
+    match &expr.kind {
+        ExprKind::Name(_) => true,
+        ExprKind::Field { base, .. } => is_path(base),
+        _ => false,
     }
 }
