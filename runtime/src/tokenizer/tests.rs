@@ -583,3 +583,23 @@ fn the_models_configuration_names_the_ends_where_no_other_file_does() {
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!(own[0]));
     assert_eq!(load(&folder).ends(), own);
 }
+
+/// A teacher that scores may have tokens where the student has none, and not the other way round.
+#[test]
+fn a_teacher_may_have_more_tokens() {
+    let student = pretrained("qwen3");
+    let larger = edited("qwen3", |tokenizer| {
+        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+        let mut last = added.last().unwrap().clone();
+        last["id"] = (last["id"].as_i64().unwrap() + 1).into();
+        last["content"] = "<more>".into();
+        added.push(last);
+    });
+    assert_eq!(scoring_difference(&student, &larger), None);
+    assert!(matches!(difference(&student, &larger), Some(TokenizerDifference::Id { student: None, .. })));
+    assert!(matches!(
+        scoring_difference(&larger, &student),
+        Some(TokenizerDifference::Id { teacher: None, .. })
+    ));
+    assert_eq!(scoring_difference(&student, &Tokenizer::Bytes), Some(TokenizerDifference::Kind));
+}
