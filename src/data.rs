@@ -35,7 +35,15 @@ pub fn check(analysis: &mut Analysis, plan: &Plan, folder: &Path) -> Vec<String>
                     if reads.prompts.as_ref().is_some_and(is_trained) {
                         of_domain = seen.rows;
                     }
-                    beginnings.extend(beginning(read.source(), seen));
+                    beginnings.extend(beginning(read.source(), &seen));
+                    for found in seen.warnings {
+                        let place = places.span(places.source(read.source()).unwrap_or(domain.origin));
+                        let known = |other: &Diagnostic| other.message == found.message;
+                        if !is_allowed(sources, Code::DataMismatch, place) && !diagnostics.iter().any(known) {
+                            let warning = Diagnostic::warning(Code::DataMismatch, place, found.message);
+                            diagnostics.push(warning.help(found.help));
+                        }
+                    }
                 }
                 Err(error) if matches!(*error.problem, DataProblem::Missing { .. }) => {}
                 Err(error) => {
@@ -106,8 +114,8 @@ fn missing_files(analysis: &mut Analysis, plan: &Plan, stages: &[ModelId], folde
 }
 
 /// That only the beginning of a file was read.
-fn beginning(source: &DataSource, seen: Look) -> Option<String> {
-    let Look { read, rows } = seen;
+fn beginning(source: &DataSource, seen: &Look) -> Option<String> {
+    let Look { read, rows, warnings: _ } = seen;
     match rows {
         Some(rows) if rows <= read => None,
         Some(rows) => Some(format!("the first {read} of the {rows} rows of {}", source.path)),

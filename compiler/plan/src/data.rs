@@ -24,12 +24,23 @@ pub struct DataSource {
     pub filter: Option<DataFormula>,
     /// The most rows that are read, counted where the filter holds; all where absent.
     pub limit: Option<u32>,
+    /// The most tokens of a prompt, as the models read it that train or are judged on it; rows of longer ones
+    /// are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prompt_tokens: Option<u32>,
 }
 
 impl DataSource {
-    /// A whole file, without split, filter or limit.
+    /// A whole file: all of its rows.
     pub fn file(path: impl Into<String>) -> DataSource {
-        DataSource { path: path.into(), split: None, columns: Vec::new(), filter: None, limit: None }
+        DataSource {
+            path: path.into(),
+            split: None,
+            columns: Vec::new(),
+            filter: None,
+            limit: None,
+            max_prompt_tokens: None,
+        }
     }
 
     /// The column of a field.

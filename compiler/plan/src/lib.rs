@@ -59,7 +59,8 @@ pub use panels::{Panel, PanelMeaning};
 pub use plan::{Cost, Plan, SCHEMA, SourcePlace, StageFacts};
 pub use producers::{Producer, Rollout};
 pub use rewards::{
-    Reward, RewardFacts, RewardPart, RewardProgram, RewardRange, Secret, without_absolute_paths,
+    Reward, RewardFacts, RewardMeaning, RewardPart, RewardProgram, RewardRange, Secret,
+    without_absolute_paths,
 };
 pub use saved_activations::Rounding;
 pub use scalar_heads::scalar_heads;

@@ -1,7 +1,8 @@
 //! Whether a stage needs rewards of its completions.
 
 pub use mopd_experiment::{
-    Reward, RewardFacts, RewardPart, RewardProgram, RewardRange, Secret, without_absolute_paths,
+    Reward, RewardFacts, RewardMeaning, RewardPart, RewardProgram, RewardRange, Secret,
+    without_absolute_paths,
 };
 
 use super::{Keep, Objective, Producer, Signal, Train, View};

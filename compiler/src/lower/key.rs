@@ -13,7 +13,7 @@ use mopd_plan::views::Piece;
 use mopd_plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
     Extrapolation, Feedback, Guard, Learner, Merge, MergeMethod, ModelId, Objective, Panel, Pretrained,
-    Producer, PromptFormat, Recipe, Reward, ServedMeaning, Stage, StudentCopy, TableColumn, Teacher,
+    Producer, PromptFormat, Recipe, RewardMeaning, ServedMeaning, Stage, StudentCopy, TableColumn, Teacher,
     TeacherChoice, TokenizerSpec, Train, Validation, WeightGroup,
 };
 use serde::Serialize;
@@ -47,7 +47,7 @@ struct DomainMeaning<'a> {
     limit: Option<u32>,
     /// `None` where the stage uses no verifier.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reward: Option<Reward>,
+    reward: Option<RewardMeaning>,
 }
 
 impl DomainMeaning<'_> {
@@ -62,7 +62,13 @@ impl DomainMeaning<'_> {
 
 fn domain(experiment: &Experiment<Objective>, id: DomainId) -> DomainMeaning<'_> {
     let Domain { prompts, format, limit, reward, .. } = experiment.domain(id);
-    DomainMeaning { prompts: Some(prompts), place: None, format, limit: *limit, reward: Some(reward.clone()) }
+    DomainMeaning {
+        prompts: Some(prompts),
+        place: None,
+        format,
+        limit: *limit,
+        reward: Some(reward.clone().meaning()),
+    }
 }
 
 fn domain_of<'a>(

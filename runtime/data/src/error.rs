@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use mopd_plan::{DATA_ENDINGS as ENDINGS, nearest, nearest_file, unlike_a_path};
 use mopd_store::files::names_beside;
 
+use crate::compressed::ending;
 use crate::json::JsonNumber;
 use crate::messages;
 use crate::quote::quote;
@@ -81,8 +82,10 @@ pub enum DataProblem {
     NotAnObject {
         found: String,
     },
+    /// `field` is the column. `read_as`: the field that the domain's `fields` reads from it.
     MissingField {
         field: String,
+        read_as: Option<String>,
         meant: Option<String>,
         present: Vec<String>,
     },
@@ -117,6 +120,8 @@ pub enum DataProblem {
         kind: String,
     },
     OpenQuote,
+    /// A JSON list whose elements are not separated by commas, or which has no end.
+    OpenList,
     /// Carriage returns instead of line feeds: the whole file is one line, the header.
     CarriageReturns,
     ColumnTwice {
@@ -129,6 +134,11 @@ pub enum DataProblem {
     /// A filter that leaves out all rows.
     AllLeftOut {
         rows: u64,
+    },
+    /// No row has a prompt of at most so many tokens.
+    AllTooLong {
+        rows: u64,
+        most: u32,
     },
     Pattern {
         cause: String,
@@ -223,11 +233,17 @@ impl fmt::Display for DataProblem {
                 write!(f, "its lines end with a carriage return (CR) alone, without a line feed")
             }
             DataProblem::OpenQuote => write!(f, "a quote is opened and never closed"),
+            DataProblem::OpenList => {
+                write!(f, "the list of rows is not continued here by a comma, or ended by `]`")
+            }
             DataProblem::ColumnTwice { column } => write!(f, "two columns have the name `{column}`"),
             DataProblem::CellCount { found, header } => {
                 write!(f, "the row has {found} cells, the header {header}")
             }
             DataProblem::AllLeftOut { rows } => write!(f, "the filter holds in none of its {rows} rows"),
+            DataProblem::AllTooLong { rows, most } => {
+                write!(f, "each of its {rows} prompts has more than {most} tokens")
+            }
             DataProblem::Pattern { cause } => write!(f, "not a pattern of file names: {cause}"),
             DataProblem::NoMatch => write!(f, "no file matches the pattern"),
             DataProblem::PatternTooWide { most } => {
@@ -310,17 +326,23 @@ impl DataError {
             DataProblem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8"
                 .to_owned(),
             DataProblem::NotUtf8 { .. } => "save the file as UTF-8".to_owned(),
-            DataProblem::NotJson { line, .. } => not_json_help(line).to_owned(),
+            DataProblem::NotJson { line, cause, .. } => not_json_help(line, cause).to_owned(),
             DataProblem::NotAnObject { found } if found.starts_with("a list") => LIST_HELP.to_owned(),
             DataProblem::NotAnObject { .. } => "each line must be one whole JSON object, such as {\"prompt\": \
                                             \"2+2=\", \"answer\": \"4\"}"
                 .to_owned(),
             DataProblem::MissingField { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            DataProblem::MissingField { field, present, .. } => match present.as_slice() {
+            DataProblem::MissingField { field, read_as, present, .. } => match present.as_slice() {
                 [header] if header.contains([';', '\t']) => {
                     "separate the columns by commas, or by tabs in a file that ends in .tsv".to_owned()
                 }
                 [] => format!("every line needs `{field}`"),
+                // The domain has named it.
+                columns if read_as.is_some() => format!(
+                    "`fields` of the domain reads `{}` from it: name another column there: {}",
+                    read_as.as_deref().unwrap_or_default(),
+                    columns.iter().take(12).cloned().collect::<Vec<_>>().join(", ")
+                ),
                 [other] => format!(
                     "every line needs `{field}`; if it has another name, say so in the domain: `fields = \
                      columns({field}: {other})`"
@@ -332,7 +354,11 @@ impl DataError {
                     others.iter().take(8).cloned().collect::<Vec<_>>().join(", ")
                 ),
             },
-            DataProblem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),
+            DataProblem::TypeMismatch { field, wanted, found } => {
+                let is_answer = *wanted == "a string or a number" && found.starts_with("a list");
+                let chat = if is_answer { CHAT_HELP } else { "" };
+                format!("write `{field}` as {wanted}{chat}")
+            }
             DataProblem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
             DataProblem::Chat { help, .. } => help.clone().unwrap_or_else(|| "change the row".to_owned()),
             DataProblem::Trajectory { .. } => "leave the row out, or write the trajectory as a list such as \
@@ -348,12 +374,14 @@ impl DataError {
             DataProblem::ColumnKind { column, .. } => {
                 format!("save `{column}` as text, 64-bit numbers, bools, or lists or structs of them")
             }
+            DataProblem::OpenList => "write a whole JSON list, or one object per line".to_owned(),
             DataProblem::OpenQuote => "close it, or double the quotes that are part of the text".to_owned(),
             DataProblem::ColumnTwice { .. } => "give each column a name of its own in the first line"
                 .to_owned(),
             DataProblem::CellCount { .. } => "put text with separators or line breaks between quotes"
                 .to_owned(),
             DataProblem::AllLeftOut { .. } => "change the domain's `filter`".to_owned(),
+            DataProblem::AllTooLong { .. } => "raise `max_prompt_tokens`".to_owned(),
             DataProblem::Pattern { .. } | DataProblem::NoMatch => {
                 "paths are relative to the experiment's file".to_owned()
             }
@@ -367,7 +395,13 @@ impl DataError {
             DataProblem::NoData => format!("it must have files that end in .{}", ENDINGS.join(", .")),
             DataProblem::NoSplits { .. } => "leave `split` out, or name the folder".to_owned(),
             DataProblem::NoSuchSplit { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            DataProblem::NoSuchSplit { .. } => "choose one of them".to_owned(),
+            DataProblem::NoSuchSplit { split, present, .. } => match split.split_once('[') {
+                Some((name, _)) if present.iter().any(|of| of == name) => format!(
+                    "a part of a split is written as a number of rows or a condition: dataset(\"...\", \
+                     split: \"{name}\", limit: 1000)"
+                ),
+                _ => "choose one of them".to_owned(),
+            },
             DataProblem::ManySplits { present } => {
                 format!("choose one, such as dataset(\"...\", split: \"{}\")", present[0])
             }
@@ -391,11 +425,15 @@ impl DataError {
     }
 }
 
-const LIST_HELP: &str =
-    "the file is one JSON list: write one object per line, `jq -c '.[]' FILE > rows.jsonl`";
+const LIST_HELP: &str = "write one object per line, `jq -c '.[]' FILE > rows.jsonl`";
+const CHAT_HELP: &str = "; of a list of messages, `format = chat` reads the answer";
 
 /// `line` is quoted.
-fn not_json_help(line: &str) -> &'static str {
+fn not_json_help(line: &str, cause: &str) -> &'static str {
+    if cause.contains("surrogate") || cause.contains("hex escape") && line.contains("\\ud") {
+        return "half of a character: a text was cut between the two parts of a pair such as \\ud83d\\ude00. In Python, \
+                `text.encode(\"utf-8\", \"replace\").decode()` writes `?` in its place";
+    }
     match line.trim_start_matches('"') {
         line if line.starts_with("{'") => "JSON has double quotes: `json.dumps(row)` of Python writes them",
         line if line.starts_with('[') => LIST_HELP,
@@ -445,14 +483,22 @@ impl DataProblem {
         DataProblem::NotJson { cause, column: error.column(), line: quote(line) }
     }
 
+    /// Where a field of another name is read from the column that is missing.
+    pub(crate) fn read_as(mut self, name: Option<String>) -> DataProblem {
+        if let DataProblem::MissingField { read_as, .. } = &mut self {
+            *read_as = name;
+        }
+        self
+    }
+
     pub fn missing<'a>(field: &str, present: impl Iterator<Item = &'a str>) -> DataProblem {
         let present: Vec<_> = present.map(str::to_owned).collect();
-        let meant = nearest(field, present.iter().map(String::as_str)).map(str::to_owned);
-        DataProblem::MissingField { field: field.to_owned(), meant, present }
+        // Of a struct, a member is meant, whatever the struct's name has in common with others.
+        let outer = field.rsplit_once('.').map_or(0, |(outer, _)| outer.len() + 1);
+        let inner = |known: &'_ String| known.strip_prefix(&field[..outer]).map(str::to_owned);
+        let members: Vec<String> = present.iter().filter_map(inner).collect();
+        let meant = nearest(&field[outer..], members.iter().map(String::as_str));
+        let meant = meant.map(|meant| format!("{}{meant}", &field[..outer]));
+        DataProblem::MissingField { field: field.to_owned(), read_as: None, meant, present }
     }
-}
-
-/// The ending of a file's name, in lower case.
-pub(crate) fn ending(path: &Path) -> Option<String> {
-    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }

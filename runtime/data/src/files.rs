@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use mopd_plan::{DATA_ENDINGS as ENDINGS, is_file_pattern, nearest};
 use mopd_store::regular;
 
-use crate::error::{DataError, DataProblem, ending};
+use crate::compressed::{ending, text_of, without_gz};
+use crate::error::{DataError, DataProblem};
 use crate::patterns;
 
 /// One file to read.
@@ -21,6 +22,8 @@ pub struct DataFile {
 pub enum FileLayout {
     /// One JSON object per line.
     Lines,
+    /// One JSON list of objects.
+    List,
     Parquet,
     /// Separated cells with a header line.
     Cells {
@@ -216,7 +219,8 @@ fn is_data(path: &Path) -> bool {
 /// The split that a file's name says, and whether in numbered form: `train` of `train-00000-of-00002`, also
 /// with a hash behind it, as the hub once wrote them.
 fn split_of(path: &Path) -> (String, bool) {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let plain = without_gz(path);
+    let stem = plain.file_stem().unwrap_or_default().to_string_lossy();
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_hash = |text: &str| text.len() >= 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let numbered = || {
@@ -246,32 +250,42 @@ fn usual(name: &str) -> Option<&'static str> {
 }
 
 fn layout(path: &Path) -> Result<FileLayout, DataError> {
-    let failed = |error: &std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, error));
-    let mut file = regular::open(path).map_err(|error| failed(&error))?;
-    let mut magic = [0; 4];
-    let length = file.read(&mut magic).map_err(|error| failed(&error))?;
-    Ok(match (&magic[..length], ending(path).as_deref()) {
-        (b"PAR1", _) => FileLayout::Parquet,
+    let of_file = |problem| DataError::of_file(path, problem);
+    let failed = |error: &std::io::Error| of_file(DataProblem::unreadable(path, error));
+    let begins = |mut file: Box<dyn Read>| {
+        let mut bytes = [0; 64];
+        let mut length = 0;
+        // A decoder may return less than there is.
+        while let Ok(count @ 1..) = file.read(&mut bytes[length..]) {
+            length += count;
+        }
+        bytes[..length].to_vec()
+    };
+    let file = regular::open(path).map_err(|error| failed(&error))?;
+    let magic = begins(Box::new(file));
+    Ok(match (magic.as_slice(), ending(path).as_deref()) {
+        ([b'P', b'A', b'R', b'1', ..], _) => FileLayout::Parquet,
         (_, Some("parquet")) => {
-            return Err(DataError::of_file(
-                path,
-                DataProblem::NotParquet { cause: "it does not begin with PAR1".to_owned() },
-            ));
+            return Err(of_file(DataProblem::NotParquet { cause: "it does not begin with PAR1".to_owned() }));
         }
-        // gzip, zstd, zip, xz and bzip2.
+        // zstd, zip, xz and bzip2.
         (
-            [0x1F, 0x8B, ..]
-            | [0x28, 0xB5, 0x2F, 0xFD]
-            | [b'P', b'K', 3, 4]
-            | [0xFD, b'7', b'z', b'X']
-            | [b'B', b'Z', b'h', b'1'..=b'9'],
+            [0x28, 0xB5, 0x2F, 0xFD, ..]
+            | [b'P', b'K', 3, 4, ..]
+            | [0xFD, b'7', b'z', b'X', ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', ..],
             _,
-        ) => {
-            return Err(DataError::of_file(path, DataProblem::Compressed));
-        }
+        ) => return Err(of_file(DataProblem::Compressed)),
         (_, Some("csv")) => FileLayout::Cells { separator: b',' },
         (_, Some("tsv")) => FileLayout::Cells { separator: b'\t' },
-        _ => FileLayout::Lines,
+        _ => {
+            let text = begins(text_of(path).map_err(|error| failed(&error))?);
+            let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&text);
+            match text.trim_ascii_start().first() {
+                Some(b'[') => FileLayout::List,
+                _ => FileLayout::Lines,
+            }
+        }
     })
 }
 
@@ -430,7 +444,16 @@ mod tests {
         assert_eq!(of("a", b""), Ok(FileLayout::Lines));
         assert_eq!(of("a.bin", b"PAR1...."), Ok(FileLayout::Parquet));
         assert_eq!(of("a.CSV", b"a,b"), Ok(FileLayout::Cells { separator: b',' }));
-        for magic in [b"\x1F\x8B\x08\x00", b"BZh9", b"\xFD7zX", b"\x28\xB5\x2F\xFD"] {
+        assert_eq!(of("a.json", b"\xEF\xBB\xBF\n [{}]"), Ok(FileLayout::List));
+        let gzip = |text: &[u8]| {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut packed, text).unwrap();
+            packed.finish().unwrap()
+        };
+        assert_eq!(of("a.jsonl.gz", &gzip(b"{}")), Ok(FileLayout::Lines));
+        assert_eq!(of("a.csv.GZ", &gzip(b"a,b")), Ok(FileLayout::Cells { separator: b',' }));
+        assert_eq!(of("a.gz", &gzip(b"[{}]")), Ok(FileLayout::List));
+        for magic in [b"BZh9", b"\xFD7zX", b"\x28\xB5\x2F\xFD"] {
             assert_eq!(of("a.jsonl.packed", magic), Err("the file is compressed".to_owned()));
         }
         assert!(of("a.parquet", b"{}").unwrap_err().starts_with("not a parquet file"));

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compressed;
 mod error;
 pub mod experts;
 mod files;
@@ -10,6 +11,7 @@ pub mod json;
 mod look;
 pub mod messages;
 mod numbers;
+pub mod numerals;
 mod patterns;
 pub mod quote;
 mod reading;
@@ -17,12 +19,13 @@ pub mod reads;
 mod request;
 mod rows;
 mod trajectory;
+mod unread;
 pub mod zip;
 
 pub use error::{DataError, DataProblem, RowPlace};
 pub use files::{DataFile, find, path_as_written};
 pub use look::{Extent, Look, columns, look};
-pub use numbers::number;
 pub use reading::{ReadRow, RowOutcome, RowReader, record};
 pub use request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
 pub use rows::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, read};
+pub use unread::DataWarning;

@@ -9,6 +9,7 @@ use crate::files::{self, path_as_written};
 use crate::reading::{RowOutcome, RowReader};
 use crate::reads::RowsRead;
 use crate::rows::{self, Reach, ReadFile, RowProjection};
+use crate::unread::DataWarning;
 
 /// The most that is read of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,12 +20,14 @@ pub struct Extent {
 }
 
 /// What the beginning of a source shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// The rows that were read and are no turns of others.
     pub read: u64,
     /// The rows of the source, where they are known.
     pub rows: Option<u64>,
+    /// What is most likely a slip in those that were read.
+    pub warnings: Vec<DataWarning>,
 }
 
 /// Reads the first rows of a source as a run would read all of them.
@@ -75,10 +78,11 @@ pub fn look(base: &Path, reads: &RowsRead, extent: Extent) -> Result<Look, DataE
     let counted = || {
         let all = files.iter().map(|file| rows::count(file).ok().flatten()).sum::<Option<u64>>()?;
         let limit = request.source.limit.map_or(u64::MAX, u64::from);
-        request.source.filter.is_none().then_some(all.min(limit))
+        let every = request.source.filter.is_none() && request.source.max_prompt_tokens.is_none();
+        every.then_some(all.min(limit))
     };
     let rows = if whole || enough { Some(read) } else { counted() };
-    Ok(Look { read, rows })
+    Ok(Look { read, rows, warnings: reader.warnings() })
 }
 
 /// The names of the columns of a source's first rows, each once, in their order.

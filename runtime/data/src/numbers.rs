@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use mopd_plan::DataValue;
-pub use mopd_plan::number_of_text as number;
 
 use crate::json::Json;
 

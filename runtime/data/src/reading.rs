@@ -1,16 +1,19 @@
 //! Reads what was requested of rows.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use mopd_plan::{DataFault, DataFormula, NullField, PromptFormat};
 use serde_json::{Map, Value};
 
 use crate::error::{DataProblem, RowPlace};
 use crate::json::{Json, JsonNumber, Object, describe};
-use crate::numbers::{number, read, text};
+use crate::messages::{self, MessageForms};
+use crate::numbers::{read, text};
 use crate::request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
-use crate::rows::DataRow;
-use crate::{messages, trajectory};
+use crate::rows::{DataRow, nested};
+use crate::unread::{DataWarning, UnreadColumns};
+use crate::{numerals, trajectory};
 
 /// Reads rows, one after the other.
 pub struct RowReader<'a> {
@@ -19,6 +22,10 @@ pub struct RowReader<'a> {
     columns: Vec<String>,
     left_out: u64,
     taken: u64,
+    forms: Cell<MessageForms>,
+    unread: UnreadColumns,
+    /// Rows that are left out, by their numbers among those that the filter and the limit leave, in order.
+    without: Vec<usize>,
 }
 
 /// What becomes of a row.
@@ -61,7 +68,32 @@ impl<'a> RowReader<'a> {
                 columns.push(column.to_owned());
             }
         }
-        RowReader { request, columns, left_out: 0, taken: 0 }
+        let unread = UnreadColumns::new(&request, &columns);
+        columns.extend(unread.columns().map(str::to_owned));
+        RowReader {
+            request,
+            columns,
+            left_out: 0,
+            taken: 0,
+            forms: Cell::default(),
+            unread,
+            without: Vec::new(),
+        }
+    }
+
+    /// What the messages of the rows so far have that is a part of the data's hash.
+    pub fn forms(&self) -> MessageForms {
+        self.forms.get()
+    }
+
+    /// What is most likely a slip in the rows so far.
+    pub fn warnings(&self) -> Vec<DataWarning> {
+        self.unread.warnings(&self.request.source.path)
+    }
+
+    /// The same without some rows, by their numbers among those that it would read, in order.
+    pub fn without(self, rows: Vec<usize>) -> RowReader<'a> {
+        RowReader { without: rows, ..self }
     }
 
     /// The columns to read.
@@ -102,7 +134,14 @@ impl<'a> RowReader<'a> {
         };
         let texts = self.request.texts().map(|field| self.text(field, row));
         let texts: Vec<Cow<str>> = texts.collect::<Result<_, _>>()?;
+        let number = self.taken as usize;
         self.taken += 1;
+        if self.without.binary_search(&number).is_ok() {
+            self.left_out += 1;
+            return Ok(RowOutcome::LeftOut);
+        }
+        let watched = self.columns.len() - self.unread.columns().count();
+        self.unread.note(row.place, row.values[watched..].iter().map(Option::as_ref));
         Ok(RowOutcome::Read(ReadRow { place: row.place, prompts, texts, arms, numbers, whole }))
     }
 
@@ -120,16 +159,79 @@ impl<'a> RowReader<'a> {
             wanted,
             found: describe(value),
         };
+        if let (Json::Array(_), PromptFormat::Chat { .. }) = (value, self.request.format) {
+            return self.answer(field.name, value, row).map(Cow::Owned);
+        }
         let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
-        if field.kind == FieldKind::Number && number(&text).is_none() {
+        if field.kind == FieldKind::Number && numerals::whole(&text).is_none() {
             return Err(wrong("a number"));
         }
         Ok(text)
     }
 
+    /// The text of a field that is a list of messages: the assistant's answer to the prompt, which may stand
+    /// before it.
+    fn answer(&self, field: &str, value: &Json, row: &DataRow) -> Result<String, DataProblem> {
+        let wrong = |problem: String| DataProblem::Chat {
+            problem: format!("the field `{field}`: {problem}"),
+            help: Some(
+                "write the answer as a string, or as a list such as [{\"role\": \"assistant\", \"content\": \
+                 \"4\"}], which may have the messages of the prompt before it"
+                    .to_owned(),
+            ),
+        };
+        let messages = messages::in_our_layout(value);
+        let answered = messages::answered(&messages).map_err(wrong)?;
+        self.note(answered.before);
+        let (_, prompt) = self.asked(row)?;
+        let is_prompt = match &*prompt {
+            Json::Array(prompt) => answered.before == prompt,
+            Json::String(prompt) => {
+                let content =
+                    |message: &Json| message.as_object()?.get("content")?.as_str().map(str::to_owned);
+                answered.before.len() == 1 && content(&answered.before[0]).as_ref() == Some(prompt)
+            }
+            _ => false,
+        };
+        if !answered.before.is_empty() && !is_prompt {
+            return Err(wrong("the messages before the answer are not those of the prompt".to_owned()));
+        }
+        Ok(answered.text.into_owned())
+    }
+
+    /// The prompt and the name of its field: a text or a list of messages. Of rows that have none, it is what
+    /// stands before the answer in the first field that is a list of messages.
+    fn asked<'r>(&self, row: &'r DataRow) -> Result<(&'a str, Cow<'r, Json>), DataProblem> {
+        if let Some(found) =
+            [PROMPT, MESSAGES].into_iter().find_map(|field| Some((field, self.value(row, field)?)))
+        {
+            return Ok((found.0, messages::in_our_layout(found.1)));
+        }
+        let chat = self.request.format != &PromptFormat::Text;
+        let fields = self.request.texts().filter(|_| chat);
+        let lists = fields.filter_map(|field| Some((field.name, self.value(row, field.name)?)));
+        for (field, list) in lists.filter(|(_, value)| matches!(value, Json::Array(_))) {
+            let list = messages::in_our_layout(list);
+            if let Ok(answered) = messages::answered(&list)
+                && !answered.before.is_empty()
+            {
+                return Ok((field, Cow::Owned(Json::Array(answered.before.to_vec()))));
+            }
+        }
+        Err(self.missing(PROMPT, row))
+    }
+
+    fn note(&self, messages: &[Json]) {
+        self.forms.set(self.forms.get().or(MessageForms::of(messages)));
+    }
+
     /// A whole row as JSON, with the field names that the domain gives.
     fn whole(&self, object: Object) -> Result<String, DataProblem> {
-        let object: Object = self.request.source.renamed(object).into_iter().collect();
+        let source = self.request.source;
+        let of_structs = source.columns.iter().filter(|column| !object.contains_key(&column.column));
+        let of_structs = of_structs.filter_map(|of| Some((of.field.clone(), nested(&object, &of.column)?)));
+        let of_structs: Vec<(String, Json)> = of_structs.collect();
+        let object: Object = source.renamed(object).into_iter().chain(of_structs).collect();
         for (field, value) in &object {
             // The program that reads the row gets a number's value. A field of a reward is its text, or the
             // decimal number.
@@ -154,8 +256,10 @@ impl<'a> RowReader<'a> {
         let value = self.value(row, field).ok_or_else(|| self.missing(field, row))?;
         // Tables have no columns of free structure, so lists of messages may be JSON text.
         let parsed = if let Json::String(text) = value { Json::parse(text).ok() } else { None };
-        let turns = trajectory::turns(field, parsed.as_ref().unwrap_or(value))?;
-        readable(field, parsed.as_ref().unwrap_or(value))?;
+        let messages = messages::in_our_layout(parsed.as_ref().unwrap_or(value));
+        let turns = trajectory::turns(field, &messages)?;
+        readable(field, &messages)?;
+        self.note(messages.as_array().unwrap_or_default());
         if self.request.format == &PromptFormat::Text {
             return turns.iter().map(|turn| Ok((turn.text(field)?, String::new()))).collect();
         }
@@ -170,7 +274,9 @@ impl<'a> RowReader<'a> {
     }
 
     fn missing(&self, field: &str, row: &DataRow) -> DataProblem {
-        DataProblem::missing(self.request.source.column(field), row.present.iter().map(String::as_str))
+        let column = self.request.source.column(field);
+        let read_as = (column != field).then(|| field.to_owned());
+        DataProblem::missing(column, row.present.iter().map(String::as_str)).read_as(read_as)
     }
 
     /// The index of the first condition that holds. Fields of later conditions may be missing.
@@ -236,10 +342,8 @@ impl<'a> RowReader<'a> {
 
     /// The prompt as text, and as a conversation where there is more to it.
     fn prompt(&self, row: &DataRow) -> Result<(String, String), DataProblem> {
-        let (field, value) = [PROMPT, MESSAGES]
-            .into_iter()
-            .find_map(|field| Some((field, self.value(row, field)?)))
-            .ok_or_else(|| self.missing(PROMPT, row))?;
+        let (field, asked) = self.asked(row)?;
+        let value = &*asked;
         let wrong =
             |wanted| DataProblem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
         if self.request.format == &PromptFormat::Text {
@@ -255,6 +359,7 @@ impl<'a> RowReader<'a> {
             Json::Array(messages) => {
                 messages::roles(value).map_err(DataProblem::messages)?;
                 readable(field, value)?;
+                self.note(messages);
                 parts.insert(MESSAGES.to_owned(), value.clone());
                 last_question(messages)
             }
@@ -293,6 +398,6 @@ fn last_question(messages: &[Json]) -> String {
     match asked.and_then(|message| message.as_object()?.get("content")) {
         Some(Json::String(text)) => text.clone(),
         Some(Json::Null) | None => String::new(),
-        Some(parts) => parts.to_string(),
+        Some(parts) => messages::text_of(parts).map_or_else(|| parts.to_string(), Cow::into_owned),
     }
 }

@@ -23,7 +23,7 @@ pub struct Field<'a> {
 pub enum FieldKind {
     /// A string, or a number, which is read as its text.
     Text,
-    /// A number, or a string that [`crate::number`] can read.
+    /// A number, or a string that [`crate::numerals::whole`] can read.
     Number,
     /// A list of messages. Each of the assistant's turns becomes a row, whose prompt is the conversation
     /// before it; the file's own prompt is not read. At most one field has this kind.

@@ -25,6 +25,12 @@ pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, DataP
         return Err(wrong("begins with the assistant, so its first turn has no prompt"));
     }
     let begins = (1..roles.len()).filter(|place| written(*place) && !written(*place - 1));
+    // A turn whose messages all have the weight 0 is context.
+    let is_trained = |place: &usize| {
+        let turn = (*place..roles.len()).take_while(|place| written(*place));
+        turn.into_iter().any(|place| messages::is_trained(&list[place]))
+    };
+    let begins = begins.filter(is_trained);
     let turns: Vec<Turn> = begins.map(|place| Turn { before: &list[..place] }).collect();
     if turns.is_empty() {
         return Err(wrong("has no message with the role `assistant`, so there is no turn to train on"));

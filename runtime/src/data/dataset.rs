@@ -5,9 +5,10 @@ mod collect;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use mopd_data::messages::MessageForms;
 use mopd_data::{
-    DOCUMENTS, DataError, DataProblem, DatasetRequest, MESSAGES, Reach, RowPlace, RowProjection, TOOLS,
-    VARIABLES, find, path_as_written,
+    DOCUMENTS, DataError, DataProblem, DataWarning, DatasetRequest, MESSAGES, Reach, RowPlace, RowProjection,
+    TOOLS, VARIABLES, find, path_as_written,
 };
 use mopd_plan::keys;
 use mopd_plan::{DataFormula, DataSource, FieldColumn, PromptFormat};
@@ -44,6 +45,17 @@ struct TurnsContent<'a> {
     trajectory: &'a str,
 }
 
+/// Rows whose prompts are too long for one of their readers.
+#[derive(Clone, Debug)]
+pub struct LongPrompts {
+    /// In order.
+    pub rows: Vec<usize>,
+    /// Most tokens of the others.
+    pub most: u32,
+    /// The hashes of the readers' tokenizers, sorted; and the day, if a template writes it.
+    pub readers: Vec<String>,
+}
+
 /// The rows of a data source, in the order of its files, stored by column as texts end to end. Only needed
 /// fields are stored.
 #[derive(Debug)]
@@ -70,15 +82,27 @@ pub struct Dataset {
     arms: Vec<(Vec<DataFormula>, Vec<u32>)>,
     /// The values of each requested formula, by row.
     numbers: Vec<(DataFormula, Vec<f32>)>,
+    /// What is most likely a slip in its rows.
+    pub warnings: Vec<DataWarning>,
 }
 
 impl Dataset {
     /// Reads a data source. Every row must have a prompt and the requested fields; it may have others.
     pub fn read(base: &Path, request: DatasetRequest) -> Result<Dataset, DataError> {
+        Dataset::read_without(base, request, None)
+    }
+
+    /// The same without the rows whose prompts are too long.
+    pub fn read_without(
+        base: &Path,
+        request: DatasetRequest,
+        without: Option<LongPrompts>,
+    ) -> Result<Dataset, DataError> {
         let source = request.source;
         let path = path_as_written(base, &source.path);
         let files = find(&path, source.split.as_deref())?;
-        let mut reading = RowCollector::new(request);
+        let rows = without.as_ref().map(|long| long.rows.clone()).unwrap_or_default();
+        let mut reading = RowCollector::new(request).without(rows);
         let (mut hashes, mut first) = (Vec::new(), Vec::new());
         for file in &files {
             first.push(reading.places.len());
@@ -88,17 +112,20 @@ impl Dataset {
             hashes.push(read.hash.expect("a file that is read to its end has a hash"));
         }
         if reading.places.is_empty() {
-            let problem = match reading.left_out() {
-                0 => DataProblem::Empty,
-                rows => DataProblem::AllLeftOut { rows },
+            let problem = match (reading.left_out(), &without) {
+                (rows, Some(long)) => DataProblem::AllTooLong { rows, most: long.most },
+                (0, None) => DataProblem::Empty,
+                (rows, None) => DataProblem::AllLeftOut { rows },
             };
             return Err(DataError::of_file(&path, problem));
         }
-        let plain = DataSource::file(source.path.clone()) == *source;
+        let any_length = DataSource { max_prompt_tokens: None, ..source.clone() };
+        let plain = DataSource::file(source.path.clone()) == any_length;
         let hash = match hashes.as_slice() {
             [hash] if plain => hash.clone(),
             hashes => {
-                let DataSource { path: _, split: _, columns, filter, limit } = source;
+                // Rows that are left out for their length are in the hash below.
+                let DataSource { path: _, split: _, columns, filter, limit, max_prompt_tokens: _ } = source;
                 let content = DataContent { files: hashes, columns, filter, limit };
                 keys::hash("mopd data", VERSION, &content).to_hex().to_string()
             }
@@ -109,6 +136,17 @@ impl Dataset {
                 let content = TurnsContent { data: &hash, trajectory };
                 keys::hash("mopd turns", VERSION, &content).to_hex().to_string()
             }
+        };
+        // Only where rows have what older versions did not read: the hashes of other data stay the same.
+        let hash = match reading.forms() {
+            forms if forms == MessageForms::default() => hash,
+            forms => keys::hash("mopd messages", VERSION, &(hash, forms)).to_hex().to_string(),
+        };
+        let hash = match &without {
+            Some(LongPrompts { most, readers, rows: _ }) => {
+                keys::hash("mopd shorter prompts", VERSION, &(hash, most, readers)).to_hex().to_string()
+            }
+            None => hash,
         };
         let files = files.into_iter().map(|file| file.path).collect();
         reading.finish().map(|kept| Dataset { hash, files, first, path: path.clone(), ..kept }).map_err(
@@ -165,6 +203,13 @@ impl Dataset {
     pub fn object(&self, row: usize) -> Map<String, Value> {
         let fields = self.fields.iter().map(|(name, texts)| (name.as_str(), texts.text(row)));
         mopd_data::record(self.rows.as_ref().map(|rows| rows.text(row)), self.prompt(row), fields)
+    }
+
+    /// All that is read of a row as text: its prompt or its messages as JSON, and the requested fields.
+    pub fn texts(&self, row: usize) -> impl Iterator<Item = &str> {
+        let conversation = self.conversations.as_ref().map(|conversations| conversations.text(row));
+        let fields = self.fields.iter().map(move |(_, texts)| texts.text(row));
+        std::iter::once(self.prompt(row)).chain(conversation).chain(fields)
     }
 
     /// Whether rows are conversations, or prompts that a model's template turns into conversations.

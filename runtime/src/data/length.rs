@@ -18,6 +18,8 @@ pub struct Longest {
     /// The template that replaces the prompt.
     pub template: Option<String>,
     pub tokens: u32,
+    /// Those of all rows, in order.
+    lengths: Vec<u32>,
     /// Most tokens of text by other models: a panel or a writer of feedback.
     pub said: u32,
     /// Most tokens of completions, and of texts made from them, in a derived prompt.
@@ -27,13 +29,14 @@ pub struct Longest {
 impl Longest {
     /// `lengths` are those of all rows in tokens, in order. The first of equals is taken.
     pub fn find(dataset: &Dataset, target: Option<&str>, lengths: impl Iterator<Item = usize>) -> Longest {
-        let longest = lengths
-            .enumerate()
-            .fold((0, 0), |best, (row, tokens)| if tokens > best.1 { (row, tokens) } else { best });
-        let (file, place) = dataset.place(longest.0);
-        let tokens = u32::try_from(longest.1).unwrap_or(u32::MAX);
+        let lengths: Vec<u32> = lengths.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX)).collect();
+        let longer = |best: (usize, u32), (row, tokens): (usize, u32)| {
+            if tokens > best.1 { (row, tokens) } else { best }
+        };
+        let (row, tokens) = lengths.iter().copied().enumerate().fold((0, 0), longer);
+        let (file, place) = dataset.place(row);
         let target = target.map(str::to_owned);
-        Longest { file: file.to_owned(), place, target, template: None, tokens, said: 0, shown: 0 }
+        Longest { file: file.to_owned(), place, target, template: None, tokens, lengths, said: 0, shown: 0 }
     }
 
     /// The same, with a template instead of the prompt.
@@ -118,7 +121,7 @@ impl From<ContextError> for Error {
 impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ContextError { sequence, completion, context, scorer } = self;
-        let Longest { file, place, target, template, tokens, said, shown } = sequence.as_ref();
+        let Longest { file, place, target, template, tokens, lengths, said, shown } = sequence.as_ref();
         write!(f, "{}{place}: ", file.display())?;
         let prompt = match template {
             Some(template) => format!("the template `{template}`"),
@@ -140,13 +143,24 @@ impl fmt::Display for ContextError {
             write!(f, " and its completion up to {completion}")?;
         }
         match scorer {
-            None => write!(f, ", the model's context is {}", context.tokens),
-            Some(scorer) => write!(f, ", the context of {scorer} is {}", context.tokens),
+            None => write!(f, ", the model's context is {}", context.tokens)?,
+            Some(scorer) => write!(f, ", the context of {scorer} is {}", context.tokens)?,
+        }
+        let room = self.room();
+        match lengths.iter().filter(|tokens| **tokens > room).count() {
+            0 | 1 => Ok(()),
+            rows => write!(f, "; {rows} of {} rows are too long", lengths.len()),
         }
     }
 }
 
 impl ContextError {
+    /// Most tokens of a row.
+    fn room(&self) -> u32 {
+        let more = self.sequence.said.saturating_add(self.sequence.shown).saturating_add(self.completion);
+        self.context.tokens.saturating_sub(more)
+    }
+
     pub fn help(&self) -> String {
         let Longest { said, shown, .. } = *self.sequence;
         let needed = self.sequence.all().saturating_add(self.completion);
@@ -170,6 +184,10 @@ impl ContextError {
             RowPlace::Row(_) => "shorten the row".to_owned(),
             RowPlace::File | RowPlace::Line(_) => "shorten the line".to_owned(),
         });
+        // A field of the data is as long as it is.
+        if self.sequence.target.is_none() && self.sequence.template.is_none() && self.room() > 0 {
+            ways.push(format!("leave such rows out: `dataset(\"...\", max_prompt_tokens: {})`", self.room()));
+        }
         ways.join(", or ")
     }
 }

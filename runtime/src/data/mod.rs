@@ -7,15 +7,15 @@ mod lists;
 pub mod mixture;
 mod overlap;
 
-pub use dataset::{Dataset, conversation};
+pub use dataset::{Dataset, LongPrompts, conversation};
 pub use length::{ContextError, ContextLength, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
 pub use mopd_data::{
-    DataError, DataProblem, DatasetRequest, Field, FieldKind, MESSAGES, RowPlace, experts, number,
+    DataError, DataProblem, DatasetRequest, Field, FieldKind, MESSAGES, RowPlace, experts, numerals,
     path_as_written, reads,
 };
-pub use overlap::{TestOverlap, overlap, prompt_hash};
+pub use overlap::{TestOverlap, overlap, prompt_hash, repeated};
 
 use std::path::{Path, PathBuf};
 

@@ -62,7 +62,7 @@ fn a_row_of_any_size_is_bounded() {
     };
     for (content, problem) in [
         (format!("{{\"prompt\": \"{}\"}}\n", long("x")), ":1: a row of more than 32 MiB"),
-        (format!("[{}]\n", long("1,")), ":1: a row of more than 32 MiB"),
+        (format!("[[{}1]]\n", long("1,")), ", row 1: a row of more than 32 MiB"),
         (long("{\"a\":"), ":1: a row of more than 32 MiB"),
         (fields(300_000), ":1: the row has 300002 columns, more than the 200000 that a row may have"),
     ] {
@@ -271,7 +271,7 @@ fn numbers_are_read_as_people_write_them() {
         ("0x10", None),
     ];
     for (text, wanted) in cases {
-        assert_eq!(number(text), wanted, "{text:?}");
+        assert_eq!(mopd_plan::number_of_text(text), wanted, "{text:?}");
     }
 }
 
@@ -291,13 +291,19 @@ fn a_sequence_beyond_the_context_is_named() {
     let path = data.path.display();
     assert_eq!(
         error.to_string(),
-        format!("{path}:2: the prompt takes 7 tokens and its completion up to 10, the model's context is 16")
+        format!(
+            "{path}:2: the prompt takes 7 tokens and its completion up to 10, the model's context is 16; \
+             2 of 3 rows are too long"
+        )
     );
-    assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
+    let leave_out =
+        |most: u32| format!(", or leave such rows out: `dataset(\"...\", max_prompt_tokens: {most})`");
+    let ways = "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line";
+    assert_eq!(error.help(), ways.to_owned() + &leave_out(6));
     assert_eq!(longest.fits(9, 7_u32).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
     let of_files = ContextLength { tokens: 16, fixed: true };
     let error = longest.fits(10, of_files).unwrap_err();
-    assert_eq!(error.help(), "set `max_tokens = 9` or less, or shorten the line");
+    assert_eq!(error.help(), "set `max_tokens = 9` or less, or shorten the line".to_owned() + &leave_out(6));
     let derived = longest.clone().seen_as("tried").with_shown(5);
     assert_eq!(derived.fits(4, 16_u32), Ok(()));
     let error = derived.fits(5, 16_u32).unwrap_err();
@@ -305,7 +311,7 @@ fn a_sequence_beyond_the_context_is_named() {
         error.to_string(),
         format!(
             "{path}:2: the template `tried` takes 7 tokens, the shown attempts up to 5 and its completion \
-            up to 5, the model's context is 16"
+            up to 5, the model's context is 16; 2 of 3 rows are too long"
         )
     );
     assert_eq!(
@@ -349,6 +355,7 @@ fn test_prompts_that_are_trained_on_are_a_warning() {
     assert_eq!(overlap(&train, &apart), None);
 }
 
+mod layouts;
 mod sources;
 mod trajectories;
 

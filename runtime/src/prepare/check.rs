@@ -42,72 +42,6 @@ pub fn more_than_rows<O>(stage: &str, train: &Train<O>, domains: &[DomainData]) 
     reads::more_than_rows(stage, train, rows.map(|prompts| prompts.dataset.draws() as u64).sum())
 }
 
-/// Teachers whose own chat template renders the prompts otherwise than the student's, which they read: the
-/// scores are those of an unusual prompt.
-pub fn other_templates<O>(
-    stage: &str,
-    train: &Train<O>,
-    domains: &[DomainData],
-    specs: &[ModelSpec],
-) -> Vec<String> {
-    let mut warnings: Vec<String> = Vec::new();
-    let student = &specs[train.start.0 as usize].tokenizer;
-    for share in &train.mixture {
-        let data = &domains[share.domain.0 as usize];
-        let conversation = data.rows_of(train).and_then(|prompts| prompts.dataset.conversation(0));
-        let Some(conversation) = conversation else { continue };
-        // A conversation that can't be rendered is reported where it is read.
-        let rendered = |tokenizer: &Tokenizer| {
-            let tokens = chat::prompt(tokenizer, conversation.clone()).ok()?;
-            tokenizer.as_read(&tokens).ok()
-        };
-        let Some(students) = rendered(student) else { continue };
-        let readers = train.scorers.readers(share.domain);
-        for choice in readers.filter(|choice| !choice.own_tokens && choice.sees.is_none()) {
-            let Some(teacher) = choice.teacher.spec_model() else { continue };
-            let Some(teachers) = rendered(&specs[teacher.0 as usize].tokenizer) else { continue };
-            if students == teachers {
-                continue;
-            }
-            let from = first_difference(&students, &teachers);
-            let warning = format!(
-                "`{stage}`: the chat template of `{}` renders the prompts of `{}` otherwise than the \
-                 student's, by which it reads them: from character {from} on its own has {}, the student's {}",
-                choice.name,
-                data.name,
-                quote(&teachers.chars().skip(from).collect::<String>()),
-                quote(&students.chars().skip(from).collect::<String>()),
-            );
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-    }
-    warnings
-}
-
-/// Templates of students whose marks leave out the token that ends a turn. It is trained all the same.
-pub fn unmarked_ends<O>(
-    stage: &str,
-    train: &Train<O>,
-    domains: &[DomainData],
-    specs: &[ModelSpec],
-) -> Vec<String> {
-    let tokenizer = &specs[train.start.0 as usize].tokenizer;
-    let warnings = train.mixture.iter().filter_map(|share| {
-        let data = &domains[share.domain.0 as usize];
-        let conversation = data.rows_of(train)?.dataset.conversation(0)?;
-        let end = chat::unmarked_end(tokenizer, &conversation)?;
-        Some(format!(
-            "`{stage}`: the `{{% generation %}}` part of the student's chat template leaves out {}, which ends \
-             the turns of `{}`: it is trained too, because the student would never learn to stop",
-            quote(&end),
-            data.name
-        ))
-    });
-    warnings.collect()
-}
-
 /// Checks that a model stops where the chat template closes its turns.
 pub fn turns_end(prompts: &Prompts, tokenizer: &Tokenizer) -> Result<()> {
     let dataset = &prompts.dataset;
@@ -133,12 +67,7 @@ pub fn turns_end(prompts: &Prompts, tokenizer: &Tokenizer) -> Result<()> {
 }
 
 /// Rows among which one with tools is looked for.
-const LOOKED_AT: usize = 1000;
-
-/// The number of characters that two texts have in common at their beginning.
-fn first_difference(one: &str, other: &str) -> usize {
-    one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count()
-}
+pub(super) const LOOKED_AT: usize = 1000;
 
 /// Steps of a stage; what does not train has none. All that learn in one do so for as many.
 pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {

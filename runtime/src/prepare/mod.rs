@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod check;
 mod configs;
+mod doctor;
 pub mod load;
 mod merges;
 mod opened;
@@ -13,6 +14,7 @@ mod template_tokens;
 mod training;
 mod unchanged;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,10 +31,7 @@ use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
-use self::check::{
-    check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, other_templates, unfinished_schedules,
-    unmarked_ends,
-};
+use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, unfinished_schedules};
 pub use self::configs::configs;
 use self::load::{LoadedModel, load_pretrained};
 use self::merges::check_merge;
@@ -42,7 +41,7 @@ use self::training::check_training;
 pub use self::training::longest_on_servers;
 use self::unchanged::HashedFiles;
 use crate::data::reads::{DomainReads, RowsRead};
-use crate::data::{self, ContextLength, Dataset, overlap};
+use crate::data::{self, ContextLength, Dataset, LongPrompts, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
@@ -200,7 +199,9 @@ pub fn prepare(
     let mut warnings = Vec::new();
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
         let id = DomainId(index as u32);
-        let loaded = load(plan, id, domain, stages, places).map_err(|error| error.at(domain.origin))?;
+        let readers = prompt_readers(plan, id, specs);
+        let loaded = load(plan, id, domain, stages, Some(&readers), places, &mut warnings);
+        let loaded = loaded.map_err(|error| error.at(domain.origin))?;
         for train in loaded.train.iter().chain(turns(&loaded)) {
             for held_out in loaded.tests.iter().chain(&loaded.validation) {
                 warnings.extend(overlap(&train.dataset, &held_out.dataset).map(|found| found.to_string()));
@@ -226,8 +227,7 @@ pub fn prepare(
                     .map_err(|error| error.at(data.origin))?;
             }
             warnings.extend(more_than_rows(&model.name, train, &domains));
-            warnings.extend(other_templates(&model.name, train, &domains, specs));
-            warnings.extend(unmarked_ends(&model.name, train, &domains, specs));
+            warnings.extend(doctor::warnings(&model.name, train, &domains, specs));
             for share in &train.mixture {
                 warnings.extend(idle_arms(
                     &model.name,
@@ -248,6 +248,8 @@ pub fn prepare(
             .flat_map(|data| data.train.iter().chain(&data.tests).chain(&data.validation).chain(turns(data)))
             .flat_map(|prompts| prompts.warnings()),
     );
+    let mut said = BTreeSet::new();
+    warnings.retain(|warning| said.insert(warning.clone()));
     Ok((domains, warnings))
 }
 
@@ -256,7 +258,9 @@ fn load(
     id: DomainId,
     domain: &Domain,
     stages: &[ModelId],
+    readers: Option<&[Arc<Tokenizer>]>,
     places: ReadContext,
+    warnings: &mut Vec<String>,
 ) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
     let reward = domain.reward.facts();
@@ -283,10 +287,10 @@ fn load(
     let opened = calls_functions.then(|| OpenedFiles::read(&programs, places.base, places.notes));
     programs.extend(opened.as_ref().and_then(OpenedFiles::changed));
     let reads = DomainReads::of(plan, id, stages);
-    let read = |read: &Option<RowsRead>| read.as_ref().map(|read| rows(places, domain, read)).transpose();
+    let mut rows = |read: &RowsRead| rows(places, domain, read, readers, warnings);
+    let mut read = |read: &Option<RowsRead>| read.as_ref().map(&mut rows).transpose();
     let (train, tests, validation) = (read(&reads.prompts)?, read(&reads.tests)?, read(&reads.validation)?);
-    let turns =
-        reads.turns.iter().map(|(field, read)| Ok(((*field).to_owned(), rows(places, domain, read)?)));
+    let turns = reads.turns.iter().map(|(field, read)| Ok(((*field).to_owned(), rows(read)?)));
     let turns = turns.collect::<Result<_>>()?;
     let (name, limit) = (domain.name.clone(), domain.limit);
     let origin = domain.origin;
@@ -315,12 +319,38 @@ fn program(program: CommandSources, kind: FailureKind) -> ProgramFiles {
     ProgramFiles { hash, files, unchanged: HashedFiles::program(kind, program.hashed), unseen }
 }
 
-/// The rows of a domain that a run reads.
-fn rows(places: ReadContext, domain: &Domain, read: &RowsRead) -> Result<Arc<Prompts>> {
+/// The tokenizers of the models that train or are judged on a domain, each once.
+fn prompt_readers(plan: &Plan, id: DomainId, specs: &[ModelSpec]) -> Vec<Arc<Tokenizer>> {
+    let experiment = &plan.experiment;
+    let trains = experiment.models.iter().flat_map(|model| model.stage.trains());
+    let students = trains.filter(|train| train.mixture.iter().any(|share| share.domain == id));
+    let judged = experiment.comparisons.iter().flat_map(|table| {
+        table
+            .evaluations()
+            .into_iter()
+            .filter(|(_, column)| table.columns[*column].domain == id)
+            .map(|(model, _)| model)
+    });
+    let models = students.map(|train| train.start).chain(judged);
+    let mut readers: Vec<Arc<Tokenizer>> = models.map(|id| specs[id.0 as usize].tokenizer.clone()).collect();
+    readers.sort_by_key(|tokenizer| tokenizer.hash());
+    readers.dedup_by_key(|tokenizer| tokenizer.hash());
+    readers
+}
+
+/// The rows of a domain that a run reads; where their readers are not known, also those whose prompts are too
+/// long for them.
+fn rows(
+    places: ReadContext,
+    domain: &Domain,
+    read: &RowsRead,
+    readers: Option<&[Arc<Tokenizer>]>,
+    warnings: &mut Vec<String>,
+) -> Result<Arc<Prompts>> {
     let ReadContext { base, notes, cache, store } = places;
     let request = read.request(Some(notes));
-    let make = || {
-        let dataset = Dataset::read(base, request).map_err(|error| {
+    let make = |without: Option<LongPrompts>| {
+        let dataset = Dataset::read_without(base, request, without).map_err(|error| {
             let origin = read.asker(&error);
             origin.into_iter().fold(Error::from(error), Error::at)
         });
@@ -330,13 +360,44 @@ fn rows(places: ReadContext, domain: &Domain, read: &RowsRead) -> Result<Arc<Pro
             None => prompts,
         })
     };
-    match cache {
-        None => make().map(Arc::new),
+    let cached = |without: Option<LongPrompts>| match cache {
+        None => make(without).map(Arc::new),
         Some(cache) => {
             let files = || data::files(base, request.source).unwrap_or_default();
-            cache.prompts(&format!("{} {request:?}", base.display()), files, make)
+            cache.prompts(&format!("{} {request:?} {without:?}", base.display()), files, || {
+                make(without.clone())
+            })
+        }
+    };
+    let all = cached(None)?;
+    let (Some(most), Some(readers)) = (request.source.max_prompt_tokens, readers) else { return Ok(all) };
+    let long = too_long(&all, most, readers)?;
+    if !long.rows.is_empty() {
+        warnings.push(format!(
+            "{}: {} of {} rows are left out: their prompts have more than {most} tokens",
+            all.dataset.path.display(),
+            long.rows.len(),
+            all.dataset.draws()
+        ));
+    }
+    cached(Some(long))
+}
+
+/// The rows with a prompt of more tokens for one of its readers; of a trajectory, with one in any of its
+/// turns.
+fn too_long(prompts: &Prompts, most: u32, readers: &[Arc<Tokenizer>]) -> Result<LongPrompts> {
+    let dataset = &prompts.dataset;
+    let mut long = vec![false; dataset.draws()];
+    for tokenizer in readers {
+        let tokens = prompts.tokens(tokenizer)?;
+        for (draw, long) in long.iter_mut().enumerate() {
+            *long |= dataset.of_draw(draw).any(|row| tokens.get(row).len() > most as usize);
         }
     }
+    let rows = (0..).zip(long).filter_map(|(row, long)| long.then_some(row)).collect();
+    let day = prompts.day(readers.iter().map(|tokenizer| &**tokenizer));
+    let readers = readers.iter().map(|tokenizer| tokenizer.hash()).chain(day).collect();
+    Ok(LongPrompts { rows, most, readers })
 }
 
 fn turns(data: &DomainData) -> impl Iterator<Item = &Arc<Prompts>> {

@@ -95,25 +95,25 @@ pub fn begin<'a, O>(
 
 /// Reads everything of a plan except its models, whose existence it checks, and calls its verifiers,
 /// environments and servers once. Passes each problem to `found` as soon as it is known, in the plan's
-/// order.
+/// order. Answers warnings.
 pub fn look(
     plan: &Plan,
     stages: &[ModelId],
     places: ReadContext,
     control: &Control,
     mut found: impl FnMut(Error),
-) -> Result<()> {
-    let mut rows = Vec::new();
+) -> Result<Vec<String>> {
+    let (mut rows, mut warnings) = (Vec::new(), Vec::new());
     for (domain, id) in plan.experiment.domains.iter().zip(0..) {
         control.check()?;
         rows.push(None);
-        let read = load(plan, DomainId(id), domain, stages, places).map_err(|error| error.at(domain.origin));
+        let read = load(plan, DomainId(id), domain, stages, None, places, &mut warnings);
+        let read = read.map_err(|error| error.at(domain.origin));
         let checked = read.and_then(|data| {
             for train in data.train.iter().chain(turns(&data)) {
                 for held_out in data.tests.iter().chain(&data.validation) {
-                    overlap(&train.dataset, &held_out.dataset)
-                        .into_iter()
-                        .for_each(|overlap| control.warn(overlap.to_string()));
+                    warnings
+                        .extend(overlap(&train.dataset, &held_out.dataset).map(|found| found.to_string()));
                 }
             }
             rows[id as usize] = FirstRow::find(&data);
@@ -170,5 +170,5 @@ pub fn look(
             }
         }
     }
-    Ok(())
+    Ok(warnings)
 }

@@ -356,8 +356,12 @@ impl Prompts {
 
     /// The text of a field.
     fn field(&self, row: usize, field: &str) -> Result<&str> {
-        let missing =
-            || DataProblem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
+        let missing = || DataProblem::MissingField {
+            field: field.to_owned(),
+            read_as: None,
+            meant: None,
+            present: Vec::new(),
+        };
         self.dataset.text(row, field).ok_or_else(|| self.dataset.error(row, missing()).into())
     }
 

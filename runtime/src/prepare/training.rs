@@ -12,7 +12,10 @@ use crate::data::{ContextLength, Longest, experts};
 use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
 use crate::model::{FastPath, layout};
-use crate::tokenizer::{ONE_VOCABULARY, Tokenizer, VocabularyMap, difference, vocabulary_difference};
+use crate::tokenizer::{
+    ONE_VOCABULARY, Tokenizer, TokenizerDifference, VocabularyMap, difference, scoring_difference,
+    vocabulary_difference,
+};
 
 /// That what a stage reads fits the models that read it.
 pub fn check_training(
@@ -319,10 +322,13 @@ impl<'a> StageDomain<'a> {
                     Role::REFERENCE => "the reference".to_owned(),
                     _ => format!("the teacher `{}`", choice.name),
                 };
-                Some((name, choice.teacher.spec_model()?, choice))
+                Some((role, name, choice.teacher.spec_model()?, choice))
             })
         });
-        for (name, id, choice) in scorers {
+        let scorers: Vec<_> = scorers.collect();
+        let own_tokens: Vec<ModelId> =
+            scorers.iter().filter(|(.., choice)| choice.own_tokens).map(|(_, _, id, _)| *id).collect();
+        for (role, name, id, choice) in scorers {
             let other = self.stage.spec(id);
             if choice.own_tokens {
                 // How long completions get in its tokens is known when they are there.
@@ -330,7 +336,9 @@ impl<'a> StageDomain<'a> {
                 self.prompts.longest_prompt(&other.tokenizer)?.fits_scorer(1, other.context(), &name)?;
                 continue;
             }
-            self.reads_tokens(&name, other)?;
+            // What writes for the student, or is read in its own tokens too, needs the same vocabulary.
+            let same = self.writes(role) || own_tokens.contains(&id);
+            self.reads_tokens(&name, other, if same { difference } else { scoring_difference })?;
             let context = other.context();
             if self.fills_context() && context.tokens < students.tokens {
                 let message = format!(
@@ -348,13 +356,32 @@ impl<'a> StageDomain<'a> {
             }
         }
         for id in self.train().producers().flat_map(Producer::models) {
-            self.reads_tokens("the model of the `snapshot`", self.stage.spec(id))?;
+            self.reads_tokens("the model of the `snapshot`", self.stage.spec(id), difference)?;
         }
         Ok(())
     }
 
+    /// Whether a role writes completions, or texts within them.
+    fn writes(&self, role: Role) -> bool {
+        let train = self.train();
+        // Of texts that teachers say to each other or of a completion, any of them may be a writer.
+        let talks =
+            !train.panels.is_empty() || for_feedback(train, self.domain, self.data.limit).next().is_some();
+        talks
+            || self.drawn().any(|(writer, _)| match writer {
+                Writer::Scorer(of) | Writer::Guide(of) => of == role,
+                Writer::Editor { editor, .. } => editor == role,
+                Writer::Student | Writer::Model(_) => false,
+            })
+    }
+
     /// That a model has the student's tokens.
-    fn reads_tokens(&self, name: &str, other: &ModelSpec) -> Result<()> {
+    fn reads_tokens(
+        &self,
+        name: &str,
+        other: &ModelSpec,
+        difference: fn(&Tokenizer, &Tokenizer) -> Option<TokenizerDifference>,
+    ) -> Result<()> {
         let Some(difference) = difference(self.stage.tokenizer(), &other.tokenizer) else { return Ok(()) };
         let message = format!("{name} has another tokenizer than its student: {difference}");
         Err(Error::new(FailureKind::Runtime, message).help(difference.help()))

@@ -8,6 +8,7 @@ mod json_schema;
 mod parts;
 mod rules;
 mod unit_tests;
+mod unread;
 
 pub use command::OpenedFile;
 pub use error::RewardError;
@@ -84,9 +85,7 @@ impl Verifier {
     pub fn new(reward: &plan::Reward, base: &Path) -> Result<Verifier, RewardError> {
         Ok(Verifier(match reward {
             plan::Reward::ExactMatch { field } => Box::new(ExactMatchRule { field: field.clone() }),
-            plan::Reward::Numeric { field, tolerance } => {
-                Box::new(NumericRule { field: field.clone(), tolerance: *tolerance })
-            }
+            plan::Reward::Numeric { field, tolerance } => Box::new(NumericRule::new(field, *tolerance)),
             plan::Reward::Regex { pattern, field } => Box::new(RegexRule::new(pattern, field)?),
             plan::Reward::Command { command, time_limit_seconds, batch, depends: _, range } => {
                 Box::new(CommandReward::new(command, *time_limit_seconds, *batch, *range, base)?)

@@ -5,10 +5,13 @@ use std::str::FromStr;
 use bigdecimal::BigDecimal;
 use mopd_plan::Reward;
 
+use super::unread::Unread;
 use super::{Judge, Judgement, RewardError, RewardInput, missing, text};
 use crate::control::Control;
-use crate::data::{self, FieldKind};
+use crate::data::FieldKind;
+use crate::data::numerals::{self, Numeral};
 use crate::quote::quote;
+use crate::zip::zip_equal;
 
 pub(super) struct ExactMatchRule {
     pub field: String,
@@ -21,27 +24,42 @@ impl Judge for ExactMatchRule {
 }
 
 pub(super) struct NumericRule {
-    pub field: String,
-    pub tolerance: f64,
+    field: String,
+    tolerance: f64,
+    unread: Unread,
+}
+
+impl NumericRule {
+    pub fn new(field: &str, tolerance: f64) -> NumericRule {
+        NumericRule { field: field.to_owned(), tolerance, unread: Unread::default() }
+    }
 }
 
 impl Judge for NumericRule {
     fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let NumericRule { field, tolerance } = self;
-        each(answers, |answer| {
-            let target = text(answer, field)?;
-            let number = data::number(&target).ok_or_else(|| missing(answer, field, FieldKind::Number))?;
-            Ok(data::number(answer.completion).is_some_and(|found| {
-                within([answer.completion, &target], *tolerance)
-                    .unwrap_or_else(|| (found - number).abs() <= *tolerance)
-            }))
-        })
+        let NumericRule { field, tolerance, unread } = self;
+        let stated: Vec<Option<Numeral>> =
+            answers.iter().map(|answer| numerals::stated(answer.completion)).collect();
+        unread.count(answers, &stated.iter().map(Option::is_some).collect::<Vec<_>>());
+        zip_equal(answers, stated)
+            .map(|(answer, stated)| {
+                let target = numerals::whole(&text(answer, field)?);
+                let target = target.ok_or_else(|| missing(answer, field, FieldKind::Number))?;
+                let accepts = stated.is_some_and(|stated| within(&stated, &target, *tolerance));
+                Ok(Judgement::from_verdict(accepts))
+            })
+            .collect()
+    }
+
+    fn take_warnings(&self) -> Vec<String> {
+        self.unread.take_warning("numeric", "number").into_iter().collect()
     }
 }
 
 pub(super) struct RegexRule {
     pattern: regex::Regex,
     field: String,
+    unread: Unread,
 }
 
 impl RegexRule {
@@ -50,23 +68,31 @@ impl RegexRule {
             message: format!("the pattern {} is not a regular expression", quote(pattern)),
             help: error.to_string(),
         })?;
-        Ok(RegexRule { pattern: compiled, field: field.to_owned() })
+        Ok(RegexRule { pattern: compiled, field: field.to_owned(), unread: Unread::default() })
     }
 }
 
 impl Judge for RegexRule {
     fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let RegexRule { pattern, field } = self;
+        let RegexRule { pattern, field, unread } = self;
         let group = Reward::ANSWER_GROUP;
-        let has_group = pattern.capture_names().flatten().any(|name| name == group);
-        each(answers, |answer| {
-            if !has_group {
-                return Ok(pattern.is_match(answer.completion));
-            }
-            let target = text(answer, field)?;
-            let found = pattern.captures(answer.completion).and_then(|found| found.name(group));
-            Ok(found.is_some_and(|group| group.as_str() == target))
-        })
+        if !pattern.capture_names().flatten().any(|name| name == group) {
+            return each(answers, |answer| Ok(pattern.is_match(answer.completion)));
+        }
+        let found: Vec<Option<regex::Captures>> =
+            answers.iter().map(|answer| pattern.captures(answer.completion)).collect();
+        unread.count(answers, &found.iter().map(Option::is_some).collect::<Vec<_>>());
+        zip_equal(answers, found)
+            .map(|(answer, found)| {
+                let target = text(answer, field)?;
+                let stated = found.and_then(|found| found.name(group));
+                Ok(Judgement::from_verdict(stated.is_some_and(|stated| stated.as_str() == target)))
+            })
+            .collect()
+    }
+
+    fn take_warnings(&self) -> Vec<String> {
+        self.unread.take_warning("regex", "match of its pattern").into_iter().collect()
     }
 }
 
@@ -78,17 +104,25 @@ fn each(
     answers.iter().map(|answer| Ok(Judgement::from_verdict(accepts(answer)?))).collect()
 }
 
-/// Whether two numbers, as [`data::number`] reads them, differ by at most the tolerance. Decimal, because
-/// doubles round numbers of 17 digits, and 1.01 - 1 is not 0.01. `None` if it needs too many digits.
-fn within(numbers: [&str; 2], tolerance: f64) -> Option<bool> {
+/// Whether two numbers differ by at most the tolerance. By decimals, because doubles round numbers of 17
+/// digits, and 1.01 - 1 is not 0.01; by doubles where that needs too many digits.
+fn within(one: &Numeral, other: &Numeral, tolerance: f64) -> bool {
     /// Most digits after the point, or zeros before it. Doubles have no digit beyond 1100.
     const PLACES: u64 = 4096;
     let decimal = |text: &str| {
-        let number = BigDecimal::from_str(&text.trim().replace(',', "")).ok()?;
+        let number = BigDecimal::from_str(text).ok()?;
         (number.fractional_digit_count().unsigned_abs() <= PLACES).then_some(number)
     };
-    let [one, other] = numbers.map(decimal);
-    // With the shortest digits, as it is written.
-    let tolerance = decimal(&tolerance.to_string())?;
-    Some((one? - other?).abs() <= tolerance)
+    let exactly = || {
+        let [a, b] = [decimal(&one.numerator)?, decimal(&one.denominator)?];
+        let [c, d] = [decimal(&other.numerator)?, decimal(&other.denominator)?];
+        // With the shortest digits, as it is written. Denominators are above 0.
+        let tolerance = decimal(&tolerance.to_string())?;
+        Some((a * &d - c * &b).abs() <= tolerance * b * d)
+    };
+    let double = |number: &Numeral| {
+        let part = |text: &str| text.parse().unwrap_or(f64::NAN);
+        part(&number.numerator) / part(&number.denominator)
+    };
+    exactly().unwrap_or_else(|| (double(one) - double(other)).abs() <= tolerance)
 }

@@ -11,7 +11,7 @@ use mopd_plan::events::Fork;
 use mopd_plan::keys;
 use mopd_plan::{
     Domain, DomainId, EngineJob, EngineStage, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat,
-    Reward, Rollout, Sampling, Stage, StageFacts, TokenizerSpec, Train,
+    RewardMeaning, Rollout, Sampling, Stage, StageFacts, TokenizerSpec, Train,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -185,7 +185,7 @@ struct EvaluationKey<'a> {
     repetition_penalty: Option<f64>,
     stop: &'a [String],
     prompts: Option<u32>,
-    reward: Reward,
+    reward: RewardMeaning,
     format: &'a PromptFormat,
     data: DataKey<'a>,
     model: &'a str,
@@ -418,7 +418,7 @@ impl<'a> KeyInputs<'a> {
             repetition_penalty: *repetition_penalty,
             stop,
             prompts: *prompts,
-            reward: reward.without_paths(),
+            reward: reward.without_paths().meaning(),
             format,
             data: DataKey::new(data, data.tests.as_deref(), [&*self.spec(model).tokenizer]),
             model: &before[task.needs[0]].result,

@@ -126,19 +126,22 @@ pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control)
             control.emit(&Event::Refused(*failure));
         }
     };
-    look(plan, &super::stages(&tasks), places, control, refuse)?;
+    let mut warnings = look(plan, &super::stages(&tasks), places, control, refuse)?;
     if fine.get() {
         match fits_here(job, &tasks, places, versions, place, control) {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => refuse(error),
-            Ok(()) => {}
+            Ok(of_models) => warnings.extend(of_models),
         }
     }
+    let mut said = BTreeSet::new();
+    warnings.retain(|warning| said.insert(warning.clone()));
+    warnings.into_iter().for_each(|warning| control.warn(warning));
     Ok(())
 }
 
 /// Checks that models and results fit on this machine, and, where no model needs to be fetched, that the data
-/// fits the models.
+/// fits the models. Answers warnings.
 fn fits_here(
     job: &RunJob,
     tasks: &[Task],
@@ -146,19 +149,19 @@ fn fits_here(
     versions: &Versions,
     place: Place,
     control: &Control,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let plan = &job.plan;
     let sizes = ModelSizes::of_configs(&configs(plan, places.base)?);
     // Of a model that is too large, no tokenizer needs to be read.
     resources_suffice(job, tasks, &sizes, versions, place, control)?;
-    let Some(specs) = opened_specs(plan, places.base)? else { return Ok(()) };
+    let Some(specs) = opened_specs(plan, places.base)? else { return Ok(Vec::new()) };
     data_fits(plan, tasks, &specs, places)
 }
 
-/// Checks that the data of stages and tables fits the models. Its warnings are those of a run.
-fn data_fits(plan: &Plan, tasks: &[Task], specs: &[ModelSpec], places: ReadContext) -> Result<()> {
-    let (domains, _) = prepare(plan, &super::stages(tasks), specs, places)?;
-    private_stages(plan, tasks, &domains).map(|_| ())
+/// Checks that the data of stages and tables fits the models. Answers the warnings of a run.
+fn data_fits(plan: &Plan, tasks: &[Task], specs: &[ModelSpec], places: ReadContext) -> Result<Vec<String>> {
+    let (domains, warnings) = prepare(plan, &super::stages(tasks), specs, places)?;
+    private_stages(plan, tasks, &domains).map(|_| warnings)
 }
 
 /// Refuses stages as a run does whose weights alone exceed the memory, or whose results alone exceed the free

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Tokenizer;
+use super::pretrained::PretrainedTokenizer;
 use crate::tokenizer::Token;
 
 /// The first difference of two tokenizers. A teacher reads its student's token ids unchanged, so there must
@@ -28,6 +29,18 @@ pub enum TokenizerDifference {
     },
 }
 
+/// Why a teacher can't score its student's tokens. It may have tokens at ids where the student has none: they
+/// count as impossible, as padding does.
+pub fn scoring_difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerDifference> {
+    match (student, teacher) {
+        (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) => {
+            let known = (0..one.vocabulary() as Token).filter(|id| one.token(*id).is_some());
+            first_other(one, other, known).or_else(|| special_difference(one, other))
+        }
+        _ => vocabulary_difference(student, teacher),
+    }
+}
+
 /// Compares the maps from ids to tokens, and special ids. Sizes are not compared: different vocabularies may
 /// have the same size, and an embedding may have more rows than the vocabulary has ids.
 pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerDifference> {
@@ -35,6 +48,11 @@ pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerD
         return Some(difference);
     }
     let (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) = (student, teacher) else { return None };
+    special_difference(one, other)
+}
+
+/// The difference of the tokens that begin prompts or end completions.
+fn special_difference(one: &PretrainedTokenizer, other: &PretrainedTokenizer) -> Option<TokenizerDifference> {
     let spelled = |tokens: &[Token]| -> Vec<String> {
         tokens.iter().map(|&id| one.token(id).unwrap_or_default()).collect()
     };
@@ -58,6 +76,18 @@ pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerD
     None
 }
 
+/// The first of some ids that is another token in the other model.
+fn first_other(
+    one: &PretrainedTokenizer,
+    other: &PretrainedTokenizer,
+    mut ids: impl Iterator<Item = Token>,
+) -> Option<TokenizerDifference> {
+    ids.find_map(|id| {
+        let (student, teacher) = (one.token(id), other.token(id));
+        (student != teacher).then_some(TokenizerDifference::Id { id, student, teacher })
+    })
+}
+
 /// The first id that is another token in the other model. Begin and end tokens are not compared: an instruct
 /// model may end its turns with another token than its base model.
 pub fn vocabulary_difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerDifference> {
@@ -67,10 +97,7 @@ pub fn vocabulary_difference(student: &Tokenizer, teacher: &Tokenizer) -> Option
         (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) => (one, other),
         _ => return Some(TokenizerDifference::Kind),
     };
-    (0..one.vocabulary().max(other.vocabulary()) as Token).find_map(|id| {
-        let (student, teacher) = (one.token(id), other.token(id));
-        (student != teacher).then_some(TokenizerDifference::Id { id, student, teacher })
-    })
+    first_other(one, other, 0..one.vocabulary().max(other.vocabulary()) as Token)
 }
 
 impl fmt::Display for TokenizerDifference {

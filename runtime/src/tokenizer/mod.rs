@@ -23,7 +23,9 @@ use crate::failure::Error;
 pub use mopd_data::json;
 
 pub use bytes::{BEGIN, END, PADDING};
-pub use compare::{ONE_VOCABULARY, TokenizerDifference, difference, vocabulary_difference};
+pub use compare::{
+    ONE_VOCABULARY, TokenizerDifference, difference, scoring_difference, vocabulary_difference,
+};
 pub use files::TokenizerFiles;
 pub use pretrained::PretrainedTokenizer;
 pub use token_bytes::TokenBytes;

@@ -15,6 +15,15 @@ pub(crate) fn pretrained(name: &str) -> Tokenizer {
     Tokenizer::Pretrained(PretrainedTokenizer::load(&fixtures().join(name)).unwrap())
 }
 
+/// A fixture's tokenizer with another template.
+pub(crate) fn with_template(name: &str, source: &str) -> Tokenizer {
+    let Tokenizer::Pretrained(tokenizer) = pretrained(name) else { unreachable!() };
+    let mut files = tokenizer.files().clone();
+    files.files.retain(|(name, _)| name != "chat_template.jinja");
+    files.files.push(("chat_template.jinja".to_owned(), source.as_bytes().to_vec()));
+    Tokenizer::Pretrained(PretrainedTokenizer::new(files).unwrap())
+}
+
 /// The tokenizer of a folder with its `tokenizer.json` edited.
 pub(crate) fn edited(name: &str, edit: impl FnOnce(&mut Value)) -> Tokenizer {
     let folder = copy(name);
@@ -627,4 +636,24 @@ fn the_models_configuration_names_the_ends_where_no_other_file_does() {
     );
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!(own[0]));
     assert_eq!(load(&folder).ends(), own);
+}
+
+/// A teacher that scores may have tokens where the student has none, and not the other way round.
+#[test]
+fn a_teacher_may_have_more_tokens() {
+    let student = pretrained("qwen3");
+    let larger = edited("qwen3", |tokenizer| {
+        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+        let mut last = added.last().unwrap().clone();
+        last["id"] = (last["id"].as_i64().unwrap() + 1).into();
+        last["content"] = "<more>".into();
+        added.push(last);
+    });
+    assert_eq!(scoring_difference(&student, &larger), None);
+    assert!(matches!(difference(&student, &larger), Some(TokenizerDifference::Id { student: None, .. })));
+    assert!(matches!(
+        scoring_difference(&larger, &student),
+        Some(TokenizerDifference::Id { teacher: None, .. })
+    ));
+    assert_eq!(scoring_difference(&student, &Tokenizer::Bytes), Some(TokenizerDifference::Kind));
 }

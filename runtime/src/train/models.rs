@@ -411,23 +411,24 @@ impl Models {
         }
     }
 
-    /// The rows of a model's LM head that belong to tokens. `scored` is the model if its layers are loaded.
-    /// The LM head of a model that may not stay is multiplied from its file, or fetched when it is needed;
-    /// `only`: no other model is loaded before that, so a loaded LM head is used.
+    /// The rows of a model's LM head for the student's tokens, or for its own if it is read in them. `scored`
+    /// is the model if its layers are loaded. The LM head of one that may not stay is multiplied from its
+    /// file, or fetched when it is needed; `only`: no other is loaded before, so a loaded LM head is used.
     pub fn lm_head(&self, model_ref: ModelRef, scored: Option<ScoringDecoder>, only: bool) -> LmHead {
         let ModelRef::Frozen(index) = model_ref else {
             let lm_head = scored.expect("the student and its copies are in memory").lm_head();
             return LmHead::Held(first_rows(lm_head, self.entries));
         };
         let (weights, kind, device) = (self.frozen[index].clone(), self.kind, self.place.device);
-        let entries = weights.tokenizer.vocabulary();
+        let own = self.other_tokenizers.keys().any(|(of, _)| *of == index);
+        let entries = (weights.tokenizer.vocabulary() as i64).min(if own { i64::MAX } else { self.entries });
         if !self.keeps_all
-            && let Some(stored) = weights.lm_head_in_file().and_then(|stored| stored.narrow(0, entries))
+            && let Some(stored) =
+                weights.lm_head_in_file().and_then(|stored| stored.narrow(0, entries as usize))
             && let Some(in_file) = LmHeadInFile::new(self.place, kind, stored)
         {
             return LmHead::InFile(in_file);
         }
-        let entries = entries as i64;
         let fetch = move || weights.lm_head(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {
             let at_hand = scored.filter(|_| only).map(|scored| first_rows(scored.lm_head(), entries));

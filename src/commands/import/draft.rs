@@ -114,6 +114,7 @@ pub const FRACTION: Takes = (|share| (0.0..=1.0).contains(&share), "it is a frac
 pub const PROBABILITY: Takes = (|share| share > 0.0 && share <= 1.0, "nothing would be drawn");
 pub const RATE: Takes = (|rate| rate > 0.0, "nothing would be learnt");
 pub const EPSILON: Takes = (|epsilon| epsilon >= 1.2e-38, "single precision has no such number");
+pub const POSITIVE: Takes = (|value| value > 0.0, "it is above 0");
 pub const NOT_NEGATIVE: Takes = (|value| value >= 0.0, "it is 0 or more");
 
 /// A norm that no gradient reaches: nothing is clipped. Without a norm `adamw` clips at 1.
@@ -179,4 +180,16 @@ pub fn word(name: &str, taken: &[String]) -> String {
 fn is_free(name: &str) -> bool {
     let text = format!("domain {name} {{ prompts = \"a\", reward = exact_match }}\n");
     host::analyse_text(Path::new("name.mopd"), &text).is_ok_and(|analysis| !analysis.has_errors())
+}
+
+/// What is said of the origins of teachers.
+pub const ORIGIN: &str = "`origin` says whether a teacher descends from the student's model. Where it does under another \
+                          name, write `same`.";
+/// Where variables of a chat template are said.
+pub const TEMPLATE_VARIABLES: &str = "the data says it: a column `chat_template_kwargs`, such as {\"enable_thinking\": \
+                                      false} in every row";
+
+/// The origin of a teacher, as far as names tell.
+pub fn origin(student: Option<String>, teacher: &str) -> &'static str {
+    if student.as_deref() == Some(teacher) { "same" } else { "foreign" }
 }

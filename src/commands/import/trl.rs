@@ -4,8 +4,8 @@ use mopd_compiler::export::schema::{TRL, fields};
 use serde_json::Value;
 
 use super::draft::{
-    COUNT, DECAY, DIVISOR, Draft, EPSILON, FRACTION, NO_CLIP, NOT_NEGATIVE, PROBABILITY, RATE, SEED,
-    TEMPERATURE, number, quoted, targets, word,
+    COUNT, DECAY, DIVISOR, Draft, EPSILON, FRACTION, NO_CLIP, NOT_NEGATIVE, ORIGIN, POSITIVE, PROBABILITY,
+    RATE, SEED, TEMPERATURE, TEMPLATE_VARIABLES, number, origin, quoted, targets, word,
 };
 use super::given::GivenSettings;
 
@@ -113,10 +113,13 @@ fn teachers(given: &GivenSettings, is_async: bool, draft: &mut Draft) {
                 "Rows whose `teacher_id` is {name} are the domain `{own}`; its teacher is served at {url}."
             ));
             draft.domains.push(domain(&own, &format!("{own}.jsonl")));
-            draft.teachers.push(format!("teacher {own}_teacher = hf(\"models/{own}\") {{ origin = same }}"));
+            draft
+                .teachers
+                .push(format!("teacher {own}_teacher = hf(\"models/{own}\") {{ origin = foreign }}"));
             draft.arms.push(format!("domain == {own} -> {own}_teacher"));
             taken.push(own);
         }
+        draft.note(ORIGIN);
         return;
     }
     if let [only] = names.as_slice() {
@@ -135,8 +138,9 @@ fn teachers(given: &GivenSettings, is_async: bool, draft: &mut Draft) {
         }
         "teacher".to_owned()
     });
-    draft.teachers.push(format!("teacher large = hf({}{revision}) {{ origin = same }}", quoted(&model)));
-    draft.note("`origin` says whether a teacher descends from the student's model: `same`, or `foreign`.");
+    let origin = origin(given.text("model_name_or_path"), &model);
+    draft.teachers.push(format!("teacher large = hf({}{revision}) {{ origin = {origin} }}", quoted(&model)));
+    draft.note(ORIGIN);
     draft.arms.push("else -> large".to_owned());
 }
 
@@ -148,6 +152,10 @@ fn rollout(settings: &Settings, class: &str, drawn_at: f64, draft: &mut Draft) {
     if let Some(top_p) = settings.optional("top_p").filter(|top_p| *top_p < 1.0) {
         let top_p = draft.within("top_p", top_p, 1.0, PROBABILITY);
         sample += &format!(", top_p: {top_p}");
+    }
+    if let Some(penalty) = settings.optional("repetition_penalty").filter(|penalty| *penalty != 1.0) {
+        let penalty = draft.within("repetition_penalty", penalty, 1.0, POSITIVE);
+        sample += &format!(", repetition_penalty: {penalty}");
     }
     if let Some(top_k) = settings.optional("top_k").filter(|top_k| *top_k > 0.0) {
         sample += &format!(", top_k: {top_k}");
@@ -455,6 +463,7 @@ pub fn reason(name: &str) -> &'static str {
         "callbacks" | "compute_metrics" | "preprocess_logits_for_metrics" => {
             "what is reported; see `mopd report`"
         }
+        _ if begins(&["chat_template_kwargs"]) => TEMPLATE_VARIABLES,
         "optimizers" => "an optimizer of the program: see `optimizer` and `lr`",
         "quantization_config" => "how models are loaded: `dtype` of the experiment",
         _ if name.starts_with('*') || name.starts_with("argument ") => {
@@ -463,9 +472,7 @@ pub fn reason(name: &str) -> &'static str {
         _ if begins(&["lora_", "peft_config."]) => {
             "of an adapter: `use_peft` makes one, `adapter` says what it has"
         }
-        "min_p" | "repetition_penalty" => {
-            "tokens are drawn from another distribution; mopd has `top_p` and `top_k`"
-        }
+        "min_p" => "tokens are drawn from another distribution; mopd has `top_p` and `top_k`",
         _ if begins(&[
             "gradient_checkpointing_kwargs",
             "model_init_kwargs",

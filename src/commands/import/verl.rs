@@ -6,7 +6,8 @@ use mopd_compiler::export::schema::VERL;
 use serde_json::Value;
 
 use super::draft::{
-    COUNT, DECAY, Draft, NOT_NEGATIVE, RATE, SEED, TEMPERATURE, number, quoted, targets, word,
+    COUNT, DECAY, Draft, NOT_NEGATIVE, ORIGIN, RATE, SEED, TEMPERATURE, TEMPLATE_VARIABLES, number, origin,
+    quoted, targets, word,
 };
 use super::given::GivenSettings;
 
@@ -124,15 +125,19 @@ fn teachers(given: &GivenSettings, temperature: f64, draft: &mut Draft) -> usize
         }
     }
     let path = |entry: &str| given.text(&format!("{models}.{entry}.model_path"));
+    let student = || given.text("actor_rollout_ref.model.path");
     if entries.len() < 2 {
         let entry = entries.first().map_or("teacher_model", String::as_str);
         let model = path(entry).unwrap_or_else(|| "teacher".to_owned());
         given.answered(&format!("{models}.{entry}.key"));
         draft.domains.push(domain("prompts_of_all", "prompts.jsonl"));
-        draft.teachers.push(format!("teacher large = hf({}) {{ origin = same{heat} }}", quoted(&model)));
+        draft.teachers.push(format!(
+            "teacher large = hf({}) {{ origin = {}{heat} }}",
+            quoted(&model),
+            origin(student(), &model)
+        ));
         draft.arms.push("else -> large".to_owned());
-        draft
-            .note("`origin` says whether a teacher descends from the student's model: `same`, or `foreign`.");
+        draft.note(ORIGIN);
         return 1;
     }
     let mut taken = Vec::new();
@@ -142,13 +147,15 @@ fn teachers(given: &GivenSettings, temperature: f64, draft: &mut Draft) -> usize
         draft.note(format!("Rows whose `{key}` is {routed} are the domain `{own}`."));
         draft.domains.push(domain(&own, &format!("{own}.jsonl")));
         let model = path(entry).unwrap_or_else(|| "teacher".to_owned());
-        draft
-            .teachers
-            .push(format!("teacher {own}_teacher = hf({}) {{ origin = same{heat} }}", quoted(&model)));
+        draft.teachers.push(format!(
+            "teacher {own}_teacher = hf({}) {{ origin = {}{heat} }}",
+            quoted(&model),
+            origin(student(), &model)
+        ));
         draft.arms.push(format!("domain == {own} -> {own}_teacher"));
         taken.push(own);
     }
-    draft.note("`origin` says whether a teacher descends from the student's model: `same`, or `foreign`.");
+    draft.note(ORIGIN);
     taken.len()
 }
 
@@ -401,6 +408,10 @@ pub fn reason(path: &str) -> &'static str {
         }
         _ if begins(&["trainer."]) => "how a run is kept and reported: `mopd run --help`",
         _ if begins(&["critic."]) => "there is no critic in distillation; `std.ppo` has one",
+        _ if begins(&["data.apply_chat_template_kwargs"]) => TEMPLATE_VARIABLES,
+        _ if begins(&["data.filter_overlong_prompts", "data.max_prompt_length"]) => {
+            "rows with longer prompts are left out by `max_prompt_tokens` of `dataset(...)`"
+        }
         _ if begins(&["data."]) => "how rows are read: `prompts`, `fields`, `filter` of a domain",
         _ if begins(&["algorithm."]) => "of a policy gradient on rewards: `std.rl`",
         _ if begins(&["reward"]) => "a domain names its reward",

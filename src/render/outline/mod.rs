@@ -165,8 +165,12 @@ fn external_input(input: &ExternalInput) -> (&'static str, String) {
 /// The properties of a domain's data, other than a plain file of prompts.
 fn data(domain: &Domain) -> OutlineRows {
     let mut rows = Vec::new();
-    let plain =
-        |source: &DataSource| source.split.is_none() && source.filter.is_none() && source.limit.is_none();
+    let plain = |source: &DataSource| {
+        source.split.is_none()
+            && source.filter.is_none()
+            && source.limit.is_none()
+            && source.max_prompt_tokens.is_none()
+    };
     let unusual = domain.sources().filter(|(_, source)| !plain(source));
     rows.extend(unusual.map(|(name, source)| (name, self::source(source))));
     if !domain.columns.is_empty() {
@@ -191,6 +195,9 @@ fn source(source: &DataSource) -> String {
         source.split.as_ref().map(|split| format!(", split {split}")),
         source.filter.as_ref().map(|filter| format!(", where {}", formula(filter))),
         source.limit.map(|limit| format!(", the first {}", count(u64::from(limit)))),
+        source
+            .max_prompt_tokens
+            .map(|most| format!(", prompts of at most {} tokens", count(u64::from(most)))),
     ];
     format!("{:?}{}", source.path, parts.into_iter().flatten().collect::<String>())
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections.abc
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -25,6 +26,13 @@ LINES = 8
 
 #: The help if a function returned something else.
 RETURNS = "the function gets a list of completions and returns a list with a number for each"
+
+#: The help if a function can't be called like this.
+TAKES = (
+    "write `def score(batch)`, which gets a list of completions with `prompt`, `completion` and `record`, and returns a "
+    "list with a number for each; functions of TRL (`completions, **kwargs`) and of verl (`solution_str`, "
+    "`ground_truth`) are called as these call them"
+)
 
 #: Iterables that are not lists: a dictionary would give its keys, and a set has no order.
 NO_LISTS = (collections.abc.Mapping, collections.abc.Set, str, bytes, bytearray)
@@ -119,7 +127,67 @@ def load(file: str, function: str) -> Callable[[List[Completion]], Any]:
     found = getattr(module, function, None)
     if not callable(found):
         raise NameError(f"{file} has no function `{function}`")
-    return found
+    return adapted(found, function)
+
+
+def adapted(judge: Callable[..., Any], name: str) -> Callable[[List[Completion]], Any]:
+    """The function as one of a list of completions, where it has the parameters of another tool's."""
+    try:
+        signature = inspect.signature(judge)
+    except (TypeError, ValueError):
+        # A callable of C does not tell.
+        return judge
+    names = signature.parameters
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in names.values())
+
+    def accepted(given: Dict[str, Any]) -> Dict[str, Any]:
+        return given if open_ended else {key: value for key, value in given.items() if key in names}
+
+    if "solution_str" in names and "ground_truth" in names:
+        return lambda batch: [of_verl(judge(**accepted(to_verl(each)))) for each in batch]
+    if "completions" in names and len(names) > 1:
+        return lambda batch: judge(**accepted(to_trl(batch)))
+    try:
+        signature.bind([])
+    except TypeError:
+        raise TypeError(f"`{name}{signature}` can't be called with one list of completions\n{TAKES}") from None
+    return judge
+
+
+def to_verl(each: Completion) -> Dict[str, Any]:
+    """What verl calls `compute_score` with."""
+    record, truth = each.record, each.record.get("reward_model")
+    if isinstance(truth, dict) and "ground_truth" in truth:
+        truth = truth["ground_truth"]
+    else:
+        found = [key for key in ("ground_truth", "answer") if key in record]
+        if not found:
+            raise KeyError("the data has no `reward_model.ground_truth`, `ground_truth` or `answer`")
+        truth = record[found[0]]
+    source, more = record.get("data_source"), record.get("extra_info") or {}
+    return {"data_source": source, "solution_str": each.completion, "ground_truth": truth, "extra_info": more}
+
+
+def of_verl(given: Any) -> Any:
+    """The number that verl takes of what `compute_score` returns."""
+    if isinstance(given, dict):
+        return given.get("score")
+    return given[0] if isinstance(given, (list, tuple)) and given else given
+
+
+def to_trl(batch: List[Completion]) -> Dict[str, Any]:
+    """What TRL calls a function of rewards with: prompts and completions, as messages where the data has messages,
+    and a list for every other column."""
+    records = [each.record for each in batch]
+    given = {key: [record.get(key) for record in records] for record in records for key in record}
+    asked = [record.get("prompt", record.get("messages")) for record in records]
+    if all(isinstance(messages, list) for messages in asked):
+        given["prompts"] = asked
+        given["completions"] = [[{"role": "assistant", "content": each.completion}] for each in batch]
+    else:
+        given["prompts"], given["completions"] = [each.prompt for each in batch], [each.completion for each in batch]
+    given.pop("prompt", None)
+    return given
 
 
 def judged(

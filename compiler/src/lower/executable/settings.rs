@@ -82,7 +82,7 @@ impl<'a> SettingsConverter<'a> {
         source: &checked::DataSource,
         columns: &[checked::FieldColumn],
     ) -> Option<DataSource> {
-        let checked::DataSource { path, split, filter, limit, origin: _ } = source;
+        let checked::DataSource { path, split, filter, limit, max_prompt_tokens, origin: _ } = source;
         let filter = match filter {
             Some(filter) => {
                 match data::formula(filter, "a choice of rows by anything but their data", self.origins) {
@@ -101,6 +101,7 @@ impl<'a> SettingsConverter<'a> {
             columns: columns.to_vec(),
             filter,
             limit: *limit,
+            max_prompt_tokens: *max_prompt_tokens,
         })
     }
 }

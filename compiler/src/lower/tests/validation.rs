@@ -10,7 +10,14 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
 }
 
 fn rows(path: &str) -> Option<DataSource> {
-    Some(DataSource { path: path.into(), split: None, filter: None, limit: None, origin: HERE })
+    Some(DataSource {
+        path: path.into(),
+        split: None,
+        filter: None,
+        limit: None,
+        max_prompt_tokens: None,
+        origin: HERE,
+    })
 }
 
 /// The student validates.

@@ -20,6 +20,9 @@ pub struct DataSource {
     pub filter: Option<Formula>,
     /// The most rows that are read, counted where the filter holds; all where absent.
     pub limit: Option<u32>,
+    /// The most tokens of a prompt, as the models read it that train or are judged on it; rows of longer ones
+    /// are left out.
+    pub max_prompt_tokens: Option<u32>,
     pub origin: Origin,
 }
 

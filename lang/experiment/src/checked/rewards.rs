@@ -41,7 +41,7 @@ impl RewardRange {
 pub enum Reward {
     /// 1 where the completion equals the data field.
     ExactMatch { field: String },
-    /// 1 where both parse as numbers that differ by at most `tolerance`.
+    /// 1 where completion and data field state numbers that differ by at most `tolerance`.
     Numeric { field: String, tolerance: f64 },
     /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals
     /// the data field.
@@ -105,6 +105,27 @@ pub struct RewardPart {
     pub reward: Reward,
 }
 
+/// A reward as a part of keys.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RewardMeaning {
+    #[serde(flatten)]
+    reward: Reward,
+    /// [`RewardFacts::revision`].
+    #[serde(skip_serializing_if = "is_first")]
+    revision: u32,
+}
+
+fn is_first(revision: &u32) -> bool {
+    *revision == 0
+}
+
+impl RewardMeaning {
+    /// The same without paths that only locate files.
+    pub fn without_paths(&self) -> RewardMeaning {
+        self.reward.without_paths().meaning()
+    }
+}
+
 /// Properties that every reward has, whatever its kind.
 pub struct RewardFacts<'a> {
     /// Its name in the language.
@@ -126,6 +147,8 @@ pub struct RewardFacts<'a> {
     pub files: Vec<&'a str>,
     /// What else its verdicts depend on.
     pub inputs: Vec<ExternalInput>,
+    /// Raised whenever a completion may get another verdict than before: it is a part of keys.
+    pub revision: u32,
 }
 
 /// The values of a reward.
@@ -179,6 +202,7 @@ impl<'a> RewardFacts<'a> {
             programs: Vec::new(),
             files: Vec::new(),
             inputs: Vec::new(),
+            revision: 0,
         }
     }
 
@@ -212,6 +236,7 @@ impl<'a> RewardFacts<'a> {
             all.programs.extend(part.programs);
             all.files.extend(part.files);
             all.inputs.extend(part.inputs);
+            all.revision += part.revision;
         }
         all
     }
@@ -235,6 +260,7 @@ impl Reward {
             Reward::Numeric { field, tolerance } => RewardFacts {
                 numbers: vec![("tolerance", *tolerance)],
                 fields: vec![RewardField { name: field, is_number: true }],
+                revision: 1,
                 ..RewardFacts::rule("numeric", VerdictOnWhole)
             },
             Reward::Regex { pattern, field } => RewardFacts {
@@ -328,6 +354,11 @@ impl Reward {
         reward
     }
 
+    /// The reward as a part of keys.
+    pub fn meaning(self) -> RewardMeaning {
+        RewardMeaning { revision: self.facts().revision, reward: self }
+    }
+
     /// Whether the reward is always 0 or 1, so that its mean is a share (pass@1).
     pub fn is_verdict(&self) -> bool {
         !matches!(self.facts().values, RewardValues::Graded(_))
@@ -354,5 +385,21 @@ mod tests {
         for pattern in ["answer", r"\(?<answer>", "[(?<answer>]", "(?<answers>a)", "(answer)"] {
             assert!(!Reward::has_answer_group(pattern), "{pattern}");
         }
+    }
+
+    /// A rule whose verdicts have changed has other keys than before, alone and as a part; others keep theirs.
+    #[test]
+    fn a_revision_is_a_part_of_keys() {
+        let text = |reward: &Reward| serde_json::to_string(&reward.clone().meaning()).unwrap();
+        let exact = Reward::ExactMatch { field: "answer".to_owned() };
+        assert_eq!(text(&exact), serde_json::to_string(&exact).unwrap());
+        let numeric = Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 };
+        assert_eq!(
+            text(&numeric),
+            "{\"kind\":\"numeric\",\"field\":\"answer\",\"tolerance\":0.0,\"revision\":1}"
+        );
+        let part = |reward: &Reward| RewardPart { name: "a".to_owned(), weight: 1.0, reward: reward.clone() };
+        let parts = |reward| text(&Reward::Parts { parts: vec![part(reward)] });
+        assert!(parts(&numeric).ends_with("\"revision\":1}") && !parts(&exact).contains("revision"));
     }
 }

@@ -23,7 +23,15 @@ pub const STEPS: Bound = Bound {
 };
 
 pub const TOKENS: Bound = Bound {
-    settings: &["context", "max_tokens", "limits", "block", "most", "the width of a window"],
+    settings: &[
+        "context",
+        "max_tokens",
+        "max_prompt_tokens",
+        "limits",
+        "block",
+        "most",
+        "the width of a window",
+    ],
     most: 16_777_216,
     because: "the longest published contexts hold 10 million tokens",
 };

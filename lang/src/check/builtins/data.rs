@@ -5,9 +5,16 @@ use super::types::{Condition, Count, Model, Text};
 
 builtins! { Data: DataName, DataCall {
     /// Rows of data: a JSON lines, CSV or parquet file, a pattern of files, or a folder in the layout of
-    /// Hugging Face datasets. Reads the first `limit` rows for which `filter` holds.
+    /// Hugging Face datasets. Reads the first `limit` rows for which `filter` holds, without those whose
+    /// prompt has more than `max_prompt_tokens` tokens for a model of the experiment that reads it.
     #[usage = "dataset(\"data/gsm8k\", split: \"train\")"]
-    dataset => Dataset { path: Text, split: Option<Text>, filter: Option<Condition>, limit: Option<Count> },
+    dataset => Dataset {
+        path: Text,
+        split: Option<Text>,
+        filter: Option<Condition>,
+        limit: Option<Count>,
+        max_prompt_tokens: Option<Count>,
+    },
 
     /// Fields in columns with other names.
     #[usage = "columns(prompt: question, answer: \"final answer\")"]

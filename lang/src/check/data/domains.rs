@@ -142,7 +142,14 @@ fn declare_domain(
     let format = data::format(checker, given.format, given.system, &env);
     let reward = read::read(checker, given.reward, &env);
     let origin = checker.origin(name.span);
-    let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
+    let nowhere = || DataSource {
+        path: String::new(),
+        split: None,
+        filter: None,
+        limit: None,
+        max_prompt_tokens: None,
+        origin,
+    };
     // A faulty domain is declared all the same, so that no reference to it is reported too.
     checker.parts.domains.push(Domain {
         name: name.text.clone(),

@@ -73,7 +73,14 @@ fn judged_twice(declarations: &Declarations, comparisons: &[Comparison]) -> Vec<
 
 /// A whole file as a source, without split, filter or limit.
 fn whole(path: &str, origin: Origin) -> DataSource {
-    DataSource { path: path.to_owned(), split: None, filter: None, limit: None, origin }
+    DataSource {
+        path: path.to_owned(),
+        split: None,
+        filter: None,
+        limit: None,
+        max_prompt_tokens: None,
+        origin,
+    }
 }
 
 /// Whether two sources share rows, as far as their descriptions tell: one file under two names is not

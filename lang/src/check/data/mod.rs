@@ -54,6 +54,7 @@ pub fn source(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -> Optio
                 split: None,
                 filter: None,
                 limit: None,
+                max_prompt_tokens: None,
                 origin: checker.origin(expr.span),
             })
         }
@@ -105,8 +106,11 @@ fn dataset(checker: &mut Checker, given: Dataset, env: &Env) -> Option<DataSourc
         None => Some(None),
     };
     let limit = read::read(checker, given.limit, env);
+    let max_prompt_tokens = read::read(checker, given.max_prompt_tokens, env);
     let (path, split, filter, limit) = (path?, split?, filter?, limit?);
-    Some(DataSource { path, split, filter, limit, origin: checker.origin(given.call.span) })
+    let max_prompt_tokens = max_prompt_tokens?;
+    let origin = checker.origin(given.call.span);
+    Some(DataSource { path, split, filter, limit, max_prompt_tokens, origin })
 }
 
 /// `data.level >= 3`
@@ -156,7 +160,7 @@ fn row_filter(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Formula> 
     Some(formula)
 }
 
-/// `columns(prompt: question, answer: "final answer")`
+/// `columns(prompt: question, answer: "final answer", level: extra_info.level)`
 fn columns_call(reporter: &mut Reporter, Call { builtin, arguments, span, .. }: Call) -> Option<Value> {
     let usage = builtin.usage;
     let mut columns: Vec<FieldColumn> = Vec::new();
@@ -172,6 +176,10 @@ fn columns_call(reporter: &mut Reporter, Call { builtin, arguments, span, .. }: 
             // Names of columns are the data's and may be anything.
             ExprKind::Text(text) if !text.is_empty() => text.clone(),
             ExprKind::Name(name) => name.clone(),
+            // `reward_model.ground_truth`, a member of a struct.
+            ExprKind::Field { .. } if is_path(&argument.value) => {
+                reporter.sources.text(argument.value.span).split_whitespace().collect()
+            }
             ExprKind::Error => {
                 good = false;
                 continue;
@@ -331,4 +339,13 @@ pub fn decided_by_data(formula: &Formula) -> bool {
             FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
             _ => false,
         })
+}
+
+/// Whether an expression is names with dots between them.
+fn is_path(expr: &Expr) -> bool {
+    match &expr.kind {
+        ExprKind::Name(_) => true,
+        ExprKind::Field { base, .. } => is_path(base),
+        _ => false,
+    }
 }

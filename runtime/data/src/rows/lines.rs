@@ -51,6 +51,11 @@ fn row(line: &[u8], place: RowPlace, wanted: RowProjection) -> Result<DataRow, D
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line = std::str::from_utf8(line).map_err(|error| DataProblem::not_utf8(line, &error))?;
+    object(line, place, wanted)
+}
+
+/// The row of the text of an object.
+pub(super) fn object(line: &str, place: RowPlace, wanted: RowProjection) -> Result<DataRow, DataProblem> {
     let value = Json::parse(line).map_err(|error| DataProblem::not_json(line, &error))?;
     match value {
         Json::Object(object) => {

@@ -2,15 +2,14 @@
 
 mod cells;
 mod lines;
+mod list;
 mod parquet;
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Take};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use mopd_store::regular;
-
+use crate::compressed::text_of;
 use crate::error::{DataError, DataProblem, RowPlace};
 use crate::files::{DataFile, FileLayout};
 use crate::json::{Json, Object};
@@ -119,6 +118,7 @@ pub fn read(
 ) -> Result<ReadFile, DataError> {
     match file.layout {
         FileLayout::Lines => lines::read(&file.path, wanted, reach, take),
+        FileLayout::List => list::read(&file.path, wanted, reach, take),
         FileLayout::Parquet => parquet::read(&file.path, wanted, reach, take),
         FileLayout::Cells { separator } => cells::read(&file.path, separator, wanted, reach, take),
     }
@@ -128,7 +128,7 @@ pub fn read(
 pub fn header(file: &DataFile) -> Result<Option<Vec<String>>, DataError> {
     match file.layout {
         FileLayout::Parquet => parquet::columns(&file.path).map(Some),
-        FileLayout::Lines | FileLayout::Cells { .. } => Ok(None),
+        FileLayout::Lines | FileLayout::List | FileLayout::Cells { .. } => Ok(None),
     }
 }
 
@@ -136,18 +136,18 @@ pub fn header(file: &DataFile) -> Result<Option<Vec<String>>, DataError> {
 pub fn count(file: &DataFile) -> Result<Option<u64>, DataError> {
     match file.layout {
         FileLayout::Parquet => parquet::count(&file.path).map(Some),
-        FileLayout::Lines | FileLayout::Cells { .. } => Ok(None),
+        FileLayout::Lines | FileLayout::List | FileLayout::Cells { .. } => Ok(None),
     }
 }
 
 /// A text file, of which at most so many bytes are read.
 struct TextFile {
-    file: BufReader<Take<File>>,
+    file: BufReader<Take<Box<dyn Read>>>,
 }
 
 impl TextFile {
     fn open(path: &Path, reach: Reach) -> io::Result<TextFile> {
-        let file = regular::open(path)?.take(reach.bytes());
+        let file = text_of(path)?.take(reach.bytes());
         Ok(TextFile { file: BufReader::with_capacity(1 << 20, file) })
     }
 
@@ -185,15 +185,52 @@ fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Result<usiz
     Ok(if count > room { Err(DataProblem::TooLong { mebibytes: LONGEST >> 20 }) } else { Ok(count) })
 }
 
+/// The value of a column in a struct of a row: `reward_model.ground_truth`. A table may have the struct as
+/// JSON text.
+pub fn nested(object: &Object, column: &str) -> Option<Json> {
+    let (outer, inner) = column.split_once('.')?;
+    let parsed;
+    let members = match object.get(outer)? {
+        Json::Object(members) => members,
+        Json::String(text) => {
+            parsed = Json::parse(text).ok()?;
+            parsed.as_object()?
+        }
+        _ => return None,
+    };
+    members.get(inner).cloned().or_else(|| nested(members, inner))
+}
+
+/// The column that a table must have for a column that may be in a struct.
+fn outermost(column: &str) -> &str {
+    column.split_once('.').map_or(column, |(outer, _)| outer)
+}
+
 impl RowProjection<'_> {
     /// Makes a row of a JSON object.
     pub fn of_object(self, place: RowPlace, mut object: Object) -> DataRow {
-        let complete = self.columns.iter().all(|column| object.get(column).is_some());
-        let present = if complete { Vec::new() } else { object.keys().cloned().collect() };
-        let mut value = |column: &String| {
-            if self.whole { object.get(column).cloned() } else { object.shift_remove(column) }
+        let of_struct = |column: &String| match object.contains_key(column) {
+            true => None,
+            false => nested(&object, column),
         };
-        let values = self.columns.iter().map(&mut value).collect();
+        let within: Vec<Option<Json>> = self.columns.iter().map(of_struct).collect();
+        let of_columns = self.columns.iter().zip(&within);
+        let missing = of_columns.filter(|(column, within)| within.is_none() && !object.contains_key(*column));
+        let missing: Vec<&String> = missing.map(|(column, _)| column).collect();
+        let mut present: Vec<String> = Vec::new();
+        if !missing.is_empty() {
+            present.extend(object.keys().cloned());
+            for outer in missing.iter().map(|column| outermost(column)) {
+                let members = object.get(outer).and_then(Json::as_object).into_iter().flatten();
+                present.extend(members.map(|(inner, _)| format!("{outer}.{inner}")));
+            }
+        }
+        let mut value = |(column, within): (&String, Option<Json>)| match within {
+            Some(value) => Some(value),
+            None if self.whole => object.get(column).cloned(),
+            None => object.shift_remove(column),
+        };
+        let values = self.columns.iter().zip(within).map(&mut value).collect();
         DataRow { place, values, whole: self.whole.then_some(object), present }
     }
 }

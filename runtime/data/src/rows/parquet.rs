@@ -15,7 +15,7 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::{ColumnDescriptor, Type};
 use serde_json::Number;
 
-use super::{DataRow, Reach, ReadFile, RowProjection, RowVisitor, check_columns};
+use super::{Reach, ReadFile, RowProjection, RowVisitor, check_columns, outermost};
 use crate::error::{DataError, DataProblem, RowPlace};
 use crate::json::{Json, Object};
 
@@ -41,7 +41,9 @@ pub fn read(
     let present: Vec<String> =
         schema.root_schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
     check_columns(schema.num_columns().max(present.len())).map_err(of_file)?;
-    let is_read = |name: &str| wanted.whole || wanted.columns.iter().any(|column| column == name);
+    let is_read = |name: &str| {
+        wanted.whole || wanted.columns.iter().any(|column| column == name || outermost(column) == name)
+    };
     for column in schema.columns() {
         let name = &column.path().parts()[0];
         if let Some(kind) = unsupported(column).filter(|_| is_read(name)) {
@@ -50,8 +52,6 @@ pub fn read(
     }
     let read = schema.root_schema().get_fields().iter().filter(|field| is_read(field.name()));
     let read: Vec<Arc<Type>> = read.cloned().collect();
-    let complete = wanted.columns.iter().all(|column| present.contains(column));
-    let present = if complete { Vec::new() } else { present };
     let mut rows = match read.is_empty() {
         // The file has none of the wanted columns, but its rows still count.
         true => None,
@@ -73,7 +73,12 @@ pub fn read(
             },
         };
         let failed = |problem| DataError::new(path, place, problem);
-        let row = DataRow { present: present.clone(), ..wanted.of_object(place, object) };
+        let mut row = wanted.of_object(place, object);
+        if !row.present.is_empty() || rows.is_none() {
+            // Of the columns, only those that are wanted are in the object.
+            row.present.retain(|column| !present.contains(column));
+            row.present.splice(..0, present.iter().cloned());
+        }
         if take(row).map_err(failed)? == ControlFlow::Break(()) {
             return Ok(ReadFile { hash, whole: false });
         }

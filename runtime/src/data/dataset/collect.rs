@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use mopd_data::messages::MessageForms;
 use mopd_data::{DataProblem, DataRow, DatasetRequest, ReadRow, RowOutcome, RowPlace, RowReader};
 use mopd_plan::PromptFormat;
 
@@ -44,6 +45,11 @@ impl<'a> RowCollector<'a> {
         }
     }
 
+    /// The same without some rows.
+    pub(super) fn without(self, rows: Vec<usize>) -> RowCollector<'a> {
+        RowCollector { reader: self.reader.without(rows), ..self }
+    }
+
     /// The columns to read.
     pub(super) fn columns(&self) -> Vec<String> {
         self.reader.columns().to_vec()
@@ -52,6 +58,11 @@ impl<'a> RowCollector<'a> {
     /// The rows for which the filter does not hold.
     pub(super) fn left_out(&self) -> u64 {
         self.reader.left_out()
+    }
+
+    /// What the messages of the rows have that is a part of the hash.
+    pub(super) fn forms(&self) -> MessageForms {
+        self.reader.forms()
     }
 
     pub(super) fn finish(self) -> std::io::Result<Dataset> {
@@ -77,6 +88,7 @@ impl<'a> RowCollector<'a> {
             rows: if self.request.whole { Some(self.rows.finish()?) } else { None },
             arms: zip_equal(self.request.routes.iter().cloned(), self.arms).collect(),
             numbers: zip_equal(self.request.numbers.iter().cloned(), self.numbers).collect(),
+            warnings: self.reader.warnings(),
         })
     }
 

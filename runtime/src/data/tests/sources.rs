@@ -331,8 +331,8 @@ fn malformed_tables_are_refused() {
     fs::write(&path, b"\x1F\x8B\x08\x00rest").unwrap();
     let error = read(&path, ANSWER).unwrap_err();
     assert!(error.to_string().contains("not a parquet file"), "{error}");
-    let packed = folder.path().join("train.jsonl.gz");
-    fs::write(&packed, b"\x1F\x8B\x08\x00rest").unwrap();
+    let packed = folder.path().join("train.jsonl.zst");
+    fs::write(&packed, b"\x28\xB5\x2F\xFDrest").unwrap();
     assert_eq!(
         complaint(&packed, ANSWER),
         (

@@ -43,6 +43,81 @@ fn numeric_compares_the_value() {
     assert_eq!(judge_one(&exact, "7", json!({ "answer": 7.0 })), 1.0);
 }
 
+/// The texts of the public cases, each with an answer: which count is the rule of the book. `18 or 19` does
+/// not say which, and `0x12` and `1_000` are notations of programs.
+#[test]
+fn numeric_reads_numbers_as_models_and_data_write_them() {
+    let verifier = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 });
+    for (completion, answer, wanted) in [
+        ("18", "18", 1.0),
+        ("18.0", "18", 1.0),
+        (" 18\n", "18", 1.0),
+        ("1,234", "1234", 1.0),
+        ("1234", "1,234", 1.0),
+        ("$18", "18", 1.0),
+        ("18%", "18", 1.0),
+        ("18.", "18", 1.0),
+        ("The answer is 18.", "18", 1.0),
+        ("#### 18", "18", 1.0),
+        ("\\boxed{18}", "18", 1.0),
+        ("x = 18", "18", 1.0),
+        ("3 + 15 = 18", "18", 1.0),
+        ("18 apples", "18", 1.0),
+        ("-3", "-3", 1.0),
+        ("\u{2212}3", "-3", 1.0),
+        ("+3", "3", 1.0),
+        ("1e3", "1000", 1.0),
+        ("1/2", "0.5", 1.0),
+        (".5", "0.5", 1.0),
+        ("\u{ff15}", "5", 1.0),
+        ("018", "18", 1.0),
+        ("0x12", "18", 0.0),
+        ("1_000", "1000", 0.0),
+        ("18 or 19", "19", 0.0),
+        ("", "18", 0.0),
+        ("nan", "18", 0.0),
+        // Fractions are compared exactly.
+        ("\\boxed{\\frac{2}{6}}", "1/3", 1.0),
+        ("0.333", "1/3", 0.0),
+        ("72", "48 / 2 = 24, and 48 + 24 = 72\n#### 72", 1.0),
+    ] {
+        let found = judge_one(&verifier, completion, json!({ "answer": answer }));
+        assert_eq!(found, wanted, "{completion:?} for {answer:?}");
+    }
+}
+
+/// A reward that can read no completion is said once, and again only after it could read one.
+#[test]
+fn a_reward_that_reads_no_completion_warns() {
+    let pattern = "answer: (?<answer>.+)".to_owned();
+    let parts = [
+        ("value", plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 }),
+        ("form", plan::Reward::Regex { pattern, field: "answer".to_owned() }),
+    ];
+    let part = |(name, reward): (&str, plan::Reward)| mopd_plan::RewardPart {
+        name: name.to_owned(),
+        weight: 0.5,
+        reward,
+    };
+    let verifier = built_in(plan::Reward::Parts { parts: parts.into_iter().map(part).collect() });
+    let said = |completion: &str, times: usize| {
+        let record = record(json!({ "answer": 4 }));
+        let answers = vec![RewardInput { prompt: "2+2=", completion, record: &record }; times];
+        verifier.judge(&answers, &uncancellable()).unwrap();
+        verifier.take_warnings()
+    };
+    assert_eq!(said("four", 199), [""; 0]);
+    let warnings = said("four", 1);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with(
+        "`numeric` found no number in the last 200 completions, which all got 0; the last was \"four\", to \"2+2=\""
+    ));
+    assert!(warnings[1].starts_with("`regex` found no match of its pattern in the last 200 completions"));
+    assert_eq!(said("four", 1000), [""; 0]);
+    assert_eq!(said("answer: 5", 1), [""; 0]);
+    assert_eq!(said("four", 200).len(), 2);
+}
+
 /// Numbers are compared as decimals, so that neither long numbers nor fractions are rounded.
 #[test]
 fn numeric_compares_what_is_written() {

@@ -189,3 +189,44 @@ fn a_command_may_say_why_it_does_not_judge() {
     );
     assert_eq!(error.help(), "look at cases.json");
 }
+
+/// Functions that were written for TRL and verl are called as they are there.
+#[test]
+fn signatures_of_other_tools_work() {
+    let trl = "def score(prompts, completions, answer, **kwargs):
+    assert len(prompts) == len(completions) == len(answer)
+    return [float(right in text) for text, right in zip(completions, answer)]
+";
+    assert_eq!(Function::new(trl, 60.0, 8).rewards(&["ab", "x", "xab"]), [1.0, 0.0, 1.0]);
+    let verl = "def score(data_source, solution_str, ground_truth, extra_info=None):
+    return {'score': float(ground_truth == solution_str), 'acc': True}
+";
+    assert_eq!(Function::new(verl, 60.0, 8).rewards(&["ab", "x"]), [1.0, 0.0]);
+    // Of a list of our completions it is the name that may be the same.
+    let own = "def score(completions): return [each.completion == 'ab' for each in completions]";
+    assert_eq!(Function::new(own, 60.0, 8).rewards(&["ab", "x"]), [1.0, 0.0]);
+}
+
+/// Where the data has conversations, TRL gives and takes messages.
+#[test]
+fn conversations_are_messages_to_functions_of_trl() {
+    let text = "def score(prompts, completions, **kwargs):
+    assert prompts[0] == [{'role': 'user', 'content': 'p'}], prompts
+    return [float(messages[0]['content'] == 'ab') for messages in completions]
+";
+    let function = Function::new(text, 60.0, 8);
+    let record = record(json!({ "prompt": [{ "role": "user", "content": "p" }] }));
+    let answers = ["ab", "x"].map(|completion| RewardInput { prompt: "p", completion, record: &record });
+    let judged = function.verifier.judge(&answers, &uncancellable()).unwrap();
+    assert_eq!(judged.iter().map(|judged| judged.reward).collect::<Vec<_>>(), [1.0, 0.0]);
+}
+
+#[test]
+fn a_function_of_another_signature_is_told_ours() {
+    let (message, help) = Function::new("def score(text, truth): return 1.0", 60.0, 8).fails(&["ab"]);
+    assert!(
+        message.ends_with("TypeError: `score(text, truth)` can't be called with one list of completions"),
+        "{message}"
+    );
+    assert!(help.starts_with("write `def score(batch)`, which gets a list of completions"), "{help}");
+}

@@ -3,7 +3,7 @@
 use mopd_plan::producers::{PrecomputedRollouts, Writer};
 use mopd_plan::views::Piece;
 use mopd_plan::{
-    DataFormula, Domain, Keep, Length, ModelId, Objective, PromptFormat, Reward, Sampling, Train,
+    DataFormula, Domain, Keep, Length, ModelId, Objective, PromptFormat, RewardMeaning, Sampling, Train,
     without_absolute_paths,
 };
 use serde::Serialize;
@@ -54,7 +54,7 @@ enum WrittenKey {
 #[derive(Serialize)]
 struct ShareKey<'a> {
     share: f64,
-    reward: Reward,
+    reward: RewardMeaning,
     format: &'a PromptFormat,
     limit: Option<u32>,
     writers: Vec<WriterKey<'a>>,
@@ -108,7 +108,13 @@ impl<'a> KeyInputs<'a> {
                 Writer::Model(id) => vec![WriterKey { when: None, model: result_of(id), sees: None }],
                 Writer::Student => Vec::new(),
             };
-            ShareKey { share: share.share, reward: reward.without_paths(), format, limit: *limit, writers }
+            ShareKey {
+                share: share.share,
+                reward: reward.without_paths().meaning(),
+                format,
+                limit: *limit,
+                writers,
+            }
         });
         Some(RolloutsKey {
             computed: stage.computed.of_frozen_models(),

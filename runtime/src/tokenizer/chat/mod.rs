@@ -11,7 +11,7 @@ use minijinja::Value;
 use minijinja::value::Serde;
 use mopd_data::DataProblem;
 pub use mopd_data::messages::ChatRole;
-use mopd_data::messages::{self, ROLES};
+use mopd_data::messages::{self, MessageForms, REASONING, ROLES};
 use mopd_kernels::os::bounded::LimitExceeded;
 
 use super::TokenizerError;
@@ -19,7 +19,8 @@ use super::json::{Json, Object};
 use crate::zip::zip_equal;
 
 pub use response::{
-    AnswerTokens, TrainingExample, answer, example, prompt, turn_end, unended_turn, unmarked_end,
+    AnswerTokens, TrainingExample, answer, example, markers, prompt, prompt_text, turn_end, unended_turn,
+    unmarked_end,
 };
 pub use template::{ChatTemplate, look_at_the_clock, today};
 
@@ -37,12 +38,27 @@ pub struct Conversation {
 #[derive(Clone, Debug)]
 struct Message {
     role: ChatRole,
+    /// Whether it may be trained on.
+    is_trained: bool,
     /// The message's object, with its keys in their original order.
     value: Value,
+    /// The same as JSON, where it has a form that not every template takes.
+    written: Option<Box<Json>>,
 }
 
-/// Keys for a model's reasoning in messages; templates read the first.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+/// The forms of messages that a template takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TemplateForms {
+    /// Arguments of tool calls as JSON text; as objects otherwise.
+    text_arguments: bool,
+    /// Contents as lists of parts; as one text otherwise.
+    parts: bool,
+}
+
+impl TemplateForms {
+    /// Any that a message has.
+    const AS_WRITTEN: TemplateForms = TemplateForms { text_arguments: true, parts: true };
+}
 
 /// Why a conversation can't be converted to tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +82,13 @@ pub enum ChatError {
     },
     /// The assistant has no message, so there is nothing to train on.
     NoAnswer,
+    /// All messages of the assistant have the weight 0.
+    NoWeight,
+    /// The template marks other parts than the assistant's messages, some of which have the weight 0.
+    MarkedOtherwise {
+        marked: usize,
+        messages: usize,
+    },
     Tokenizer(TokenizerError),
 }
 
@@ -101,6 +124,12 @@ impl fmt::Display for ChatError {
                 whole conversation, so the assistant's tokens cannot be identified"
             ),
             ChatError::NoAnswer => write!(f, "the conversation has no message of the role `assistant`"),
+            ChatError::NoWeight => write!(f, "all messages of the assistant have the `weight` 0"),
+            ChatError::MarkedOtherwise { marked, messages } => write!(
+                f,
+                "messages of the assistant have the `weight` 0, but the template marks {marked} parts as the \
+                 assistant's, which has {messages} messages"
+            ),
             ChatError::Tokenizer(error) => error.fmt(f),
         }
     }
@@ -132,6 +161,12 @@ impl ChatError {
                 \"chat.jinja\")`; or end each conversation after one answer"
                 .to_owned(),
             ChatError::NoAnswer => "add the answer to train on".to_owned(),
+            ChatError::NoWeight => {
+                "leave the row out, or give the message to train on the `weight` 1".to_owned()
+            }
+            ChatError::MarkedOtherwise { .. } => {
+                "leave `weight` out, and the turns that are not to be learnt".to_owned()
+            }
             ChatError::Tokenizer(error) => return error.help.clone(),
         })
     }
@@ -221,6 +256,14 @@ impl Conversation {
         format!("{messages:?} {:?} {:?}", self.tools, self.documents)
     }
 
+    /// What its messages say, without the system's.
+    pub fn said(&self) -> String {
+        let said = self.messages.iter().filter(|message| message.role != ChatRole::System);
+        let content =
+            |message: &Message| message.value.get_attr("content").map(|content| content.to_string());
+        said.filter_map(|message| content(message).ok()).collect::<Vec<_>>().join("\n")
+    }
+
     /// About how many bytes of text it has.
     fn size(&self) -> usize {
         let variables = self.variables.iter().map(|(_, value)| value);
@@ -232,9 +275,24 @@ impl Conversation {
         self.tools.is_some()
     }
 
+    /// Whether it has any tool.
+    pub fn lists_tools(&self) -> bool {
+        self.tools.as_ref().is_some_and(|tools| tools.len().is_some_and(|count| count > 0))
+    }
+
+    /// The same without tools.
+    pub fn without_tools(self) -> Conversation {
+        Conversation { tools: None, ..self }
+    }
+
+    /// Whether a message has a form that not every template takes.
+    fn has_forms(&self) -> bool {
+        self.messages.iter().any(|message| message.written.is_some())
+    }
+
     /// The template's variables; absent tools and documents are `none`, as in the reference library.
-    fn context(&self, count: usize) -> impl Iterator<Item = (String, Value)> {
-        let messages: Value = self.messages[..count].iter().map(|message| message.value.clone()).collect();
+    fn context(&self, count: usize, forms: TemplateForms) -> impl Iterator<Item = (String, Value)> {
+        let messages: Value = self.messages[..count].iter().map(|message| message.taken_as(forms)).collect();
         let of = |value: &Option<Value>| value.clone().unwrap_or(Value::from(()));
         let fixed = [("messages", messages), ("tools", of(&self.tools)), ("documents", of(&self.documents))];
         fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(self.variables.clone())
@@ -242,7 +300,23 @@ impl Conversation {
 }
 
 fn plain(name: &str, role: ChatRole, content: &str) -> Message {
-    Message { role, value: Value::from_pairs([("role", name), ("content", content)]) }
+    let value = Value::from_pairs([("role", name), ("content", content)]);
+    Message { role, is_trained: true, value, written: None }
+}
+
+impl Message {
+    /// The message for a template that takes these forms.
+    fn taken_as(&self, forms: TemplateForms) -> Value {
+        let Some(written) = &self.written else { return self.value.clone() };
+        let mut written = (**written).clone();
+        if !forms.text_arguments {
+            messages::with_mappings(&mut written);
+        }
+        if !forms.parts {
+            messages::with_text(&mut written);
+        }
+        Value::from(Serde(&written))
+    }
 }
 
 /// A message whose role was read.
@@ -250,17 +324,17 @@ fn message(role: ChatRole, value: &Json) -> Message {
     let Json::Object(fields) = value else { unreachable!("a message with a role is an object") };
     // All keys for reasoning get the same value, as in the reference library.
     let reasoning = REASONING.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()));
-    let value = match reasoning {
-        None => Value::from(Serde(value)),
-        Some(reasoning) => {
-            let first = std::iter::once(("thinking".to_owned(), reasoning.clone()));
-            let members = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
-            let mut aliased: Object = first.chain(members).collect();
-            aliased.insert("reasoning_content".to_owned(), reasoning.clone());
-            Value::from(Serde(&aliased))
-        }
-    };
-    Message { role, value }
+    let aliased = reasoning.map(|reasoning| {
+        let first = std::iter::once(("thinking".to_owned(), reasoning.clone()));
+        let members = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let mut aliased: Object = first.chain(members).collect();
+        aliased.insert("reasoning_content".to_owned(), reasoning.clone());
+        Json::Object(aliased)
+    });
+    let value = aliased.as_ref().unwrap_or(value);
+    let forms = MessageForms::of(std::slice::from_ref(value));
+    let written = (forms.text_arguments || forms.parts).then(|| Box::new(value.clone()));
+    Message { role, is_trained: !forms.weights, value: Value::from(Serde(value)), written }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Finds the tokens of a conversation that the assistant wrote.
 
-use super::{ChatError, ChatRole, ChatTemplate, Conversation};
+use super::{ChatError, ChatRole, ChatTemplate, Conversation, Message, plain};
 use crate::tokenizer::Token;
 use crate::tokenizer::{ByteSpan, Tokenizer};
 use crate::zip::zip_equal;
@@ -41,10 +41,36 @@ type MarkedTokens = (Vec<(Token, ByteSpan)>, Vec<bool>);
 /// The prompt of a model: the conversation without the assistant's last messages, and the beginning of the
 /// assistant's turn.
 pub fn prompt(tokenizer: &Tokenizer, conversation: Conversation) -> Result<Vec<Token>, ChatError> {
+    Ok(tokenizer.encode(&prompt_text(tokenizer, conversation)?)?)
+}
+
+/// The text of the same.
+pub fn prompt_text(tokenizer: &Tokenizer, conversation: Conversation) -> Result<String, ChatError> {
     let conversation = conversation.asked();
     let template = tokenizer.template(&conversation).ok_or(ChatError::NoTemplate)?;
-    let text = template.render(&conversation, conversation.roles().len(), true)?;
-    Ok(tokenizer.encode(&text)?)
+    template.render(&conversation, conversation.roles().len(), true)
+}
+
+/// The texts of the tokens with which the template delimits turns, and of those that end a completion: in the
+/// text of a message they would be read as such.
+pub fn markers(tokenizer: &Tokenizer, conversation: &Conversation) -> Vec<String> {
+    let Tokenizer::Pretrained(pretrained) = tokenizer else { return Vec::new() };
+    let (user, assistant) =
+        (plain("user", ChatRole::User, "a"), plain("assistant", ChatRole::Assistant, "a"));
+    let messages = vec![user.clone(), assistant, user];
+    let probe = Conversation { messages, ..conversation.clone().without_tools() };
+    let written = tokenizer.template(&probe).and_then(|template| template.render(&probe, 3, false).ok());
+    let tokens = written.and_then(|text| tokenizer.encode(&text).ok()).unwrap_or_default();
+    let delimits = tokens.into_iter().filter(|token| pretrained.is_added(*token));
+    let mut all: Vec<Token> = delimits.chain(tokenizer.ends().iter().copied()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter().filter_map(|token| pretrained.token(token)).filter(|text| is_marker(text)).collect()
+}
+
+/// Whether a token would stand in no text by chance, as runs of spaces and line breaks do.
+fn is_marker(token: &str) -> bool {
+    token.trim_matches(|character: char| character.is_whitespace() || character == '▁').len() > 2
 }
 
 /// The tokens of the whole conversation, with the assistant's turns, each up to its end token, marked for
@@ -56,9 +82,13 @@ pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Tra
     let template = tokenizer.template(conversation).ok_or(ChatError::NoTemplate)?;
     let count = conversation.roles().len();
     let (text, marked) = template.render_marked(conversation, count, false)?;
-    let spans = if template.marks_answers() { marked } else { answers(template, conversation, &text)? };
+    let spans = match template.marks_answers() {
+        true => weighted(marked, conversation)?,
+        false => answers(template, conversation, &text)?,
+    };
     if spans.is_empty() {
-        return Err(ChatError::NoAnswer);
+        let assistant = conversation.roles().any(|role| role == ChatRole::Assistant);
+        return Err(if assistant { ChatError::NoWeight } else { ChatError::NoAnswer });
     }
     let closing = || closing(template, conversation);
     let (places, written) = turns(tokenizer, &text, &spans, closing)?;
@@ -227,9 +257,24 @@ fn answers(
     conversation: &Conversation,
     text: &str,
 ) -> Result<Vec<ByteSpan>, ChatError> {
-    let of_assistant = |(index, role)| (role == ChatRole::Assistant).then_some(index);
-    let turns = conversation.roles().enumerate().filter_map(of_assistant);
+    let of_assistant = |(index, message): (usize, &Message)| {
+        (message.role == ChatRole::Assistant && message.is_trained).then_some(index)
+    };
+    let turns = conversation.messages.iter().enumerate().filter_map(of_assistant);
     turns.map(|index| turn(template, conversation, index, text)).collect()
+}
+
+/// The marked turns without those that are not trained on.
+fn weighted(marked: Vec<ByteSpan>, conversation: &Conversation) -> Result<Vec<ByteSpan>, ChatError> {
+    let of_assistant = conversation.messages.iter().filter(|message| message.role == ChatRole::Assistant);
+    let trained: Vec<bool> = of_assistant.map(|message| message.is_trained).collect();
+    if trained.iter().all(|trained| *trained) {
+        return Ok(marked);
+    }
+    if marked.len() != trained.len() {
+        return Err(ChatError::MarkedOtherwise { marked: marked.len(), messages: trained.len() });
+    }
+    Ok(zip_equal(marked, trained).filter(|(_, trained)| *trained).map(|(span, _)| span).collect())
 }
 
 /// The bytes of one of the assistant's turns.

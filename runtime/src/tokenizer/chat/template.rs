@@ -1,7 +1,7 @@
 //! Chat templates: Jinja, with the functions and filters of the reference library.
 
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use chrono::format::StrftimeItems;
@@ -11,10 +11,12 @@ use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 use mopd_kernels::os::bounded::{self, TimeBudget};
 use regex::Regex;
+use serde_json::json;
 
 use super::python::{self, DumpsArguments};
-use super::{ChatError, Conversation};
+use super::{ChatError, Conversation, TemplateForms};
 use crate::tokenizer::ByteSpan;
+use crate::tokenizer::json::Json;
 
 /// A compiled chat template of a model.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct ChatTemplate {
     special: Vec<(&'static str, String)>,
     marks_answers: bool,
     asks_date: bool,
+    /// Found out when first needed.
+    forms: OnceLock<TemplateForms>,
     /// For all of its renderings.
     time: TimeBudget,
 }
@@ -81,7 +85,15 @@ impl ChatTemplate {
         let (name, asks_date) = (name.to_owned(), source.contains("strftime_now"));
         let environment =
             environment.map_err(|exceeded| ChatError::Bounds { template: name.clone(), exceeded })??;
-        Ok(ChatTemplate { name, environment, special, marks_answers, asks_date, time })
+        Ok(ChatTemplate {
+            name,
+            environment,
+            special,
+            marks_answers,
+            asks_date,
+            forms: OnceLock::new(),
+            time,
+        })
     }
 
     /// Its name in the model's files.
@@ -116,9 +128,50 @@ impl ChatTemplate {
         count: usize,
         answer: bool,
     ) -> Result<(String, Vec<ByteSpan>), ChatError> {
+        let forms = match conversation.has_forms() {
+            true => *self.forms.get_or_init(|| self.forms()),
+            false => TemplateForms::AS_WRITTEN,
+        };
+        self.render_with(conversation, count, answer, forms)
+    }
+
+    /// The forms of messages that the template takes, by what it writes of a call and of a content in each
+    /// form.
+    fn forms(&self) -> TemplateForms {
+        let rendered = |messages: serde_json::Value| {
+            let conversation = Conversation::new(&Json::from(messages), None).ok()?;
+            let count = conversation.roles().len();
+            Some(self.render_with(&conversation, count, false, TemplateForms::AS_WRITTEN).ok()?.0)
+        };
+        let call = |arguments: serde_json::Value| {
+            let function = json!({ "name": "f", "arguments": arguments });
+            rendered(json!([
+                { "role": "user", "content": "a" },
+                { "role": "assistant", "content": "", "tool_calls": [
+                    { "id": "call00001", "type": "function", "function": function }
+                ] },
+            ]))
+        };
+        let (as_text, as_object) = (call(json!("{\"mopd-probe\": 1}")), call(json!({ "mopd-probe": 1 })));
+        let verbatim = as_text.is_some_and(|text| text.contains("{\"mopd-probe\": 1}"));
+        let reads_objects = as_object.is_some_and(|text| text.contains("mopd-probe"));
+        let parts =
+            rendered(json!([{ "role": "user", "content": [{ "type": "text", "text": "mopd-probe" }] }]));
+        // Not the list itself, as Python or JSON would print it.
+        let shows = |text: &String| text.contains("mopd-probe") && !text.contains("type");
+        TemplateForms { text_arguments: verbatim || !reads_objects, parts: parts.as_ref().is_some_and(shows) }
+    }
+
+    fn render_with(
+        &self,
+        conversation: &Conversation,
+        count: usize,
+        answer: bool,
+        forms: TemplateForms,
+    ) -> Result<(String, Vec<ByteSpan>), ChatError> {
         let special = self.special.iter().map(|(name, token)| ((*name).to_owned(), Value::from(token)));
         let context = special
-            .chain(conversation.context(count))
+            .chain(conversation.context(count, forms))
             .chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
         let (environment, context) = (self.environment.clone(), Value::from_pairs(context));
         let marked = bounded::run(&self.time, move || {

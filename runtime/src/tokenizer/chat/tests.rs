@@ -5,7 +5,7 @@ use serde_json::{Value as Plain, json};
 use super::*;
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::tests::{expected, pretrained};
+use crate::tokenizer::tests::{expected, pretrained, with_template};
 
 /// A conversation of the fixtures, with its members in their order.
 fn chat(name: &str) -> Conversation {
@@ -114,15 +114,6 @@ fn marked_answers_are_the_references() {
         compared += 1;
     }
     assert!(compared > 8, "{compared}");
-}
-
-/// A fixture's tokenizer with another template.
-fn with_template(name: &str, source: &str) -> Tokenizer {
-    let Tokenizer::Pretrained(tokenizer) = pretrained(name) else { unreachable!() };
-    let mut files = tokenizer.files().clone();
-    files.files.retain(|(name, _)| name != "chat_template.jinja");
-    files.files.push(("chat_template.jinja".to_owned(), source.as_bytes().to_vec()));
-    Tokenizer::Pretrained(crate::tokenizer::PretrainedTokenizer::new(files).unwrap())
 }
 
 /// The text that is trained on, turn by turn.
@@ -507,3 +498,5 @@ fn templates_see_the_day_and_not_the_time() {
     }
     assert!(render("%!").unwrap_err().to_string().contains("not a date format"));
 }
+
+mod forms;

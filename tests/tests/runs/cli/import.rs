@@ -21,7 +21,14 @@ fn configurations_become_experiments_that_check() {
         place.write("imported.mopd", &text);
         let said = checks(&place);
         // The data is missing, and some divergences have known warnings; there must be no other diagnostics.
-        let known = ["missing-file", "truncated-sampling", "clipped-ratio", "partial-mass", "stale-signal"];
+        let known = [
+            "missing-file",
+            "truncated-sampling",
+            "clipped-ratio",
+            "partial-mass",
+            "stale-signal",
+            "foreign-teacher",
+        ];
         for line in said.lines().filter(|line| line.contains("warning[")) {
             assert!(known.iter().any(|code| line.contains(code)), "{name}: {line}");
         }
@@ -45,6 +52,26 @@ fn nothing_is_left_out_silently() {
     assert!(text.contains("//   min_p = 0.1: tokens are drawn from another distribution"), "{text}");
     assert!(text.contains("//   no_such_setting = 3: mopd has no such setting"), "{text}");
     assert!(text.contains("live kl(student || teacher)"), "{text}");
+}
+
+/// A teacher with another name has another origin, as far as an import can tell; a penalty of repetitions is
+/// a setting of `sample`; variables of the chat template are the data's.
+#[test]
+fn what_has_a_counterpart_is_written() {
+    let text = imported(
+        "a.yaml",
+        "beta: 1.0\nmodel_name_or_path: s\nteacher_model_name_or_path: t\nmax_steps: 5\nrepetition_penalty: 1.1\n\
+         chat_template_kwargs:\n  enable_thinking: false\n",
+    );
+    assert!(text.contains("teacher large = hf(\"t\") { origin = foreign }"), "{text}");
+    assert!(text.contains("repetition_penalty: 1.1)"), "{text}");
+    assert!(
+        text.contains("enable_thinking = false: the data says it: a column `chat_template_kwargs`"),
+        "{text}"
+    );
+    let own =
+        imported("b.yaml", "beta: 1.0\nmodel_name_or_path: s\nteacher_model_name_or_path: s\nmax_steps: 5\n");
+    assert!(own.contains("teacher large = hf(\"s\") { origin = same }"), "{own}");
 }
 
 /// The experiment that a file is imported as; asserts that it is valid.
