@@ -4,13 +4,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mopd_plan::{DATA_ENDINGS as ENDINGS, nearest, nearest_file, unlike_a_path};
+use mopd_plan::{DATA_ENDINGS as ENDINGS, nearest_file, unlike_a_path};
 use mopd_store::files::names_beside;
 
 use crate::compressed::ending;
 use crate::json::JsonNumber;
 use crate::messages;
 use crate::quote::quote;
+use crate::structs::nearest_column;
 
 /// A data file that cannot be used. Displays as `FILE:LINE: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -493,12 +494,7 @@ impl DataProblem {
 
     pub fn missing<'a>(field: &str, present: impl Iterator<Item = &'a str>) -> DataProblem {
         let present: Vec<_> = present.map(str::to_owned).collect();
-        // Of a struct, a member is meant, whatever the struct's name has in common with others.
-        let outer = field.rsplit_once('.').map_or(0, |(outer, _)| outer.len() + 1);
-        let inner = |known: &'_ String| known.strip_prefix(&field[..outer]).map(str::to_owned);
-        let members: Vec<String> = present.iter().filter_map(inner).collect();
-        let meant = nearest(&field[outer..], members.iter().map(String::as_str));
-        let meant = meant.map(|meant| format!("{}{meant}", &field[..outer]));
+        let meant = nearest_column(field, &present);
         DataProblem::MissingField { field: field.to_owned(), read_as: None, meant, present }
     }
 }

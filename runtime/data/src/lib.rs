@@ -18,6 +18,7 @@ mod reading;
 pub mod reads;
 mod request;
 mod rows;
+mod structs;
 mod trajectory;
 mod unread;
 pub mod zip;

@@ -11,7 +11,8 @@ use crate::json::{Json, JsonNumber, Object, describe};
 use crate::messages::{self, MessageForms};
 use crate::numbers::{read, text};
 use crate::request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
-use crate::rows::{DataRow, nested};
+use crate::rows::DataRow;
+use crate::structs::nested;
 use crate::unread::{DataWarning, UnreadColumns};
 use crate::{numerals, trajectory};
 

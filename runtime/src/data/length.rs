@@ -184,9 +184,18 @@ impl ContextError {
             RowPlace::Row(_) => "shorten the row".to_owned(),
             RowPlace::File | RowPlace::Line(_) => "shorten the line".to_owned(),
         });
-        // A field of the data is as long as it is.
-        if self.sequence.target.is_none() && self.sequence.template.is_none() && self.room() > 0 {
-            ways.push(format!("leave such rows out: `dataset(\"...\", max_prompt_tokens: {})`", self.room()));
+        let Longest { target, template, .. } = self.sequence.as_ref();
+        match (target, template, self.room()) {
+            (None, None, room @ 1..) => {
+                ways.push(format!("leave such rows out: `dataset(\"...\", max_prompt_tokens: {room})`"))
+            }
+            // Which part of them is long is not known here.
+            (Some(_), None, 1..) => {
+                ways.push(
+                    "leave rows with long prompts out: `max_prompt_tokens` of `dataset(...)`".to_owned(),
+                );
+            }
+            _ => {}
         }
         ways.join(", or ")
     }

@@ -331,7 +331,11 @@ fn a_sequence_beyond_the_context_is_named() {
         error.to_string(),
         format!("{path}:1: prompt and `answer` take 20 tokens, the model's context is 16")
     );
-    assert_eq!(error.help(), "set `context = 20` or more, or shorten the line");
+    assert_eq!(
+        error.help(),
+        "set `context = 20` or more, or shorten the line, or leave rows with long prompts out: \
+         `max_prompt_tokens` of `dataset(...)`"
+    );
 }
 
 #[test]

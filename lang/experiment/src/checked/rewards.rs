@@ -387,7 +387,8 @@ mod tests {
         }
     }
 
-    /// A rule whose verdicts have changed has other keys than before, alone and as a part; others keep theirs.
+    /// A rule whose verdicts have changed has other keys than before, alone and as a part; others keep
+    /// theirs.
     #[test]
     fn a_revision_is_a_part_of_keys() {
         let text = |reward: &Reward| serde_json::to_string(&reward.clone().meaning()).unwrap();

@@ -13,6 +13,7 @@ use crate::compressed::text_of;
 use crate::error::{DataError, DataProblem, RowPlace};
 use crate::files::{DataFile, FileLayout};
 use crate::json::{Json, Object};
+use crate::structs::{nested, outermost};
 
 /// The parts of each row to read.
 #[derive(Clone, Copy, Debug)]
@@ -183,27 +184,6 @@ fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Result<usiz
     let room = LONGEST.saturating_sub(record.len());
     let count = file.take(room as u64 + 1).read_until(b'\n', record)?;
     Ok(if count > room { Err(DataProblem::TooLong { mebibytes: LONGEST >> 20 }) } else { Ok(count) })
-}
-
-/// The value of a column in a struct of a row: `reward_model.ground_truth`. A table may have the struct as
-/// JSON text.
-pub fn nested(object: &Object, column: &str) -> Option<Json> {
-    let (outer, inner) = column.split_once('.')?;
-    let parsed;
-    let members = match object.get(outer)? {
-        Json::Object(members) => members,
-        Json::String(text) => {
-            parsed = Json::parse(text).ok()?;
-            parsed.as_object()?
-        }
-        _ => return None,
-    };
-    members.get(inner).cloned().or_else(|| nested(members, inner))
-}
-
-/// The column that a table must have for a column that may be in a struct.
-fn outermost(column: &str) -> &str {
-    column.split_once('.').map_or(column, |(outer, _)| outer)
 }
 
 impl RowProjection<'_> {

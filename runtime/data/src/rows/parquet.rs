@@ -15,9 +15,10 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::{ColumnDescriptor, Type};
 use serde_json::Number;
 
-use super::{Reach, ReadFile, RowProjection, RowVisitor, check_columns, outermost};
+use super::{Reach, ReadFile, RowProjection, RowVisitor, check_columns};
 use crate::error::{DataError, DataProblem, RowPlace};
 use crate::json::{Json, Object};
+use crate::structs::outermost;
 
 pub fn read(
     path: &Path,

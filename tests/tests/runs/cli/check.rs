@@ -356,3 +356,15 @@ fn fields_that_the_data_lacks_are_found_where_they_are_named() {
         .mopd(&["check", "a.mopd"])
         .is(0, &["ok: tiny", "note: only the first 20000 rows of sort.jsonl were read"]);
 }
+
+/// What no error shows is a warning.
+#[test]
+fn columns_that_nothing_reads_are_warned_of() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    place.write("sort.jsonl", &ROWS.replace("{\"prompt\": \"cb\"", "{\"tools\": [{}], \"prompt\": \"cb\""));
+    let said = place.mopd(&["check", "a.mopd"]).is(0, &["1 warning"]);
+    let warning =
+        "sort.jsonl: one row has text in the column `tools`, the first in line 2, and nothing reads it";
+    assert!(said.out.contains(&format!("warning[data-mismatch]: {warning}")), "{said:?}");
+    assert!(said.out.contains("help: a chat template shows tools: write `format = chat`"), "{said:?}");
+}

@@ -50,6 +50,19 @@ fn rejudged(bench: &Bench, judge: &str) {
     bench.write("judge.py", judge);
 }
 
+/// What no error shows of the data is a warning of a run, and of a check of all files.
+#[test]
+fn rows_that_repeat_others_are_said_without_a_run() {
+    let bench = Bench::new();
+    let rows = fs::read_to_string(bench.path("copy.jsonl")).expect("rows");
+    let count = rows.lines().count();
+    bench.write("copy.jsonl", &rows.repeat(2));
+    let output = check(&bench, &[]);
+    let warning = format!("warning: copy.jsonl: {count} of {} rows repeat an earlier one", 2 * count);
+    assert_says(&text(&output), &[&warning, "ok: tiny"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}
+
 #[test]
 fn files_and_rewards_are_checked_without_a_run() {
     let bench = Bench::new();
