@@ -22,7 +22,8 @@ builtins! { Constructor: Constructor, ConstructorCall {
 
     /// A model in the Hugging Face layout, from a folder or the hub; `revision` pins the version on the hub.
     /// `end_tokens` end a completion too, besides those that its files name. `chat_template` is a file with a
-    /// template that takes the place of its own, and `enable_thinking` is what templates read under that name.
+    /// template that takes the place of its own, and `enable_thinking` is what the template reads under that
+    /// name.
     #[usage = "hf(\"Qwen/Qwen3-0.6B\", revision: \"...\", end_tokens: \"<|im_end|>\")"]
     hf => HuggingFace {
         name: Text, revision: Option<Text>, end_tokens: Option<EndTokens>, chat_template: Option<Text>,
