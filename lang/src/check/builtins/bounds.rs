@@ -4,17 +4,8 @@
 //! Each bound is far above any real training run. It makes sure that products of two such numbers fit in 64
 //! bits, that a typo allocates no memory, and that the typo is reported where it is written.
 
+use super::kinds::Bound;
 use super::vocabulary;
-
-/// The largest value of a quantity.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Bound {
-    /// The settings and arguments that hold such a quantity.
-    pub settings: &'static [&'static str],
-    pub most: u32,
-    /// The reason for the bound, as a sentence without its full stop.
-    pub because: &'static str,
-}
 
 pub const STEPS: Bound = Bound {
     settings: &["steps", "over", "every", "hold", "refresh", "for"],

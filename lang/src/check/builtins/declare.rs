@@ -21,8 +21,8 @@ use crate::syntax::ast::{Argument, Block, Expr};
 use mopd_experiment::Checkpointing;
 
 use crate::check::builtins::Builtin;
+use crate::check::builtins::kinds::ArgumentKind;
 use crate::check::builtins::types::{ArgumentType, Typed};
-use crate::check::builtins::vocabulary::ArgumentKind;
 
 /// A parameter of a built-in.
 #[derive(Clone, Copy, Debug)]

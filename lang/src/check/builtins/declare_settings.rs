@@ -19,8 +19,8 @@
 //! required setting that is missing is reported when it is read.
 
 use super::declare::Arg;
+use super::kinds::SettingKey;
 use super::types::ArgumentType;
-use super::vocabulary::SettingKey;
 use crate::check::builtins::block_settings::{BlockSettings, MissingSetting};
 
 /// A block whose settings are declared.
@@ -68,8 +68,8 @@ macro_rules! keys {
             $key:ident: $takes:ty $(= $default:expr)?
         ),* $(,)?
     }) => {
-        pub const $table: &[$crate::check::builtins::vocabulary::SettingKey] =
-            &[$($crate::check::builtins::vocabulary::SettingKey {
+        pub const $table: &[$crate::check::builtins::kinds::SettingKey] =
+            &[$($crate::check::builtins::kinds::SettingKey {
                 name: stringify!($key),
                 required: $crate::check::builtins::declare::required!($takes $(, $default)?),
                 takes: <$takes as $crate::check::builtins::declare::ParameterType>::TAKES,
@@ -85,7 +85,7 @@ macro_rules! bound {
         None
     };
     ($key:ident $most:literal, $because:literal) => {
-        Some(&$crate::check::builtins::bounds::Bound {
+        Some(&$crate::check::builtins::kinds::Bound {
             settings: &[stringify!($key)],
             most: $most,
             because: $because,
@@ -113,7 +113,7 @@ macro_rules! settings {
         }
 
         impl<'e> $crate::check::builtins::declare_settings::DeclaredBlock<'e> for $name<'e> {
-            const KEYS: &'static [$crate::check::builtins::vocabulary::SettingKey] = $table;
+            const KEYS: &'static [$crate::check::builtins::kinds::SettingKey] = $table;
 
             fn of(settings: &$crate::check::builtins::block_settings::BlockSettings<'e>) -> $name<'e> {
                 $name {

@@ -11,6 +11,7 @@ pub(in crate::check) mod divergences;
 pub(in crate::check) mod edits;
 pub(in crate::check) mod formulas;
 pub(in crate::check) mod guards;
+pub mod kinds;
 pub(in crate::check) mod losses;
 pub(in crate::check) mod measures;
 pub(in crate::check) mod optimizers;

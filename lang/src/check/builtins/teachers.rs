@@ -34,10 +34,3 @@ builtins! { Teacher: TeacherName, TeacherCall {
     #[usage = "env(\"TEACHER_URL\")"]
     env => Environment { name: Text },
 }}
-
-/// The origin of a teacher as the author declared it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SaidOrigin {
-    Same,
-    Foreign,
-}

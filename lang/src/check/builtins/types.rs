@@ -8,8 +8,8 @@ use mopd_experiment::{
     self as experiment, ModelId, ReplayContents, RewardRange, Secret as SecretText, WithOrigin,
 };
 
-use crate::check::builtins::teachers::SaidOrigin;
-use crate::check::builtins::vocabulary::{self, ArgumentKind};
+use crate::check::builtins::kinds::ArgumentKind;
+use crate::check::builtins::vocabulary::words;
 
 pub(in crate::check) trait ArgumentType {
     const TAKES: ArgumentKind;
@@ -106,17 +106,17 @@ types! {
     Field: ArgumentKind::Field, String;
     /// `"before" -> "after"`
     Rewriting: ArgumentKind::Text;
-    Range: ArgumentKind::Words(vocabulary::RANGES), RewardRange;
-    Kept: ArgumentKind::Words(vocabulary::KEPT), ReplayContents;
-    Between: ArgumentKind::Words(vocabulary::BETWEEN), experiment::GradientPartition;
-    Masses: ArgumentKind::Words(vocabulary::MASSES);
-    Axis: ArgumentKind::Words(vocabulary::OVER), formula::Axis;
-    Deviation: ArgumentKind::Words(vocabulary::DEVIATIONS), formula::Deviation;
+    Range: ArgumentKind::Words(words::RANGES), RewardRange;
+    Kept: ArgumentKind::Words(words::KEPT), ReplayContents;
+    Between: ArgumentKind::Words(words::BETWEEN), experiment::GradientPartition;
+    Masses: ArgumentKind::Words(words::MASSES);
+    Axis: ArgumentKind::Words(words::OVER), formula::Axis;
+    Deviation: ArgumentKind::Words(words::DEVIATIONS), formula::Deviation;
     /// The rule for missing values.
-    Missing: ArgumentKind::Words(vocabulary::MISSING), ();
-    Similarity: ArgumentKind::Words(vocabulary::SIMILARITIES), formula::Similarity;
+    Missing: ArgumentKind::Words(words::MISSING), ();
+    Similarity: ArgumentKind::Words(words::SIMILARITIES), formula::Similarity;
     /// `[attention, query]`
-    Projections: ArgumentKind::Words(vocabulary::PROJECTIONS), Vec<experiment::Projection>;
+    Projections: ArgumentKind::Words(words::PROJECTIONS), Vec<experiment::Projection>;
     WeightGroups: ArgumentKind::Numbers, Vec<experiment::WeightGroup>;
 
     // Models, teachers, data.
@@ -156,18 +156,18 @@ types! {
     BalanceTarget: ArgumentKind::Number, f64;
     /// `0.05..=20`
     BalanceClamp: ArgumentKind::Number, (f64, f64);
-    Device: ArgumentKind::Words(vocabulary::DEVICES), experiment::Device;
-    Dtype: ArgumentKind::Words(vocabulary::DTYPES), experiment::Dtype;
-    Tokenizer: ArgumentKind::Words(vocabulary::TOKENIZERS), experiment::TokenizerSpec;
-    Format: ArgumentKind::Words(vocabulary::FORMATS), experiment::PromptFormat;
-    Keep: ArgumentKind::Words(vocabulary::KEEPS), experiment::Keep;
-    Alignment: ArgumentKind::Words(vocabulary::ALIGNMENTS), experiment::Alignment;
-    Reveals: ArgumentKind::Words(vocabulary::REVEALS), experiment::Reveal;
-    Origin: ArgumentKind::Words(vocabulary::ORIGINS), SaidOrigin;
-    BudgetUnit: ArgumentKind::Words(vocabulary::BUDGETS), experiment::BudgetUnit;
+    Device: ArgumentKind::Words(words::DEVICES), experiment::Device;
+    Dtype: ArgumentKind::Words(words::DTYPES), experiment::Dtype;
+    Tokenizer: ArgumentKind::Words(words::TOKENIZERS), experiment::TokenizerSpec;
+    Format: ArgumentKind::Words(words::FORMATS), experiment::PromptFormat;
+    Keep: ArgumentKind::Words(words::KEEPS), experiment::Keep;
+    Alignment: ArgumentKind::Words(words::ALIGNMENTS), experiment::Alignment;
+    Reveals: ArgumentKind::Words(words::REVEALS), experiment::Reveal;
+    Origin: ArgumentKind::Words(words::ORIGINS), SaidOrigin;
+    BudgetUnit: ArgumentKind::Words(words::BUDGETS), experiment::BudgetUnit;
     /// Whether teachers are charged.
-    Charges: ArgumentKind::Words(vocabulary::CHARGES), bool;
-    MergeMethod: ArgumentKind::Words(vocabulary::MERGES), &'static str;
+    Charges: ArgumentKind::Words(words::CHARGES), bool;
+    MergeMethod: ArgumentKind::Words(words::MERGES), &'static str;
     Dataset: ArgumentKind::Dataset, experiment::DataSource;
     FieldColumns: ArgumentKind::Columns, Vec<experiment::FieldColumn>;
     Reward: ArgumentKind::Reward, experiment::Reward;
@@ -188,4 +188,11 @@ types! {
     Columns: ArgumentKind::Benchmarks;
     Metrics: ArgumentKind::Metrics;
     Reduce: ArgumentKind::Reduce;
+}
+
+/// The origin of a teacher as the author declared it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SaidOrigin {
+    Same,
+    Foreign,
 }

@@ -12,7 +12,7 @@ use mopd_experiment::{
     Panel, Stage, SweepAxis, Teacher, TeacherId, Train,
 };
 
-use crate::check::builtins::teachers::SaidOrigin;
+use crate::check::builtins::types::SaidOrigin;
 use crate::check::names::candidates::NameCandidates;
 use crate::check::names::modules::{ModuleId, Modules};
 use crate::check::reporter::Reporter;

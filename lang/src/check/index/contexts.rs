@@ -4,9 +4,9 @@ use crate::syntax::ast::{Expr, ExprKind};
 
 use super::NameTarget;
 use super::walk::{Scope, Walk};
-use crate::check::builtins::Builtin;
 use crate::check::builtins::declare::BuiltinParameter;
-use crate::check::builtins::vocabulary::{self, ArgumentKind, SettingKey};
+use crate::check::builtins::kinds::{ArgumentKind, SettingKey};
+use crate::check::builtins::{Builtin, vocabulary};
 use crate::check::teachers::templates::{TextSegment, part_of_slot, slot_expression, stretches};
 use crate::check::values::environment::EvaluationContext;
 

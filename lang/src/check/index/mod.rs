@@ -17,7 +17,7 @@ use crate::source::{FileId, Sources, Span};
 use crate::syntax::ast::{ItemKind, Module};
 
 use crate::check::builtins::Builtin;
-use crate::check::builtins::vocabulary::{SettingKey, SignalName, Word};
+use crate::check::builtins::kinds::{SettingKey, SignalName, Word};
 use crate::check::names::modules::Modules;
 use crate::check::values::environment::EvaluationContext;
 use crate::check::values::recorded::{RecordedValues, ValueInfo};

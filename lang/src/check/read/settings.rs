@@ -8,7 +8,7 @@ use mopd_experiment::{MarkedSetting, SettingMark};
 use crate::check::builtins::block_settings::{BlockSettings, MissingSetting};
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::declare_settings::{DeclaredBlock, Required};
-use crate::check::builtins::vocabulary::SettingKey;
+use crate::check::builtins::kinds::SettingKey;
 use crate::check::checker::Checker;
 use crate::check::declarations::{Declarations, ExperimentParts};
 use crate::check::read::{Readable, Reads};

@@ -2,7 +2,7 @@
 
 use mopd_experiment::{self as experiment, ReplayContents, RewardRange, formula};
 
-use crate::check::builtins::teachers::SaidOrigin;
+use crate::check::builtins::types::SaidOrigin;
 use crate::check::read::{expected, reads};
 
 reads! {

@@ -12,7 +12,7 @@ use mopd_experiment::{
 };
 
 use crate::check::builtins::block_settings::BlockSettings;
-use crate::check::builtins::teachers::SaidOrigin;
+use crate::check::builtins::types::SaidOrigin;
 use crate::check::declarations::{Declarations, ExperimentParts};
 
 /// The stages that produced some weights, each with the domains that it trained on.

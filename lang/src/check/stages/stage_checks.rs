@@ -9,7 +9,8 @@ use mopd_experiment::{
 };
 
 use crate::check::builtins::block_settings::BlockSettings;
-use crate::check::builtins::bounds::{self, Bound};
+use crate::check::builtins::bounds;
+use crate::check::builtins::kinds::Bound;
 use crate::check::declarations::{Declarations, ExperimentParts};
 use crate::check::formulas::ranges::{self, RangeCheck};
 use crate::check::formulas::schedules;

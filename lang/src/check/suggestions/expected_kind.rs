@@ -4,7 +4,8 @@ use crate::source::Span;
 use crate::syntax::ast::ItemKind;
 use crate::syntax::words;
 
-use crate::check::builtins::vocabulary::{ArgumentKind, BLOCKS};
+use crate::check::builtins::kinds::ArgumentKind;
+use crate::check::builtins::vocabulary::BLOCKS;
 
 /// What the setting takes whose value begins with a name; empty if the name is no such value.
 pub(super) fn taken(text: &str, name: Span) -> Vec<ArgumentKind> {

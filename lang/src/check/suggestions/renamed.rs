@@ -5,7 +5,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Entry, Expr, ExprKind};
 
 use crate::check::builtins;
-use crate::check::builtins::vocabulary::{ArgumentKind, SettingKey};
+use crate::check::builtins::kinds::{ArgumentKind, SettingKey};
 use crate::check::declarations::Declarations;
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::foreign::{self, ForeignSetting};

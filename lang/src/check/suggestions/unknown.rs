@@ -5,7 +5,8 @@ use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, Name};
 
 use crate::check::builtins;
-use crate::check::builtins::vocabulary::{self, SettingKey};
+use crate::check::builtins::kinds::SettingKey;
+use crate::check::builtins::vocabulary;
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::names::modules::Modules;

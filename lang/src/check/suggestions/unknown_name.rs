@@ -8,9 +8,9 @@ use crate::source::Span;
 use crate::syntax::ast::ItemKind;
 use mopd_experiment::formula::StepNumber;
 
+use crate::check::builtins::kinds::ArgumentKind;
 use crate::check::builtins::reserved::is_role;
-use crate::check::builtins::vocabulary::{self, ArgumentKind};
-use crate::check::builtins::{self, Builtin, BuiltinKind};
+use crate::check::builtins::{self, Builtin, BuiltinKind, vocabulary};
 use crate::check::declarations::Declarations;
 use crate::check::names::callable::callable;
 use crate::check::names::candidates::{CandidateList, ExpectedName};

@@ -11,9 +11,10 @@ use crate::syntax::ast::{Block, Expr, ExprKind};
 use mopd_experiment::{Capability, ModelId, Pool, Reveal, Secret, Teacher, TeacherWeights};
 
 use crate::check::builtins::declare::Arg;
-use crate::check::builtins::teachers::{SaidOrigin, Served, TeacherCall};
+use crate::check::builtins::teachers::{Served, TeacherCall};
+use crate::check::builtins::types::{self, SaidOrigin};
 use crate::check::builtins::vocabulary::TeacherBlock;
-use crate::check::builtins::{self, BuiltinKind, types};
+use crate::check::builtins::{self, BuiltinKind};
 use crate::check::checker::Checker;
 use crate::check::declarations::{Declarations, plain_teachers};
 use crate::check::formulas::divergences;

@@ -2,8 +2,8 @@
 
 use mopd_experiment::Checkpointing;
 
-use super::SettingKey;
 use crate::check::builtins::declare_settings::{keys, settings};
+use crate::check::builtins::kinds::SettingKey;
 use crate::check::builtins::types::*;
 
 settings! {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use mopd_experiment::formula::{ModelSignal, PlainSignal, SignalDefinition};
 
-use super::{SignalName, Word};
+use crate::check::builtins::kinds::{SignalName, Word};
 
 const fn word(name: &'static str, doc: &'static str) -> Word {
     Word { name, doc }
