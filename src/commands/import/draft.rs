@@ -186,8 +186,9 @@ fn is_free(name: &str) -> bool {
 pub const ORIGIN: &str = "`origin` says whether a teacher descends from the student's model. Where it does under another \
                           name, write `same`.";
 /// Where variables of a chat template are said.
-pub const TEMPLATE_VARIABLES: &str = "the data says it: a column `chat_template_kwargs`, such as {\"enable_thinking\": \
-                                      false} in every row";
+pub const TEMPLATE_VARIABLES: &str = "`enable_thinking: false` is said where the model is loaded, `hf(\"...\", \
+                                      enable_thinking: false)`; other variables are said by the data, in a column \
+                                      `chat_template_kwargs`";
 
 /// The origin of a teacher, as far as names tell.
 pub fn origin(student: Option<String>, teacher: &str) -> &'static str {
