@@ -179,14 +179,7 @@ pub fn divergence(kind: DivergenceKind, support: Support) -> Divergence {
 }
 
 pub fn file(path: &str) -> DataSource {
-    DataSource {
-        path: path.into(),
-        split: None,
-        filter: None,
-        limit: None,
-        max_prompt_tokens: None,
-        origin: HERE,
-    }
+    DataSource::file(path, HERE)
 }
 
 fn domain(name: &str, share: f64) -> Domain {

@@ -9,22 +9,11 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
     }
 }
 
-fn rows(path: &str) -> Option<DataSource> {
-    Some(DataSource {
-        path: path.into(),
-        split: None,
-        filter: None,
-        limit: None,
-        max_prompt_tokens: None,
-        origin: HERE,
-    })
-}
-
 /// The student validates.
 fn validating(change: impl FnOnce(&mut Experiment)) -> Experiment {
     let mut experiment = experiment();
     for domain in &mut experiment.domains {
-        domain.validation = rows(&format!("{}.validation.jsonl", domain.name));
+        domain.validation = Some(file(&format!("{}.validation.jsonl", domain.name)));
     }
     distilled(&mut experiment).options.validation =
         Some(Validation { target: "answer".into(), every: 10, rows: Some(64) });
@@ -56,7 +45,7 @@ fn every_setting_of_it_is_meaning() {
         assert_eq!((*stream, other), (all[0].2, &all[0].3), "the same draws; and no other stage's concern");
     }
     // The content of the files is added when they are read.
-    let moved = keys(|experiment| experiment.domains[1].validation = rows("elsewhere.jsonl"));
+    let moved = keys(|experiment| experiment.domains[1].validation = Some(file("elsewhere.jsonl")));
     assert_eq!((&moved.1, moved.0 == all[0].0), (&all[0].1, false));
     // The validation rows of a domain do not affect stages without validation.
     assert_eq!(all[4], of(compiled(&experiment())));

@@ -26,6 +26,20 @@ pub struct DataSource {
     pub origin: Origin,
 }
 
+impl DataSource {
+    /// A whole file: all of its rows.
+    pub fn file(path: impl Into<String>, origin: Origin) -> DataSource {
+        DataSource {
+            path: path.into(),
+            split: None,
+            filter: None,
+            limit: None,
+            max_prompt_tokens: None,
+            origin,
+        }
+    }
+}
+
 /// A field of the data and its column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldColumn {

@@ -9,7 +9,7 @@ use crate::check::builtins::vocabulary::{DomainBlock, ExperimentBlock};
 use crate::check::checker::Checker;
 use crate::check::data;
 use crate::check::names::modules::{ItemId, ModuleId};
-use crate::check::read::{self, numbers, reads, settings};
+use crate::check::read::{numbers, read, read_with_origin, reads, settings};
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::unknown;
 use crate::check::values::environment::Env;
@@ -64,17 +64,16 @@ pub fn experiment_header(checker: &mut Checker, module: &Module, id: ModuleId) -
     let env = Env::constant(id);
     let (settings, given) = settings::block::<ExperimentBlock>(checker, Some(block), "experiment", name.span);
     settings::keep_marks(&mut checker.parts, &settings, "experiment");
-    let device = given.device.and_then(|device| read::read_with_origin(checker, device, &env));
-    let dtype = given.dtype.and_then(|dtype| read::read_with_origin(checker, dtype, &env));
-    let (deterministic, tf32) =
-        (read::read(checker, given.deterministic, &env), read::read(checker, given.tf32, &env));
+    let device = given.device.and_then(|device| read_with_origin(checker, device, &env));
+    let dtype = given.dtype.and_then(|dtype| read_with_origin(checker, dtype, &env));
+    let (deterministic, tf32) = (read(checker, given.deterministic, &env), read(checker, given.tf32, &env));
     let usual = GpuArithmetic::default();
     let gpu = GpuArithmetic {
         deterministic: deterministic.unwrap_or(usual.deterministic),
         tf32: tf32.unwrap_or(usual.tf32),
     };
-    let seed = read::read(checker, given.seed, &env);
-    let out = read::read(checker, given.out, &env)?;
+    let seed = read(checker, given.seed, &env);
+    let out = read(checker, given.out, &env)?;
     Some(ExperimentHeader { name: name.text.clone(), seed: seed?, out, device, dtype, gpu })
 }
 
@@ -131,25 +130,18 @@ fn declare_domain(
     let owner = format!("domain {}", name.text);
     let (settings, given) = settings::block::<DomainBlock>(checker, Some(block), &owner, name.span);
     settings::keep_marks(&mut checker.parts, &settings, &owner);
-    let limit = given.limits.and_then(|limit| read::read_with_origin(checker, limit, &env));
-    let share = given.share.map(|share| Spanned::new(read::read(checker, share, &env), share.expr.span));
+    let limit = given.limits.and_then(|limit| read_with_origin(checker, limit, &env));
+    let share = given.share.map(|share| Spanned::new(read(checker, share, &env), share.expr.span));
     let unsaid = if settings.broken { None } else { Some(f64::NAN) };
     shares.push(share.unwrap_or(Spanned::new(unsaid, name.span)));
-    let prompts = read::read(checker, given.prompts, &env);
-    let tests = given.tests.map(|tests| read::read(checker, tests, &env));
-    let validation = given.validation.map(|rows| read::read(checker, rows, &env));
-    let columns = read::read(checker, given.fields, &env).flatten().unwrap_or_default();
+    let prompts = read(checker, given.prompts, &env);
+    let tests = given.tests.map(|tests| read(checker, tests, &env));
+    let validation = given.validation.map(|rows| read(checker, rows, &env));
+    let columns = read(checker, given.fields, &env).flatten().unwrap_or_default();
     let format = data::format(checker, given.format, given.system, &env);
-    let reward = read::read(checker, given.reward, &env);
+    let reward = read(checker, given.reward, &env);
     let origin = checker.origin(name.span);
-    let nowhere = || DataSource {
-        path: String::new(),
-        split: None,
-        filter: None,
-        limit: None,
-        max_prompt_tokens: None,
-        origin,
-    };
+    let nowhere = || DataSource::file("", origin);
     // A faulty domain is declared all the same, so that no reference to it is reported too.
     checker.parts.domains.push(Domain {
         name: name.text.clone(),

@@ -3,7 +3,7 @@
 
 use crate::diag::{Code, Diagnostic};
 use mopd_experiment::formula::text;
-use mopd_experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId, Origin};
+use mopd_experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId};
 
 use crate::check::declarations::Declarations;
 
@@ -15,8 +15,11 @@ pub fn warn_of_leakage(declarations: &mut Declarations, comparisons: &[Compariso
         .filter(|domain| declarations.parts.is_trained_on(*domain))
         .collect();
     let tests = declarations.parts.domains.iter().filter_map(|domain| domain.tests.clone());
-    let benchmarks =
-        declarations.parts.benchmarks.iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
+    let benchmarks = declarations
+        .parts
+        .benchmarks
+        .iter()
+        .map(|benchmark| DataSource::file(&benchmark.prompts, benchmark.origin));
     let validation = declarations.parts.domains.iter().filter_map(|domain| domain.validation.clone());
     let validation: Vec<DataSource> = validation.collect();
     let of_training = tests.chain(benchmarks).chain(validation).filter_map(|tests| {
@@ -53,10 +56,10 @@ fn judged_twice(declarations: &Declarations, comparisons: &[Comparison]) -> Vec<
     let tests = domains.iter().filter_map(|domain| domain.tests.clone());
     let columns = (0..benchmarks.len() as u32).map(BenchmarkId).filter(shown);
     let columns = columns.map(|id| &benchmarks[id.0 as usize]);
-    let columns = columns.map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
+    let columns = columns.map(|benchmark| DataSource::file(&benchmark.prompts, benchmark.origin));
     let warning = |tests: DataSource| {
         let mut choosing = choosing.iter().map(|id| &benchmarks[id.0 as usize]);
-        let same = |judge: &&Benchmark| overlap(&tests, &whole(&judge.prompts, judge.origin));
+        let same = |judge: &&Benchmark| overlap(&tests, &DataSource::file(&judge.prompts, judge.origin));
         let judge = choosing.find(same)?;
         let text =
             format!("these held-out prompts are those of `{}`, by which a stage chooses weights", judge.name);
@@ -69,18 +72,6 @@ fn judged_twice(declarations: &Declarations, comparisons: &[Comparison]) -> Vec<
         Some(diagnostic.help("let a stage be judged by prompts that no table shows: another file"))
     };
     tests.chain(columns).filter_map(warning).collect()
-}
-
-/// A whole file as a source, without split, filter or limit.
-fn whole(path: &str, origin: Origin) -> DataSource {
-    DataSource {
-        path: path.to_owned(),
-        split: None,
-        filter: None,
-        limit: None,
-        max_prompt_tokens: None,
-        origin,
-    }
 }
 
 /// Whether two sources share rows, as far as their descriptions tell: one file under two names is not

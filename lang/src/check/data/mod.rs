@@ -23,7 +23,7 @@ use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::names::modules::Modules;
 use crate::check::read::numbers::has_variables;
-use crate::check::read::{self, expected, reads};
+use crate::check::read::{expected, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::unknown;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -49,14 +49,7 @@ pub fn source(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -> Optio
     match checker.evaluate(expr, env) {
         Value::Text(path) => {
             let path = checked_path(checker, path, expr.span)?;
-            Some(DataSource {
-                path,
-                split: None,
-                filter: None,
-                limit: None,
-                max_prompt_tokens: None,
-                origin: checker.origin(expr.span),
-            })
+            Some(DataSource::file(path, checker.origin(expr.span)))
         }
         Value::Dataset(source) => Some(Rc::unwrap_or_clone(source)),
         other => {
@@ -86,9 +79,7 @@ pub fn data_call(checker: &mut Checker, call: DataCall, env: &Env) -> Option<Val
             dataset(checker, given, env).map(|source| Value::Dataset(Rc::new(source)))
         }
         DataCall::Columns(given) => columns_call(checker, given.call),
-        DataCall::PassAt(given) => {
-            read::read(checker, given.k, env).map(|k| Value::Metric(Metric::PassAt(k)))
-        }
+        DataCall::PassAt(given) => read(checker, given.k, env).map(|k| Value::Metric(Metric::PassAt(k))),
         DataCall::Normalized(given) => {
             let text = "`normalized` belongs in `score = ...` of a `compare`";
             checker.report(Diagnostic::error(Code::TypeMismatch, given.call.span, text));
@@ -98,15 +89,15 @@ pub fn data_call(checker: &mut Checker, call: DataCall, env: &Env) -> Option<Val
 }
 
 fn dataset(checker: &mut Checker, given: Dataset, env: &Env) -> Option<DataSource> {
-    let path = read::read(checker, given.path, env)
-        .and_then(|path| checked_path(checker, path, given.path.expr.span));
-    let split = read::read(checker, given.split, env);
+    let path =
+        read(checker, given.path, env).and_then(|path| checked_path(checker, path, given.path.expr.span));
+    let split = read(checker, given.split, env);
     let filter = match given.filter {
         Some(filter) => row_filter(checker, filter.expr, env).map(Some),
         None => Some(None),
     };
-    let limit = read::read(checker, given.limit, env);
-    let max_prompt_tokens = read::read(checker, given.max_prompt_tokens, env);
+    let limit = read(checker, given.limit, env);
+    let max_prompt_tokens = read(checker, given.max_prompt_tokens, env);
     let (path, split, filter, limit) = (path?, split?, filter?, limit?);
     let max_prompt_tokens = max_prompt_tokens?;
     let origin = checker.origin(given.call.span);
@@ -239,8 +230,8 @@ pub fn format(
     system: Option<Arg<Text>>,
     env: &Env,
 ) -> Option<PromptFormat> {
-    let system = system.map(|system| (read::read(checker, system, env), system.expr.span));
-    let format = format.map(|format| (read::read(checker, format, env), format.expr.span));
+    let system = system.map(|system| (read(checker, system, env), system.expr.span));
+    let format = format.map(|format| (read(checker, format, env), format.expr.span));
     match (format, system) {
         (Some((Some(PromptFormat::Chat { .. }), _)), Some((system, _))) => {
             Some(PromptFormat::Chat { system })
@@ -321,11 +312,11 @@ fn check_format_of(
 }
 
 /// The block of the domain or `eval` whose name is at `place`.
-fn block_of_prompts(modules: &Modules, place: Span) -> Option<Span> {
-    let (module, _) = modules.files().find(|(_, file)| *file == place.file)?;
+fn block_of_prompts(modules: &Modules, span: Span) -> Option<Span> {
+    let (module, _) = modules.files().find(|(_, file)| *file == span.file)?;
     modules.tree(module).items.iter().find_map(|item| match &item.kind {
         ItemKind::Domain { name, block } | ItemKind::Eval { name, block } => {
-            (name.span == place && !block.broken).then_some(block.span)
+            (name.span == span && !block.broken).then_some(block.span)
         }
         _ => None,
     })

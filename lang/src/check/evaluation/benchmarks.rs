@@ -15,7 +15,7 @@ use crate::check::builtins::types::Count;
 use crate::check::builtins::vocabulary::{self, EvalBlock, EvaluationBlock};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
-use crate::check::read::{self, expected, settings};
+use crate::check::read::{expected, read, settings};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
@@ -23,13 +23,13 @@ use crate::check::{data, rollouts};
 
 pub fn eval_item(checker: &mut Checker, name: &Name, block: &Block, env: &Env) -> Value {
     let owner = format!("eval {}", name.text);
-    let settings = settings::settings(checker, Some(block), &owner, name.span, vocabulary::EVAL, false);
+    let settings = settings::block_settings(checker, Some(block), &owner, name.span, vocabulary::EVAL, false);
     let given = EvalBlock::of(&settings);
     settings::keep_marks(&mut checker.parts, &settings, &owner);
-    let prompts = read::read(checker, given.prompts, env);
-    let columns = read::read(checker, given.fields, env).flatten().unwrap_or_default();
+    let prompts = read(checker, given.prompts, env);
+    let columns = read(checker, given.fields, env).flatten().unwrap_or_default();
     let format = data::format(checker, given.format, given.system, env);
-    let reward = read::read(checker, given.reward, env);
+    let reward = read(checker, given.reward, env);
     let evaluation = read_evaluation(checker, &settings, given.samples, None, env);
     let metrics = match (given.metrics, &evaluation) {
         (Some(metrics), Some(evaluation)) => read_metrics(checker, metrics.expr, evaluation.samples, env),
@@ -40,8 +40,8 @@ pub fn eval_item(checker: &mut Checker, name: &Name, block: &Block, env: &Env) -
     else {
         return Value::Error;
     };
-    if let Some(place) = settings.key_span("metrics") {
-        check_metrics_of_reward(checker, &metrics, &name.text, &reward, place);
+    if let Some(span) = settings.key_span("metrics") {
+        check_metrics_of_reward(checker, &metrics, &name.text, &reward, span);
     }
     let origin = checker.origin(name.span);
     checker.parts.benchmarks.push(Benchmark {
@@ -66,13 +66,12 @@ pub fn read_evaluation(
     env: &Env,
 ) -> Option<Evaluation> {
     let given = EvaluationBlock::of(settings);
-    let (samples, temperature) =
-        (read::read(checker, samples, env), read::read(checker, given.temperature, env));
-    let max_tokens = read::read(checker, given.max_tokens, env);
+    let (samples, temperature) = (read(checker, samples, env), read(checker, given.temperature, env));
+    let max_tokens = read(checker, given.max_tokens, env);
     let truncation =
         rollouts::truncation(checker, given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env);
-    let stop = read::read(checker, given.stop, env);
-    let prompts = read::read(checker, prompts, env)?;
+    let stop = read(checker, given.stop, env);
+    let prompts = read(checker, prompts, env)?;
     let ((top_p, top_k), stop) = (truncation?, stop?.unwrap_or_default());
     let evaluation = Evaluation {
         samples: samples?,
@@ -177,16 +176,16 @@ pub fn check_metrics_of_benchmarks(
     declarations: &mut Declarations,
     metrics: &[Metric],
     benchmarks: &[BenchmarkId],
-    place: Span,
+    span: Span,
 ) {
     for benchmark in benchmarks {
         let Benchmark { name, evaluation, origin, reward, .. } =
             declarations.parts.benchmark(*benchmark).clone();
-        check_metrics_of_reward(declarations, metrics, &name, &reward, place);
+        check_metrics_of_reward(declarations, metrics, &name, &reward, span);
         let found = metrics.iter().find_map(|metric| too_few(*metric, evaluation.samples));
         if let Some((text, label)) = found {
             let declared = declarations.span(origin);
-            let diagnostic = Diagnostic::error(Code::OutOfRange, place, text)
+            let diagnostic = Diagnostic::error(Code::OutOfRange, span, text)
                 .label(format!("asked of every column, `{name}` too"))
                 .note(declared, label);
             declarations.report(diagnostic.help(format!("raise the `samples` of `{name}`")));
@@ -200,13 +199,13 @@ pub fn check_metrics_of_reward(
     metrics: &[Metric],
     column: &str,
     reward: &Reward,
-    place: Span,
+    span: Span,
 ) {
     let counted = metrics.iter().any(|metric| matches!(metric, Metric::PassAt(_)));
     if counted && reward.range() == RewardRange::Any {
         let text = format!("the reward of `{column}` may be any number: no answer is the right one");
         reporter.report(
-            Diagnostic::error(Code::TypeMismatch, place, text).label("counts right answers").help(
+            Diagnostic::error(Code::TypeMismatch, span, text).label("counts right answers").help(
                 "leave `pass_at` out: the table has the mean reward; or judge by rewards from 0 to 1, which \
              have no `range: any`",
             ),
@@ -218,7 +217,7 @@ pub fn check_metrics_of_reward(
     let (text, help) = match reward.facts().values {
         RewardValues::Verdict => return,
         RewardValues::VerdictOnWhole => (
-            "takes the whole completion for the answer: one that states its confidence is never right",
+            "takes the confidence for the answer: a completion that states one is never right",
             "find the answer beside the confidence, such as `reward = regex(\"answer: (?<answer>\\\\S+)\")`",
         ),
         RewardValues::Graded(_) => (
@@ -227,7 +226,7 @@ pub fn check_metrics_of_reward(
         ),
     };
     let text = format!("the reward of `{column}` {text}");
-    reporter.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
+    reporter.report(Diagnostic::error(Code::TypeMismatch, span, text).help(help));
 }
 
 /// Checks that some table or stage uses every `eval`.

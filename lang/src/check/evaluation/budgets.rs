@@ -13,7 +13,7 @@ pub fn check_budget(
     rows: &[Row],
     normalized: Option<&Normalized>,
     budget: Budget,
-    place: Span,
+    span: Span,
 ) {
     let scales: Vec<ModelId> =
         normalized.iter().flat_map(|scale| scale.zero.iter().chain(&scale.one).copied()).collect();
@@ -61,7 +61,7 @@ pub fn check_budget(
             false => "change how long one of them trains",
         };
         declarations.report(
-            Diagnostic::error(Code::UnequalBudget, place, text)
+            Diagnostic::error(Code::UnequalBudget, span, text)
                 .label("every row of this table spends the same")
                 .help(help),
         );

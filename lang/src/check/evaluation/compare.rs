@@ -19,7 +19,7 @@ use crate::check::data;
 use crate::check::declarations::{Declarations, ExperimentParts};
 use crate::check::evaluation::{benchmarks, budgets};
 use crate::check::names::modules::ModuleId;
-use crate::check::read::{self, arguments, expected, settings};
+use crate::check::read::{arguments, expected, read, settings};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 use crate::check::values::value::{MemberKey, Value};
@@ -78,7 +78,8 @@ pub fn comparison(
     block: &Block,
 ) -> Option<Comparison> {
     let env = Env::constant(module);
-    let settings = settings::settings(checker, Some(block), "compare", name.span, vocabulary::COMPARE, false);
+    let settings =
+        settings::block_settings(checker, Some(block), "compare", name.span, vocabulary::COMPARE, false);
     let given = CompareBlock::of(&settings);
     settings::keep_marks(&mut checker.parts, &settings, &format!("compare {:?}", name.text));
     let columns = columns_of_table(checker, given.on, &env)?;
@@ -89,7 +90,7 @@ pub fn comparison(
         Some(score) => normalized(checker, score.expr, &columns, &env).map(Some),
     };
     let evaluation = evaluation_of_table(checker, &settings, given.samples, given.prompts, &columns, &env);
-    let seeds = read::read(checker, given.seeds, &env);
+    let seeds = read(checker, given.seeds, &env);
     let metrics = match (given.metrics, &evaluation) {
         (Some(metrics), Some(evaluation)) => {
             benchmarks::read_metrics(checker, metrics.expr, evaluation.samples, &env)
@@ -154,10 +155,10 @@ fn evaluation_of_table(
         return benchmarks::read_evaluation(checker, settings, samples, prompts, env);
     };
     for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
-        if let Some(place) = settings.key_span(key) {
+        if let Some(span) = settings.key_span(key) {
             let text = format!("every column is a benchmark, which sets its own `{key}`");
             checker.report(
-                Diagnostic::error(Code::UnusedSetting, place, text)
+                Diagnostic::error(Code::UnusedSetting, span, text)
                     .help("remove it, or write it in the `eval`"),
             );
         }
@@ -235,18 +236,18 @@ fn budget(
     teachers: Option<Arg<Charges>>,
     env: &Env,
 ) -> Result<Option<Budget>, Reported> {
-    let charged = teachers.map(|teachers| read::read(checker, teachers, env));
+    let charged = teachers.map(|teachers| read(checker, teachers, env));
     let Some(budget) = budget else {
-        if let Some(place) = settings.key_span("teachers") {
+        if let Some(span) = settings.key_span("teachers") {
             checker.report(
-                Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
+                Diagnostic::error(Code::UnusedSetting, span, "nothing is counted here")
                     .help("name the quantity that every row spends equally: `budget = sequences`"),
             );
             return Err(Reported);
         }
         return Ok(None);
     };
-    let unit = read::read(checker, budget, env);
+    let unit = read(checker, budget, env);
     if charged.is_none() {
         checker.report(
             Diagnostic::error(

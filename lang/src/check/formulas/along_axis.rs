@@ -16,7 +16,7 @@ use crate::check::builtins::formulas::{
 use crate::check::builtins::types;
 use crate::check::checker::Checker;
 use crate::check::formulas::{arithmetic, functions};
-use crate::check::read::{self, expected, reads};
+use crate::check::read::{expected, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
@@ -48,7 +48,7 @@ pub fn axis(reporter: &mut Reporter, expr: &Expr) -> Option<Axis> {
 
 pub fn reduce(checker: &mut Checker, reduction: Reduction, given: Reduce, env: &Env) -> Option<Value> {
     let (x, over, span) = (given.x.expr, given.over.expr, given.call.span);
-    let (formula, over_axis) = (read::read(checker, given.x, env), read::read(checker, given.over, env));
+    let (formula, over_axis) = (read(checker, given.x, env), read(checker, given.over, env));
     let (formula, over_axis) = (formula?, over_axis?);
     if formula.axis() <= over_axis {
         let text = format!("this is one number per {} already", formula.axis().name());
@@ -102,7 +102,7 @@ pub fn other_rollout(
     over: Axis,
     env: &Env,
 ) -> Option<Rc<mopd_experiment::Rollout>> {
-    let rollout = read::read(checker, on, env)?;
+    let rollout = read(checker, on, env)?;
     if over > Axis::Group {
         let text = format!("another rollout has its own {}s: they can't be matched with these", over.name());
         checker.report(
@@ -130,7 +130,7 @@ pub fn read_among(
     env: &Env,
 ) -> Result<Option<Formula>, Reported> {
     let Some(given) = given else { return Ok(None) };
-    let condition = read::read(checker, given, env).ok_or(Reported)?;
+    let condition = read(checker, given, env).ok_or(Reported)?;
     let expr = given.expr;
     if condition.unit() != Unit::Bool {
         arithmetic::unit_mismatch(checker, Spanned::new(&condition, expr.span), "`among` needs a bool", None);
@@ -190,32 +190,32 @@ pub fn statistic_call(
         Statistic::Zscore { .. } => {
             let Zscore { x, over, deviation, among, .. } = Zscore::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::Zscore { deviation: read::read(checker, deviation, env)? }, x, over, among)
+            (Statistic::Zscore { deviation: read(checker, deviation, env)? }, x, over, among)
         }
         Statistic::Winsor { .. } => {
             let Winsor { x, upper, over, among, .. } = Winsor::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::Winsor { upper: read::read(checker, upper, env)? }, x, over, among)
+            (Statistic::Winsor { upper: read(checker, upper, env)? }, x, over, among)
         }
         Statistic::TopFraction { .. } => {
             let TopFraction { x, keep, over, among, .. } = TopFraction::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::TopFraction { keep: read::read(checker, keep, env)? }, x, over, among)
+            (Statistic::TopFraction { keep: read(checker, keep, env)? }, x, over, among)
         }
         Statistic::SampleWithoutReplacement { .. } => {
             let TopFraction { x, keep, over, among, .. } = TopFraction::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::SampleWithoutReplacement { keep: read::read(checker, keep, env)? }, x, over, among)
+            (Statistic::SampleWithoutReplacement { keep: read(checker, keep, env)? }, x, over, among)
         }
         Statistic::TopCount { .. } => {
             let TopCount { x, n, over, among, .. } = TopCount::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::TopCount { count: read::read(checker, n, env)? }, x, over, among)
+            (Statistic::TopCount { count: read(checker, n, env)? }, x, over, among)
         }
         Statistic::Chunks { .. } => {
             let Chunks { x, most, width, .. } = Chunks::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            let (most, width) = (read::read(checker, most, env), read::read(checker, width, env));
+            let (most, width) = (read(checker, most, env), read(checker, width, env));
             let chunks = Statistic::Chunks { most: most?, width: width? };
             return apply_statistic(
                 checker,
@@ -237,7 +237,7 @@ pub fn statistic_call(
             }
         },
     };
-    let axis = read::read(checker, over, env)?;
+    let axis = read(checker, over, env)?;
     apply_statistic(checker, statistic, x, Spanned::new(axis, over.expr.span), among, call, env)
 }
 
@@ -326,7 +326,7 @@ pub fn across(
         );
         return None;
     };
-    read::read(checker, missing, env)?;
+    read(checker, missing, env)?;
     let members = checker.parts.panels[panel.0 as usize].members.clone();
     let current = env
         .locals
@@ -393,7 +393,7 @@ pub fn apply_scan(
     span: Span,
     env: &Env,
 ) -> Option<Value> {
-    let axis = read::read(checker, over, env)?;
+    let axis = read(checker, over, env)?;
     if x.axis() <= axis {
         let text = format!("this is one number per {}", x.axis().name());
         checker.report(

@@ -179,14 +179,14 @@ fn report_missing_side(reporter: &mut Reporter, name: &str, side: &str, directed
 }
 
 /// Reports a divergence that its parameters make 0.
-fn report_zero_everywhere(reporter: &mut Reporter, summand: &Summand, place: Span) {
+fn report_zero_everywhere(reporter: &mut Reporter, summand: &Summand, span: Span) {
     let number = |given: &GivenParameter| Some(format!("{} = {}", given.name, given.value.constant()?));
     let with: Vec<String> =
         summand.parameters.iter().filter(|given| !given.default).filter_map(number).collect();
     let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(", ")) };
     let text = format!("`{}`{with} is 0 everywhere", summand.name);
     reporter.report(
-        Diagnostic::error(Code::OutOfRange, place, text)
+        Diagnostic::error(Code::OutOfRange, span, text)
             .label("teaches nothing")
             .help("choose another value: the one that was meant may be a `kl`, in one of its directions"),
     );
@@ -320,8 +320,8 @@ pub fn summand(
     let sides = &parameters[..sides(parameters)];
     if sides.is_empty() || *directed && sides.len() < 2 {
         let text = format!("`{}` needs its sides: two names, or one for their ratio", name.text);
-        let place = parameters.first().map_or(name.span, |first| first.name.span);
-        let diagnostic = Diagnostic::error(Code::NotADivergence, place, text);
+        let span = parameters.first().map_or(name.span, |first| first.name.span);
+        let diagnostic = Diagnostic::error(Code::NotADivergence, span, text);
         checker.report(diagnostic.help(format!("write `divergence {}(p || q) = p * log(p / q)`", name.text)));
         return None;
     }
@@ -382,12 +382,12 @@ pub fn divergence_item(checker: &mut Checker, id: ItemId, declared: &DivergenceI
     }
     let text = format!("the order of the sides of `{}` makes a difference", name.text);
     let [p, q] = [&parameters[0].name, &parameters[1].name];
-    let place = p.span.to(q.span);
+    let span = p.span.to(q.span);
     let ours = format!("{} || {}", p.text, q.text);
     checker.report(
-        Diagnostic::error(Code::NotADivergence, place, text)
+        Diagnostic::error(Code::NotADivergence, span, text)
             .label("written with a comma, which is for symmetric divergences")
             .help(format!("write `{0}({ours})`, and call it `{0}(teacher || student)`", name.text))
-            .fix(format!("write `{ours}`"), place, ours),
+            .fix(format!("write `{ours}`"), span, ours),
     );
 }

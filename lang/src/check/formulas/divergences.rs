@@ -14,7 +14,7 @@ use crate::check::builtins::types;
 use crate::check::checker::Checker;
 use crate::check::declarations::plain_teachers;
 use crate::check::formulas::{blends, declared, signals, temperatures};
-use crate::check::read::{self, expected, numbers, reads};
+use crate::check::read::{expected, numbers, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -80,7 +80,7 @@ pub fn divergence_call(checker: &mut Checker, call: DivergenceCall, env: &Env) -
             let support = given.support.map(Arg::expr);
             beyond_one_entry(checker, given.call, env)?;
             let sides = sides(checker, given.pair.expr, support, given.call.builtin.name, env);
-            let kind = DivergenceKind::Gaussian { dimensions: read::read(checker, given.dimensions, env)? };
+            let kind = DivergenceKind::Gaussian { dimensions: read(checker, given.dimensions, env)? };
             let ((left, right), common) = (sides?, common!(given));
             Some(finish_divergence(checker, kind, left, right, common, given.call.span, env))
         }
@@ -140,12 +140,12 @@ pub fn sides(
             plain_side(left, &checker.sources),
             plain_side(right, &checker.sources)
         );
-        let place = Span::new(pair.span.file, call, end);
+        let span = Span::new(pair.span.file, call, end);
         let named = file[call..].starts_with(name);
         let diagnostic = diagnostic.help(format!("write `{ours})`"));
         let _ = operand;
         checker.report(if named {
-            diagnostic.fix(format!("write `{ours})`"), place, ours)
+            diagnostic.fix(format!("write `{ours})`"), span, ours)
         } else {
             diagnostic
         });
@@ -359,11 +359,11 @@ pub fn support_call(checker: &mut Checker, call: SupportCall, env: &Env) -> Opti
         }
         SupportCall::Nucleus(given) => {
             let role = chooser(checker, given.role, "nucleus(teacher, 0.95)", env);
-            let place = given.p.expr.span;
-            let p = read::read(checker, given.p, env);
+            let span = given.p.expr.span;
+            let p = read(checker, given.p, env);
             if p == Some(0.0) {
                 let text = "a nucleus of 0 has no entry";
-                checker.report(Diagnostic::error(Code::OutOfRange, place, text).help("write `p` above 0"));
+                checker.report(Diagnostic::error(Code::OutOfRange, span, text).help("write `p` above 0"));
                 return None;
             }
             Support::Nucleus { role: role?, p: p? }
@@ -383,11 +383,7 @@ fn chooser(checker: &mut Checker, role: Arg<types::Role>, usage: &str, env: &Env
 
 fn joined(checker: &mut Checker, given: Union, env: &Env) -> Option<Vec<Support>> {
     let Union { first, second, third, .. } = given;
-    [Some(first), Some(second), third]
-        .into_iter()
-        .flatten()
-        .map(|part| read::read(checker, part, env))
-        .collect()
+    [Some(first), Some(second), third].into_iter().flatten().map(|part| read(checker, part, env)).collect()
 }
 
 /// `detached(blend(...))`

@@ -15,7 +15,7 @@ use crate::check::builtins::formulas::{
 };
 use crate::check::checker::Checker;
 use crate::check::formulas::{along_axis, arithmetic};
-use crate::check::read::{self, Reads, numbers};
+use crate::check::read::{Reads, numbers, read};
 use crate::check::reporter::Reporter;
 use crate::check::roles::pooled;
 use crate::check::values::environment::Env;
@@ -29,7 +29,7 @@ pub fn formula_call(checker: &mut Checker, call: Call, given: &[Option<&Expr>], 
     match call.builtin.kind {
         BuiltinKind::Elementwise(function) => {
             let x = Elementwise::of(call, given)?.x;
-            let operand = read::read(checker, x, env)?;
+            let operand = read(checker, x, env)?;
             Some(arithmetic::applied(checker, function, operand, x.expr.span, call.span))
         }
         BuiltinKind::Bucket => bucket(checker, Bucket::of(call, given)?, env),
@@ -60,7 +60,7 @@ pub fn formula_call(checker: &mut Checker, call: Call, given: &[Option<&Expr>], 
         BuiltinKind::Where => choose(checker, Where::of(call, given)?, env),
         BuiltinKind::Reduce(Reduction::Quantile { .. }) => {
             let Quantile { x, q, over, among, on, .. } = Quantile::of(call, given)?;
-            let q = read::read(checker, q, env)?;
+            let q = read(checker, q, env)?;
             along_axis::reduce(checker, Reduction::Quantile { q }, Reduce { call, x, over, among, on }, env)
         }
         BuiltinKind::Reduce(Reduction::Sum) => match Sum::of(call, given)? {
@@ -88,7 +88,7 @@ pub fn formula_call(checker: &mut Checker, call: Call, given: &[Option<&Expr>], 
         BuiltinKind::Memory(Memory::Ema { .. }) => {
             let Ema { x, rate, .. } = Ema::of(call, given)?;
             let x = placed(checker, x, env)?;
-            let rate = read::read(checker, rate, env)?;
+            let rate = read(checker, rate, env)?;
             along_axis::memory(checker, Memory::Ema { rate }, x, call.span)
         }
         _ => unreachable!("every other kind is handled where its values are made"),
@@ -101,7 +101,7 @@ pub fn placed<T: Reads<Value = Formula>>(
     given: Arg<T>,
     env: &Env,
 ) -> Option<Spanned<Formula>> {
-    Some(Spanned::new(read::read(checker, given, env)?, given.expr.span))
+    Some(Spanned::new(read(checker, given, env)?, given.expr.span))
 }
 
 /// Numbers that must share a unit: the bounds of a `clip`, the sides of a `min`, the branches of a
@@ -176,8 +176,8 @@ fn choose(checker: &mut Checker, given: Where, env: &Env) -> Option<Value> {
 /// clip(floor(x * n), 0, n - 1): what is below 0 is in the first bucket, 1 and what is above in the last.
 fn bucket(checker: &mut Checker, given: Bucket, env: &Env) -> Option<Value> {
     let span = given.call.span;
-    let mut value = read::read(checker, given.x, env)?;
-    let n = read::read(checker, given.n, env)?;
+    let mut value = read(checker, given.x, env)?;
+    let n = read(checker, given.n, env)?;
     let numbers = [f64::from(n), 0.0, f64::from(n - 1)];
     let [Value::Formula(parts), Value::Formula(first), Value::Formula(last)] =
         numbers.map(|number| numbers::number(checker, number, Unit::Number, span))

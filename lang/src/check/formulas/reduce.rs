@@ -12,7 +12,7 @@ use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::formulas::ranges::possible_values;
 use crate::check::formulas::{along_axis, arithmetic};
-use crate::check::read::{self, expected, numbers, reads, settings};
+use crate::check::read::{expected, numbers, read, reads, settings};
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::unknown;
 use crate::check::values::environment::Env;
@@ -315,10 +315,10 @@ fn balance(checker: &mut Checker, axis: &Name, block: &Block, env: &Env) -> Opti
     }
     let (settings, given) = settings::block::<BalanceBlock>(checker, Some(block), "by domain", block.span);
     settings::keep_marks(&mut checker.parts, &settings, "by domain");
-    let target = read::read(checker, given.target, env)?;
-    let follow_gap = read::read(checker, given.follow_gap, env)?;
-    let clamp = read::read(checker, given.clamp, env)?;
-    let observe = read::read(checker, given.observe, env)?;
+    let target = read(checker, given.target, env)?;
+    let follow_gap = read(checker, given.follow_gap, env)?;
+    let clamp = read(checker, given.clamp, env)?;
+    let observe = read(checker, given.observe, env)?;
     let origin = checker.origin(block.span);
     Some(Balance { target, follow_gap, clamp, observe, origin })
 }

@@ -15,7 +15,7 @@ use crate::check::checker::{Checker, DEEPEST_CALL};
 use crate::check::formulas::arithmetic;
 use crate::check::formulas::ranges::{self, RangeCheck, first_outside, is_never_above_0, significant};
 use crate::check::read::numbers::{self, has_variables};
-use crate::check::read::{self, expected, postfix_words, reads, settings};
+use crate::check::read::{expected, postfix_words, read, reads, settings};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
@@ -76,7 +76,7 @@ pub fn learning_rate(
     length: Option<Length>,
 ) -> Option<Formula> {
     let given = settings::required_setting(checker, given)?;
-    let (expr, rate) = (given.expr, read::read(checker, given, env)?);
+    let (expr, rate) = (given.expr, read(checker, given, env)?);
     match rate.constant() {
         Some(value) if value <= 0.0 => {
             let diagnostic =
@@ -105,7 +105,7 @@ pub fn learning_rate(
 
 /// Warns of learning rates above 1. Published rates of all optimizers are far below: a larger one is a
 /// slip, often a lost `e-` or a percentage.
-fn warn_of_rate(reporter: &mut Reporter, rate: &Formula, place: Span, length: Option<Length>) {
+fn warn_of_rate(reporter: &mut Reporter, rate: &Formula, span: Span, length: Option<Length>) {
     if has_variables(rate) {
         return;
     }
@@ -119,7 +119,7 @@ fn warn_of_rate(reporter: &mut Reporter, rate: &Formula, place: Span, length: Op
     let shown = [4, 7].into_iter().map(|digits| significant(largest, digits)).find(|shown| *shown > 1.0);
     let shown = shown.unwrap_or(largest);
     let diagnostic =
-        Diagnostic::warning(Code::OutOfRange, place, "a learning rate above 1 destroys the weights");
+        Diagnostic::warning(Code::OutOfRange, span, "a learning rate above 1 destroys the weights");
     reporter.report(
         diagnostic
             .label(format!("reaches {shown}"))
@@ -188,14 +188,13 @@ pub fn schedule_call(checker: &mut Checker, call: ScheduleCall, env: &Env) -> Op
 
 fn schedule(checker: &mut Checker, call: ScheduleCall, env: &Env) -> Option<Schedule> {
     Some(match call {
-        ScheduleCall::Constant(given) => Schedule::Constant { value: read::read(checker, given.value, env)? },
+        ScheduleCall::Constant(given) => Schedule::Constant { value: read(checker, given.value, env)? },
         ScheduleCall::Linear(given) | ScheduleCall::Cosine(given) | ScheduleCall::Exponential(given) => {
             crossing(checker, given, env)?
         }
         ScheduleCall::Piecewise(given) => piecewise(checker, given.pieces.expr, env)?,
         ScheduleCall::Alternate(given) => {
-            let (values, every) =
-                (read::read(checker, given.values, env), read::read(checker, given.every, env));
+            let (values, every) = (read(checker, given.values, env), read(checker, given.every, env));
             Schedule::Alternate { values: values?, every: every? }
         }
         ScheduleCall::Warmup(given) => warmup(checker, given, env)?,
@@ -204,8 +203,8 @@ fn schedule(checker: &mut Checker, call: ScheduleCall, env: &Env) -> Option<Sche
 }
 
 fn warmup(checker: &mut Checker, given: Warmup, env: &Env) -> Option<Schedule> {
-    let steps = read::read(checker, given.steps, env);
-    let formula = read::read(checker, given.then, env)?;
+    let steps = read(checker, given.steps, env);
+    let formula = read(checker, given.then, env)?;
     let then = match &formula.0.kind {
         FormulaKind::Number(value) => Schedule::Constant { value: *value },
         FormulaKind::Schedule(schedule) => schedule.clone(),
@@ -360,15 +359,15 @@ fn piecewise(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Schedule> 
 }
 
 fn ladder(checker: &mut Checker, given: Ladder, env: &Env) -> Option<Adaptive> {
-    let (values, every) = (read::read(checker, given.values, env), read::read(checker, given.every, env));
+    let (values, every) = (read(checker, given.values, env), read(checker, given.every, env));
     let advance_if = after_a_step(checker, given.advance_if.expr, env, true)?;
     Some(Adaptive::Ladder { values: values?, advance_if, every: every? })
 }
 
 fn learned(checker: &mut Checker, given: Learned, env: &Env) -> Option<Adaptive> {
     let gain = after_a_step(checker, given.gain.expr, env, false);
-    let (hold, discount) = (read::read(checker, given.hold, env), read::read(checker, given.discount, env));
-    let lr = read::read(checker, given.lr, env);
+    let (hold, discount) = (read(checker, given.hold, env), read(checker, given.discount, env));
+    let lr = read(checker, given.lr, env);
     Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount?, lr: lr? })
 }
 

@@ -12,7 +12,7 @@ use crate::check::builtins::measures::MeasureCall;
 use crate::check::builtins::vocabulary;
 use crate::check::checker::Checker;
 use crate::check::declarations::ExperimentParts;
-use crate::check::read::{self, expected, reads};
+use crate::check::read::{expected, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
 use crate::check::suggestions::foreign::{self, Spelling};
@@ -260,31 +260,29 @@ pub fn measure_call(checker: &mut Checker, call: MeasureCall, env: &Env) -> Opti
     }
     let signal = match call {
         MeasureCall::Overlap(given) => {
-            let (left, right) = (read::read(checker, given.left, env), read::read(checker, given.right, env));
-            let k = read::read(checker, given.k, env);
+            let (left, right) = (read(checker, given.left, env), read(checker, given.right, env));
+            let k = read(checker, given.k, env);
             Signal::Overlap { left: left?, right: right?, k: k? }
         }
         MeasureCall::Mass(given) => {
-            let (role, support) =
-                (read::read(checker, given.role, env), read::read(checker, given.support, env));
+            let (role, support) = (read(checker, given.role, env), read(checker, given.support, env));
             Signal::Mass { role: role?, support: support? }
         }
         MeasureCall::InNucleus(given) => {
-            let (role, p) = (read::read(checker, given.role, env), read::read(checker, given.p, env));
+            let (role, p) = (read(checker, given.role, env), read(checker, given.p, env));
             Signal::InNucleus { role: role?, p: p? }
         }
         MeasureCall::Agreement(given) => {
-            let (role, samples) =
-                (read::read(checker, given.role, env), read::read(checker, given.samples, env));
-            let by = read::read(checker, given.by, env);
+            let (role, samples) = (read(checker, given.role, env), read(checker, given.samples, env));
+            let by = read(checker, given.by, env);
             Signal::Agreement { role: role?, samples: samples?, by: by? }
         }
         MeasureCall::Score(given) => {
-            let (role, span) = (read::read(checker, given.role, env), read::read(checker, given.on, env));
+            let (role, span) = (read(checker, given.role, env), read(checker, given.on, env));
             Signal::SpanScore { role: role?, span: span? }
         }
-        MeasureCall::Size(given) => Signal::SupportSize { support: read::read(checker, given.support, env)? },
-        MeasureCall::Available(given) => Signal::Available { role: read::read(checker, given.role, env)? },
+        MeasureCall::Size(given) => Signal::SupportSize { support: read(checker, given.support, env)? },
+        MeasureCall::Available(given) => Signal::Available { role: read(checker, given.role, env)? },
     };
     Some(read_signal(checker, signal, span))
 }

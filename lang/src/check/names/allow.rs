@@ -79,15 +79,15 @@ pub fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, later: &[La
 }
 
 impl Allow {
-    fn covers(&self, place: Span) -> bool {
-        place.file == self.span.file && self.covers.contains(&place.start)
+    fn covers(&self, span: Span) -> bool {
+        span.file == self.span.file && self.covers.contains(&span.start)
     }
 }
 
 /// Whether a comment silences the warning of this code at this place.
-pub fn is_allowed(sources: &Sources, code: Code, place: Span) -> bool {
+pub fn is_allowed(sources: &Sources, code: Code, span: Span) -> bool {
     let mut allows = sources.files().flat_map(|(id, file)| allows(id, file));
-    allows.any(|allow| allow.has_reason && sources.text(allow.code) == code.name() && allow.covers(place))
+    allows.any(|allow| allow.has_reason && sources.text(allow.code) == code.name() && allow.covers(span))
 }
 
 /// The warnings that a run may give of an experiment, when it has read the data: their places.

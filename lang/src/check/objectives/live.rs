@@ -16,7 +16,7 @@ use crate::check::builtins::losses::LossCall;
 use crate::check::builtins::{self, Builtin, BuiltinKind, types};
 use crate::check::checker::Checker;
 use crate::check::formulas::signals;
-use crate::check::read::{self, arguments, expected};
+use crate::check::read::{arguments, expected, read};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -122,13 +122,11 @@ fn loss(
             // The student's own choice is allowed as a target: it sharpens the student.
             roles::role_of(checker, value, given.of.expr.span, wanted).map(|of| Live::Likelihood { of })
         }
-        LossCall::Ranking(given) => {
-            read::read(checker, given.order, env).map(|order| Live::Ranking { order })
-        }
+        LossCall::Ranking(given) => read(checker, given.order, env).map(|order| Live::Ranking { order }),
         LossCall::Dpo(given) => {
             let outside = env.with_context(EvaluationContext::Objective);
             let (chosen, rejected) =
-                (read::read(checker, given.chosen, &outside), read::read(checker, given.rejected, &outside));
+                (read(checker, given.chosen, &outside), read(checker, given.rejected, &outside));
             let value = checker.evaluate(given.beta.expr, &outside);
             let beta = expected::formula(checker, value, given.beta.expr.span)?;
             let beta = preference_beta(checker, beta, given.beta.expr.span)?;
@@ -144,8 +142,8 @@ fn loss(
         LossCall::BradleyTerry(given) => {
             let outside = env.with_context(EvaluationContext::Objective);
             let (chosen, rejected) =
-                (read::read(checker, given.chosen, &outside), read::read(checker, given.rejected, &outside));
-            let on = read::read(checker, given.on, &outside)?;
+                (read(checker, given.chosen, &outside), read(checker, given.rejected, &outside));
+            let on = read(checker, given.on, &outside)?;
             preference(checker, PreferenceKind::BradleyTerry, chosen, rejected, on, given.rejected.expr.span)
         }
         LossCall::SquaredError(given) => {
@@ -154,7 +152,7 @@ fn loss(
             };
             let wanted = "`mse` compares `student.mean`, `student.score` or `student.value` with a target";
             let (part, target) = error_against(checker, given.x, given.target, compared, wanted, env)?;
-            let dimensions = read::read(checker, given.dimensions, env)?;
+            let dimensions = read(checker, given.dimensions, env)?;
             Some(Live::SquaredError { part, target, dimensions })
         }
         LossCall::BinaryCrossEntropy(given) => {
@@ -168,11 +166,11 @@ fn loss(
 }
 
 /// Checks `beta` of `live dpo(...)` and of the stage `dpo`.
-pub fn preference_beta(reporter: &mut Reporter, beta: Formula, place: Span) -> Option<Formula> {
+pub fn preference_beta(reporter: &mut Reporter, beta: Formula, span: Span) -> Option<Formula> {
     if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
         let text = "`beta` is one positive number for the whole step";
         reporter.report(
-            Diagnostic::error(Code::OutOfRange, place, text)
+            Diagnostic::error(Code::OutOfRange, span, text)
                 .help("it sets how far the student may move from the reference; 0.1 is usual"),
         );
         return None;
@@ -187,7 +185,7 @@ pub fn preference(
     chosen: Option<Rc<Rollout>>,
     rejected: Option<Rc<Rollout>>,
     on: Option<NamedSpan>,
-    place: Span,
+    span: Span,
 ) -> Option<Live> {
     let (chosen, rejected) = (Rc::unwrap_or_clone(chosen?), Rc::unwrap_or_clone(rejected?));
     let own =
@@ -195,7 +193,7 @@ pub fn preference(
     if chosen.is_alike(&rejected) || own(&chosen) && own(&rejected) {
         let text = "chosen and rejected completions come from the same source, so they do not differ";
         reporter.report(
-            Diagnostic::error(Code::OutOfRange, place, text).help(
+            Diagnostic::error(Code::OutOfRange, span, text).help(
                 "name another field of the data, another writer, or keep the best of a group by a reward",
             ),
         );
@@ -206,7 +204,7 @@ pub fn preference(
         reporter.report(
             Diagnostic::warning(
                 Code::WrongSign,
-                place,
+                span,
                 "the better completions are rejected, the worse ones chosen",
             )
             .note(preferred, "these are preferred")

@@ -24,7 +24,7 @@ use crate::check::builtins::vocabulary::TermBlock;
 use crate::check::checker::Checker;
 use crate::check::declarations::ExperimentParts;
 use crate::check::formulas::{arithmetic, reduce, temperatures};
-use crate::check::read::{self, declared_type, expected, settings, turns};
+use crate::check::read::{declared_type, expected, read, settings, turns};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::{FamilyMembers, Value};
@@ -424,7 +424,7 @@ fn term_settings(
         }
     }
     if let Some(data) = given.data {
-        found.data = read::read(checker, data, env);
+        found.data = read(checker, data, env);
         good &= found.data.is_some();
     }
     good.then_some(found)

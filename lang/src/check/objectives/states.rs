@@ -129,11 +129,11 @@ pub(super) fn state_moves(checker: &mut Checker, begun: OpenState, env: &Env) ->
         let one = if own == Axis::Domain { "one number for each domain" } else { "one number of the run" };
         let text = format!("`{}` is {one}, and this is one per {axis}", name.text);
         let culprit = unreduced(&next, most).unwrap_or(&next);
-        let place = checker.span(culprit.0.origin);
+        let span = checker.span(culprit.0.origin);
         let culprit = text::formula(culprit, 60);
         let diagnostic = Diagnostic::error(Code::AxisMismatch, expr.span, text)
             .label(format!("one number per {axis}"))
-            .note(place, format!("differs within the {over}"));
+            .note(span, format!("differs within the {over}"));
         checker.report(diagnostic.help(format!("reduce it first: `mean({culprit}, over: {over})`")));
         return None;
     }

@@ -6,8 +6,8 @@ use mopd_experiment::Secret;
 
 use crate::check::builtins::teachers::Environment;
 use crate::check::checker::Checker;
-use crate::check::read;
 use crate::check::read::expected;
+use crate::check::read::read;
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
 
@@ -30,7 +30,7 @@ pub fn secret(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -> Optio
 
 /// `env("TEACHER_URL")`
 pub fn env_call(checker: &mut Checker, given: Environment, env: &Env) -> Option<Value> {
-    let name = read::read(checker, given.name, env)?;
+    let name = read(checker, given.name, env)?;
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(sound) {
         checker.report(

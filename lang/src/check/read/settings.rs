@@ -17,7 +17,7 @@ use crate::check::suggestions::unknown;
 use crate::check::values::environment::Env;
 
 /// The settings of a block. Reports unknown keys, duplicates, and statements that are no settings.
-pub fn settings<'a>(
+pub fn block_settings<'a>(
     declarations: &mut Declarations,
     block: Option<&'a Block>,
     owner: &str,
@@ -181,7 +181,7 @@ pub fn block<'e, B: DeclaredBlock<'e>>(
     owner: &str,
     span: Span,
 ) -> (BlockSettings<'e>, B) {
-    let settings = settings(declarations, block, owner, span, B::KEYS, false);
+    let settings = block_settings(declarations, block, owner, span, B::KEYS, false);
     let given = B::of(&settings);
     (settings, given)
 }

@@ -21,8 +21,8 @@ impl ReportedDiagnostics {
     /// Adds a diagnostic unless it is there already. The body of a function or objective is checked at every
     /// use, but its mistakes are reported once.
     pub fn add(&mut self, diagnostic: Diagnostic) {
-        let place = (diagnostic.code, diagnostic.primary.span);
-        let known = self.at.entry(place).or_default();
+        let key = (diagnostic.code, diagnostic.primary.span);
+        let known = self.at.entry(key).or_default();
         if known.iter().any(|known| same_but_for_members(&self.all[*known].message, &diagnostic.message)) {
             return;
         }

@@ -23,13 +23,12 @@ pub fn pooled(
     span: Span,
     env: &Env,
 ) -> Value {
-    let values = match checker.evaluate(place, env) {
-        Value::List(values) => values,
-        Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
-        Value::Panel(panel) => {
+    let values = match checker.evaluate(place, env).elements() {
+        Ok(values) => values,
+        Err(Value::Panel(panel)) => {
             checker.parts.panels[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
         }
-        other => {
+        Err(other) => {
             return expected::wrong_kind(
                 checker,
                 place.span,

@@ -8,38 +8,38 @@ use crate::check::builtins::declare::Arg;
 use crate::check::builtins::rollouts::{FirstOf, From, Replay, RolloutCall, Sample, SampledBy};
 use crate::check::checker::Checker;
 use crate::check::formulas::schedules;
+use crate::check::read::read;
 use crate::check::rollouts::{self, SamplingArguments};
+use crate::check::teachers;
 use crate::check::values::environment::Env;
-use crate::check::{read, teachers};
 
 pub fn rollout_call(checker: &mut Checker, call: RolloutCall, env: &Env) -> Option<RolloutSource> {
     Some(match call {
         RolloutCall::Sample(given) => RolloutSource::Sample(sample(checker, given, env)?),
         RolloutCall::SampledBy(given) => sampled_by(checker, given, env)?,
         RolloutCall::From(given) => written_by(checker, given, env)?,
-        RolloutCall::Data(given) => RolloutSource::Data { field: read::read(checker, given.field, env)? },
+        RolloutCall::Data(given) => RolloutSource::Data { field: read(checker, given.field, env)? },
         RolloutCall::Mix(given) => {
             let share = schedules::share(checker, given.share.expr, "the share", env);
-            let (first, second) =
-                (read::read(checker, given.first, env), read::read(checker, given.second, env));
+            let (first, second) = (read(checker, given.first, env), read(checker, given.second, env));
             RolloutSource::Mix { share: share?, first: first?, second: second? }
         }
         RolloutCall::TokenMix(given) => {
-            let alpha = read::read(checker, given.alpha, env);
-            RolloutSource::TokenMix { of: read::read(checker, given.of, env)?, alpha: alpha? }
+            let alpha = read(checker, given.alpha, env);
+            RolloutSource::TokenMix { of: read(checker, given.of, env)?, alpha: alpha? }
         }
         RolloutCall::Interleave(given) => {
-            let top_k = read::read(checker, given.top_k, env);
-            RolloutSource::Interleave { of: read::read(checker, given.of, env)?, top_k: top_k? }
+            let top_k = read(checker, given.top_k, env);
+            RolloutSource::Interleave { of: read(checker, given.of, env)?, top_k: top_k? }
         }
         RolloutCall::Refine(given) => {
-            let (by, of) = (read::read(checker, given.by, env), read::read(checker, given.of, env));
-            let sees = read::read(checker, given.sees, env)?;
+            let (by, of) = (read(checker, given.by, env), read(checker, given.of, env));
+            let sees = read(checker, given.sees, env)?;
             RolloutSource::Refine { by: by?, sees, of: of? }
         }
         RolloutCall::Snapshot(given) => {
-            let model = read::read(checker, given.model, env);
-            RolloutSource::Snapshot { of: read::read(checker, given.of, env)?, model: model? }
+            let model = read(checker, given.model, env);
+            RolloutSource::Snapshot { of: read(checker, given.of, env)?, model: model? }
         }
         RolloutCall::Replay(given) => replay(checker, given, env)?,
         RolloutCall::FirstOf(given) => {
@@ -47,23 +47,23 @@ pub fn rollout_call(checker: &mut Checker, call: RolloutCall, env: &Env) -> Opti
             let choices: Vec<Option<_>> = [Some(first), Some(second), third, fourth]
                 .into_iter()
                 .flatten()
-                .map(|choice| read::read(checker, choice, env))
+                .map(|choice| read(checker, choice, env))
                 .collect();
             RolloutSource::FirstOf { choices: choices.into_iter().collect::<Option<_>>()? }
         }
         RolloutCall::EachTurn(given) => {
-            let (history, of) = (read::read(checker, given.history, env), read::read(checker, given.of, env));
+            let (history, of) = (read(checker, given.history, env), read(checker, given.of, env));
             RolloutSource::EachTurn { history: history?, of: of? }
         }
         RolloutCall::Speculative(given) => {
-            let block = read::read(checker, given.block, env);
-            RolloutSource::Speculative { of: read::read(checker, given.of, env)?, block: block? }
+            let block = read(checker, given.block, env);
+            RolloutSource::Speculative { of: read(checker, given.of, env)?, block: block? }
         }
         RolloutCall::Turns(given) => {
-            let environment = read::read(checker, given.environment, env);
-            let (at_most, of) = (read::read(checker, given.at_most, env), read::read(checker, given.of, env));
-            let time_limit_seconds = read::read(checker, given.time_limit, env)?;
-            let depends = read::read(checker, given.depends, env)?.unwrap_or_default();
+            let environment = read(checker, given.environment, env);
+            let (at_most, of) = (read(checker, given.at_most, env), read(checker, given.of, env));
+            let time_limit_seconds = read(checker, given.time_limit, env)?;
+            let depends = read(checker, given.depends, env)?.unwrap_or_default();
             RolloutSource::Turns(mopd_experiment::Turns {
                 environment: environment?,
                 time_limit_seconds,
@@ -73,23 +73,21 @@ pub fn rollout_call(checker: &mut Checker, call: RolloutCall, env: &Env) -> Opti
             })
         }
         RolloutCall::Denoise(given) => {
-            let (steps, block) =
-                (read::read(checker, given.steps, env), read::read(checker, given.block, env));
-            let of = read::read(checker, given.of, env);
+            let (steps, block) = (read(checker, given.steps, env), read(checker, given.block, env));
+            let of = read(checker, given.of, env);
             RolloutSource::Denoise { steps: steps?, block: block?, of: of? }
         }
         RolloutCall::Derived(given) => {
-            let (template, of) =
-                (read::read(checker, given.template, env), read::read(checker, given.from, env));
+            let (template, of) = (read(checker, given.template, env), read(checker, given.from, env));
             RolloutSource::Derived { template: template?, of: of? }
         }
     })
 }
 
 pub fn sampled_by(checker: &mut Checker, given: SampledBy, env: &Env) -> Option<RolloutSource> {
-    let (engine, url) = (teachers::engine(checker, given.engine, env), read::read(checker, given.url, env));
-    let (model, push) = (read::read(checker, given.model, env), read::read(checker, given.push, env));
-    let (of, every) = (read::read(checker, given.of, env), read::read(checker, given.every, env));
+    let (engine, url) = (teachers::engine(checker, given.engine, env), read(checker, given.url, env));
+    let (model, push) = (read(checker, given.model, env), read(checker, given.push, env));
+    let (of, every) = (read(checker, given.of, env), read(checker, given.every, env));
     let key = match given.key.map(|key| teachers::server_key(checker, key, env)) {
         Some(key) => Some(key?),
         None => None,
@@ -100,8 +98,8 @@ pub fn sampled_by(checker: &mut Checker, given: SampledBy, env: &Env) -> Option<
 
 /// `replay(sample(...), capacity: 10_000, share: 0.25, keeps: prompts, while: ..., order: ...)`
 pub fn replay(checker: &mut Checker, given: Replay, env: &Env) -> Option<RolloutSource> {
-    let (of, capacity) = (read::read(checker, given.of, env), read::read(checker, given.capacity, env));
-    let (share, keeps) = (read::read(checker, given.share, env), read::read(checker, given.keeps, env));
+    let (of, capacity) = (read(checker, given.of, env), read(checker, given.capacity, env));
+    let (share, keeps) = (read(checker, given.share, env), read(checker, given.keeps, env));
     let condition = match given.condition {
         Some(condition) => rollouts::judged_by(checker, condition.expr, env, true, Axis::Group).map(Some),
         None => Some(None),
@@ -125,7 +123,7 @@ pub fn heads(checker: &mut Checker, given: &Sample, env: &Env) -> Result<Option<
     let alone = match (given.heads, given.accept) {
         (None, None) => return Ok(None),
         (Some(heads), Some(accept)) => {
-            let (heads, accept) = (read::read(checker, heads, env), read::read(checker, accept, env));
+            let (heads, accept) = (read(checker, heads, env), read(checker, accept, env));
             return match (heads, accept) {
                 (Some(heads), Some(accept)) => Ok(Some(Heads { heads, accept })),
                 _ => Err(Reported),
@@ -143,9 +141,9 @@ pub fn heads(checker: &mut Checker, given: &Sample, env: &Env) -> Result<Option<
 }
 
 pub fn sample(checker: &mut Checker, given: Sample, env: &Env) -> Option<Sampling> {
-    let n = read::read(checker, given.n, env);
-    let temperature = read::read(checker, given.temperature, env);
-    let max_tokens = read::read(checker, given.max_tokens, env);
+    let n = read(checker, given.n, env);
+    let temperature = read(checker, given.temperature, env);
+    let max_tokens = read(checker, given.max_tokens, env);
     let (top_p, top_k) = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
     let stop = given.stop.map(Arg::expr);
     let sampling = rollouts::sampling(
@@ -153,14 +151,14 @@ pub fn sample(checker: &mut Checker, given: Sample, env: &Env) -> Option<Samplin
         SamplingArguments { n, temperature: temperature.clone(), max_tokens, top_p, top_k, stop },
         env,
     );
-    let repetition_penalty = read::read(checker, given.repetition_penalty, env)?;
+    let repetition_penalty = read(checker, given.repetition_penalty, env)?;
     let heads = heads(checker, &given, env).ok()?;
     Some(Sampling { repetition_penalty, heads, ..sampling? })
 }
 
 /// `from(teacher, sequences: 9600, ...)`: generated once; `from(teacher, n: 1, ...)`: every step.
 pub fn written_by(checker: &mut Checker, given: From, env: &Env) -> Option<RolloutSource> {
-    let teacher = read::read(checker, given.teacher, env);
+    let teacher = read(checker, given.teacher, env);
     let lacks = [(given.temperature.is_none(), "temperature"), (given.max_tokens.is_none(), "max_tokens")];
     for (_, name) in lacks.iter().filter(|(lacks, _)| *lacks) {
         let text = format!("`from` needs `{name}`");
@@ -183,10 +181,10 @@ pub fn written_by(checker: &mut Checker, given: From, env: &Env) -> Option<Rollo
         return None;
     }
     let (temperature, max_tokens) = (given.temperature?, given.max_tokens?);
-    let sequences = read::read(checker, given.sequences, env)?;
-    let n = read::read(checker, given.n, env).map(|n| n.unwrap_or(1));
-    let temperature = read::read(checker, temperature, env);
-    let max_tokens = read::read(checker, max_tokens, env);
+    let sequences = read(checker, given.sequences, env)?;
+    let n = read(checker, given.n, env).map(|n| n.unwrap_or(1));
+    let temperature = read(checker, temperature, env);
+    let max_tokens = read(checker, max_tokens, env);
     let (top_p, top_k) = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
     let stop = given.stop.map(Arg::expr);
     let sampling = rollouts::sampling(
@@ -194,6 +192,6 @@ pub fn written_by(checker: &mut Checker, given: From, env: &Env) -> Option<Rollo
         SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop },
         env,
     );
-    let sees = read::read(checker, given.sees, env)?;
+    let sees = read(checker, given.sees, env)?;
     Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling: sampling? })
 }

@@ -20,7 +20,7 @@ use crate::check::data::decided_by_data;
 use crate::check::formulas::{arithmetic, schedules};
 use crate::check::names::callable::Callable;
 use crate::check::read::numbers::{self, has_variables};
-use crate::check::read::{self, expected, reads};
+use crate::check::read::{expected, read, reads};
 use crate::check::roles;
 use crate::check::teachers::templates;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -258,20 +258,20 @@ pub fn edit_call(checker: &mut Checker, call: EditCall, env: &Env) -> Option<Edi
         }
         EditCall::Retry(given) => {
             let until = of_completions(checker, given.until.expr, env, true);
-            let at_most = read::read(checker, given.at_most, env)?;
+            let at_most = read(checker, given.at_most, env)?;
             Edit::Retry { until: until?, at_most }
         }
         EditCall::Best(given) => {
             let by = of_completions(checker, given.x.expr, env, false);
-            let of = read::read(checker, given.of, env)?;
+            let of = read(checker, given.of, env)?;
             Edit::Best { by: by?, of }
         }
-        EditCall::FirstTurns(given) => Edit::FirstTurns { turns: read::read(checker, given.turns, env)? },
+        EditCall::FirstTurns(given) => Edit::FirstTurns { turns: read(checker, given.turns, env)? },
         EditCall::ExpertTurns(given) => Edit::ExpertTurns { turns: expert_turns(checker, given, env)? },
         EditCall::Through(given) => {
-            let command = read::read(checker, given.command, env);
-            let time_limit_seconds = read::read(checker, given.time_limit, env)?;
-            let depends = read::read(checker, given.depends, env)?.unwrap_or_default();
+            let command = read(checker, given.command, env);
+            let time_limit_seconds = read(checker, given.time_limit, env)?;
+            let depends = read(checker, given.depends, env)?.unwrap_or_default();
             Edit::Through { command: command?, time_limit_seconds, depends }
         }
     })
@@ -284,8 +284,8 @@ fn expert_turns(
     env: &Env,
 ) -> Option<experiment::ExpertTurns<Formula>> {
     match (given.turns, given.all_but) {
-        (Some(first), None) => read::read(checker, first, env).map(experiment::ExpertTurns::First),
-        (None, Some(last)) => read::read(checker, last, env).map(experiment::ExpertTurns::AllBut),
+        (Some(first), None) => read(checker, first, env).map(experiment::ExpertTurns::First),
+        (None, Some(last)) => read(checker, last, env).map(experiment::ExpertTurns::AllBut),
         _ => {
             let text = "the number of the expert's turns is missing";
             checker.report(Diagnostic::error(Code::MissingArgument, given.call.span, text).help(

@@ -9,20 +9,20 @@ use crate::check::builtins::Builtin;
 use crate::check::builtins::declare::Call;
 use crate::check::builtins::rewards::{Parts, Python, RewardCall};
 use crate::check::checker::Checker;
-use crate::check::read;
 use crate::check::read::numbers::{self, rounded};
+use crate::check::read::read;
 use crate::check::rollouts::rewards;
 use crate::check::values::environment::Env;
 
 pub fn reward_call(checker: &mut Checker, call: RewardCall, env: &Env) -> Option<Reward> {
     Some(match call {
-        RewardCall::ExactMatch(given) => Reward::ExactMatch { field: read::read(checker, given.field, env)? },
+        RewardCall::ExactMatch(given) => Reward::ExactMatch { field: read(checker, given.field, env)? },
         RewardCall::Numeric(given) => {
-            let tolerance = read::read(checker, given.tolerance, env)?;
-            Reward::Numeric { field: read::read(checker, given.field, env)?, tolerance }
+            let tolerance = read(checker, given.tolerance, env)?;
+            Reward::Numeric { field: read(checker, given.field, env)?, tolerance }
         }
         RewardCall::Regex(given) => {
-            let pattern = read::read(checker, given.pattern, env)?;
+            let pattern = read(checker, given.pattern, env)?;
             if let Err(error) = regex_syntax::parse(&pattern) {
                 let said = match &error {
                     regex_syntax::Error::Parse(error) => error.kind().to_string(),
@@ -39,24 +39,24 @@ pub fn reward_call(checker: &mut Checker, call: RewardCall, env: &Env) -> Option
                 checker.report(diagnostic.label(said).help(help));
                 return None;
             }
-            Reward::Regex { pattern, field: read::read(checker, given.field, env)? }
+            Reward::Regex { pattern, field: read(checker, given.field, env)? }
         }
         RewardCall::Command(given) => {
-            let command = read::read(checker, given.command, env)?;
+            let command = read(checker, given.command, env)?;
             if command.trim().is_empty() {
                 let text = "the command of a reward is empty";
                 checker.report(Diagnostic::error(Code::OutOfRange, given.call.span, text));
                 return None;
             }
-            let time_limit_seconds = read::read(checker, given.time_limit, env)?;
-            let batch = read::read(checker, given.batch, env)?;
-            let depends = read::read(checker, given.depends, env)?.unwrap_or_default();
-            let range = read::read(checker, given.range, env)?.unwrap_or_default();
+            let time_limit_seconds = read(checker, given.time_limit, env)?;
+            let batch = read(checker, given.batch, env)?;
+            let depends = read(checker, given.depends, env)?.unwrap_or_default();
+            let range = read(checker, given.range, env)?.unwrap_or_default();
             Reward::Command { command, time_limit_seconds, batch, depends, range }
         }
         RewardCall::Python(given) => return reward_in_python(checker, given, env),
         RewardCall::JsonSchema(given) => {
-            let schema = read::read(checker, given.schema, env)?;
+            let schema = read(checker, given.schema, env)?;
             if schema.trim().is_empty() {
                 let text = "an empty text names no schema";
                 checker.report(Diagnostic::error(Code::OutOfRange, given.call.span, text));
@@ -65,11 +65,11 @@ pub fn reward_call(checker: &mut Checker, call: RewardCall, env: &Env) -> Option
             Reward::JsonSchema { schema }
         }
         RewardCall::UnitTests(given) => {
-            let field = read::read(checker, given.field, env)?;
-            Reward::UnitTests { field, time_limit_seconds: read::read(checker, given.time_limit, env)? }
+            let field = read(checker, given.field, env)?;
+            Reward::UnitTests { field, time_limit_seconds: read(checker, given.time_limit, env)? }
         }
         RewardCall::Http(given) => {
-            let url = read::read(checker, given.url, env)?;
+            let url = read(checker, given.url, env)?;
             if let SecretText::Text(text) = &url
                 && !is_address(text)
             {
@@ -79,10 +79,9 @@ pub fn reward_call(checker: &mut Checker, call: RewardCall, env: &Env) -> Option
                 ));
                 return None;
             }
-            let time_limit_seconds = read::read(checker, given.time_limit, env)?;
-            let (batch, version) =
-                (read::read(checker, given.batch, env)?, read::read(checker, given.version, env)?);
-            let range = read::read(checker, given.range, env)?.unwrap_or_default();
+            let time_limit_seconds = read(checker, given.time_limit, env)?;
+            let (batch, version) = (read(checker, given.batch, env)?, read(checker, given.version, env)?);
+            let range = read(checker, given.range, env)?.unwrap_or_default();
             Reward::Http { url, time_limit_seconds, batch, version, range }
         }
         RewardCall::Parts(given) => return reward_parts(checker, given, env),
@@ -103,7 +102,7 @@ pub fn reward_in_python(checker: &mut Checker, given: Python, env: &Env) -> Opti
         );
         return None;
     }
-    let named = read::read(checker, given.function, env)?;
+    let named = read(checker, given.function, env)?;
     let Some((file, function)) = function_of(&named) else {
         let text = "this does not name a file of Python and a function in it";
         checker.report(Diagnostic::error(Code::OutOfRange, given.call.span, text).help(
@@ -112,10 +111,10 @@ pub fn reward_in_python(checker: &mut Checker, given: Python, env: &Env) -> Opti
         ));
         return None;
     };
-    let time_limit_seconds = read::read(checker, given.time_limit, env)?;
-    let batch = read::read(checker, given.batch, env)?;
-    let depends = read::read(checker, given.depends, env)?.unwrap_or_default();
-    let range = read::read(checker, given.range, env)?.unwrap_or_default();
+    let time_limit_seconds = read(checker, given.time_limit, env)?;
+    let batch = read(checker, given.batch, env)?;
+    let depends = read(checker, given.depends, env)?.unwrap_or_default();
+    let range = read(checker, given.range, env)?.unwrap_or_default();
     Some(Reward::Python { file, function, time_limit_seconds, batch, depends, range })
 }
 

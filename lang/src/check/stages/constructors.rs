@@ -15,7 +15,7 @@ use crate::check::builtins::types::{EndTokens, Fraction, Text, Truth};
 use crate::check::builtins::vocabulary::{DecoderBlock, MergeBlock};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
-use crate::check::read::{self, expected, reads, settings};
+use crate::check::read::{expected, read, reads, settings};
 use crate::check::stages::{joint, lineage, training};
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
@@ -34,7 +34,7 @@ pub fn construct(checker: &mut Checker, call: ConstructorCall, env: &Env) -> Opt
         ConstructorCall::Gemma(given) => decoder(checker, Family::Gemma, given, env),
         ConstructorCall::HuggingFace(given) => {
             let name = stored(checker, written, given.name, env)?;
-            let revision = read::read(checker, given.revision, env)?;
+            let revision = read(checker, given.revision, env)?;
             let source = PretrainedSource::HuggingFace { name, revision };
             loaded(checker, source, given.end_tokens, given.chat_template, given.enable_thinking, env)
         }
@@ -74,9 +74,9 @@ fn loaded(
     enable_thinking: Option<Arg<Truth>>,
     env: &Env,
 ) -> Option<Stage> {
-    let end_tokens = read::read(checker, end_tokens, env);
+    let end_tokens = read(checker, end_tokens, env);
     let (chat_template, enable_thinking) =
-        (read::read(checker, chat_template, env), read::read(checker, enable_thinking, env));
+        (read(checker, chat_template, env), read(checker, enable_thinking, env));
     Some(Stage::Load(Pretrained {
         source,
         end_tokens: end_tokens?.unwrap_or_default(),
@@ -93,7 +93,7 @@ fn stored(checker: &mut Checker, call: Call, given: Arg<Text>, env: &Env) -> Opt
         checker.report(Diagnostic::error(Code::TypeMismatch, block.span, text).help(call.builtin.usage));
         return None;
     }
-    let stored = read::read(checker, given, env)?;
+    let stored = read(checker, given, env)?;
     if stored.trim().is_empty() {
         checker.report(Diagnostic::error(Code::OutOfRange, given.expr.span, "this name is empty"));
         return None;
@@ -114,19 +114,18 @@ fn decoder(checker: &mut Checker, family: Family, given: Llama, env: &Env) -> Op
     let Call { block, span, .. } = given.call;
     let (settings, given) = settings::block::<DecoderBlock>(checker, block, family.name(), span);
     settings::keep_marks(&mut checker.parts, &settings, &env.model_name);
-    let (layers, width) = (read::read(checker, given.layers, env), read::read(checker, given.width, env));
-    let (heads, context) = (read::read(checker, given.heads, env), read::read(checker, given.context, env));
-    let tokenizer = read::read(checker, given.tokenizer, env);
-    let key_value_heads = given.key_value_heads.map(|heads| read::read(checker, heads, env));
-    let hidden = given.hidden.map(|hidden| read::read(checker, hidden, env));
-    let tied = read::read(checker, given.tied, env);
+    let (layers, width) = (read(checker, given.layers, env), read(checker, given.width, env));
+    let (heads, context) = (read(checker, given.heads, env), read(checker, given.context, env));
+    let tokenizer = read(checker, given.tokenizer, env);
+    let key_value_heads = given.key_value_heads.map(|heads| read(checker, heads, env));
+    let hidden = given.hidden.map(|hidden| read(checker, hidden, env));
+    let tied = read(checker, given.tied, env);
     let (rope_theta, norm_epsilon) =
-        (read::read(checker, given.rope_theta, env), read::read(checker, given.norm_epsilon, env));
+        (read(checker, given.rope_theta, env), read(checker, given.norm_epsilon, env));
     // "Small init" (arXiv:1910.05895, section 2.2): 0.02 at width 1,000, and enough for narrow models to
     // learn at all.
     let small = (2.0 / (5.0 * f64::from(width.unwrap_or(1_000)))).sqrt();
-    let initial_deviation =
-        read::read(checker, given.initial_deviation, env).map(|given| given.unwrap_or(small));
+    let initial_deviation = read(checker, given.initial_deviation, env).map(|given| given.unwrap_or(small));
     let (width, heads) = (width?, heads?);
     let key_value_heads = key_value_heads.unwrap_or(Some(heads))?;
     let multiple = |checker: &mut Checker, key: &str, text: String| {
@@ -172,8 +171,8 @@ fn merge(checker: &mut Checker, given: MergeArguments, env: &Env) -> Option<Merg
     settings::keep_marks(&mut checker.parts, &settings, &env.model_name);
     let models_expr = given.models.expr;
     let base_place = given.base.as_ref().map_or(span, |base| base.expr.span);
-    let models = read::read(checker, given.models, env);
-    let base = read::read(checker, given.base, env)?;
+    let models = read(checker, given.models, env);
+    let base = read(checker, given.base, env)?;
     let method = merge_method(checker, &settings, block, span, env)?;
     match (&method, base) {
         (MergeMethod::Average, Some(_)) => {
@@ -219,7 +218,7 @@ fn merge_method(
     span: Span,
     env: &Env,
 ) -> Option<MergeMethod> {
-    let method = read::read(checker, given.method, env)?;
+    let method = read(checker, given.method, env)?;
     let known: &[&'static str] = match method {
         "average" => &[],
         "task_arithmetic" => &["scale"],
@@ -238,8 +237,8 @@ fn merge_method(
         let place = given.map_or(span, |given| given.expr.span);
         checker.report(Diagnostic::error(Code::OutOfRange, place, text));
     };
-    let scale = read::read(checker, given.scale, env)?;
-    let (density, drop) = (read::read(checker, given.density, env)?, read::read(checker, given.drop, env)?);
+    let scale = read(checker, given.scale, env)?;
+    let (density, drop) = (read(checker, given.density, env)?, read(checker, given.drop, env)?);
     Some(match method {
         "average" => MergeMethod::Average,
         "task_arithmetic" => MergeMethod::TaskArithmetic { scale: scale? },
@@ -283,10 +282,9 @@ fn report_twice(declarations: &mut Declarations, list: &Expr, models: &[ModelId]
 
 /// The models of a family or a list.
 pub fn models_of(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Vec<ModelId>> {
-    let values = match checker.evaluate(expr, env) {
-        Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
-        Value::List(values) => values,
-        other => {
+    let values = match checker.evaluate(expr, env).elements() {
+        Ok(values) => values,
+        Err(other) => {
             expected::wrong_kind(checker, expr.span, "expected several models: a family or a list", &other);
             return None;
         }

@@ -9,7 +9,7 @@ use crate::check::declarations::Declarations;
 
 /// A comparison with a domain, and the domains of all stages that contain it.
 struct DomainComparison {
-    place: Span,
+    span: Span,
     domain: DomainId,
     name: String,
     trained: Vec<DomainId>,
@@ -58,11 +58,11 @@ pub fn check_compared_domains(declarations: &mut Declarations) {
         let covered = parts.iter().filter_map(|part| part.0.covered.as_ref()).flat_map(Formula::parts);
         for part in parts.iter().copied().chain(covered) {
             let FormulaKind::Signal(Signal::DomainIs { domain, name }) = &part.0.kind else { continue };
-            let place = declarations.span(part.0.origin);
-            match found.iter_mut().find(|known| (known.place, known.domain) == (place, *domain)) {
+            let span = declarations.span(part.0.origin);
+            match found.iter_mut().find(|known| (known.span, known.domain) == (span, *domain)) {
                 Some(known) => known.trained.extend(trained()),
                 None => found.push(DomainComparison {
-                    place,
+                    span,
                     domain: *domain,
                     name: name.to_string(),
                     trained: trained().collect(),
@@ -70,7 +70,7 @@ pub fn check_compared_domains(declarations: &mut Declarations) {
             }
         }
     }
-    for DomainComparison { place, domain, name, mut trained } in found {
+    for DomainComparison { span, domain, name, mut trained } in found {
         if trained.contains(&domain) {
             continue;
         }
@@ -80,6 +80,6 @@ pub fn check_compared_domains(declarations: &mut Declarations) {
             trained.iter().map(|id| declarations.parts.domain(*id).name.as_str()).collect();
         let help = format!("trained on: {}", names.join(", "));
         let text = format!("never true: no stage with this objective is trained on the domain `{name}`");
-        declarations.report(Diagnostic::warning(Code::NeverHolds, place, text).help(help));
+        declarations.report(Diagnostic::warning(Code::NeverHolds, span, text).help(help));
     }
 }

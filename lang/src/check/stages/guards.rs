@@ -14,7 +14,7 @@ use crate::check::builtins::types::{self, Condition, Count, Domains};
 use crate::check::checker::Checker;
 use crate::check::formulas::{arithmetic, signals};
 use crate::check::read::numbers::has_variables;
-use crate::check::read::{self, expected};
+use crate::check::read::{expected, read};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
@@ -72,7 +72,7 @@ pub fn guard_call(checker: &mut Checker, call: GuardCall, env: &Env) -> Option<V
         }
         GuardCall::LowerLr(LowerLr { condition, by, steps, on, .. }) => {
             let place = by.expr.span;
-            let by = read::read(checker, by, before);
+            let by = read(checker, by, before);
             if let Some(number) = by
                 && (number <= 0.0 || number >= 1.0)
             {
@@ -87,11 +87,11 @@ pub fn guard_call(checker: &mut Checker, call: GuardCall, env: &Env) -> Option<V
             guard(checker, action, condition, steps, on, span, env).filter(|_| by.is_some())
         }
         GuardCall::Initial(given) => {
-            let steps = read::read(checker, given.steps, before)?;
+            let steps = read(checker, given.steps, before)?;
             over_steps(checker, given.call, given.x, StepWindow::First { steps }, env)
         }
         GuardCall::Recent(given) => {
-            let steps = read::read(checker, given.steps, before)?;
+            let steps = read(checker, given.steps, before)?;
             over_steps(checker, given.call, given.x, StepWindow::Recent { steps }, env)
         }
     }
@@ -107,10 +107,9 @@ fn guard(
     env: &Env,
 ) -> Option<Value> {
     let place = condition.expr.span;
-    let condition =
-        read::read(checker, condition, env).filter(|condition| guarded(checker, condition, place));
+    let condition = read(checker, condition, env).filter(|condition| guarded(checker, condition, place));
     let before = &env.with_context(EvaluationContext::Constant);
-    let steps = read::read(checker, steps, before);
+    let steps = read(checker, steps, before);
     let domains = match on {
         Some(on) => {
             guarded_domains(checker, on, before).map(|domains| domains.into_iter().map(Some).collect())
@@ -127,7 +126,7 @@ fn guard(
 }
 
 /// Whether this is a condition on numbers of steps. Reports where it is not.
-fn guarded(reporter: &mut Reporter, condition: &Formula, place: Span) -> bool {
+fn guarded(reporter: &mut Reporter, condition: &Formula, span: Span) -> bool {
     if has_variables(condition) {
         return true;
     }
@@ -135,7 +134,7 @@ fn guarded(reporter: &mut Reporter, condition: &Formula, place: Span) -> bool {
         let help = "compare with a bound, such as `entropy < 0.1`";
         arithmetic::unit_mismatch(
             reporter,
-            Spanned::new(condition, place),
+            Spanned::new(condition, span),
             "expected a condition",
             Some(help),
         );
@@ -144,14 +143,14 @@ fn guarded(reporter: &mut Reporter, condition: &Formula, place: Span) -> bool {
     if numbers(condition).is_empty() {
         let text = "this guard reads no number of the steps";
         let help = format!("it may read: {}", StepNumber::names());
-        reporter.report(Diagnostic::error(Code::UnusedSetting, place, text).help(help));
+        reporter.report(Diagnostic::error(Code::UnusedSetting, span, text).help(help));
         return false;
     }
     true
 }
 
 /// Whether each number of the condition exists per domain (with `on`) or for the step (without).
-fn of_domains(reporter: &mut Reporter, condition: &Formula, on: bool, place: Span) -> bool {
+fn of_domains(reporter: &mut Reporter, condition: &Formula, on: bool, span: Span) -> bool {
     let unsupported = |number: &StepNumber| match number.pooling() {
         Pooling::Step => on,
         Pooling::Share => !on,
@@ -167,7 +166,7 @@ fn of_domains(reporter: &mut Reporter, condition: &Formula, on: bool, place: Spa
             "name a domain, `on: math`, or watch each of them, `on: domains`".to_owned(),
         )
     };
-    reporter.report(Diagnostic::error(Code::AxisMismatch, place, text).help(help));
+    reporter.report(Diagnostic::error(Code::AxisMismatch, span, text).help(help));
     false
 }
 
@@ -198,13 +197,13 @@ fn over_steps(
     window: StepWindow,
     env: &Env,
 ) -> Option<Value> {
-    let place = x.expr.span;
-    let number = read::read(checker, x, env)?;
+    let span = x.expr.span;
+    let number = read(checker, x, env)?;
     let FormulaKind::Signal(Signal::OfSteps { number, window: StepWindow::Now }) = &number.0.kind else {
         if !has_variables(&number) {
             let text = format!("`{}` takes a number of the steps by its name", call.builtin.name);
             let help = format!("one of: {}", StepNumber::names());
-            checker.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
+            checker.report(Diagnostic::error(Code::TypeMismatch, span, text).help(help));
         }
         return None;
     };

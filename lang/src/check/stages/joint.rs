@@ -13,7 +13,7 @@ use crate::check::builtins::declare_settings::DeclaredBlock;
 use crate::check::builtins::vocabulary::{self, MemberBlock, StepBlock};
 use crate::check::checker::Checker;
 use crate::check::declarations::{Declarations, plain_teachers};
-use crate::check::read::{self, settings};
+use crate::check::read::{read, settings};
 use crate::check::reporter::Reporter;
 use crate::check::stages::recipes::{self, DistillSettings};
 use crate::check::stages::training;
@@ -30,7 +30,7 @@ struct TrainsStatement {
 
 /// `train { trains student = start, step follow { updates = student, ... } }`
 pub fn joint(checker: &mut Checker, span: Span, block: Option<&Block>, env: &Env) -> Option<ModelId> {
-    let settings = settings::settings(checker, block, "train", span, vocabulary::TRAIN, true);
+    let settings = settings::block_settings(checker, block, "train", span, vocabulary::TRAIN, true);
     settings::keep_marks(&mut checker.parts, &settings, &env.model_name);
     let statements = block.map_or(&[][..], |block| &block.statements);
     let trained = statements.iter().filter_map(|statement| match statement {
@@ -145,7 +145,7 @@ fn member(
     let (start, block) = teachers::split_block(checker, value, env);
     let owner = format!("trains {}", name.text);
     let (_, given) = settings::block::<MemberBlock>(checker, block.as_ref(), &owner, name.span);
-    let sees = read::read(checker, given.sees, env);
+    let sees = read(checker, given.sees, env);
     let start =
         training::model_value(checker, &start, &env.named(format!("{}.{}.start", env.model_name, name.text)));
     Some(JointMember {
@@ -164,12 +164,13 @@ fn joint_step(
     members: &[TrainsStatement],
     env: &Env,
 ) -> Option<JointStep> {
-    let mut settings = settings::settings(checker, Some(block), "step", name.span, vocabulary::STEP, true);
+    let mut settings =
+        settings::block_settings(checker, Some(block), "step", name.span, vocabulary::STEP, true);
     settings::keep_marks(&mut checker.parts, &settings, &format!("{}.{}", env.model_name, name.text));
     let StepBlock { updates, every, .. } = StepBlock::of(&settings);
     let updates =
         settings::required_setting(checker, updates).and_then(|given| updated(checker, given.expr, members));
-    let every = read::read(checker, every, env);
+    let every = read(checker, every, env);
     settings.inherit(around);
     let StepBlock { objective, rollout, prompts, batch, domains, .. } = StepBlock::of(&settings);
     let mixture = training::mixture(checker, domains.map(Arg::expr), env);

@@ -17,7 +17,7 @@ use crate::check::builtins::weights::{Align, Extrapolate, Validate};
 use crate::check::builtins::{self, BuiltinKind};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
-use crate::check::read::{self, arguments, expected, numbers, reads};
+use crate::check::read::{arguments, expected, numbers, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 use crate::check::values::value::{UpdateRule, Value};
@@ -76,24 +76,23 @@ pub fn optimizer_call(checker: &mut Checker, call: OptimizerCall, env: &Env) -> 
         OptimizerCall::AdamW(given) => {
             let span = given.call.span;
             Optimizer::AdamW(mopd_experiment::AdamW {
-                beta1: read::read(checker, given.beta1, env)?,
-                beta2: read::read(checker, given.beta2, env)?,
+                beta1: read(checker, given.beta1, env)?,
+                beta2: read(checker, given.beta2, env)?,
                 epsilon: denominator_offset(checker, given.epsilon, span, env)?,
-                weight_decay: read::read(checker, given.weight_decay, env)?,
+                weight_decay: read(checker, given.weight_decay, env)?,
                 clip_norm: clip_norm(checker, given.clip_norm, span, env)?,
             })
         }
         OptimizerCall::Sgd(given) => {
             let span = given.call.span;
-            let momentum = read::read(checker, given.momentum, env)?;
+            let momentum = read(checker, given.momentum, env)?;
             let clip_norm = clip_norm(checker, given.clip_norm, span, env)?;
             Optimizer::Sgd(mopd_experiment::Sgd { momentum, clip_norm })
         }
         OptimizerCall::PrivateAdamW(given) => {
             let origin = checker.origin(given.call.span);
-            let (clip, epsilon) =
-                (read::read(checker, given.clip, env), read::read(checker, given.epsilon, env));
-            let delta = read::read(checker, given.delta, env)?;
+            let (clip, epsilon) = (read(checker, given.clip, env), read(checker, given.epsilon, env));
+            let delta = read(checker, given.delta, env)?;
             if delta >= 1.0 {
                 let text = "`delta` is a probability: it must be below 1";
                 checker.report(
@@ -144,7 +143,7 @@ fn denominator_offset(
     env: &Env,
 ) -> Option<f64> {
     let place = given.given.as_ref().map_or(span, |given| given.expr.span);
-    let epsilon = read::read(checker, given, env)?;
+    let epsilon = read(checker, given, env)?;
     if (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&epsilon) {
         return Some(epsilon);
     }
@@ -159,7 +158,7 @@ fn denominator_offset(
 }
 
 fn clip_norm(checker: &mut Checker, given: ArgOr<NotNegative>, span: Span, env: &Env) -> Option<f64> {
-    let norm = read::read(checker, given, env)?;
+    let norm = read(checker, given, env)?;
     if norm == 0.0 {
         let text = "a largest gradient norm of 0 would stop all learning";
         checker.report(Diagnostic::error(Code::OutOfRange, span, text));
@@ -170,7 +169,7 @@ fn clip_norm(checker: &mut Checker, given: ArgOr<NotNegative>, span: Span, env: 
 
 /// `extrapolate(factor: 2, rounds: 5, at: powers_of(2), judged_by: probe)`
 pub fn extrapolation(checker: &mut Checker, given: Extrapolate, env: &Env) -> Option<Extrapolation> {
-    let (factor, rounds) = (read::read(checker, given.factor, env), read::read(checker, given.rounds, env));
+    let (factor, rounds) = (read(checker, given.factor, env), read(checker, given.rounds, env));
     let powers_of = match checker.evaluate(given.at.expr, env) {
         Value::PowersOf(base) => Some(base),
         other => {
@@ -195,23 +194,23 @@ pub fn extrapolation(checker: &mut Checker, given: Extrapolate, env: &Env) -> Op
         );
         return None;
     }
-    let weights = read::read(checker, given.weights, env)?.unwrap_or_default();
+    let weights = read(checker, given.weights, env)?.unwrap_or_default();
     let origin = checker.origin(given.call.span);
     Some(Extrapolation { factor, rounds, powers_of, judged_by, weights, origin })
 }
 
 /// `validate(target: answer, every: 10 steps)`
 pub fn validation(checker: &mut Checker, given: Validate, env: &Env) -> Option<WithOrigin<Validation>> {
-    let (target, every) = (read::read(checker, given.target, env), read::read(checker, given.every, env));
-    let rows = read::read(checker, given.rows, env)?;
+    let (target, every) = (read(checker, given.target, env), read(checker, given.every, env));
+    let rows = read(checker, given.rows, env)?;
     let origin = checker.origin(given.call.span);
     Some(WithOrigin { value: Validation { target: target?, every: every?, rows }, origin })
 }
 
 /// `gradient_alignment(every: 20 steps, between: terms)`
 pub fn alignment(checker: &mut Checker, given: Align, env: &Env) -> Option<WithOrigin<GradientAlignment>> {
-    let every = read::read(checker, given.every, env);
-    let between = read::read(checker, given.between, env)?.unwrap_or(GradientPartition::Terms);
+    let every = read(checker, given.every, env);
+    let between = read(checker, given.between, env)?.unwrap_or(GradientPartition::Terms);
     let origin = checker.origin(given.call.span);
     Some(WithOrigin { value: GradientAlignment { between, every: every? }, origin })
 }

@@ -21,7 +21,7 @@ use crate::check::formulas::temperatures;
 use crate::check::names::callable::Callable;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, StandardItem};
 use crate::check::objectives::live;
-use crate::check::read::{self, expected, settings};
+use crate::check::read::{expected, read, settings};
 use crate::check::rollouts::{self, SamplingArguments};
 use crate::check::stages::training;
 use crate::check::values::environment::Env;
@@ -106,17 +106,17 @@ pub fn sft(
                 ));
             }
             let origin = checker.origin(target.expr.span);
-            let field = read::read(checker, target, env);
+            let field = read(checker, target, env);
             field.map(|field| Rollout::new(RolloutSource::Data { field }, origin))
         }
         (None, Some(rollout)) => {
-            let rollout = read::read(checker, rollout, env).map(Rc::unwrap_or_clone);
+            let rollout = read(checker, rollout, env).map(Rc::unwrap_or_clone);
             let filtered =
                 |rollout: &Rollout| rollout.edits.iter().any(|edit| matches!(edit, Edit::Keep { .. }));
-            let read = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Data { .. });
-            let said = rollout.as_ref().is_some_and(|rollout| filtered(rollout) || read(rollout));
+            let is_data = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Data { .. });
+            let said = rollout.as_ref().is_some_and(|rollout| filtered(rollout) || is_data(rollout));
             match given.keep {
-                Some(word) => read::read(checker, word, env).and_then(|word| {
+                Some(word) => read(checker, word, env).and_then(|word| {
                     keep = word;
                     rollout
                 }),
@@ -176,15 +176,15 @@ pub fn grpo(
                     );
                 }
             }
-            read::read(checker, rollout, env).map(Rc::unwrap_or_clone)
+            read(checker, rollout, env).map(Rc::unwrap_or_clone)
         }
         None => {
             let GrpoBlock { samples, max_tokens, temperature, top_p, top_k, stop, .. } = given;
-            let n = read::read(checker, samples, env);
-            let max_tokens = read::read(checker, max_tokens, env);
+            let n = read(checker, samples, env);
+            let max_tokens = read(checker, max_tokens, env);
             let place = settings.place(&["samples"]);
             let temperature = match temperature {
-                Some(temperature) => read::read(checker, temperature, env),
+                Some(temperature) => read(checker, temperature, env),
                 None => Some(temperatures::constant_temperature(checker, 1.0, place)),
             };
             let (top_p, top_k) = (top_p.map(Arg::expr), top_k.map(Arg::expr));
@@ -208,11 +208,11 @@ pub fn distill(
     env: &Env,
 ) -> RecipeParts {
     let size = size(checker, given.prompts, given.batch, settings, "prompts", env);
-    let objective = read::read(checker, given.objective, env);
+    let objective = read(checker, given.objective, env);
     // If every term has its own completions, such as pairs, the stage needs no `rollout`.
     let own = objective.as_ref().and_then(|objective| own_completions(objective));
     let rollout = match (given.rollout, own) {
-        (Some(rollout), _) => read::read(checker, rollout, env).map(Rc::unwrap_or_clone),
+        (Some(rollout), _) => read(checker, rollout, env).map(Rc::unwrap_or_clone),
         (None, Some(own)) => Some(own),
         // The terms of a faulty objective may have had their own completions.
         (None, None) if objective.is_none() && recipe == Recipe::Step => None,
@@ -233,10 +233,9 @@ pub fn dpo(
 ) -> RecipeParts {
     let given = DpoBlock::of(settings);
     let size = size(checker, given.prompts, given.batch.given, settings, "batch", env);
-    let (chosen, rejected) =
-        (read::read(checker, given.chosen, env), read::read(checker, given.rejected, env));
+    let (chosen, rejected) = (read(checker, given.chosen, env), read(checker, given.rejected, env));
     let beta = settings::required_setting(checker, given.beta).and_then(|given| {
-        let beta = read::read(checker, given, env)?;
+        let beta = read(checker, given, env)?;
         live::preference_beta(checker, beta, given.expr.span)
     });
     settings::report_if_missing(checker, settings, "reference");
@@ -271,8 +270,8 @@ pub fn size(
             );
             None
         }
-        (Some(prompts), None) => read::read(checker, prompts, env).map(BatchSize::Prompts),
-        (None, Some(batch)) => read::read(checker, batch, env).map(BatchSize::Sequences),
+        (Some(prompts), None) => read(checker, prompts, env).map(BatchSize::Prompts),
+        (None, Some(batch)) => read(checker, batch, env).map(BatchSize::Sequences),
         (None, None) => {
             settings::report_if_missing(checker, settings, usual);
             None

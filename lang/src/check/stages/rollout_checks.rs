@@ -54,14 +54,14 @@ fn check_someone_samples(
     if !verdict && !sampler {
         return true;
     }
-    let place = reporter.span(objective.origin);
+    let span = reporter.span(objective.origin);
     reporter.report(
         Diagnostic::error(
             Code::NoRollout,
             settings.span,
             "the objective reads a reward or the sampler, but nothing is rolled out by the student here",
         )
-        .note(place, "this objective")
+        .note(span, "this objective")
         .help("use it in `grpo` or `distill`, whose prefixes are the student's own rollouts"),
     );
     false

@@ -16,7 +16,7 @@ use crate::check::builtins::weights::{Changed as ChangedArguments, Lora, Weights
 use crate::check::builtins::{self, types};
 use crate::check::checker::Checker;
 use crate::check::declarations::{Declarations, ExperimentParts};
-use crate::check::read::{self, expected, numbers, reads};
+use crate::check::read::{expected, numbers, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::stages::lineage;
 use crate::check::stages::optimizers::{self, WEIGHT_GROUPS};
@@ -42,8 +42,8 @@ pub fn trainable(
     settings: &BlockSettings,
     env: &Env,
 ) -> Option<Trainable> {
-    let adapter = adapter.map(|adapter| (read::read(checker, adapter, env), adapter.expr.span));
-    let (only, except) = (read::read(checker, only, env), read::read(checker, except, env));
+    let adapter = adapter.map(|adapter| (read(checker, adapter, env), adapter.expr.span));
+    let (only, except) = (read(checker, only, env), read(checker, except, env));
     if let Some((adapter, place)) = adapter {
         if let Some(key) = ["train_only", "freeze"].iter().find_map(|key| settings.key_span(key)) {
             checker.report(
@@ -79,7 +79,7 @@ pub fn weights_call(checker: &mut Checker, call: WeightsCall, env: &Env) -> Opti
         WeightsCall::Lora(given) => adapter_call(checker, AdapterKind::Lora, given, env).map(Value::Adapter),
         WeightsCall::Dora(given) => adapter_call(checker, AdapterKind::Dora, given, env).map(Value::Adapter),
         WeightsCall::Layers(given) => {
-            read::read(checker, given.range, env).map(|(first, last)| Value::Layers { first, last })
+            read(checker, given.range, env).map(|(first, last)| Value::Layers { first, last })
         }
         WeightsCall::Changed(given) => changed(checker, given, env).map(Value::Changed),
         WeightsCall::Extrapolate(given) => {
@@ -91,41 +91,41 @@ pub fn weights_call(checker: &mut Checker, call: WeightsCall, env: &Env) -> Opti
         WeightsCall::Align(given) => {
             optimizers::alignment(checker, given, env).map(|found| Value::GradientAlignment(Rc::new(found)))
         }
-        WeightsCall::PowersOf(given) => read::read(checker, given.base, env).map(Value::PowersOf),
+        WeightsCall::PowersOf(given) => read(checker, given.base, env).map(Value::PowersOf),
     }
 }
 
 /// `lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`
 fn adapter_call(checker: &mut Checker, kind: AdapterKind, given: Lora, env: &Env) -> Option<Adapter> {
-    let (rank, alpha) = (read::read(checker, given.rank, env), read::read(checker, given.alpha, env));
-    let targets = read::read(checker, given.targets, env);
-    let place = given.dropout.given.map(Arg::expr);
-    let dropout = read::read(checker, given.dropout, env);
-    if let (Some(1.0), Some(expr)) = (dropout, place) {
+    let (rank, alpha) = (read(checker, given.rank, env), read(checker, given.alpha, env));
+    let targets = read(checker, given.targets, env);
+    let given_dropout = given.dropout.given.map(Arg::expr);
+    let dropout = read(checker, given.dropout, env);
+    if let (Some(1.0), Some(expr)) = (dropout, given_dropout) {
         let text = "with `dropout` = 1 nothing would reach the adapter";
         checker.report(
             Diagnostic::error(Code::OutOfRange, expr.span, text).help("write a share below 1, such as 0.1"),
         );
         return None;
     }
-    let layers = read::read(checker, given.layers, env);
+    let layers = read(checker, given.layers, env);
     Some(Adapter { kind, rank: rank?, alpha: alpha?, dropout: dropout?, targets: targets?, layers: layers? })
 }
 
 /// `changed(first, beyond: 1e-5)`
 fn changed(checker: &mut Checker, given: ChangedArguments, env: &Env) -> Option<ChangedElements> {
-    let place = given.model.expr.span;
-    let (after, beyond) = (read::read(checker, given.model, env), read::read(checker, given.beyond, env));
-    let (from, after) = (read::read(checker, given.from, env)?, after?);
+    let span = given.model.expr.span;
+    let (after, beyond) = (read(checker, given.model, env), read(checker, given.beyond, env));
+    let (from, after) = (read(checker, given.from, env)?, after?);
     let Some(before) = from.or_else(|| trained_from(&checker.parts, after)) else {
         let name = checker.parts.model(after).name.clone();
         let text = format!("`{name}` is not trained from another model, so training changed nothing of it");
         let help = format!("name a model to compare it with: `changed({name}, beyond: 1e-5, from: ...)`");
-        checker.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
+        checker.report(Diagnostic::error(Code::TypeMismatch, span, text).help(help));
         return None;
     };
     if let Some(text) = lineage::unlike(&checker.parts, after, before) {
-        report_unlike(checker, place, text);
+        report_unlike(checker, span, text);
         return None;
     }
     Some(ChangedElements { after, before, beyond: beyond? })
@@ -145,9 +145,9 @@ fn trained_from(parts: &ExperimentParts, model: ModelId) -> Option<ModelId> {
     }
 }
 
-fn report_unlike(reporter: &mut Reporter, place: Span, text: String) {
+fn report_unlike(reporter: &mut Reporter, span: Span, text: String) {
     reporter.report(
-        Diagnostic::error(Code::TypeMismatch, place, text)
+        Diagnostic::error(Code::TypeMismatch, span, text)
             .help("elements can be compared only between models of one architecture and one tokenizer"),
     );
 }

@@ -17,7 +17,7 @@ use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary::{self, DistillBlock, StageBlock};
 use crate::check::checker::Checker;
 use crate::check::formulas::schedules;
-use crate::check::read::{self, expected, reads, settings};
+use crate::check::read::{expected, read, reads, settings};
 use crate::check::rollouts;
 use crate::check::stages::recipes::{self, DistillSettings, RecipeParts};
 use crate::check::stages::{guards, optimizers, rollout_checks, shares, stage_checks, trainable};
@@ -45,10 +45,10 @@ pub fn training(
         Recipe::Dpo => vocabulary::DPO,
         Recipe::Step => vocabulary::STEP,
     };
-    let settings = settings::settings(checker, block, recipe.name(), span, keys, true);
+    let settings = settings::block_settings(checker, block, recipe.name(), span, keys, true);
     settings::keep_marks(&mut checker.parts, &settings, &env.model_name);
     // Every setting is read before the first missing one ends the stage: all mistakes at once.
-    let start = read::read(checker, start, &env.named(format!("{}.start", env.model_name)));
+    let start = read(checker, start, &env.named(format!("{}.start", env.model_name)));
     let distilled = DistillBlock::of(&settings);
     let on = on.or(distilled.domains.map(Arg::expr));
     let mixture = mixture(checker, on, env);
@@ -76,32 +76,31 @@ pub fn finish_training(
     // Every setting is read before a missing or faulty one ends the stage.
     let trained: Vec<DomainId> = parts.mixture.iter().flatten().map(|share| share.domain).collect();
     let given = StageBlock::of(settings);
-    let length = read::read(checker, given.steps, env);
+    let length = read(checker, given.steps, env);
     let learning_rate = schedules::learning_rate(checker, given.lr, env, length);
     let update = optimizers::optimizer(checker, given.optimizer.map(Arg::expr), settings.span, env);
     let reference = match given.reference {
         Some(reference) => references(checker, reference.expr, &trained, env),
         None => Some(Vec::new()),
     };
-    let sees = read::read(checker, given.sees, env);
-    let (passes, mini_batches) =
-        (read::read(checker, given.passes, env), read::read(checker, given.mini_batches, env));
+    let sees = read(checker, given.sees, env);
+    let (passes, mini_batches) = (read(checker, given.passes, env), read(checker, given.mini_batches, env));
     let per_prompt = |checker: &mut Checker, given: Option<&Expr>, truth: bool| match given {
         Some(expr) => rollouts::judged_by(checker, expr, env, truth, Axis::Group).map(Some).ok_or(Reported),
         None => Ok(None),
     };
     let filter = per_prompt(checker, given.filter.map(Arg::expr), true);
     let priority = per_prompt(checker, given.priority.map(Arg::expr), false);
-    let refresh = read::read(checker, given.refresh, env);
-    let extrapolation = read::read(checker, given.extrapolate, env);
-    let validation = read::read(checker, given.validate, env);
-    let alignment = read::read(checker, given.gradient_alignment, env);
+    let refresh = read(checker, given.refresh, env);
+    let extrapolation = read(checker, given.extrapolate, env);
+    let validation = read(checker, given.validate, env);
+    let alignment = read(checker, given.gradient_alignment, env);
     let trainable =
         trainable::trainable(checker, given.adapter, given.train_only, given.freeze, settings, env);
     let guards = guards::guards(checker, given.guards.map(Arg::expr), &trained, env);
     let (micro_batch, checkpointing) =
-        (read::read(checker, given.micro_batch, env), read::read(checker, given.checkpointing, env));
-    let ema = read::read(checker, given.ema, env);
+        (read(checker, given.micro_batch, env), read(checker, given.checkpointing, env));
+    let ema = read(checker, given.ema, env);
     let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
     let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
     // Checked before the route: a stage without rollouts of its own can't read a teacher's distribution
@@ -116,14 +115,14 @@ pub fn finish_training(
     } else {
         // In a `train`, one route stands for all steps, and not every step reads a teacher.
         if let Some(route) = settings.route.filter(|_| parts.recipe != Recipe::Step) {
-            let place = checker.span(objective.origin);
+            let span = checker.span(objective.origin);
             checker.report(
                 Diagnostic::error(
                     Code::NoTeacher,
                     route.span,
                     "this route is never used: the objective reads no teacher",
                 )
-                .note(place, "this objective"),
+                .note(span, "this objective"),
             );
         }
         Vec::new()

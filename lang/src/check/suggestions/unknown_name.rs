@@ -181,13 +181,13 @@ fn loop_variable(reporter: &Reporter, name: &str, span: Span) -> Option<Span> {
 }
 
 /// Reports `domain == "math"`.
-pub fn domain_in_quotes(declarations: &mut Declarations, text: &str, place: Span) {
+pub fn domain_in_quotes(declarations: &mut Declarations, text: &str, span: Span) {
     let names: Vec<String> =
         declarations.parts.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
     let known = declarations.parts.domains.iter().any(|domain| domain.name == text);
-    let diagnostic = Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text")
+    let diagnostic = Diagnostic::error(Code::TypeMismatch, span, "a domain is compared with a text")
         .label("a domain is named without quotes");
-    let diagnostic = match known.then(|| unknown::unquoted(declarations, place, text, |_| true)).flatten() {
+    let diagnostic = match known.then(|| unknown::unquoted(declarations, span, text, |_| true)).flatten() {
         Some(bare) => without_quotes(diagnostic, Some(bare)),
         None => diagnostic.help(format!("domains: {}", names.join(", "))),
     };
@@ -202,8 +202,8 @@ fn place_of_import(declarations: &Declarations, env: &Env, import: &str) -> (Spa
 }
 
 /// The diagnostic for `domains == d`.
-pub fn all_domains(place: Span) -> Diagnostic {
-    Diagnostic::error(Code::TypeMismatch, place, "a list of domains is compared with one domain")
+pub fn all_domains(span: Span) -> Diagnostic {
+    Diagnostic::error(Code::TypeMismatch, span, "a list of domains is compared with one domain")
         .label("all domains")
         .help("the prompt's own domain is `domain`")
         .replace_with("write `domain`", "domain")

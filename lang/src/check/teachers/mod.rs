@@ -19,7 +19,7 @@ use crate::check::checker::Checker;
 use crate::check::declarations::{Declarations, plain_teachers};
 use crate::check::formulas::divergences;
 use crate::check::names::callable::Callable;
-use crate::check::read::{self, expected, numbers, reads, secrets, settings};
+use crate::check::read::{expected, numbers, read, reads, secrets, settings};
 use crate::check::roles::pooled;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
@@ -37,13 +37,11 @@ pub fn teacher_binding(checker: &mut Checker, name: &str, value: &Expr, span: Sp
     let (settings, given) =
         settings::block::<TeacherBlock>(checker, block.as_ref(), &format!("teacher {name}"), span);
     settings::keep_marks(&mut checker.parts, &settings, &format!("teacher {name}"));
-    let (sees, temperature) =
-        (read::read(checker, given.sees, env), read::read(checker, given.temperature, env));
-    let (answers, align) = (read::read(checker, given.answers, env), read::read(checker, given.align, env));
-    let (reveals, feedback) =
-        (read::read(checker, given.reveals, env), read::read(checker, given.feedback, env));
+    let (sees, temperature) = (read(checker, given.sees, env), read(checker, given.temperature, env));
+    let (answers, align) = (read(checker, given.answers, env), read(checker, given.align, env));
+    let (reveals, feedback) = (read(checker, given.reveals, env), read(checker, given.feedback, env));
     let place = given.origin.map(|origin| origin.expr.span);
-    let said = read::read(checker, given.origin, env);
+    let said = read(checker, given.origin, env);
     let (Some(mut teacher), Some(sees), Some(reveals), Some(feedback)) = (teacher, sees, reveals, feedback)
     else {
         return Value::Error;
@@ -159,8 +157,8 @@ pub fn teacher_call(checker: &mut Checker, call: TeacherCall, env: &Env) -> Opti
 
 /// `served("vllm", url: env("TEACHER_URL"), model: "Qwen/Qwen3-32B", answers: top_k(20))`
 fn served(checker: &mut Checker, given: Served, env: &Env) -> Option<Value> {
-    let (engine, url) = (engine(checker, given.engine, env), read::read(checker, given.url, env));
-    let (model, answers) = (read::read(checker, given.model, env), read::read(checker, given.answers, env));
+    let (engine, url) = (engine(checker, given.engine, env), read(checker, given.url, env));
+    let (model, answers) = (read(checker, given.model, env), read(checker, given.answers, env));
     let key = match given.key.map(|key| server_key(checker, key, env)) {
         Some(key) => Some(key?),
         None => None,
@@ -176,7 +174,7 @@ fn served(checker: &mut Checker, given: Served, env: &Env) -> Option<Value> {
 /// The engine of a server, which names its protocol.
 pub fn engine(checker: &mut Checker, given: Arg<types::Text>, env: &Env) -> Option<String> {
     const ENGINES: &[&str] = &["vllm", "sglang", "mopd"];
-    let engine = read::read(checker, given, env)?;
+    let engine = read(checker, given, env)?;
     if ENGINES.contains(&engine.as_str()) {
         return Some(engine);
     }
@@ -193,7 +191,7 @@ pub fn engine(checker: &mut Checker, given: Arg<types::Text>, env: &Env) -> Opti
 
 /// The variable's name in `env("TEACHER_KEY")`. A text is refused: secrets do not belong in a file.
 pub fn server_key(checker: &mut Checker, given: Arg<types::Secret>, env: &Env) -> Option<String> {
-    match read::read(checker, given, env)? {
+    match read(checker, given, env)? {
         Secret::Environment(name) => Some(name),
         Secret::Text(_) => {
             let text = "the key of a server is read from the environment";

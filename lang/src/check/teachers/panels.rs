@@ -10,7 +10,7 @@ use crate::check::builtins::teachers::Debate;
 use crate::check::builtins::vocabulary::DebateBlock;
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
-use crate::check::read::{self, expected, reads, settings};
+use crate::check::read::{expected, read, reads, settings};
 use crate::check::roles;
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
@@ -77,10 +77,9 @@ pub fn debate_call(checker: &mut Checker, given: Debate, env: &Env) -> Value {
     let name = if env.model_name.is_empty() { "debate".to_owned() } else { env.model_name.clone() };
     settings::keep_marks(&mut checker.parts, &settings, &format!("panel {name}"));
     let place = given.members.expr;
-    let values = match checker.evaluate(place, env) {
-        Value::List(values) => values,
-        Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
-        other => {
+    let values = match checker.evaluate(place, env).elements() {
+        Ok(values) => values,
+        Err(other) => {
             return expected::wrong_kind(
                 checker,
                 place.span,
@@ -95,11 +94,11 @@ pub fn debate_call(checker: &mut Checker, given: Debate, env: &Env) -> Value {
             roles::teacher_role(checker, value, place.span, env, "every member of a panel must be a teacher")
         })
         .collect();
-    let rounds = read::read(checker, debate.rounds, env);
-    let sees = read::read(checker, debate.sees, env);
-    let confidence = read::read(checker, debate.confidence, env);
-    let max_tokens = read::read(checker, debate.max_tokens, env);
-    let temperature = read::read(checker, debate.temperature, env);
+    let rounds = read(checker, debate.rounds, env);
+    let sees = read(checker, debate.sees, env);
+    let confidence = read(checker, debate.confidence, env);
+    let max_tokens = read(checker, debate.max_tokens, env);
+    let temperature = read(checker, debate.temperature, env);
     let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) = (speakers, rounds, sees, confidence)
     else {
         return Value::Error;

@@ -139,6 +139,15 @@ impl MemberKey {
 }
 
 impl Value {
+    /// The elements of a list, or the members of a family; the value itself where it has none.
+    pub fn elements(self) -> Result<Vec<Value>, Value> {
+        match self {
+            Value::List(values) => Ok(values),
+            Value::Family(family) => Ok(family.members.iter().map(|(_, value)| value.clone()).collect()),
+            other => Err(other),
+        }
+    }
+
     /// A description in the words of the language, with an article.
     pub fn describe(&self) -> String {
         match self {
