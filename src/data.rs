@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use mopd_data::reads::{DomainReads, RowsRead, made, more_than_rows};
-use mopd_data::{DataError, DataProblem, Extent, Look, look};
+use mopd_data::{DataError, DataProblem, DataWarning, Extent, Look, look};
 use mopd_experiment::{self as checked, Experiment};
 use mopd_lang::Analysis;
 use mopd_lang::check::allow::is_allowed;
@@ -36,12 +36,12 @@ pub fn check(analysis: &mut Analysis, plan: &Plan, folder: &Path) -> Vec<String>
                         of_domain = seen.rows;
                     }
                     beginnings.extend(beginning(read.source(), &seen));
-                    for found in seen.warnings {
-                        let place = places.span(places.source(read.source()).unwrap_or(domain.origin));
-                        let known = |other: &Diagnostic| other.message == found.message;
-                        if !is_allowed(sources, Code::DataMismatch, place) && !diagnostics.iter().any(known) {
-                            let warning = Diagnostic::warning(Code::DataMismatch, place, found.message);
-                            diagnostics.push(warning.help(found.help));
+                    let span = places.span(places.source(read.source()).unwrap_or(domain.origin));
+                    for DataWarning { message, help } in seen.warnings {
+                        let is_reported = diagnostics.iter().any(|other| other.message == message);
+                        if !is_reported && !is_allowed(sources, Code::DataMismatch, span) {
+                            let warning = Diagnostic::warning(Code::DataMismatch, span, message);
+                            diagnostics.push(warning.help(help));
                         }
                     }
                 }

@@ -4,8 +4,7 @@ use mopd_plan::nearest;
 
 use crate::json::{Json, Object};
 
-/// The value of a member of a struct of a row. A table may have the struct as
-/// JSON text.
+/// The value of a member of a struct of a row. A table may have the struct as JSON text.
 pub fn nested(object: &Object, column: &str) -> Option<Json> {
     let (outer, inner) = column.split_once('.')?;
     let parsed;

@@ -4,43 +4,54 @@
 
 use std::collections::BTreeSet;
 
-use mopd_plan::Train;
+use mopd_plan::{DomainId, ModelId, Train};
 
 use super::check::LOOKED_AT;
 use super::prompts::Prompts;
 use super::{DomainData, ModelSpec};
 use crate::data::{Dataset, repeated};
 use crate::quote::quote;
-use crate::tokenizer::{Tokenizer, chat};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::chat::{self, Conversation};
 
-/// The warnings about the data of a stage.
+/// Rows that were searched, by the place of their texts in memory and the hash of the tokenizer that reads
+/// them: several stages read the same.
+pub type SearchedRows = BTreeSet<(usize, String)>;
+
+/// The warnings about the data of a stage. What is in `searched` is not searched again.
 pub fn warnings<O>(
     stage: &str,
     train: &Train<O>,
     domains: &[DomainData],
     specs: &[ModelSpec],
+    searched: &mut SearchedRows,
 ) -> Vec<String> {
-    let tokenizer = &specs[train.start.0 as usize].tokenizer;
-    let mut found = other_templates(stage, train, domains, specs);
-    found.extend(unmarked_ends(stage, train, domains, specs));
+    let student = &specs[train.start.0 as usize].tokenizer;
+    let mut warnings = Vec::new();
     for share in &train.mixture {
         let data = &domains[share.domain.0 as usize];
         let Some(prompts) = data.rows_of(train) else { continue };
         let dataset = &prompts.dataset;
-        found.extend(dataset.warnings.iter().map(|found| format!("{}; {}", found.message, found.help)));
-        found.extend(repeated(dataset).map(|found| found.to_string()));
-        found.extend(markers(dataset, tokenizer));
-        found.extend(unshown_tools(stage, dataset, tokenizer));
+        if let Some(conversation) = dataset.conversation(0) {
+            warnings.extend(other_templates(stage, train, share.domain, data, &conversation, specs));
+            warnings.extend(unmarked_end(stage, &data.name, &conversation, student));
+        }
+        if searched.insert((std::ptr::from_ref(dataset) as usize, student.hash())) {
+            warnings.extend(dataset.warnings.iter().map(|slip| format!("{}; {}", slip.message, slip.help)));
+            warnings.extend(repeated(dataset).map(|rows| rows.to_string()));
+            warnings.extend(markers(dataset, student));
+        }
+        warnings.extend(unshown_tools(stage, dataset, student));
         let mut teachers = BTreeSet::new();
         for choice in train.scorers.readers(share.domain) {
             let Some(teacher) = choice.teacher.spec_model().filter(|_| !choice.own_tokens) else { continue };
             if teachers.insert(teacher) {
                 let of_teacher = &specs[teacher.0 as usize].tokenizer;
-                found.extend(other_splits(stage, &choice.name, prompts, tokenizer, of_teacher, &data.name));
+                warnings.extend(other_splits(stage, &choice.name, prompts, student, of_teacher, &data.name));
             }
         }
     }
-    found
+    warnings
 }
 
 /// Texts that hold the tokens by which the chat template delimits turns: the model reads the end of a turn
@@ -122,65 +133,47 @@ fn other_splits(
 fn other_templates<O>(
     stage: &str,
     train: &Train<O>,
-    domains: &[DomainData],
+    domain: DomainId,
+    data: &DomainData,
+    conversation: &Conversation,
     specs: &[ModelSpec],
-) -> Vec<String> {
-    let mut warnings: Vec<String> = Vec::new();
-    let student = &specs[train.start.0 as usize].tokenizer;
-    for share in &train.mixture {
-        let data = &domains[share.domain.0 as usize];
-        let conversation = data.rows_of(train).and_then(|prompts| prompts.dataset.conversation(0));
-        let Some(conversation) = conversation else { continue };
-        // A conversation that can't be rendered is reported where it is read.
-        let rendered = |tokenizer: &Tokenizer| {
-            let tokens = chat::prompt(tokenizer, conversation.clone()).ok()?;
-            tokenizer.as_read(&tokens).ok()
-        };
-        let Some(students) = rendered(student) else { continue };
-        let readers = train.scorers.readers(share.domain);
-        for choice in readers.filter(|choice| !choice.own_tokens && choice.sees.is_none()) {
-            let Some(teacher) = choice.teacher.spec_model() else { continue };
-            let Some(teachers) = rendered(&specs[teacher.0 as usize].tokenizer) else { continue };
-            if students == teachers {
-                continue;
-            }
-            let from = first_difference(&students, &teachers);
-            let warning = format!(
-                "`{stage}`: the chat template of `{}` renders the prompts of `{}` otherwise than the \
-                 student's, by which it reads them: from character {from} on its own has {}, the student's {}",
-                choice.name,
-                data.name,
-                quote(&teachers.chars().skip(from).collect::<String>()),
-                quote(&students.chars().skip(from).collect::<String>()),
-            );
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-    }
-    warnings
-}
-
-/// Templates of students whose marks leave out the token that ends a turn. It is trained all the same.
-fn unmarked_ends<O>(
-    stage: &str,
-    train: &Train<O>,
-    domains: &[DomainData],
-    specs: &[ModelSpec],
-) -> Vec<String> {
-    let tokenizer = &specs[train.start.0 as usize].tokenizer;
-    let warnings = train.mixture.iter().filter_map(|share| {
-        let data = &domains[share.domain.0 as usize];
-        let conversation = data.rows_of(train)?.dataset.conversation(0)?;
-        let end = chat::unmarked_end(tokenizer, &conversation)?;
+) -> BTreeSet<String> {
+    // A conversation that can't be rendered is reported where it is read.
+    let rendered = |model: ModelId| {
+        let tokenizer = &specs[model.0 as usize].tokenizer;
+        let tokens = chat::prompt(tokenizer, conversation.clone()).ok()?;
+        tokenizer.as_read(&tokens).ok()
+    };
+    let Some(students) = rendered(train.start) else { return BTreeSet::new() };
+    let readers = train.scorers.readers(domain).filter(|choice| !choice.own_tokens && choice.sees.is_none());
+    let warnings = readers.filter_map(|choice| {
+        let teachers = rendered(choice.teacher.spec_model()?).filter(|teachers| *teachers != students)?;
+        let from = first_difference(&students, &teachers);
         Some(format!(
-            "`{stage}`: the `{{% generation %}}` part of the student's chat template leaves out {}, which ends \
-             the turns of `{}`: it is trained too, because the student would never learn to stop",
-            quote(&end),
-            data.name
+            "`{stage}`: the chat template of `{}` renders the prompts of `{}` otherwise than the \
+             student's, by which it reads them: from character {from} on its own has {}, the student's {}",
+            choice.name,
+            data.name,
+            quote(&teachers.chars().skip(from).collect::<String>()),
+            quote(&students.chars().skip(from).collect::<String>()),
         ))
     });
     warnings.collect()
+}
+
+/// A template of the student whose marks leave out the token that ends a turn. It is trained all the same.
+fn unmarked_end(
+    stage: &str,
+    domain: &str,
+    conversation: &Conversation,
+    student: &Tokenizer,
+) -> Option<String> {
+    let end = chat::unmarked_end(student, conversation)?;
+    Some(format!(
+        "`{stage}`: the `{{% generation %}}` part of the student's chat template leaves out {}, which ends \
+         the turns of `{domain}`: it is trained too, because the student would never learn to stop",
+        quote(&end),
+    ))
 }
 
 /// The number of characters that two texts have in common at their beginning.

@@ -33,6 +33,7 @@ use mopd_store::regular;
 use self::cache::DataCache;
 use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, unfinished_schedules};
 pub use self::configs::configs;
+use self::doctor::SearchedRows;
 use self::load::{LoadedModel, load_pretrained};
 use self::merges::check_merge;
 use self::opened::OpenedFiles;
@@ -212,6 +213,7 @@ pub fn prepare(
     if let Some(cache) = places.cache {
         cache.forget_unused();
     }
+    let mut searched = SearchedRows::new();
     for id in stages {
         let model = plan.experiment.model(*id);
         if !matches!(model.stage, Stage::Load(_)) {
@@ -227,7 +229,7 @@ pub fn prepare(
                     .map_err(|error| error.at(data.origin))?;
             }
             warnings.extend(more_than_rows(&model.name, train, &domains));
-            warnings.extend(doctor::warnings(&model.name, train, &domains, specs));
+            warnings.extend(doctor::warnings(&model.name, train, &domains, specs, &mut searched));
             for share in &train.mixture {
                 warnings.extend(idle_arms(
                     &model.name,

@@ -95,7 +95,7 @@ pub fn begin<'a, O>(
 
 /// Reads everything of a plan except its models, whose existence it checks, and calls its verifiers,
 /// environments and servers once. Passes each problem to `found` as soon as it is known, in the plan's
-/// order. Answers warnings.
+/// order. Returns the warnings.
 pub fn look(
     plan: &Plan,
     stages: &[ModelId],

@@ -8,7 +8,7 @@ mod json_schema;
 mod parts;
 mod rules;
 mod unit_tests;
-mod unread;
+mod unmatched;
 
 pub use command::OpenedFile;
 pub use error::RewardError;

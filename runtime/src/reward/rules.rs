@@ -5,7 +5,7 @@ use std::str::FromStr;
 use bigdecimal::BigDecimal;
 use mopd_plan::Reward;
 
-use super::unread::Unread;
+use super::unmatched::Unmatched;
 use super::{Judge, Judgement, RewardError, RewardInput, missing, text};
 use crate::control::Control;
 use crate::data::FieldKind;
@@ -26,21 +26,21 @@ impl Judge for ExactMatchRule {
 pub(super) struct NumericRule {
     field: String,
     tolerance: f64,
-    unread: Unread,
+    unmatched: Unmatched,
 }
 
 impl NumericRule {
     pub fn new(field: &str, tolerance: f64) -> NumericRule {
-        NumericRule { field: field.to_owned(), tolerance, unread: Unread::default() }
+        NumericRule { field: field.to_owned(), tolerance, unmatched: Unmatched::default() }
     }
 }
 
 impl Judge for NumericRule {
     fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let NumericRule { field, tolerance, unread } = self;
+        let NumericRule { field, tolerance, unmatched } = self;
         let stated: Vec<Option<Numeral>> =
             answers.iter().map(|answer| numerals::stated(answer.completion)).collect();
-        unread.count(answers, &stated.iter().map(Option::is_some).collect::<Vec<_>>());
+        unmatched.count(answers, &stated.iter().map(Option::is_some).collect::<Vec<_>>());
         zip_equal(answers, stated)
             .map(|(answer, stated)| {
                 let target = numerals::whole(&text(answer, field)?);
@@ -52,14 +52,14 @@ impl Judge for NumericRule {
     }
 
     fn take_warnings(&self) -> Vec<String> {
-        self.unread.take_warning("numeric", "number").into_iter().collect()
+        self.unmatched.take_warning("numeric", "number").into_iter().collect()
     }
 }
 
 pub(super) struct RegexRule {
     pattern: regex::Regex,
     field: String,
-    unread: Unread,
+    unmatched: Unmatched,
 }
 
 impl RegexRule {
@@ -68,20 +68,20 @@ impl RegexRule {
             message: format!("the pattern {} is not a regular expression", quote(pattern)),
             help: error.to_string(),
         })?;
-        Ok(RegexRule { pattern: compiled, field: field.to_owned(), unread: Unread::default() })
+        Ok(RegexRule { pattern: compiled, field: field.to_owned(), unmatched: Unmatched::default() })
     }
 }
 
 impl Judge for RegexRule {
     fn judge(&self, answers: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
-        let RegexRule { pattern, field, unread } = self;
+        let RegexRule { pattern, field, unmatched } = self;
         let group = Reward::ANSWER_GROUP;
         if !pattern.capture_names().flatten().any(|name| name == group) {
             return each(answers, |answer| Ok(pattern.is_match(answer.completion)));
         }
         let found: Vec<Option<regex::Captures>> =
             answers.iter().map(|answer| pattern.captures(answer.completion)).collect();
-        unread.count(answers, &found.iter().map(Option::is_some).collect::<Vec<_>>());
+        unmatched.count(answers, &found.iter().map(Option::is_some).collect::<Vec<_>>());
         zip_equal(answers, found)
             .map(|(answer, found)| {
                 let target = text(answer, field)?;
@@ -92,7 +92,7 @@ impl Judge for RegexRule {
     }
 
     fn take_warnings(&self) -> Vec<String> {
-        self.unread.take_warning("regex", "match of its pattern").into_iter().collect()
+        self.unmatched.take_warning("regex", "match of its pattern").into_iter().collect()
     }
 }
 

@@ -141,7 +141,7 @@ pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control)
 }
 
 /// Checks that models and results fit on this machine, and, where no model needs to be fetched, that the data
-/// fits the models. Answers warnings.
+/// fits the models. Returns the warnings.
 fn fits_here(
     job: &RunJob,
     tasks: &[Task],
@@ -158,7 +158,7 @@ fn fits_here(
     data_fits(plan, tasks, &specs, places)
 }
 
-/// Checks that the data of stages and tables fits the models. Answers the warnings of a run.
+/// Checks that the data of stages and tables fits the models. Returns the warnings of a run.
 fn data_fits(plan: &Plan, tasks: &[Task], specs: &[ModelSpec], places: ReadContext) -> Result<Vec<String>> {
     let (domains, warnings) = prepare(plan, &super::stages(tasks), specs, places)?;
     private_stages(plan, tasks, &domains).map(|_| warnings)

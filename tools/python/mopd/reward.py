@@ -179,7 +179,8 @@ def to_trl(batch: List[Completion]) -> Dict[str, Any]:
     """What TRL calls a function of rewards with: prompts and completions, as messages where the data has messages,
     and a list for every other column."""
     records = [each.record for each in batch]
-    given = {key: [record.get(key) for record in records] for record in records for key in record}
+    columns = dict.fromkeys(key for record in records for key in record)
+    given: Dict[str, Any] = {key: [record.get(key) for record in records] for key in columns}
     asked = [record.get("prompt", record.get("messages")) for record in records]
     if all(isinstance(messages, list) for messages in asked):
         given["prompts"] = asked

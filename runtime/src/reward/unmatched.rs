@@ -10,7 +10,7 @@ const MANY: u64 = 200;
 
 /// Counts the completions in a row in which a rule found nothing to judge.
 #[derive(Default)]
-pub(super) struct Unread(Mutex<Streak>);
+pub(super) struct Unmatched(Mutex<Streak>);
 
 #[derive(Default)]
 struct Streak {
@@ -19,7 +19,7 @@ struct Streak {
     example: Option<(String, String)>,
 }
 
-impl Unread {
+impl Unmatched {
     /// Counts judged completions; `read` says of each whether there was something to judge.
     pub fn count(&self, answers: &[RewardInput], read: &[bool]) {
         let mut streak = self.0.lock().unwrap_or_else(PoisonError::into_inner);
