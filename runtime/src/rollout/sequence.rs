@@ -1,16 +1,17 @@
 //! The unit of training data: a prompt, a completion of it and where they come from.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 
-use mopd_plan::Role;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::DraftCounts;
+use super::SegmentedTokens;
 use crate::tokenizer::Token;
-use crate::zip::zip_equal;
 
 /// A prompt and a completion of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "StoredSequence", try_from = "StoredSequence")]
 pub struct Sequence {
     /// Index into the stage's sources.
     pub source: usize,
@@ -18,141 +19,162 @@ pub struct Sequence {
     pub record: usize,
     /// Tokens before the completion, where they differ from the record's prompt in its template.
     pub prompt: Option<Vec<Token>>,
-    pub completion: Vec<Token>,
-    /// Which tokens of the completion are trained on; all where absent. The others were written by users
-    /// and tools between the turns.
-    pub written: Option<Vec<bool>>,
-    /// Log-probability of each token under the model that sampled it, at the temperature of sampling;
-    /// `None` where the completion comes from data.
-    pub logps: Option<Vec<f32>>,
-    /// Which head predicted each token, where a step draws up to two tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heads: Option<Vec<u8>>,
+    pub completion: SegmentedTokens,
     pub truncated: bool,
     pub reward: Option<f64>,
     /// The reward of each part of the verifier by name, where it has several.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reward_parts: Vec<(String, f64)>,
-    /// Whether it is the preferred one of its pair; `None` outside of pairs.
-    pub chosen: Option<bool>,
-    /// The student's text, where this completion is a teacher's refinement of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub draft: Option<String>,
-    /// The verifier's feedback on it, where a template shows feedback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub feedback: Option<String>,
-    /// Its part in a trajectory sampled by speculative decoding.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub speculation: Option<Speculation>,
-    /// Feedback that models wrote about it, one text per feedback of the stage; empty where none is shown.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub written_feedback: Vec<String>,
-    /// For each role that the objective reads `correct` of: whether that role's completion at the same
-    /// index is correct.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub correct_of: Vec<(Role, bool)>,
-    /// Whether its prompt was derived from completions of the record's own prompt.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub derived: bool,
-    /// Whether it, or its prompt, comes from a buffer of earlier rollouts.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub replayed: bool,
-    /// Where a server sampled it: the number of steps after which the student had the server's weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sampled_at: Option<u32>,
+    pub extras: Extras,
 }
 
-fn is_false(of: &bool) -> bool {
-    !of
-}
+/// What features know about a sequence, by the name of the [`Extra`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Extras(BTreeMap<String, Value>);
 
-/// The part of a speculatively decoded trajectory that a row holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Speculation {
-    /// The trajectory itself.
-    Trajectory(DraftCounts),
-    /// The rejected tail of a draft. It follows the trajectory up to that point, which is not trained on in
-    /// this row.
-    Rejected,
+/// What one feature knows about a sequence. The feature declares the type, and nothing else has to know it: it
+/// travels with the sequence, also into checkpoints, under its name.
+pub trait Extra: Serialize + DeserializeOwned {
+    /// Different for each type.
+    const NAME: &'static str;
 }
 
 impl Sequence {
     /// A completion of a record, with every other field empty.
-    pub fn new(source: usize, record: usize, completion: Vec<Token>) -> Sequence {
+    pub fn new(source: usize, record: usize, completion: SegmentedTokens) -> Sequence {
         Sequence {
             source,
             record,
             completion,
             prompt: None,
-            written: None,
-            logps: None,
-            heads: None,
             truncated: false,
             reward: None,
             reward_parts: Vec::new(),
-            chosen: None,
-            draft: None,
-            feedback: None,
-            speculation: None,
-            written_feedback: Vec::new(),
-            correct_of: Vec::new(),
-            derived: false,
-            replayed: false,
-            sampled_at: None,
+            extras: Extras::default(),
         }
     }
 
-    /// Whether the role's completion at the same index is correct, where known.
-    pub fn correct_of(&self, role: Role) -> Option<bool> {
-        self.correct_of.iter().find(|(known, _)| *known == role).map(|(_, right)| *right)
+    /// What a feature knows about it; `None` where it knows nothing.
+    pub fn extra<T: Extra>(&self) -> Option<T> {
+        let value = self.extras.0.get(T::NAME)?;
+        Some(T::deserialize(value).expect("a name has one type, whose values are read as they were written"))
+    }
+
+    pub fn set_extra<T: Extra>(&mut self, extra: &T) {
+        let value = serde_json::to_value(extra).expect("an extra has numbers, texts and lists of these");
+        self.extras.0.insert(T::NAME.to_owned(), value);
+    }
+
+    /// The same with an extra.
+    pub fn with_extra<T: Extra>(mut self, extra: &T) -> Sequence {
+        self.set_extra(extra);
+        self
+    }
+
+    pub fn remove_extra<T: Extra>(&mut self) {
+        self.extras.0.remove(T::NAME);
     }
 
     /// The reward of a part of the verifier, by the part's name.
     pub fn reward_part(&self, part: &str) -> Option<f64> {
         self.reward_parts.iter().find(|(name, _)| name == part).map(|(_, reward)| *reward)
     }
+}
 
-    /// Number of tokens that are trained on.
-    pub fn trained(&self) -> usize {
-        match &self.written {
-            Some(written) => written.iter().filter(|written| **written).count(),
-            None => self.completion.len(),
+/// A sequence in the store and in checkpoints, as every version wrote it: lists over all tokens.
+#[derive(Serialize, Deserialize)]
+struct StoredSequence {
+    source: usize,
+    record: usize,
+    prompt: Option<Vec<Token>>,
+    completion: Vec<Token>,
+    /// Which tokens are trained on; all where absent.
+    written: Option<Vec<bool>>,
+    /// 0 for a token that is not trained on.
+    logps: Option<Vec<f32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heads: Option<Vec<u8>>,
+    truncated: bool,
+    reward: Option<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    reward_parts: Vec<(String, f64)>,
+    #[serde(flatten)]
+    extras: Extras,
+}
+
+impl From<Sequence> for StoredSequence {
+    fn from(sequence: Sequence) -> StoredSequence {
+        let Sequence { source, record, prompt, completion, truncated, reward, reward_parts, extras } =
+            sequence;
+        StoredSequence {
+            source,
+            record,
+            prompt,
+            written: completion.mask(),
+            logps: completion.logps().map(|logps| completion.over_all(&logps)),
+            heads: completion.heads().map(|heads| completion.over_all(&heads)),
+            completion: completion.to_vec(),
+            truncated,
+            reward,
+            reward_parts,
+            extras,
         }
     }
+}
 
-    /// Number of decoding steps, where a step draws up to two tokens; else `None`.
-    pub fn steps(&self) -> Option<usize> {
-        Some(self.heads.as_ref()?.iter().filter(|head| **head == 0).count())
+impl TryFrom<StoredSequence> for Sequence {
+    type Error = String;
+
+    fn try_from(stored: StoredSequence) -> Result<Sequence, String> {
+        let StoredSequence { source, record, prompt, completion, written, logps, heads, .. } = stored;
+        let completion = SegmentedTokens::from_lists(completion, written.as_deref(), logps, heads)?;
+        let mut extras = stored.extras;
+        // Earlier versions wrote what is not known as null.
+        extras.0.retain(|_, value| !value.is_null());
+        Ok(Sequence {
+            prompt,
+            truncated: stored.truncated,
+            reward: stored.reward,
+            reward_parts: stored.reward_parts,
+            extras,
+            ..Sequence::new(source, record, completion)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Draft(String);
+
+    impl Extra for Draft {
+        const NAME: &str = "draft";
     }
 
-    /// Whether it is the rejected tail of a draft.
-    pub fn is_rejected(&self) -> bool {
-        self.speculation == Some(Speculation::Rejected)
-    }
-
-    /// Maximal ranges of consecutive tokens that are trained on: the model's turns.
-    pub fn turns(&self) -> impl Iterator<Item = Range<usize>> {
-        let tokens: Vec<usize> = (0..self.completion.len()).collect();
-        let mut turns: Vec<Range<usize>> = Vec::new();
-        for &token in self.of_trained(&tokens) {
-            match turns.last_mut() {
-                Some(turn) if turn.end == token => turn.end += 1,
-                _ => turns.push(token..token + 1),
-            }
+    /// What a version with a field for each feature wrote is read, and written again as it was.
+    #[test]
+    fn sequences_of_earlier_versions_are_read() {
+        let earlier = r#"{"source":1,"record":2,"prompt":[7],"completion":[1,2,3],"written":[true,false,true],
+            "logps":[-0.1,0.0,-0.3],"truncated":true,"reward":0.25,"chosen":null,"draft":"so"}"#;
+        let sequence: Sequence = serde_json::from_str(earlier).unwrap();
+        assert_eq!(sequence.completion.logps().unwrap(), [-0.1, -0.3]);
+        assert_eq!(sequence.extra::<Draft>(), Some(Draft("so".to_owned())));
+        let mut expected: Value = serde_json::from_str(earlier).unwrap();
+        expected.as_object_mut().unwrap().remove("chosen");
+        let written = serde_json::to_string(&sequence).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&written).unwrap()["draft"], expected["draft"]);
+        assert_eq!(serde_json::from_str::<Sequence>(&written).unwrap(), sequence);
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&serde_json::from_str(&written).unwrap()), keys(&expected));
+        for wrong in [r#""written":[true]"#, r#""logps":[-0.1]"#, r#""logps":[-0.1,0.0,-0.3],"heads":[0]"#] {
+            let text = format!(
+                r#"{{"source":1,"record":2,"prompt":null,"completion":[1,2,3],{wrong},"truncated":false,
+                "reward":null}}"#
+            );
+            let error = serde_json::from_str::<Sequence>(&text).unwrap_err().to_string();
+            assert!(error.contains("tokens"), "{error}");
         }
-        turns.into_iter()
-    }
-
-    /// The elements of trained tokens, from a slice with one element per token of the completion.
-    pub fn of_trained<'a, T>(&'a self, elements: &'a [T]) -> impl Iterator<Item = &'a T> {
-        let written = |index: usize| self.written.as_ref().is_none_or(|written| written[index]);
-        assert!(
-            self.written.as_ref().is_none_or(|written| written.len() == self.completion.len()),
-            "a mask of the completion"
-        );
-        zip_equal(0..self.completion.len(), elements)
-            .filter(move |(index, _)| written(*index))
-            .map(|(_, element)| element)
     }
 }

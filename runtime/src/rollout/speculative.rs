@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::guided::CombinedWeights;
 use super::sampler::{SampledToken, TokenDistribution};
 use super::stop::Stop;
-use super::{Author, Completion, GuidanceStep, Guide, MemoryBudget, Prompt, rollout};
+use super::{Author, Completion, Extra, GuidanceStep, Guide, MemoryBudget, Prompt, Sequence, rollout};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::Decoder;
@@ -176,6 +176,28 @@ pub fn speculative(
 fn ends(tokens: &[Token], student: &Decoder, stop: &Stop) -> Result<bool> {
     let last = tokens.last().is_some_and(|last| student.tokenizer.is_end(*last));
     Ok(last || stop.ends(tokens)?)
+}
+
+/// The part of a speculatively decoded trajectory that a sequence holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speculation {
+    /// The trajectory itself.
+    Trajectory(DraftCounts),
+    /// The rejected tail of a draft. It follows the trajectory up to that point, which is not trained on in
+    /// this sequence.
+    Rejected,
+}
+
+impl Extra for Speculation {
+    const NAME: &str = "speculation";
+}
+
+impl Speculation {
+    /// Whether a sequence is the rejected tail of a draft.
+    pub fn is_rejected(sequence: &Sequence) -> bool {
+        sequence.extra() == Some(Speculation::Rejected)
+    }
 }
 
 /// Counts of a completion's drafts.

@@ -207,9 +207,8 @@ impl Agreements {
 fn blocks(sequences: &Sequences, runs: &TokenPartition, chosen: &[f32]) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for (member, sequence) in sequences.list.iter().enumerate() {
-        let places: Vec<usize> = (0..sequence.completion.len()).collect();
-        let places: Vec<usize> = sequence.of_trained(&places).copied().collect();
-        for (token, place) in zip_equal(sequences.tokens(member), places) {
+        let indices: Vec<usize> = sequence.completion.trained_indices().collect();
+        for (token, place) in zip_equal(sequences.tokens(member), indices) {
             if chosen[token] == 0.0 {
                 continue;
             }

@@ -7,6 +7,7 @@ use mopd_plan::events::Seconds;
 use mopd_plan::{Objective, Producer, Signal, StageStep};
 
 use super::agreement;
+use super::batches::{CorrectOf, DerivedPrompt, Replayed, SampledAt};
 use super::objective::Outputs;
 use super::sampler_gap;
 use super::scoring::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP, unstated_confidences};
@@ -78,7 +79,7 @@ pub fn diagnose(
     for (index, section) in sections.iter().enumerate() {
         let members = sequences.of_sections(&stage.sources, index..index + 1);
         let own = &sequences.list[members.clone()];
-        let count: usize = own.iter().map(|sequence| sequence.trained()).sum();
+        let count: usize = own.iter().map(|sequence| sequence.completion.trained()).sum();
         // Sequences of a section are adjacent, so its tokens are one range.
         let range = token..token + count;
         token += count;
@@ -90,7 +91,7 @@ pub fn diagnose(
         let sum = |values: &[f32]| values[range.clone()].iter().map(|&value| f64::from(value)).sum::<f64>();
         let own_signal: f64 = signal[range.clone()].iter().map(|value| f64::from(value.abs())).sum();
         let rewards: Option<Vec<f64>> = completions(own).map(|sequence| sequence.reward).collect();
-        let written: usize = completions(own).map(Sequence::trained).sum();
+        let written: usize = completions(own).map(|sequence| sequence.completion.trained()).sum();
         let truncated = completions(own).filter(|sequence| sequence.truncated).count();
         let acceptance = acceptance(own);
         let gap = sampler_gap::over(&compared, members.clone());
@@ -116,7 +117,8 @@ pub fn diagnose(
             dropped: dropped(index),
             unavailable: unavailable.as_ref().map(|missing| {
                 let missing = zip_equal(own, &missing[members]);
-                missing.filter(|(sequence, missing)| **missing && !sequence.is_rejected()).count() as f64
+                missing.filter(|(sequence, missing)| **missing && !Speculation::is_rejected(sequence)).count()
+                    as f64
             }),
             unstated: unstated_confidences(&stage.train.panels, sequences, own),
             accepted: acceptance.map(|[accepted, _]| accepted),
@@ -160,7 +162,7 @@ fn unavailable(batch: &Batch, sequences: usize) -> Option<Vec<bool>> {
 
 /// The completions, without rejected drafts.
 fn completions(own: &[Sequence]) -> impl Iterator<Item = &Sequence> {
-    own.iter().filter(|sequence| !sequence.is_rejected())
+    own.iter().filter(|sequence| !Speculation::is_rejected(sequence))
 }
 
 /// The mean of each part of the reward, except parts that some completion lacks.
@@ -178,7 +180,7 @@ fn reward_parts(own: &[Sequence]) -> BTreeMap<String, f64> {
 fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
     let (mut tokens, mut blocks, mut stood, mut verified) = (0, 0, 0, 0);
     for sequence in own {
-        let Some(Speculation::Trajectory(counts)) = sequence.speculation else { continue };
+        let Some(Speculation::Trajectory(counts)) = sequence.extra() else { continue };
         tokens += sequence.completion.len();
         blocks += counts.blocks;
         stood += counts.stood;
@@ -188,35 +190,41 @@ fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
     (verified > 0).then(|| [f64::from(stood) / f64::from(verified), tokens as f64 / f64::from(blocks)])
 }
 
+/// Number of decoding steps, where a step draws up to two tokens; else `None`.
+fn steps(sequence: &Sequence) -> Option<usize> {
+    Some(sequence.completion.heads()?.into_iter().filter(|head| *head == 0).count())
+}
+
 /// Completion tokens per decoding step, where a step draws up to two tokens.
 fn tokens_per_step(own: &[Sequence]) -> Option<f64> {
-    let steps: usize = own.iter().map(Sequence::steps).sum::<Option<usize>>()?;
+    let steps: usize = own.iter().map(steps).sum::<Option<usize>>()?;
     let tokens: usize = own.iter().map(|sequence| sequence.completion.len()).sum();
     (steps > 0).then(|| tokens as f64 / steps as f64)
 }
 
 /// The share of correct completions among other models' for the same prompts, if the objective reads them.
 fn correct_of_others(own: &[Sequence]) -> Option<f64> {
-    let asked = || own.iter().flat_map(|sequence| &sequence.correct_of);
+    let asked = || own.iter().filter_map(Sequence::extra).flat_map(|CorrectOf(roles)| roles);
     let right = asked().filter(|(_, right)| *right).count();
     (asked().count() > 0).then(|| right as f64 / asked().count() as f64)
 }
 
 /// The share of completions whose prompts were derived; `None` in a stage that derives none.
 fn derived(producer: &Producer, own: &[Sequence]) -> Option<f64> {
-    (!producer.derives().is_empty()).then(|| share(own, |sequence| sequence.derived))
+    (!producer.derives().is_empty())
+        .then(|| share(own, |sequence| sequence.extra::<DerivedPrompt>().is_some()))
 }
 
 /// The share of completions that are replayed; `None` in a stage that replays none.
 fn replayed(producer: &Producer, own: &[Sequence]) -> Option<f64> {
-    producer.replays().then(|| share(own, |sequence| sequence.replayed))
+    producer.replays().then(|| share(own, |sequence| sequence.extra::<Replayed>().is_some()))
 }
 
 /// The mean age, in updates, of the weights that a server sampled the completions with; `None` without such
 /// completions.
 fn staleness(own: &[Sequence], step: u32) -> Option<f64> {
-    let ages = completions(own).filter_map(|sequence| sequence.sampled_at);
-    let ages: Vec<f64> = ages.map(|at| f64::from(step.saturating_sub(at))).collect();
+    let ages = completions(own).filter_map(Sequence::extra);
+    let ages: Vec<f64> = ages.map(|SampledAt(at)| f64::from(step.saturating_sub(at))).collect();
     (!ages.is_empty()).then(|| ages.iter().sum::<f64>() / ages.len() as f64)
 }
 

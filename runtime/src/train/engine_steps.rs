@@ -106,9 +106,9 @@ impl<'a> EngineSteps<'a> {
             let row = |sequence: &Sequence| {
                 json!({
                     "prompt": sequence.prompt(&self.stage.sources),
-                    "completion": (!self.samples).then_some(&sequence.completion),
-                    "written": sequence.written.as_ref()
-                        .map(|written| written.iter().copied().map(u8::from).collect::<Vec<u8>>()),
+                    "completion": (!self.samples).then_some(&*sequence.completion),
+                    "written": sequence.completion.mask()
+                        .map(|mask| mask.into_iter().map(u8::from).collect::<Vec<u8>>()),
                     "domain": self.stage.sources[sequence.source].name,
                     "teacher": teacher(sequence),
                     "group": number,
@@ -129,8 +129,8 @@ impl<'a> EngineSteps<'a> {
         }
         for (sequence, completion) in zip_equal(&mut all, completions) {
             match self.samples {
-                true => sequence.completion.clone_from(completion),
-                false if sequence.completion == *completion => {}
+                true => sequence.completion = completion.clone().into(),
+                false if *sequence.completion == *completion => {}
                 false => return Err(strange(step, "it trains on other completions than were given")),
             }
         }

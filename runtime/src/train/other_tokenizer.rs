@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::sequences::Sequences;
 use super::stage::{Packing, Texts};
-use super::views::StepContext;
+use super::views::{Draft, StepContext};
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
 use crate::model::{PackedBatch, ScoringDecoder, Weights};
@@ -145,8 +145,7 @@ impl OtherTokenizer {
         sequence: &Sequence,
     ) -> Result<SequenceReading> {
         let source = &texts.sources[sequence.source];
-        let goes_on = |written: &Vec<bool>| written.contains(&false);
-        if sequence.prompt.is_some() || sequence.written.as_ref().is_some_and(goes_on) {
+        if sequence.prompt.is_some() || !sequence.completion.is_whole() {
             let message = format!(
                 "conversations that continue after an answer (those of `{}`) are not supported yet with a \
                 teacher that has another tokenizer",
@@ -161,7 +160,7 @@ impl OtherTokenizer {
         let written = &sequence.completion[..sequence.completion.len() - usize::from(ended)];
         let spelled = text_of(written.iter().map(|token| self.counterparts.student.get(*token)));
         let SpelledText { text, .. } = &spelled;
-        let said = TemplateInputs::draft(sequence.draft.as_deref());
+        let said = TemplateInputs::draft(sequence.extra().map(|Draft(text)| text).as_deref());
         let answer = &text[self.added(texts, sequence, text)?..];
         let AnswerTokens { mut prompt, opening, mut completion } =
             source.prompts.answered(&self.tokenizer, sees, sequence.record, answer, &said)?;

@@ -8,17 +8,17 @@ use super::stage::Packing;
 use super::views::ScorerPrompts;
 use crate::machine::transfer::upload;
 use crate::model::{PackedBatch, ScoringDecoder};
+use crate::zip::zip_equal;
 
 impl Packing<'_> {
     /// The completions of some sequences after the prompts in `shown`, packed for one forward pass.
     pub fn packed(self, sequences: &Sequences, members: &[usize], shown: &ScorerPrompts) -> PackedBatch {
-        let members = members.iter().map(|member| {
+        let masks: Vec<Option<Vec<bool>>> =
+            members.iter().map(|member| sequences.list[*member].completion.mask()).collect();
+        let members = zip_equal(members, &masks).map(|(member, mask)| {
             let sequence = &sequences.list[*member];
-            (
-                shown.prompt(self.sources, sequence, *member),
-                sequence.completion.as_slice(),
-                sequence.written.as_deref(),
-            )
+            let prompt = shown.prompt(self.sources, sequence, *member);
+            (prompt, &*sequence.completion, mask.as_deref())
         });
         PackedBatch::masked(members, self.place.device)
     }

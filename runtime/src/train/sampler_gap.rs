@@ -8,6 +8,7 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::producers::{SampledBy, Writer};
 use mopd_plan::{Engine, Objective, Sampling, StageStep, Train};
 
+use super::batches::{Replayed, SampledAt};
 use super::rollouts::Rollouts;
 use super::scoring::STUDENT_LOGP;
 use super::sequences::Sequences;
@@ -27,11 +28,11 @@ pub fn compared(
     let Some(trainer) = batch.signal(&STUDENT_LOGP) else { return Vec::new() };
     let of = |(index, sequence): (usize, &Sequence)| {
         let same_weights = drawn_with_same_weights(train, sequence, drawn, step)?;
-        let sampler = sequence.of_trained(sequence.logps.as_deref()?).copied().collect();
+        let sampler = sequence.completion.logps()?;
         Some(ComparedCompletion {
             index,
             group: sequences.layout.group_of_sequence[index],
-            tokens: sequence.of_trained(&sequence.completion).copied().collect(),
+            tokens: sequence.completion.trained_tokens().collect(),
             trainer: trainer[sequences.tokens(index)].to_vec(),
             sampler,
             same_weights,
@@ -51,7 +52,7 @@ pub fn check(stage: &Stage, rollouts: &Rollouts, batch: &Batch, step: u32) -> Re
     let Some(SampledBy { server, .. }) = stage.train.sampled_by().next() else { return Ok(()) };
     let sequences = &rollouts.sequences;
     let mut compared = compared(stage.train, sequences, batch, rollouts.drawn, step);
-    compared.retain(|of| sequences.list[of.index].sampled_at.is_some());
+    compared.retain(|of| sequences.list[of.index].extra::<SampledAt>().is_some());
     let exact = stage.train.sampled_by().all(|of| of.server.engine == Engine::Mopd);
     let engine = if exact { Engine::Mopd } else { server.engine };
     gap::check(&compared, gap::tolerance(engine, stage.dtype())).map_err(|what| {
@@ -78,12 +79,12 @@ fn drawn_with_same_weights(
 ) -> Option<bool> {
     let comparable =
         |sampling: &Sampling| sampling.is_plain() && sampling.temperature == train.objective.temperature;
-    let Some(sampled_at) = sequence.sampled_at else {
+    let Some(SampledAt(sampled_at)) = sequence.extra() else {
         let (writer, sampling) = train.rollout.producer.kind().policy().ok()?;
         let current = writer == Writer::Student && step.is_multiple_of(train.options.updates_per_batch());
         return (current && comparable(sampling)).then_some(true);
     };
-    if sequence.replayed || !train.sampled_by().all(|of| comparable(&of.sampling)) {
+    if sequence.extra::<Replayed>().is_some() || !train.sampled_by().all(|of| comparable(&of.sampling)) {
         return None;
     }
     if sampled_at == step {

@@ -57,7 +57,7 @@ impl Sequences {
         for (index, sequence) in list.iter().enumerate() {
             layout
                 .sequence_of_token
-                .resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
+                .resize(layout.sequence_of_token.len() + sequence.completion.trained(), index as u32);
             starts.push(layout.sequence_of_token.len());
         }
         layout.turns = turns(&list);
@@ -138,17 +138,20 @@ impl Sequences {
 
     /// The trained tokens of the step, concatenated.
     pub fn targets(&self) -> Vec<Token> {
-        self.per_token(|sequence| Some(&sequence.completion)).expect("every sequence has a completion")
+        let list = self.list.iter().flat_map(|sequence| sequence.completion.trained_tokens());
+        let targets: Vec<Token> = list.collect();
+        assert_eq!(targets.len(), self.layout.tokens(), "sequences stay as they were laid out");
+        targets
     }
 
     /// The log-probabilities of these tokens at sampling; `None` where some come from the data.
     pub fn sampled_logps(&self) -> Option<Vec<f32>> {
-        self.per_token(|sequence| sequence.logps.as_deref())
+        self.per_token(|sequence| sequence.completion.logps())
     }
 
     /// Which head wrote each of these tokens; `None` where one head wrote all.
     pub fn heads(&self) -> Option<Vec<u8>> {
-        self.per_token(|sequence| sequence.heads.as_deref())
+        self.per_token(|sequence| sequence.completion.heads())
     }
 
     /// The indices of the second head's tokens among the trained tokens.
@@ -164,11 +167,11 @@ impl Sequences {
         places.into_iter().map(|place| place as i64).collect()
     }
 
-    /// One element for each trained token, from a list over the tokens of each completion.
-    fn per_token<T: Copy>(&self, of: impl Fn(&Sequence) -> Option<&[T]>) -> Option<Vec<T>> {
+    /// One element for each trained token of the step, from a list over those of each sequence.
+    fn per_token<T>(&self, list: impl Fn(&Sequence) -> Option<Vec<T>>) -> Option<Vec<T>> {
         let mut all = Vec::with_capacity(self.layout.tokens());
         for (index, sequence) in self.list.iter().enumerate() {
-            all.extend(sequence.of_trained(of(sequence)?));
+            all.extend(list(sequence)?);
             assert_eq!(all.len(), self.starts[index + 1], "sequences stay as they were laid out");
         }
         Some(all)
@@ -177,12 +180,12 @@ impl Sequences {
 
 /// The student's turns (tokens that it wrote without interruption), where any sequence has several.
 fn turns(list: &[Sequence]) -> Option<TokenPartition> {
-    if !list.iter().any(|sequence| sequence.written.is_some() && sequence.turns().count() > 1) {
+    if list.iter().all(|sequence| sequence.completion.turns().count() <= 1) {
         return None;
     }
     let mut runs = TokenPartition { of_token: Vec::new(), parent: Vec::new() };
     for (index, sequence) in list.iter().enumerate() {
-        for turn in sequence.turns() {
+        for turn in sequence.completion.turns() {
             runs.of_token.resize(runs.of_token.len() + turn.len(), runs.parent.len() as u32);
             runs.parent.push(index as u32);
         }

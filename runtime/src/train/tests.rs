@@ -42,7 +42,7 @@ use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::report::metrics::StepMetrics;
 use crate::reward::Verifier;
-use crate::rollout::MemoryBudget;
+use crate::rollout::{MemoryBudget, Sampled, SegmentedTokens, Sequence};
 use crate::store::state::{StateTensors, TrainState};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
@@ -100,6 +100,18 @@ mod turns;
 mod validation;
 mod views;
 mod writers;
+
+/// Tokens that a model sampled.
+fn sampled(tokens: &[Token], logps: Vec<f32>, heads: Option<Vec<u8>>) -> SegmentedTokens {
+    let mut completion = SegmentedTokens::default();
+    completion.push_trained(tokens, Sampled { logps: Some(logps), heads });
+    completion
+}
+
+/// The sequence as after an edit that leaves its text.
+fn without_logps(sequence: &Sequence) -> Sequence {
+    Sequence { completion: sequence.completion.clone().without_logps(), ..sequence.clone() }
+}
 
 /// Two domains with answers of different lengths.
 struct Fixture {
@@ -413,9 +425,7 @@ fn expected_of(
         .map(|sequence| {
             let prompt = sequence.prompt(&stage.sources);
             // The indices of the completion's trained tokens.
-            let written = |place: &usize| sequence.written.as_ref().is_none_or(|written| written[*place]);
-            let places: Vec<i64> =
-                (0..sequence.completion.len()).filter(written).map(|place| place as i64).collect();
+            let places: Vec<i64> = sequence.completion.trained_indices().map(|index| index as i64).collect();
             let places = Tensor::from_slice(&places);
             let taken = Tensor::from_slice(&sequence.completion).index_select(0, &places).unsqueeze(1);
             let logps =

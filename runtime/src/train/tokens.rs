@@ -10,7 +10,7 @@ use super::scoring::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
 use super::stage::{Stage, StageSources};
 use crate::report::tokens::{Histogram, QuantityAxis, TokenLog, TokenQuantity, TokenSeen, TrainedSequence};
-use crate::rollout::Sequence;
+use crate::rollout::{Sequence, Speculation};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
@@ -74,7 +74,8 @@ pub fn record(
                 TokenQuantity::Weight => seen.weight,
             };
             // The tokens of a rejected draft are after the tokens that it was drafted from.
-            let before = if sequence.is_rejected() { sequence.completion.len() - range.len() } else { 0 };
+            let before =
+                if Speculation::is_rejected(sequence) { sequence.completion.len() - range.len() } else { 0 };
             for (position, token) in range.clone().enumerate() {
                 let place = match histogram.over {
                     QuantityAxis::Position => Some((before + position) as f64),
@@ -125,7 +126,8 @@ fn chosen(
     let known: BTreeSet<(&str, &str)> =
         (tokens.samples.iter()).map(|sample| (sample.domain.as_str(), sample.prompt.as_str())).collect();
     let list = &sequences.list;
-    let mut order: Vec<usize> = (0..list.len()).filter(|index| !list[*index].is_rejected()).collect();
+    let mut order: Vec<usize> =
+        (0..list.len()).filter(|index| !Speculation::is_rejected(&list[*index])).collect();
     order.sort_by_cached_key(|index| {
         let sequence = &list[*index];
         let domain = sources[sequence.source].name;
@@ -193,8 +195,7 @@ impl Seen<'_> {
 /// The text that each of the first [`LENGTH`] trained tokens adds.
 fn texts(tokenizer: &Tokenizer, sequence: &Sequence) -> Vec<String> {
     let all = &sequence.completion;
-    let places: Vec<usize> = (0..all.len()).collect();
-    sequence.of_trained(&places).take(LENGTH).map(|index| addition(tokenizer, &all[..=*index])).collect()
+    all.trained_indices().take(LENGTH).map(|index| addition(tokenizer, &all[..=index])).collect()
 }
 
 /// The text that the last token adds. It is decoded after the tokens before it: some tokenizers decode a

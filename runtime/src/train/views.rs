@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mopd_plan::events::FailureKind;
 use mopd_plan::views::{self, GroupMember, Moment, Slot};
 use mopd_plan::{Formula, StageStep, View};
+use serde::{Deserialize, Serialize};
 
 use super::completions::{of_completions, text_of_at_most};
 use super::sequences::Sequences;
@@ -17,8 +18,32 @@ use crate::data::Lists;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
-use crate::rollout::Sequence;
+use crate::rollout::{Extra, Sequence};
 use crate::tokenizer::Token;
+
+/// The student's text, where a completion is a teacher's refinement of it.
+#[derive(Serialize, Deserialize)]
+pub struct Draft(pub String);
+
+impl Extra for Draft {
+    const NAME: &str = "draft";
+}
+
+/// The verifier's feedback on a completion, in a stage whose templates show it.
+#[derive(Serialize, Deserialize)]
+pub struct VerifierFeedback(pub String);
+
+impl Extra for VerifierFeedback {
+    const NAME: &str = "feedback";
+}
+
+/// Feedback that models wrote about a completion, one text per feedback of the stage.
+#[derive(Default, Serialize, Deserialize)]
+pub struct WrittenFeedback(pub Vec<String>);
+
+impl Extra for WrittenFeedback {
+    const NAME: &str = "written_feedback";
+}
 
 /// The step at which a view is read, and the learned share at that time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -207,13 +232,17 @@ fn said(texts: Texts, view: &View, sequences: &Sequences, member: usize) -> Resu
     let mut said = TemplateInputs::default();
     for slot in view.slots().filter(|slot| slot.of_completion()) {
         let text = match slot {
-            Slot::Draft => sequence.draft.clone().expect("a template of drafts is read where there are some"),
+            Slot::Draft => {
+                let Draft(text) =
+                    sequence.extra().expect("a template of drafts is read where there are some");
+                text
+            }
             Slot::Feedback => sequence
-                .feedback
-                .clone()
+                .extra()
+                .map(|VerifierFeedback(text)| text)
                 .ok_or_else(|| missing_feedback(&texts.sources[sequence.source], &view.name))?,
             Slot::WrittenFeedback(place) => match written(sequence, *place) {
-                Some(text) => text.to_owned(),
+                Some(text) => text,
                 None => return Ok(None),
             },
             Slot::Group(which) => match other(sequences, member, *which)? {
@@ -233,8 +262,9 @@ fn said(texts: Texts, view: &View, sequences: &Sequences, member: usize) -> Resu
 }
 
 /// The feedback that a model wrote about a completion; `None` where it is empty.
-fn written(sequence: &Sequence, place: u32) -> Option<&str> {
-    sequence.written_feedback.get(place as usize).map(String::as_str).filter(|text| !text.is_empty())
+fn written(sequence: &Sequence, place: u32) -> Option<String> {
+    let WrittenFeedback(texts) = sequence.extra()?;
+    texts.into_iter().nth(place as usize).filter(|text| !text.is_empty())
 }
 
 /// The values of a number in a template, one for each sequence.
@@ -267,7 +297,7 @@ pub fn text(texts: Texts, sequence: &Sequence) -> Result<String> {
     // The sides of a `mix` may have different lengths.
     let drawn = texts.rollout.producer.drawn();
     let most = drawn.into_iter().map(|(_, sampling)| sampling.max_tokens(limit)).max().unwrap_or(u32::MAX);
-    let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
+    let tokens: Vec<Token> = sequence.completion.trained_tokens().collect();
     text_of_at_most(texts.tokenizer, &tokens, most as usize)
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use mopd_plan::{Role, Sampling};
+use serde::{Deserialize, Serialize};
 
 use super::sample::{NumberedDraw, draw_by, judge, sample};
 use super::teacher::teacher_of;
@@ -11,12 +12,29 @@ use super::words::prompts;
 use super::{Batch, Group};
 use crate::failure::Result;
 use crate::random::{Key, Purpose};
-use crate::rollout::Sequence;
+use crate::rollout::{Extra, Sequence};
 use crate::train::sequences::Sequences;
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
-/// Sets `correct_of` in each sequence: whether the role's own completion with the same index in the group
+/// For each role that the objective reads `correct` of: whether that role's completion at the same index is
+/// correct.
+#[derive(Default, Serialize, Deserialize)]
+pub struct CorrectOf(pub Vec<(Role, bool)>);
+
+impl Extra for CorrectOf {
+    const NAME: &str = "correct_of";
+}
+
+impl CorrectOf {
+    /// Whether the role's completion with the index of this sequence is correct, where known.
+    pub fn role(sequence: &Sequence, role: Role) -> Option<bool> {
+        let CorrectOf(roles) = sequence.extra()?;
+        roles.into_iter().find(|(known, _)| *known == role).map(|(_, right)| right)
+    }
+}
+
+/// Sets [`CorrectOf`] in each sequence: whether the role's own completion with the same index in the group
 /// is correct.
 pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     let stage = batch.stage;
@@ -43,7 +61,11 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
             let Some(first) = own.peek() else { break };
             let right = &right[&(first.source, first.record)];
             assert_eq!(right.len(), *size, "as many as the group has");
-            own.zip(right).for_each(|(sequence, right)| sequence.correct_of.push((role, *right)));
+            for (sequence, right) in own.zip(right) {
+                let CorrectOf(mut roles) = sequence.extra().unwrap_or_default();
+                roles.push((role, *right));
+                sequence.set_extra(&CorrectOf(roles));
+            }
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::Sequence;
+use crate::rollout::{SegmentedTokens, Sequence};
 use crate::tokenizer::Token;
 use crate::train::stage::{Source, Texts};
 
@@ -56,9 +56,8 @@ fn examples(texts: Texts, source: &Source, index: usize, field: &str) -> Result<
         }
         Sequence {
             prompt: prompt.map(<[Token]>::to_vec),
-            written: written.contains(&false).then_some(written),
             truncated: end.is_some(),
-            ..Sequence::new(index, record, completion)
+            ..Sequence::new(index, record, SegmentedTokens::masked(completion, &written))
         }
     };
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();

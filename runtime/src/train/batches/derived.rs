@@ -9,8 +9,10 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::producers::{Derived, DerivedText};
 use mopd_plan::views::{GroupMember, Slot};
 use mopd_plan::{Role, View};
+use serde::{Deserialize, Serialize};
 
 use super::attempts::attempts;
+use super::replay::Replayed;
 use super::sample::{NumberedDraw, judge, sample};
 use super::teacher::no_teacher;
 use super::words::{TextRequest, TextWriter, scorer};
@@ -19,12 +21,20 @@ use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::random::{Purpose, permutation};
-use crate::rollout::Sequence;
+use crate::rollout::{Extra, Sequence};
 use crate::tokenizer::Token;
 use crate::train::completions::text_of_at_most;
 use crate::train::stage::Texts;
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
+
+/// Marks a sequence whose prompt was derived from completions of the record's own prompt. Always true.
+#[derive(Serialize, Deserialize)]
+pub struct DerivedPrompt(pub bool);
+
+impl Extra for DerivedPrompt {
+    const NAME: &str = "derived";
+}
 
 pub(super) struct DerivedProducer {
     settings: Derived,
@@ -71,11 +81,13 @@ impl SequenceProducer for DerivedProducer {
         let mut completed =
             sample(stage.texts(), batch.student, &shown, &asked, &sampling, batch.key(purpose).turn(1))?;
         for (place, group) in completed.iter_mut().enumerate() {
-            let replayed = groups[open[place]].iter().any(|attempt| attempt.replayed);
+            let replayed = groups[open[place]].iter().any(|attempt| attempt.extra::<Replayed>().is_some());
             for sequence in group {
-                sequence.replayed = replayed;
+                if replayed {
+                    sequence.set_extra(&Replayed(true));
+                }
                 sequence.prompt = Some(shown.of_draw(&stage.sources, asked[place].draw, place).to_vec());
-                sequence.derived = true;
+                sequence.set_extra(&DerivedPrompt(true));
             }
         }
         judge(stage.texts(), completed.iter_mut().flatten())?;

@@ -8,6 +8,7 @@ use crate::failure::Result;
 use crate::rollout::Sequence;
 use crate::tokenizer::{Token, Tokenizer};
 use crate::train::stage::Texts;
+use crate::train::views::VerifierFeedback;
 
 /// Replaces the text of completions.
 pub(super) struct TextReplacer {
@@ -23,14 +24,14 @@ pub(super) struct TextReplacer {
 
 /// The text of the trained tokens, without special tokens such as the one that ends it.
 pub(super) fn text(tokenizer: &Tokenizer, sequence: &Sequence) -> Result<String> {
-    let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
+    let tokens: Vec<Token> = sequence.completion.trained_tokens().collect();
     Ok(tokenizer.decode(&tokens)?)
 }
 
 /// The same with special tokens by their names, up to the token that ends it: encoded again, it has them too.
 pub(super) fn text_as_sampled(tokenizer: &Tokenizer, sequence: &Sequence) -> Result<String> {
-    let tokens = sequence.of_trained(&sequence.completion).copied();
-    let written: Vec<Token> = tokens.take_while(|token| !tokenizer.is_end(*token)).collect();
+    let written: Vec<Token> =
+        sequence.completion.trained_tokens().take_while(|token| !tokenizer.is_end(*token)).collect();
     Ok(tokenizer.as_read(&written)?)
 }
 
@@ -81,8 +82,10 @@ impl TextReplacer {
                 ));
             }
         }
-        let changed =
-            Sequence { prompt: None, completion, written: None, logps: None, truncated, ..sequence };
-        Ok(Some(Sequence { reward: None, reward_parts: Vec::new(), feedback: None, ..changed }))
+        let (reward, reward_parts) = (None, Vec::new());
+        let completion = completion.into();
+        let mut changed = Sequence { prompt: None, completion, truncated, reward, reward_parts, ..sequence };
+        changed.remove_extra::<VerifierFeedback>();
+        Ok(Some(changed))
     }
 }

@@ -15,7 +15,7 @@ use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
-use crate::train::views::{missing_feedback, text};
+use crate::train::views::{VerifierFeedback, WrittenFeedback, missing_feedback, text};
 use crate::zip::zip_equal;
 
 /// Sets the written feedback of each sequence; an empty text where the writer wrote nothing or there is no
@@ -26,8 +26,10 @@ pub(super) fn write(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
         batch.stage.control.check()?;
         let written = written(batch, place, sequences)?;
         for (sequence, text) in zip_equal(&mut sequences.list, written) {
-            sequence.written_feedback.resize(train.feedback.len(), String::new());
-            sequence.written_feedback[place as usize] = text;
+            let WrittenFeedback(mut texts) = sequence.extra().unwrap_or_default();
+            texts.resize(train.feedback.len(), String::new());
+            texts[place as usize] = text;
+            sequence.set_extra(&WrittenFeedback(texts));
         }
     }
     Ok(())
@@ -83,7 +85,7 @@ fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize
                         &view.expect("it has the slot").name,
                     )
                 };
-                sequence.feedback.clone().ok_or_else(missing_feedback)?
+                sequence.extra().map(|VerifierFeedback(text)| text).ok_or_else(missing_feedback)?
             }
             Slot::Prompt | Slot::Data(_) => continue,
             Slot::Group(_) | Slot::Transcript(_) | Slot::WrittenFeedback(_) | Slot::Made(_) => {

@@ -42,15 +42,20 @@ use std::rc::Rc;
 use mopd_plan::events::FailureKind;
 use mopd_plan::{Ladder, Length, Objective, Producer, Train};
 
+pub use self::attempts::CorrectOf;
 use self::curriculum::CurriculumState;
 pub use self::data::all_examples;
 use self::debate::Panels;
+pub use self::derived::DerivedPrompt;
 pub use self::first_epoch::FirstEpoch;
 pub use self::learned::LearnedPolicy;
+pub use self::pairs::Chosen;
 use self::prompts::{by_share, draw, of_prompts, prompts, warn_shares_do_not_hold};
 use self::replay::Buffer;
+pub use self::replay::Replayed;
 pub use self::sample::judge;
 use self::sample::{NumberedDraw, numbered};
+pub use self::sampled_by::SampledAt;
 use self::sampled_by::SentWeights;
 pub use self::teacher::{RolloutCache, no_teacher};
 use self::through::ProgramEditor;
@@ -66,7 +71,7 @@ use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, GeneratedActivations};
 use crate::random::{Key, Purpose};
-use crate::rollout::Sequence;
+use crate::rollout::{SegmentedTokens, Sequence};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -319,7 +324,9 @@ impl Batches {
         let samples = stage.train.rollout.group() as usize;
         let draws = draw(&mut self.mixture, stage.train.rollout.groups, stage.keys(), Purpose::Shuffle);
         let group = |draw: &Draw| match self.producer.fixed(*draw) {
-            fixed if fixed.is_empty() => vec![Sequence::new(draw.source, draw.record, Vec::new()); samples],
+            fixed if fixed.is_empty() => {
+                vec![Sequence::new(draw.source, draw.record, SegmentedTokens::default()); samples]
+            }
             fixed => fixed.into_iter().cloned().collect(),
         };
         let mut groups: Vec<Group> = draws.iter().map(group).collect();

@@ -1,14 +1,23 @@
 //! Pairs of completions: a chosen and a rejected one for each prompt.
 
 use mopd_plan::producers::Pairs;
+use serde::{Deserialize, Serialize};
 
 use super::sample::{NumberedDraw, draw_by, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::Sequence;
+use crate::rollout::{Extra, Sequence};
 use crate::zip::zip_equal;
+
+/// Whether a completion is the preferred one of its pair.
+#[derive(Serialize, Deserialize)]
+pub struct Chosen(pub bool);
+
+impl Extra for Chosen {
+    const NAME: &str = "chosen";
+}
 
 pub(super) struct PairsProducer {
     chosen: Box<dyn SequenceProducer>,
@@ -49,7 +58,6 @@ impl SequenceProducer for PairsProducer {
 }
 
 fn pair((chosen, rejected): (Group, Group)) -> Group {
-    let of_side =
-        |group: Group, side| group.into_iter().map(move |one| Sequence { chosen: Some(side), ..one });
+    let of_side = |group: Group, side| group.into_iter().map(move |one| one.with_extra(&Chosen(side)));
     of_side(chosen, true).chain(of_side(rejected, false)).collect()
 }

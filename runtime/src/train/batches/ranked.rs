@@ -4,11 +4,11 @@ use mopd_plan::Formula;
 use mopd_plan::producers::Ranked;
 
 use super::chosen::numbers;
+use super::pairs::Chosen;
 use super::sample::NumberedDraw;
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::Sequence;
 use crate::zip::zip_equal;
 
 pub(super) struct RankedProducer {
@@ -52,6 +52,6 @@ fn pair(group: Group, sides: (Option<usize>, Option<usize>)) -> Group {
     if chosen == rejected {
         return Vec::new();
     }
-    let side = |place: usize, chosen| Sequence { chosen: Some(chosen), ..group[place].clone() };
+    let side = |place: usize, chosen| group[place].clone().with_extra(&Chosen(chosen));
     vec![side(chosen, true), side(rejected, false)]
 }

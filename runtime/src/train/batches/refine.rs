@@ -14,6 +14,7 @@ use crate::random::Purpose;
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::completions::text_of_at_most;
+use crate::train::views::Draft;
 use crate::zip::zip_equal;
 
 pub(super) struct RefineProducer {
@@ -93,9 +94,8 @@ impl RefineProducer {
         let written = rollout(decoder, &prompts, &once, key, stage.budget, stage.control)?;
         let drafted = zip_equal(drafts, shown.iter().map(|(draft, _)| draft.clone()));
         let refined = |(completion, (sequence, draft)): (Completion, (Sequence, String))| {
-            let Completion { tokens, logps, truncated, .. } = completion;
-            assert_eq!(tokens.len(), logps.len(), "every token was drawn with a probability");
-            Sequence { completion: tokens, logps: Some(logps), truncated, draft: Some(draft), ..sequence }
+            let (truncated, completion) = (completion.truncated, completion.into());
+            Sequence { completion, truncated, ..sequence }.with_extra(&Draft(draft))
         };
         Ok(in_groups(zip_equal(written, drafted).map(refined), n))
     }

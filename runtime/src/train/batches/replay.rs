@@ -8,16 +8,26 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 
 use mopd_plan::producers::{Replay, ReplayContents};
+use serde::{Deserialize, Serialize};
 
 use super::sample::{NumberedDraw, draw_by, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
+use crate::rollout::Extra;
 use crate::store::state::BufferedGroup;
 use crate::train::completions::of_groups;
 use crate::train::stage::Texts;
 use crate::zip::zip_equal;
+
+/// Marks a sequence that, or whose prompt, comes from a buffer of earlier rollouts. Always true.
+#[derive(Serialize, Deserialize)]
+pub struct Replayed(pub bool);
+
+impl Extra for Replayed {
+    const NAME: &str = "replayed";
+}
 
 pub(super) struct ReplayProducer {
     settings: Replay,
@@ -115,7 +125,9 @@ impl SequenceProducer for ReplayProducer {
             }
         };
         for (group, place) in zip_equal(&mut list, &places) {
-            group.iter_mut().for_each(|sequence| sequence.replayed |= place.is_some());
+            if place.is_some() {
+                group.iter_mut().for_each(|sequence| sequence.set_extra(&Replayed(true)));
+            }
         }
         let enter = self.entering(batch.stage.texts(), &list, batch.step)?;
         let leave = places.into_iter().flatten().collect();

@@ -10,7 +10,7 @@ use crate::reward::{Judgement, RewardInput};
 use crate::rollout::{Author, Completion, Prompt, Sequence, rollout, rollout_saving};
 use crate::tokenizer::Token;
 use crate::train::stage::{StageSources, Texts};
-use crate::train::views::ScorerPrompts;
+use crate::train::views::{ScorerPrompts, VerifierFeedback};
 use crate::zip::zip_equal;
 
 /// A drawn prompt, and its number in the step, by which its random numbers are keyed.
@@ -143,22 +143,19 @@ pub(super) fn prompts<'p>(
 
 /// The sequence of a completion of a drawn prompt.
 pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
-    let heads = Some(completion.heads).filter(|heads| !heads.is_empty());
-    assert!(
-        heads.as_ref().is_none_or(|heads| heads.len() == completion.tokens.len()),
-        "a head for every token"
-    );
-    Sequence {
-        logps: Some(completion.logps),
-        heads,
-        truncated: completion.truncated,
-        ..Sequence::new(draw.source, draw.record, completion.tokens)
-    }
+    let truncated = completion.truncated;
+    Sequence { truncated, ..Sequence::new(draw.source, draw.record, completion.into()) }
+}
+
+/// The same sequence, where the log-probabilities of its tokens are not known.
+pub(super) fn without_logps(mut sequence: Sequence) -> Sequence {
+    sequence.completion = sequence.completion.without_logps();
+    sequence
 }
 
 /// Sets the rewards, each by the verifier of the sequence's domain.
 pub fn judge<'s>(texts: Texts, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
-    judge_by(texts, sequences, |sequence| sequence.of_trained(&sequence.completion).copied().collect())
+    judge_by(texts, sequences, |sequence| sequence.completion.trained_tokens().collect())
 }
 
 /// The same, where the verifier reads only the tokens that `judged` returns.
@@ -191,7 +188,10 @@ pub(super) fn judge_by<'s>(
             sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
         for (sequence, Judgement { reward, feedback, parts }) in zip_equal(own, verdicts) {
             (sequence.reward, sequence.reward_parts) = (Some(reward), parts);
-            sequence.feedback = feedback.filter(|_| shows_feedback);
+            sequence.remove_extra::<VerifierFeedback>();
+            if let Some(text) = feedback.filter(|_| shows_feedback) {
+                sequence.set_extra(&VerifierFeedback(text));
+            }
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use mopd_plan::producers::SampledBy;
 use mopd_plan::{RolloutServer, Sampling};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::sample::{NumberedDraw, in_groups, judge, prompts, sequence};
@@ -20,11 +21,19 @@ use crate::random::Purpose;
 use crate::remote::ledger::gap;
 use crate::remote::push::{self, PushedWeights};
 use crate::remote::sampling::SamplingServer;
-use crate::rollout::{RolloutRequest, Sequence};
+use crate::rollout::{Extra, RolloutRequest};
 use crate::store::state::{PushedPosition, StateTensors};
 use crate::store::{self, CheckpointProvenance};
 use crate::train::stage::StageKeys;
 use crate::train::views::ScorerPrompts;
+
+/// Number of steps after which the student had the weights that a server sampled a completion with.
+#[derive(Serialize, Deserialize)]
+pub struct SampledAt(pub u32);
+
+impl Extra for SampledAt {
+    const NAME: &str = "sampled_at";
+}
 
 pub(super) struct SampledByProducer {
     server: RolloutServer,
@@ -131,11 +140,9 @@ impl SequenceProducer for SampledByProducer {
             stage.control,
         )?;
         let sequences = completions.into_iter().enumerate();
-        let sampled_at = Some(weights.step);
-        let sequences = sequences.map(|(index, completion)| Sequence {
-            sampled_at,
-            ..sequence(draws[index / n].draw, completion)
-        });
+        let sampled_at = SampledAt(weights.step);
+        let sequences = sequences
+            .map(|(index, completion)| sequence(draws[index / n].draw, completion).with_extra(&sampled_at));
         let mut list = in_groups(sequences, n);
         if self.judged {
             judge(stage.texts(), list.iter_mut().flatten())?;

@@ -6,14 +6,15 @@
 use mopd_plan::producers::Speculative;
 use mopd_plan::{Role, Sampling};
 
-use super::sample::{NumberedDraw, draw_by, judge, prompts, sequence};
+use super::sample::{NumberedDraw, draw_by, judge, prompts, sequence, without_logps};
 use super::teacher::teacher_of;
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::{
-    Completion, DraftCounts, RejectedTail, Sequence, Speculation, Verification, speculative,
+    Completion, DraftCounts, RejectedTail, Sampled, SegmentedTokens, Sequence, Speculation, Verification,
+    speculative,
 };
 use crate::train::views::ScorerPrompts;
 
@@ -58,7 +59,10 @@ impl SequenceProducer for SpeculativeProducer {
         )?;
         if self.judged {
             // Rejected drafts are not completions, so they get no rewards.
-            judge(stage.texts(), list.iter_mut().flatten().filter(|sequence| !sequence.is_rejected()))?;
+            judge(
+                stage.texts(),
+                list.iter_mut().flatten().filter(|sequence| !Speculation::is_rejected(sequence)),
+            )?;
         }
         Ok(list)
     }
@@ -68,21 +72,12 @@ impl SequenceProducer for SpeculativeProducer {
 fn rows(draw: Draw, completion: Completion, rejected: Vec<RejectedTail>) -> Vec<Sequence> {
     let counts = DraftCounts::from_verdicts(&completion.verdicts);
     // The probability of a rejected token is not known, so no row has log-probabilities.
-    let trajectory = Sequence {
-        logps: None,
-        speculation: Some(Speculation::Trajectory(counts)),
-        ..sequence(draw, completion)
-    };
+    let trajectory = without_logps(sequence(draw, completion)).with_extra(&Speculation::Trajectory(counts));
     let of_draft = |RejectedTail { at, tokens }: RejectedTail| {
-        let completion = [&trajectory.completion[..at], &tokens].concat();
-        let written = (at > 0).then(|| (0..completion.len()).map(|place| place >= at).collect());
-        Sequence {
-            completion,
-            written,
-            truncated: true,
-            speculation: Some(Speculation::Rejected),
-            ..trajectory.clone()
-        }
+        let mut completion = SegmentedTokens::default();
+        completion.push_context(&trajectory.completion[..at]);
+        completion.push_trained(&tokens, Sampled::default());
+        Sequence { completion, truncated: true, ..trajectory.clone() }.with_extra(&Speculation::Rejected)
     };
     let rejected: Vec<Sequence> = rejected.into_iter().map(of_draft).collect();
     [vec![trajectory], rejected].concat()

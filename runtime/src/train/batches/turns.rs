@@ -13,7 +13,7 @@ use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::environment::{Environment, EnvironmentError, Environments, Episode, Start, recorded};
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
-use crate::rollout::{Completion, Prompt, Sequence, rollout};
+use crate::rollout::{Completion, Prompt, SegmentedTokens, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::stage::StageSources;
 use crate::zip::zip_equal;
@@ -31,8 +31,8 @@ pub(super) struct TurnsProducer {
     judged: bool,
 }
 
-/// The tokens of one episode so far.
-struct Trajectory {
+/// One episode so far.
+struct Played {
     number: u32,
     sample: u32,
     source: usize,
@@ -40,10 +40,8 @@ struct Trajectory {
     /// The prompt, and the environment's observation before the first turn.
     prompt: Vec<Token>,
     observed_first: bool,
-    completion: Vec<Token>,
-    /// For each token of the completion, whether the student wrote it, and its log-probability then.
-    written: Vec<bool>,
-    logps: Vec<f32>,
+    /// The student's turns, and the observations between.
+    completion: SegmentedTokens,
     /// Whether the episode is over: nothing more is written.
     over: bool,
 }
@@ -71,14 +69,12 @@ impl SequenceProducer for TurnsProducer {
         let stage = batch.stage;
         let sampling = self.sampling.at(batch.step, stage.steps, batch.climbed);
         let at_most = self.at_most.at(batch.step, stage.steps, batch.climbed).round().max(1.0) as u32;
-        let mut played: Vec<Trajectory> = draws
+        let mut played: Vec<Played> = draws
             .iter()
-            .flat_map(|draw| {
-                (0..sampling.n.max(1)).map(|sample| Trajectory::new(&stage.sources, draw, sample))
-            })
+            .flat_map(|draw| (0..sampling.n.max(1)).map(|sample| Played::new(&stage.sources, draw, sample)))
             .collect();
         let seeds = batch.key(Purpose::Environment);
-        let dataset = |one: &Trajectory| &stage.sources[one.source].prompts.dataset;
+        let dataset = |one: &Played| &stage.sources[one.source].prompts.dataset;
         let records: Vec<Map<String, Value>> =
             played.iter().map(|one| dataset(one).object(one.record)).collect();
         let mut episodes: Vec<Episode> = zip_equal(&played, &records)
@@ -102,7 +98,7 @@ impl SequenceProducer for TurnsProducer {
             for (index, completion) in zip_equal(&open, completions) {
                 // The turn as it is, even if it was truncated.
                 episodes[*index].act(stage.start.tokenizer.decode(&completion.tokens)?);
-                played[*index].write(completion);
+                played[*index].completion.push_completion(completion);
             }
             if turn + 1 == at_most {
                 played.iter_mut().for_each(|one| one.over = true);
@@ -120,7 +116,7 @@ impl TurnsProducer {
     /// Plays the expert's turns. To the environment they are the student's actions; they are not trained on.
     fn play_expert(
         &self,
-        played: &mut [Trajectory],
+        played: &mut [Played],
         episodes: &mut [Episode],
         records: &[Map<String, Value>],
         batch: &Batch,
@@ -154,11 +150,11 @@ impl TurnsProducer {
         Ok(())
     }
 
-    /// Appends the environment's observations to the trajectories in `asked`: its answers to their start, or
+    /// Appends the environment's observations to the episodes in `asked`: its answers to their start, or
     /// to their last action.
     fn answer(
         &self,
-        played: &mut [Trajectory],
+        played: &mut [Played],
         episodes: &mut [Episode],
         asked: &[usize],
         batch: &Batch,
@@ -194,12 +190,7 @@ impl TurnsProducer {
     }
 
     /// The sequences with rewards: the environment's, or the domains' verifiers' if it gives none.
-    fn sequences(
-        &self,
-        batch: &Batch,
-        played: Vec<Trajectory>,
-        episodes: &[Episode],
-    ) -> Result<Vec<Sequence>> {
+    fn sequences(&self, batch: &Batch, played: Vec<Played>, episodes: &[Episode]) -> Result<Vec<Sequence>> {
         let mut list = Vec::with_capacity(played.len());
         let signals = batch.stage.train.objective.signals();
         let read: Vec<String> = signals.into_iter().filter_map(part).collect();
@@ -214,15 +205,15 @@ impl TurnsProducer {
             list.push(Sequence { truncated: !episode.done(), reward, reward_parts, ..one.sequence() });
         }
         if self.judged && list.iter().all(|sequence| sequence.reward.is_none()) {
-            // The answer is in the last turn of a trajectory.
+            // The answer is in the last turn of an episode.
             judge_by(batch.stage.texts(), &mut list, |sequence| {
-                let last = sequence.turns().last().unwrap_or_default();
+                let last = sequence.completion.turns().last().unwrap_or_default();
                 sequence.completion[last].to_vec()
             })?;
         }
         if let Some(turns) = &self.first_turns {
             let turns = at_step(turns, batch)?.max(1);
-            list.iter_mut().for_each(|sequence| cut(sequence, turns));
+            list.iter_mut().for_each(|sequence| sequence.completion.cut_after_turns(turns));
         }
         Ok(list)
     }
@@ -245,24 +236,10 @@ fn at_step(formula: &Formula, batch: &Batch) -> Result<usize> {
     Ok(values.get(formula.value)[0].round().max(0.0) as usize)
 }
 
-/// Cuts a sequence after its first `turns` turns.
-fn cut(sequence: &mut Sequence, turns: usize) {
-    let Some(last) = sequence.turns().nth(turns - 1) else { return };
-    sequence.completion.truncate(last.end);
-    let logps = sequence.logps.as_mut().expect("the student drew it");
-    logps.truncate(last.end);
-    assert_eq!(logps.len(), sequence.completion.len(), "one number per token");
-    let written = sequence.written.take().map(|mut written| {
-        written.truncate(last.end);
-        written
-    });
-    sequence.written = written.filter(|written| written.contains(&false));
-}
-
-/// The next turn of each open trajectory.
+/// The next turn of each open episode.
 fn write(
     batch: &Batch,
-    played: &[Trajectory],
+    played: &[Played],
     open: &[usize],
     sampling: &Sampling,
     key: Key,
@@ -275,7 +252,7 @@ fn write(
     let contexts: Vec<Vec<Token>> = open
         .iter()
         .step_by(of_prompt)
-        .map(|index| [played[*index].prompt.as_slice(), &played[*index].completion].concat())
+        .map(|index| [&*played[*index].prompt, &*played[*index].completion].concat())
         .collect();
     let prompts: Vec<Prompt> = zip_equal(&contexts, open.iter().step_by(of_prompt))
         .map(|(tokens, index)| {
@@ -287,18 +264,16 @@ fn write(
     rollout(*student, &prompts, &sampling, key, stage.budget, stage.control)
 }
 
-impl Trajectory {
-    fn new(sources: &StageSources, NumberedDraw { number, draw }: &NumberedDraw, sample: u32) -> Trajectory {
-        Trajectory {
+impl Played {
+    fn new(sources: &StageSources, NumberedDraw { number, draw }: &NumberedDraw, sample: u32) -> Played {
+        Played {
             number: *number,
             sample,
             source: draw.source,
             record: draw.record,
             prompt: sources[draw.source].tokens.get(draw.record).to_vec(),
             observed_first: false,
-            completion: Vec::new(),
-            written: Vec::new(),
-            logps: Vec::new(),
+            completion: SegmentedTokens::default(),
             over: false,
         }
     }
@@ -306,11 +281,10 @@ impl Trajectory {
     /// How many tokens still fit into the context, and how many of the student's tokens into the domain's
     /// limit.
     fn room(&self, batch: &Batch) -> (usize, u32) {
-        let own = self.written.iter().filter(|written| **written).count();
         let limit = batch.stage.sources[self.source].limit;
         (
             batch.student.config.context.saturating_sub(self.prompt.len() + self.completion.len()),
-            limit.map_or(u32::MAX, |limit| limit.saturating_sub(own as u32)),
+            limit.map_or(u32::MAX, |limit| limit.saturating_sub(self.completion.trained() as u32)),
         )
     }
 
@@ -344,27 +318,15 @@ impl Trajectory {
             self.observed_first = true;
             return Ok(());
         }
-        self.completion.extend(observation);
-        self.written.resize(self.completion.len(), false);
-        // Never read: only the tokens that the student wrote are scored.
-        self.logps.resize(self.completion.len(), 0.0);
+        self.completion.push_context(observation);
         Ok(())
     }
 
-    fn write(&mut self, Completion { tokens, logps, .. }: Completion) {
-        assert_eq!(tokens.len(), logps.len(), "every token was drawn with a probability");
-        self.completion.extend(tokens);
-        self.written.resize(self.completion.len(), true);
-        self.logps.extend(logps);
-        assert_eq!(self.logps.len(), self.completion.len(), "one number per token");
-    }
-
     fn sequence(self) -> Sequence {
-        assert_eq!(self.written.last(), Some(&true), "an episode ends with what the student wrote");
+        let ends = self.completion.turns().last().map(|turn| turn.end);
+        assert_eq!(ends, Some(self.completion.len()), "an episode ends with what the student wrote");
         Sequence {
             prompt: self.observed_first.then_some(self.prompt),
-            written: self.written.contains(&false).then_some(self.written),
-            logps: Some(self.logps),
             ..Sequence::new(self.source, self.record, self.completion)
         }
     }

@@ -108,8 +108,9 @@ impl<'a> CachedScores<'a> {
         }
         let first = batches.first_epoch(stage)?;
         let of_number = stage.kind.elt_size_in_bytes() as u64;
-        let trained =
-            |draw| batches.fixed(draw).iter().map(|sequence| sequence.trained() as u64).sum::<u64>();
+        let trained = |draw| {
+            batches.fixed(draw).iter().map(|sequence| sequence.completion.trained() as u64).sum::<u64>()
+        };
         let end = |role: Role| {
             let mut bytes = 0;
             let mut fits = |new: &[_]| {
@@ -263,11 +264,11 @@ fn read_by_the_model(sources: &StageSources, sequences: &Sequences, micro_batche
             let sequence = &sequences.list[*member];
             // The rows of the result are in the order of the sequences.
             number(*member);
-            for tokens in [sequence.prompt(sources), &sequence.completion] {
+            for tokens in [sequence.prompt(sources), &*sequence.completion] {
                 number(tokens.len());
                 tokens.iter().for_each(|token| number(*token as usize));
             }
-            match &sequence.written {
+            match sequence.completion.mask() {
                 None => number(0),
                 Some(written) => {
                     number(1);

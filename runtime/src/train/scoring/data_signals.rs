@@ -3,7 +3,8 @@
 use mopd_plan::{DataFormula, ModelSignal, Objective, PlainSignal, Role, Signal, Train};
 
 use crate::failure::Result;
-use crate::rollout::Sequence;
+use crate::rollout::{Sequence, Speculation};
+use crate::train::batches::{Chosen, CorrectOf};
 use crate::train::objective::missing;
 use crate::train::sequences::Sequences;
 use crate::train::stage::StageSources;
@@ -47,7 +48,7 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
             "reward",
         ),
         Signal::Of { role, part: ModelSignal::Correct } => {
-            let of = |sequence: &Sequence| Some(f32::from(u8::from(sequence.correct_of(*role)?)));
+            let of = |sequence: &Sequence| Some(f32::from(u8::from(CorrectOf::role(sequence, *role)?)));
             let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();
             let why = "the teachers' own completions have no rewards";
             values.map(Some).ok_or_else(|| missing("`correct` of a teacher", why, objective))
@@ -58,9 +59,10 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
             let why = "the reward has no parts";
             values.map(Some).ok_or_else(|| missing(&format!("`reward.{part}`"), why, objective))
         }
-        Signal::Chosen => {
-            per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen")
-        }
+        Signal::Chosen => per_sequence(
+            |sequence| sequence.extra().map(|Chosen(chosen)| f32::from(u8::from(chosen))),
+            "chosen",
+        ),
         Signal::Other { text, .. } => Err(missing(text, "this version cannot compute it", objective)),
         _ => Ok(None),
     }
@@ -74,11 +76,12 @@ fn drafted(
     what: &str,
     value: impl Fn(bool, usize) -> f32,
 ) -> Result<Option<Vec<f32>>> {
-    if sequences.list.iter().any(|sequence| sequence.speculation.is_none()) {
+    if sequences.list.iter().any(|sequence| sequence.extra::<Speculation>().is_none()) {
         return Err(missing(what, "the completions were not sampled with drafts", objective));
     }
     let of_row = |sequence: &Sequence| -> Vec<f32> {
-        (0..sequence.trained()).map(|place| value(sequence.is_rejected(), place)).collect()
+        let rejected = Speculation::is_rejected(sequence);
+        (0..sequence.completion.trained()).map(|place| value(rejected, place)).collect()
     };
     Ok(Some(sequences.list.iter().flat_map(of_row).collect()))
 }

@@ -109,8 +109,8 @@ fn question<'a, M: Iterator<Item = usize>>(
         let sequence = &sequences.list[*member];
         ScoredSequence {
             prompt: shown.prompt(&stage.sources, sequence, *member).to_vec(),
-            completion: sequence.completion.clone(),
-            scored: sequence.written.clone(),
+            completion: sequence.completion.to_vec(),
+            scored: sequence.completion.mask(),
         }
     };
     let readings = micro_batches.iter().map(|members| members.iter().map(read).collect()).collect();
@@ -129,12 +129,11 @@ impl TeacherQuery<'_> {
         let mut scored: Vec<(usize, &ListedTokens)> = zip_equal(order, listed).collect();
         scored.sort_by_key(|(member, _)| *member);
         for (member, listed) in scored {
-            let sequence = &sequences.list[member];
-            let Some(logps) = sequence.logps.as_deref().filter(|_| sequence.heads.is_none()) else {
+            let completion = &sequences.list[member].completion;
+            let Some(drawn) = completion.logps().filter(|_| completion.heads().is_none()) else {
                 continue;
             };
-            let drawn: Vec<f32> = sequence.of_trained(logps).copied().collect();
-            let tokens: Vec<_> = sequence.of_trained(&sequence.completion).copied().collect();
+            let tokens: Vec<_> = completion.trained_tokens().collect();
             let own: Vec<f32> = listed.tokens.iter().map(|entries| entries[0].1).collect();
             self.server.test_draws(member, &tokens, &own, &drawn)?;
         }

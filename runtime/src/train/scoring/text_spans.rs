@@ -46,7 +46,7 @@ impl Tags {
                 let prompt = self.texts(sequence.prompt(sources));
                 let inside = inside(tag, &prompt, &self.texts(&sequence.completion));
                 let inside: Vec<f32> = inside.into_iter().map(|inside| f32::from(u8::from(inside))).collect();
-                sequence.of_trained(&inside).copied().collect::<Vec<f32>>()
+                sequence.completion.trained_indices().map(move |index| inside[index])
             });
             (Signal::InSpan { tag: tag.clone() }, inside.collect())
         };

@@ -145,7 +145,7 @@ fn a_teacher_goes_on_from_where_blocks_begin() {
         let runs = batch.layout.blocks.as_ref().unwrap();
         let (mut losses, mut seen, mut token) = (Vec::new(), Vec::new(), 0);
         for sequence in &rollouts.sequences.list {
-            let (prompt, completion) = (prompt(&stage, sequence), sequence.completion.as_slice());
+            let (prompt, completion) = (prompt(&stage, sequence), &*sequence.completion);
             let logps = student.logps(&prompt, completion);
             let taken = logps.gather(1, &Tensor::from_slice(completion).unsqueeze(1), false).squeeze_dim(1);
             let mut sum = Tensor::from(0.0);
@@ -188,7 +188,7 @@ fn continuations_are_drawn_from_the_teachers_own_distribution() {
     let (found, runs) = (agreements(&batch, MANY), batch.layout.blocks.as_ref().unwrap());
     let (mut token, mut checked, mut squares) = (0, 0, 0.0);
     for sequence in &rollouts.sequences.list {
-        let (prompt, completion) = (prompt(&stage, sequence), sequence.completion.as_slice());
+        let (prompt, completion) = (prompt(&stage, sequence), &*sequence.completion);
         let teacher = [&first, &second][sequence.source];
         let logps = teacher.logps(&prompt, completion);
         for block in blocks(&entropies(&student, &prompt, completion), 2, 1) {

@@ -139,8 +139,8 @@ fn a_pair_is_chosen_from_one_group() {
             left_out += 1;
             continue;
         }
-        expected.push(Sequence { chosen: Some(true), ..group[longest].clone() });
-        expected.push(Sequence { chosen: Some(false), ..group[shortest].clone() });
+        expected.push(group[longest].clone().with_extra(&crate::train::batches::Chosen(true)));
+        expected.push(group[shortest].clone().with_extra(&crate::train::batches::Chosen(false)));
     }
     assert!(pairs == expected && left_out > 0 && !expected.is_empty(), "{left_out}");
 }
@@ -168,13 +168,15 @@ fn the_first_that_has_a_completion_is_taken() {
             let key = Key::new(1, 2, Purpose::Rollout, step);
             let hinted = rollout(&hints, &[prompt], &sampling(1), key, stage.budget, stage.control).unwrap();
             let (tier, expected) = if !kept.is_empty() {
-                (0, likest(&kept).completion)
-            } else if likeness(&Sequence { completion: hinted[0].tokens.clone(), ..group[0].clone() }) > 0.3 {
+                (0, likest(&kept).completion.to_vec())
+            } else if likeness(&Sequence { completion: hinted[0].tokens.clone().into(), ..group[0].clone() })
+                > 0.3
+            {
                 (1, hinted[0].tokens.clone())
             } else {
-                (2, likest(group).completion)
+                (2, likest(group).completion.to_vec())
             };
-            assert_eq!(got.completion, expected, "step {step}, group {place}, tier {tier}");
+            assert_eq!(*got.completion, expected, "step {step}, group {place}, tier {tier}");
             assert_eq!((got.source, got.record), (group[0].source, group[0].record));
             tiers_used[tier] += 1;
         }

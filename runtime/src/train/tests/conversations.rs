@@ -7,11 +7,10 @@ use super::super::objective::objectives::nll;
 use super::*;
 use crate::data::MESSAGES;
 use crate::model::Config;
-use crate::rollout::Sequence;
 use crate::tokenizer::tests::pretrained;
 
 /// Conversations of one to three turns in two domains, as a chat template renders them.
-fn conversations() -> (Fixture, Vec<Arc<Weights>>) {
+pub(super) fn conversations() -> (Fixture, Vec<Arc<Weights>>) {
     let mut fixture = Fixture::new();
     for (index, name) in ["copy", "flip"].into_iter().enumerate() {
         let mut text = String::new();
@@ -60,7 +59,7 @@ fn on_conversations(objective: Objective) -> Train<Objective> {
 }
 
 fn several_turns(sequences: &Sequences) -> bool {
-    sequences.list.iter().any(|sequence| sequence.written.is_some())
+    sequences.list.iter().any(|sequence| !sequence.completion.is_whole())
 }
 
 /// Fine-tuning, a sampled objective and exact ones.
@@ -109,7 +108,7 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
                 |model: &Reference| model.logps(sequence.prompt(&stage.sources), &sequence.completion);
             let (student, teacher) = (logps(&student), logps(&teacher));
             for (place, token) in sequence.completion.iter().enumerate() {
-                if sequence.written.as_ref().is_none_or(|written| written[place]) {
+                if sequence.completion.trained_indices().any(|index| index == place) {
                     let at = [place as i64, *token];
                     sum += student.double_value(&at) - teacher.double_value(&at);
                     tokens += 1.0;
@@ -158,7 +157,7 @@ fn turns_are_those_of_the_assistant() {
     let mut turns: Vec<f64> = Vec::new();
     for sequence in &rollouts.sequences.list {
         let logps = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
-        let written = sequence.written.clone().unwrap_or(vec![true; sequence.completion.len()]);
+        let written = sequence.completion.mask().unwrap_or(vec![true; sequence.completion.len()]);
         let mut place = 0;
         for turn in written.chunk_by(|one, next| one == next) {
             let of_turn = place..place + turn.len();
@@ -172,20 +171,4 @@ fn turns_are_those_of_the_assistant() {
     assert!(turns.len() > rollouts.sequences.list.len());
     let expected = turns.iter().sum::<f64>() / turns.len() as f64;
     assert!((loss - expected).abs() < 1e-5, "{loss} {expected}");
-}
-
-/// A sequence with lists of different lengths stops the step, instead of shifting the numbers of others.
-#[test]
-#[should_panic(expected = "have one length")]
-fn recorded_log_probabilities_of_other_tokens_are_refused() {
-    let (fixture, models) = conversations();
-    let train = on_conversations(nll());
-    let stage = fixture.stage(&train, ROUTED, &models);
-    let (_, _, rollouts) = first_step(&stage);
-    let short = |sequence: &Sequence| Sequence {
-        logps: Some(vec![0.0; sequence.completion.len() - 1]),
-        ..sequence.clone()
-    };
-    let list = rollouts.sequences.list.iter().map(short).collect();
-    let _ = Sequences::new(list, 1, 2).sampled_logps();
 }

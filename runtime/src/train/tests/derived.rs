@@ -9,6 +9,7 @@ use super::said::begun;
 use super::*;
 use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
+use crate::train::batches::{DerivedPrompt, Replayed};
 
 const SHORT: u32 = 3;
 
@@ -49,6 +50,14 @@ fn right(text: &str) -> bool {
     text.chars().next().is_some_and(|first| matches!(first, ' '..='~'))
 }
 
+fn is_derived(sequence: &Sequence) -> bool {
+    sequence.extra::<DerivedPrompt>().is_some()
+}
+
+fn is_replayed(sequence: &Sequence) -> bool {
+    sequence.extra::<Replayed>().is_some()
+}
+
 /// The batches of a stage whose student stays unchanged.
 fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
     let (fixture, weights) = (judged(), roomy());
@@ -85,7 +94,7 @@ fn decoded(completion: &Completion) -> String {
 
 /// A completion as a template shows it: cut to the most tokens that it may have.
 fn shown(completion: &Completion) -> String {
-    begun(&Sequence::new(0, 0, completion.tokens.clone()))
+    begun(&Sequence::new(0, 0, completion.tokens.clone().into()))
 }
 
 /// The attempts are the student's samples. A group with a wrong attempt for which the teacher has a correct
@@ -147,16 +156,16 @@ fn a_new_prompt_shows_what_was_tried_and_answered() {
             for (sequence, completion) in zip_equal(group, &completed) {
                 assert_eq!((sequence.source, sequence.record), (source, record));
                 assert_eq!(
-                    (sequence.prompt.as_ref(), &sequence.completion),
+                    (sequence.prompt.as_ref(), &sequence.completion.to_vec()),
                     (Some(&read), &completion.tokens)
                 );
                 assert_eq!(sequence.reward, Some(f64::from(u8::from(right(&decoded(completion))))));
-                assert!(sequence.derived);
+                assert!(is_derived(sequence));
                 let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
                 let logps = reference.logps(&read, &sequence.completion).gather(1, &taken, false);
                 let logps = Vec::<f64>::try_from(&logps.squeeze_dim(1)).unwrap();
-                for (recorded, expected) in zip_equal(sequence.logps.as_deref().unwrap(), logps) {
-                    assert!((f64::from(*recorded) - expected).abs() < 1e-4, "{recorded} {expected}");
+                for (recorded, expected) in zip_equal(sequence.completion.logps().unwrap(), logps) {
+                    assert!((f64::from(recorded) - expected).abs() < 1e-4, "{recorded} {expected}");
                 }
             }
             new += 1;
@@ -185,7 +194,8 @@ fn derived_prompts_are_scored() {
             assert!((loss - wanted).abs() < 1e-5, "{loss} {wanted}");
             let apart = apart(&gradient, &of_weights);
             assert!(apart < 1e-4, "{apart:e}");
-            let of_derived = |own: &[Sequence]| own.iter().filter(|sequence| sequence.derived).count() as f64;
+            let of_derived =
+                |own: &[Sequence]| own.iter().filter(|sequence| is_derived(sequence)).count() as f64;
             let counted = of_derived(&rollouts.sequences.list);
             assert!(counted > 0.0 && counted < f64::from(2 * GROUPS), "{counted}");
             let mut record = Record::default();
@@ -225,10 +235,9 @@ fn what_is_derived_of_a_replayed_prompt_counts_as_replayed() {
     for keeps in [ReplayContents::Prompts, ReplayContents::Rollouts] {
         let attempts = replay(Producer::student(sampling(2)), keeps, 25, None);
         let steps = lists(derived(attempts), 6);
-        assert!(steps[0].iter().all(|sequence| !sequence.replayed), "the buffer is empty");
-        let replayed = steps[1..].concat().into_iter().filter(|sequence| sequence.replayed);
-        let (derived, others): (Vec<Sequence>, Vec<Sequence>) =
-            replayed.partition(|sequence| sequence.derived);
+        assert!(steps[0].iter().all(|sequence| !is_replayed(sequence)), "the buffer is empty");
+        let replayed = steps[1..].concat().into_iter().filter(is_replayed);
+        let (derived, others): (Vec<Sequence>, Vec<Sequence>) = replayed.partition(is_derived);
         assert!(derived.len() > 3, "{keeps:?}: {} and {}", derived.len(), others.len());
     }
 }
@@ -240,7 +249,7 @@ fn derived_cost_prediction_measures_a_step_of_new_prompts() {
     rollout.assume_conditions();
     let list = lists(rollout.producer, 2).concat();
     // A teacher may still write an empty text.
-    let new = list.iter().filter(|sequence| sequence.derived).count();
+    let new = list.iter().filter(|sequence| is_derived(sequence)).count();
     assert!(new * 10 >= list.len() * 8, "{new} of {}", list.len());
 }
 

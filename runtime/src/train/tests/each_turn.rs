@@ -85,12 +85,12 @@ fn a_group_has_the_turns_of_a_trajectory() {
             for (place, sequence) in group.iter().enumerate() {
                 let text = stage.start.tokenizer.prompt(dataset.prompt(sequence.record)).unwrap();
                 assert_eq!(sequence.prompt(&stage.sources), text);
-                assert!(sequence.reward.is_none() && sequence.written.is_none());
+                assert!(sequence.reward.is_none() && sequence.completion.is_whole());
                 let prompt = Prompt { tokens: &text, id: number as u32, sample: place as u32, limit: None };
                 let alone = Sampling::new(1, 1.0, 6);
                 let own = rollout(&student, &[prompt], &alone, key, stage.budget, stage.control).unwrap();
-                assert_eq!(sequence.completion, own[0].tokens);
-                assert_eq!(sequence.logps.as_ref().unwrap().len(), sequence.completion.len());
+                assert_eq!(*sequence.completion, own[0].tokens);
+                assert_eq!(sequence.completion.logps().unwrap().len(), sequence.completion.len());
             }
         }
         assert!(seen.iter().all(|groups| *groups > 0));

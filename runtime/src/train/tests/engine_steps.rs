@@ -37,7 +37,7 @@ fn misaligned_steps_of_an_engine_are_refused() {
         "learning_rate": 1e-3,
         "seconds": [0.0, 0.0],
         "rows": (0..list.len()).collect::<Vec<usize>>(),
-        "completions": list.iter().map(|sequence| &sequence.completion).collect::<Vec<_>>(),
+        "completions": list.iter().map(|sequence| &*sequence.completion).collect::<Vec<_>>(),
         "truncated": vec![false; list.len()],
         "live": batch.live.iter().map(|values| text(values)).collect::<Vec<String>>(),
         "signals": signals,

@@ -9,6 +9,8 @@ use super::said::{agrees, begun, kl, plain, verifier};
 use super::*;
 use crate::compiled;
 use crate::rollout::Sequence;
+use crate::train::batches::CorrectOf;
+use crate::train::views::WrittenFeedback;
 
 /// KL(student || tutor) where at least half of the `writer`'s own completions are correct, half of KL(student
 /// || writer) elsewhere, and 0 where the writer's feedback is empty.
@@ -70,13 +72,18 @@ fn judged() -> Fixture {
 fn right(text: &str) -> bool {
     text.chars().next().is_some_and(|first| !matches!(first, 'n'..='z' | 'N'..='Z'))
 }
+fn written(sequence: &Sequence) -> Vec<String> {
+    let WrittenFeedback(texts) = sequence.extra().unwrap();
+    texts
+}
 
 fn is_by(writer: &Reference, stage: &Stage, sequence: &Sequence) {
     let prompt = plain(stage, sequence);
     let read = format!("{prompt}|{}", begun(sequence));
-    assert_eq!(sequence.written_feedback, [greedy(writer, &read, 3)]);
+    assert_eq!(written(sequence), [greedy(writer, &read, 3)]);
     let own = greedy_tokens(writer, prompt, 6);
-    let [(_, found)] = sequence.correct_of.as_slice() else { panic!("one is asked") };
+    let Some(CorrectOf(roles)) = sequence.extra() else { panic!("one is asked") };
+    let [(_, found)] = roles.as_slice() else { panic!("one is asked") };
     assert_eq!(*found, right(&Tokenizer::Bytes.decode(&own).unwrap()), "{prompt}");
 }
 
@@ -105,9 +112,11 @@ fn feedback_gate_loss_and_gradient_equal_the_reference() {
         for (place, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             // All, half or none of the writer's completions of a prompt are correct.
             let (group, sample) = (place / 2, place % 2);
-            sequence.correct_of[0].1 = [true, sample == 0, false][group % 3];
-            sequence.written_feedback[0] =
-                if place % 5 == 0 { String::new() } else { format!("say {place}") };
+            let CorrectOf(mut roles) = sequence.extra().unwrap();
+            roles[0].1 = [true, sample == 0, false][group % 3];
+            sequence.set_extra(&CorrectOf(roles));
+            let text = if place % 5 == 0 { String::new() } else { format!("say {place}") };
+            sequence.set_extra(&WrittenFeedback(vec![text]));
         }
         let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
         let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
@@ -142,7 +151,7 @@ fn a_stage_that_was_cut_read_the_same() {
     let stage = Stage { steps: 5, ..stage_of(&fixture, &train, &models) };
     resume::ends_the_same_wherever_it_is_cut("feedback", &stage);
     let rollouts = Trainer::new(&stage).unwrap().rollouts_of(0).unwrap().remove(0);
-    let texts = rollouts.sequences.list.iter().map(|sequence| sequence.written_feedback[0].clone());
+    let texts = rollouts.sequences.list.iter().map(|sequence| written(sequence)[0].clone());
     let mut texts: Vec<String> = texts.collect();
     texts.sort_unstable();
     texts.dedup();
@@ -200,12 +209,14 @@ fn feedback_is_written_only_where_a_term_reads_it() {
     let writer = Reference::new(&models[2]);
     let list = Trainer::new(&stage).unwrap().rollouts_of(0).unwrap().remove(0).sequences.list;
     for sequence in &list {
-        assert_eq!(sequence.written_feedback, [greedy(&writer, plain(&stage, sequence), 3)]);
+        assert_eq!(written(sequence), [greedy(&writer, plain(&stage, sequence), 3)]);
     }
     let train = Train { objective: mopd(1.0), ..train };
     let stage = stage_of(&fixture, &train, &models);
     let list = Trainer::new(&stage).unwrap().rollouts_of(0).unwrap().remove(0).sequences.list;
-    assert!(list.iter().all(|one| one.written_feedback.is_empty() && one.correct_of.is_empty()));
+    assert!(
+        list.iter().all(|one| one.extra::<WrittenFeedback>().is_none() && one.extra::<CorrectOf>().is_none())
+    );
 }
 
 /// A writer's template may show the verifier's feedback.
@@ -220,6 +231,6 @@ fn a_writer_reads_the_verifiers_words() {
     for sequence in &Trainer::new(&stage).unwrap().rollouts_of(0).unwrap().remove(0).sequences.list {
         let said = if sequence.reward == Some(1.0) { "correct" } else { "wrong" };
         let read = format!("{}{said}{}", plain(&stage, sequence), begun(sequence));
-        assert_eq!(sequence.written_feedback, [greedy(&writer, &read, 3)]);
+        assert_eq!(written(sequence), [greedy(&writer, &read, 3)]);
     }
 }

@@ -31,7 +31,7 @@ fn teacher_of_share_zero_leaves_student_rollouts_unchanged() {
         assert!(zip_equal(&lists, &student).all(|(one, other)| same(one, other)));
         // A teacher's prompts are completed together, which may change last bits.
         let logps = |lists: &[Vec<Sequence>]| -> Vec<f32> {
-            lists.iter().flatten().flat_map(|sequence| sequence.logps.clone().unwrap()).collect()
+            lists.iter().flatten().flat_map(|sequence| sequence.completion.logps().unwrap()).collect()
         };
         assert!(zip_equal(logps(&lists), logps(&student)).all(|(one, other)| (one - other).abs() < 1e-5));
     }
@@ -65,8 +65,8 @@ fn recorded(
         let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
         let of_taken = probabilities(step, &student.exp(), &teacher.exp()).log().gather(1, &taken, false);
         let expected = Vec::<f64>::try_from(&of_taken.squeeze_dim(1)).unwrap();
-        for (recorded, expected) in zip_equal(sequence.logps.as_deref().unwrap(), expected) {
-            assert!((f64::from(*recorded) - expected).abs() < 1e-4, "{recorded}, not {expected}");
+        for (recorded, expected) in zip_equal(sequence.completion.logps().unwrap(), expected) {
+            assert!((f64::from(recorded) - expected).abs() < 1e-4, "{recorded}, not {expected}");
         }
     }
 }

@@ -136,7 +136,8 @@ fn the_ratio_is_to_the_student_before_the_batch() {
             sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][(index + 2 * (step as usize % 2)) % 5]);
             if step % 4 < 2 {
                 // The sampler's engine is far from the trainer.
-                sequence.logps.iter_mut().flatten().for_each(|logp| *logp -= 0.3);
+                let far = sequence.completion.logps().unwrap().iter().map(|logp| logp - 0.3).collect();
+                sequence.completion = sampled(&sequence.completion, far, None);
             }
         }
         let taken_logps = |of: &Reference, sequence: &Sequence| {

@@ -36,7 +36,7 @@ pub(super) fn chance(step: u32, group: u32, node: u32) -> f64 {
 }
 
 pub(super) fn drawn(sequence: &Sequence) -> (usize, usize, &[Token], bool) {
-    (sequence.source, sequence.record, &sequence.completion, sequence.logps.is_some())
+    (sequence.source, sequence.record, &sequence.completion, sequence.completion.logps().is_some())
 }
 
 #[test]

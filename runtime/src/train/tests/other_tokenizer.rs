@@ -235,7 +235,7 @@ fn expected(
         };
         let ((before_own, tokens_own), (before_other, tokens_other)) =
             (read(own, prompt), read(other, &format!("{before}{prompt}")));
-        assert_eq!(tokens_own, sequence.completion);
+        assert_eq!(tokens_own, *sequence.completion);
         let p = distribution(&student, &before_own, &tokens_own);
         let q = distribution(&teachers[sequence.source], &before_other, &tokens_other).detach();
         let (mut ends_own, mut ends_other) = (ends(own, answer), ends(other, answer));
@@ -298,7 +298,11 @@ fn invalid_utf8_is_compared_by_the_first_token_of_the_span() {
     let stage = stage(&fixture, &train, &models, None);
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    rollouts.sequences.list.iter_mut().for_each(|sequence| sequence.completion[AT] = 0xff);
+    rollouts.sequences.list.iter_mut().for_each(|sequence| {
+        let mut tokens = sequence.completion.to_vec();
+        tokens[AT] = 0xff;
+        sequence.completion = tokens.into();
+    });
     let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
 
     let student = Reference::new(&models[0]);

@@ -122,7 +122,7 @@ fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
                     .logps(sequence.prompt(&stage.sources), &sequence.completion)
                     .gather(1, &taken, false);
                 let expected = Vec::<f64>::try_from(expected.reshape([-1])).unwrap();
-                let logps = sequence.logps.as_ref().unwrap();
+                let logps = &sequence.completion.logps().unwrap();
                 assert_eq!(logps.len(), expected.len());
                 for (got, expected) in logps.iter().zip(expected).filter(|_| sampled) {
                     assert!((f64::from(*got) - expected).abs() < near, "{rows:?} {kind:?}: {got} {expected}");

@@ -142,7 +142,7 @@ fn completions_of_a_record_are_the_same_whoever_is_in_the_step() {
         for (place, group) in rollouts.sequences.groups().enumerate() {
             let of = (group[0].source, group[0].record);
             let completions: Vec<Vec<i64>> =
-                group.iter().map(|sequence| sequence.completion.clone()).collect();
+                group.iter().map(|sequence| sequence.completion.to_vec()).collect();
             let (before, same) = known.entry(of).or_insert((place, completions.clone()));
             assert_eq!(*same, completions, "{of:?}");
             moved += usize::from(*before != place);

@@ -92,19 +92,19 @@ fn a_snapshot_is_written_once_for_each_prompt() {
         let key = Key::new(1, 2, Purpose::TeacherRollout, 0);
         let alone = rollout(&writer, &[prompt], &sampling(2), key, stage.budget, stage.control).unwrap();
         for (sequence, expected) in zip_equal(group, alone) {
-            assert_eq!(sequence.completion, expected.tokens);
+            assert_eq!(*sequence.completion, expected.tokens);
             let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
             let logps = reference.logps(tokens, &sequence.completion).gather(1, &taken, false);
             let logps = Vec::<f64>::try_from(&logps.squeeze_dim(1)).unwrap();
-            for (recorded, expected) in zip_equal(sequence.logps.as_deref().unwrap(), logps) {
-                assert!((f64::from(*recorded) - expected).abs() < 1e-4, "{recorded} {expected}");
+            for (recorded, expected) in zip_equal(sequence.completion.logps().unwrap(), logps) {
+                assert!((f64::from(recorded) - expected).abs() < 1e-4, "{recorded} {expected}");
             }
         }
     }
     assert!(known.len() == 16 && repeated == 64, "{} prompts, {repeated} again", known.len());
     // A fork may draw prompts that the earlier stage would not have drawn.
     let completions = |lists: &[Vec<Sequence>]| -> Vec<Vec<Token>> {
-        lists.iter().flatten().map(|sequence| sequence.completion.clone()).collect()
+        lists.iter().flatten().map(|sequence| sequence.completion.to_vec()).collect()
     };
     assert!(completions(&forked(snapshot(1, 2), ROUTED, 1, 8)) == completions(&of_run));
 }

@@ -12,6 +12,7 @@ use super::*;
 use crate::compiled;
 use crate::model::tests::parity::read;
 use crate::rollout::Sequence;
+use crate::train::batches::Chosen;
 
 struct Fixtures {
     plan: Plan,
@@ -57,7 +58,8 @@ impl Fixtures {
         // What was recorded is that of the student some updates ago.
         let old = Signal::Of { role: Role::Old, part: ModelSignal::Logp };
         if stage.train.objective.signals().contains(&old) {
-            let recorded = rollouts.sequences.list.iter().map(|sequence| sequence.logps.clone().unwrap());
+            let recorded =
+                rollouts.sequences.list.iter().map(|sequence| sequence.completion.logps().unwrap());
             rollouts.restore_old(vec![(old, recorded.flatten().collect())]);
         }
         rollouts
@@ -94,26 +96,17 @@ fn sequence(value: &Value) -> Sequence {
     let written: Vec<bool> =
         value["written"].as_array().unwrap().iter().map(|written| written.as_bool().unwrap()).collect();
     let logps = value["logps"].as_array();
-    Sequence {
-        source: value["domain"].as_u64().unwrap() as usize,
-        record: 0,
-        sampled_at: None,
+    let logps = logps.map(|logps| logps.iter().map(|logp| logp.as_f64().unwrap() as f32).collect());
+    let completion = SegmentedTokens::from_lists(tokens("completion"), Some(&written), logps, None).unwrap();
+    let sequence = Sequence {
         prompt: Some(tokens("prompt")),
-        completion: tokens("completion"),
-        written: written.contains(&false).then_some(written),
-        logps: logps.map(|logps| logps.iter().map(|logp| logp.as_f64().unwrap() as f32).collect()),
-        heads: None,
         truncated: value["truncated"].as_bool().unwrap(),
         reward: value["reward"].as_f64(),
-        reward_parts: Vec::new(),
-        chosen: value["chosen"].as_bool(),
-        draft: None,
-        feedback: None,
-        speculation: None,
-        written_feedback: Vec::new(),
-        correct_of: Vec::new(),
-        derived: false,
-        replayed: false,
+        ..Sequence::new(value["domain"].as_u64().unwrap() as usize, 0, completion)
+    };
+    match value["chosen"].as_bool() {
+        Some(chosen) => sequence.with_extra(&Chosen(chosen)),
+        None => sequence,
     }
 }
 

@@ -7,6 +7,7 @@ use mopd_plan::views::{Piece, Slot};
 
 use super::producers::{forked, sampling};
 use super::*;
+use crate::train::views::Draft;
 
 pub(super) fn draft_shown() -> View {
     let text = |text: &str| Piece::Text(text.to_owned());
@@ -23,7 +24,7 @@ pub(super) fn refined(n: u32) -> Producer {
 /// The prompt of a teacher that sees the draft.
 fn shown(stage: &Stage, sequence: &crate::rollout::Sequence) -> Vec<Token> {
     let prompt = stage.sources[sequence.source].prompts.dataset.prompt(sequence.record);
-    let draft = sequence.draft.as_ref().expect("there was one");
+    let Draft(draft) = sequence.extra().expect("there was one");
     stage.start.tokenizer.prompt(&format!("{prompt} {draft}>")).unwrap()
 }
 
@@ -40,15 +41,15 @@ fn a_teacher_writes_behind_the_draft() {
         assert_eq!((sequence.source, sequence.record), (draft.source, draft.record));
         // The student drafts the completion that it would have sampled.
         let text = stage.start.tokenizer.decode(&draft.completion).unwrap();
-        let shown = sequence.draft.as_ref().unwrap();
+        let Draft(shown) = sequence.extra().unwrap();
         let tokens = |text: &str| stage.start.tokenizer.encode(text).unwrap().len();
-        assert!(text.starts_with(shown) && tokens(shown) <= 6 && (tokens(&text) > 6 || *shown == text));
+        assert!(text.starts_with(&shown) && tokens(&shown) <= 6 && (tokens(&text) > 6 || shown == text));
         other += usize::from(sequence.completion != draft.completion);
         assert!(sequence.prompt.is_none() && sequence.completion.len() <= 6);
         let logps = editor.logps(&self::shown(&stage, sequence), &sequence.completion);
         for (place, token) in sequence.completion.iter().enumerate() {
             let expected = logps.double_value(&[place as i64, *token]);
-            let recorded = f64::from(sequence.logps.as_ref().unwrap()[place]);
+            let recorded = f64::from(sequence.completion.logps().unwrap()[place]);
             assert!((recorded - expected).abs() < 1e-4, "{recorded} {expected}");
         }
     }

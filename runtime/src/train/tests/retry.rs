@@ -41,7 +41,7 @@ fn retry_replaces_incorrect_completions_only() {
     for attempts in rounds.windows(2) {
         for (before, after) in zip_equal(&attempts[0], &attempts[1]) {
             assert_eq!((before.source, before.record), (after.source, after.record));
-            assert!(after.logps.is_some() && after.reward.is_some());
+            assert!(after.completion.logps().is_some() && after.reward.is_some());
             if before.reward == Some(1.0) {
                 assert!(before == after);
             } else {

@@ -68,10 +68,10 @@ fn a_text_becomes_another_with_the_group_s_number() {
     let end = Tokenizer::Bytes.ends()[0];
     let judge = |text: &str| !text.starts_with(|letter: char| matches!(letter, 'n'..='z' | 'N'..='Z'));
     for ((before, after), share) in zip_equal(zip_equal(&plain, &edited), shares) {
-        assert!(after.logps.is_none(), "nobody drew it");
+        assert!(after.completion.logps().is_none(), "nobody drew it");
         assert_eq!((before.source, before.record), (after.source, after.record));
         if !text(before).contains(letter) {
-            assert!(*after == Sequence { logps: None, ..before.clone() });
+            assert!(*after == without_logps(before));
             continue;
         }
         let expected = text(before).replace(letter, &format!("<{}", views::number(share)));
@@ -82,7 +82,7 @@ fn a_text_becomes_another_with_the_group_s_number() {
         }
         let truncated = before.truncated || tokens.len() > 6;
         tokens.truncate(6);
-        assert_eq!((&after.completion, after.truncated), (&tokens, truncated), "{}", text(before));
+        assert_eq!((&*after.completion, after.truncated), (&*tokens, truncated), "{}", text(before));
         assert_eq!(after.reward, Some(f64::from(u8::from(judge(&text(after))))), "of the new text");
     }
 }
@@ -211,7 +211,7 @@ fn keeps_the_text(tokenizer: Tokenizer) {
         let mut tokens = tokenizer.encode(&expected).unwrap();
         tokens.extend(end);
         tokens.truncate(6);
-        assert_eq!(after.completion, tokens, "{text}");
+        assert_eq!(*after.completion, tokens, "{text}");
         compared += 1;
     }
     assert!(compared > 10, "{compared}");

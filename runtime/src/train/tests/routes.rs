@@ -4,6 +4,7 @@ use mopd_plan::{DataFormula, DataNode, DomainId, TeacherChoice};
 
 use super::*;
 use crate::rollout::Sequence;
+use crate::train::batches::Chosen;
 use crate::train::models::ModelRef;
 
 /// A row of each of these kinds, with prompts and answers of different lengths.
@@ -116,7 +117,7 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         };
         let texts = |list: &[Sequence], stage: &Stage| -> Vec<(Vec<Token>, Vec<Token>)> {
             list.iter()
-                .map(|sequence| (sequence.prompt(&stage.sources).to_vec(), sequence.completion.clone()))
+                .map(|sequence| (sequence.prompt(&stage.sources).to_vec(), sequence.completion.to_vec()))
                 .collect()
         };
         let (of_one, of_two) = (examples(&one), examples(&two));
@@ -307,7 +308,7 @@ fn routed_teachers_write_what_they_write_alone() {
     });
     let by_prompt = |list: &[Sequence], source: usize, record: usize| -> Vec<Vec<Token>> {
         let own = list.iter().filter(|sequence| (sequence.source, sequence.record) == (source, record));
-        own.map(|sequence| sequence.completion.clone()).collect()
+        own.map(|sequence| sequence.completion.to_vec()).collect()
     };
     let mut compared = 0;
     for sequence in &got {
@@ -339,7 +340,7 @@ fn pairs_stay_together_under_a_route() {
     assert_eq!(list.len(), 24);
     for pair in list.chunks(2) {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));
-        assert_eq!((pair[0].chosen, pair[1].chosen), (Some(true), Some(false)));
+        assert!(pair.iter().map(|side| side.extra::<Chosen>().unwrap().0).eq([true, false]));
         // The teacher's recorded log-probabilities equal the reference's.
         let model_ref = trainer.models.model(Role::TEACHER, stage.sources.section_of(&pair[0])).unwrap();
         let hard = stage.sources[pair[0].source].prompts.dataset.prompt(pair[0].record).starts_with("hard");
@@ -351,7 +352,8 @@ fn pairs_stay_together_under_a_route() {
             .gather(1, &taken, false)
             .squeeze_dim(1);
         let logps: Vec<f64> = Vec::try_from(&logps.detach()).unwrap();
-        let apart = logps.iter().zip(pair[0].logps.as_ref().unwrap()).map(|(a, b)| (a - f64::from(*b)).abs());
+        let apart =
+            logps.iter().zip(pair[0].completion.logps().unwrap()).map(|(a, b)| (a - f64::from(b)).abs());
         assert!(apart.fold(0.0, f64::max) < 1e-4);
     }
 }

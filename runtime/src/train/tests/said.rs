@@ -7,6 +7,7 @@ use super::super::objective::objectives::objective;
 use super::producers::sampling;
 use super::*;
 use crate::rollout::Sequence;
+use crate::train::views::VerifierFeedback;
 
 fn view(name: &str, slot: Slot) -> Option<View> {
     let pieces = vec![Piece::Slot(Slot::Prompt), Piece::Text("|".to_owned()), Piece::Slot(slot)];
@@ -31,6 +32,11 @@ pub(super) fn begun(sequence: &Sequence) -> String {
         bytes <= 6
     };
     text(sequence).chars().take_while(fits).collect()
+}
+/// The verifier's feedback.
+fn feedback(sequence: &Sequence) -> String {
+    let VerifierFeedback(text) = sequence.extra().unwrap();
+    text
 }
 
 pub(super) fn plain<'a>(stage: &'a Stage, sequence: &Sequence) -> &'a str {
@@ -74,7 +80,7 @@ fn a_teacher_reads_what_the_verifier_said() {
     let losses = rollouts.sequences.list.iter().map(|sequence| {
         let word = if sequence.reward == Some(1.0) { "correct" } else { "wrong" };
         words.push(word);
-        assert_eq!(sequence.feedback.as_deref(), Some(word), "{}", text(sequence));
+        assert_eq!(feedback(sequence), word, "{}", text(sequence));
         let prompt = plain(&stage, sequence);
         kl([&student, &teacher], [prompt, &format!("{prompt}|{word}")], sequence)
     });
@@ -99,7 +105,7 @@ fn a_student_may_read_what_the_verifier_said() {
     let (loss, gradient, rollouts) = first_step(&stage);
     let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
     let losses = rollouts.sequences.list.iter().map(|sequence| {
-        let (prompt, word) = (plain(&stage, sequence), sequence.feedback.as_deref().unwrap());
+        let (prompt, word) = (plain(&stage, sequence), feedback(sequence));
         kl([&student, &teacher], [&format!("{prompt}|{word}"), prompt], sequence)
     });
     agrees(loss, &gradient, losses.collect(), &student);

@@ -46,7 +46,7 @@ model student = distill(base) {{
 fn by_heads(model: &Reference, prompt: &[Token], sequence: &Sequence) -> (Tensor, Tensor) {
     let completion = &sequence.completion;
     let hidden = model.hidden(prompt, completion);
-    let heads = sequence.heads.as_ref().unwrap();
+    let heads = &sequence.completion.heads().unwrap();
     assert_eq!(heads.len(), completion.len());
     let (mut rows, mut odds) = (Vec::new(), Vec::new());
     for (place, head) in heads.iter().enumerate() {
@@ -126,7 +126,7 @@ fn second_head_loss_and_gradient_equal_the_reference() {
                 let teacher = teachers[sequence.source].logps(prompt, completion).detach();
                 let mut of_sequence = Vec::new();
                 for (place, (token, head)) in
-                    zip_equal(completion, sequence.heads.as_ref().unwrap()).enumerate()
+                    zip_equal(&**completion, &sequence.completion.heads().unwrap()).enumerate()
                 {
                     let row = place as i64;
                     let student = logits.get(row);
@@ -187,11 +187,11 @@ fn tokens_are_drawn_by_the_heads_that_say_so() {
             assert_eq!(rollouts.sequences.list.len(), 14);
             for sequence in &rollouts.sequences.list {
                 let prompt = sequence.prompt(&stage.sources);
-                let (completion, heads) = (&sequence.completion, sequence.heads.as_ref().unwrap());
+                let (completion, heads) = (&sequence.completion, &sequence.completion.heads().unwrap());
                 let (logits, _) = by_heads(&Reference::new(&models[0]), prompt, sequence);
                 let logps = (logits / 0.8).log_softmax(-1, Kind::Double);
                 let taken = logps.gather(1, &Tensor::from_slice(completion).unsqueeze(1), false);
-                for (place, logp) in sequence.logps.as_ref().unwrap().iter().enumerate() {
+                for (place, logp) in completion.logps().unwrap().iter().enumerate() {
                     let exact = taken.double_value(&[place as i64, 0]);
                     assert!((f64::from(*logp) - exact).abs() < 1e-5, "{place}: {logp} {exact}");
                 }
@@ -201,9 +201,10 @@ fn tokens_are_drawn_by_the_heads_that_say_so() {
                         assert_eq!(heads[place + 1], 0);
                         continue;
                     }
-                    let mut longer = Sequence { heads: Some(heads[..=place].to_vec()), ..sequence.clone() };
-                    longer.completion.truncate(place + 2);
-                    longer.heads.as_mut().unwrap().push(1);
+                    let (tokens, logps) = (&completion[..place + 2], completion.logps().unwrap());
+                    let heads_then = [&heads[..=place], &[1]].concat();
+                    let completion = sampled(tokens, logps[..place + 2].to_vec(), Some(heads_then));
+                    let longer = Sequence { completion, ..sequence.clone() };
                     let (_, odds) = by_heads(&Reference::new(&models[0]), prompt, &longer);
                     let confidence = odds.get(place as i64 + 1).sigmoid().double_value(&[]);
                     let stands = heads[place + 1] == 1;

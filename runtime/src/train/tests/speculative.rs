@@ -17,7 +17,7 @@ pub(super) fn speculative(block: u32, n: u32) -> Producer {
 
 /// The index of a row's first trained token.
 fn start(sequence: &Sequence) -> usize {
-    sequence.completion.len() - sequence.trained()
+    sequence.completion.len() - sequence.completion.trained()
 }
 
 #[test]
@@ -27,12 +27,15 @@ fn rejected_drafts_follow_their_trajectory() {
     for list in &lists {
         let mut trajectory: Option<(&Sequence, DraftCounts)> = None;
         for sequence in list {
-            assert!(sequence.logps.is_none(), "nobody knows the probability of a rejected token");
-            match sequence.speculation.expect("each row says what it is") {
+            assert!(
+                sequence.completion.logps().is_none(),
+                "nobody knows the probability of a rejected token"
+            );
+            match sequence.extra::<Speculation>().expect("each row says what it is") {
                 Speculation::Trajectory(counts) => {
                     let all =
                         trajectory.replace((sequence, counts)).is_none_or(|(_, left)| left.rejected == 0);
-                    assert!(all && sequence.written.is_none() && sequence.reward.is_some());
+                    assert!(all && sequence.completion.is_whole() && sequence.reward.is_some());
                     let (blocks, tokens) = (counts.blocks as usize, sequence.completion.len());
                     assert!(blocks <= tokens && tokens <= 5 * blocks && counts.stood as usize <= 4 * blocks);
                     groups += 1;
@@ -43,8 +46,8 @@ fn rejected_drafts_follow_their_trajectory() {
                     assert_eq!(sequence.completion[..at], whole.completion[..at]);
                     assert_ne!(sequence.completion[at], whole.completion[at]);
                     assert_eq!((sequence.source, sequence.record), (whole.source, whole.record));
-                    assert!(sequence.turns().eq(std::iter::once(at..sequence.completion.len())));
-                    assert!(sequence.reward.is_none() && sequence.trained() <= 4);
+                    assert!(sequence.completion.turns().eq(std::iter::once(at..sequence.completion.len())));
+                    assert!(sequence.reward.is_none() && sequence.completion.trained() <= 4);
                     counts.rejected -= 1;
                     drafts += 1;
                 }
@@ -57,7 +60,7 @@ fn rejected_drafts_follow_their_trajectory() {
     // The teacher is the student itself, or has equal weights.
     for own in [Teacher::Student(StudentCopy::Current), Teacher::Model(ModelId(0))] {
         let lists = forked(speculative(3, 2), [own.clone(), own], STEPS, STEPS);
-        assert!(lists.iter().flatten().all(|sequence| !sequence.is_rejected()));
+        assert!(lists.iter().flatten().all(|sequence| !Speculation::is_rejected(sequence)));
     }
 }
 
@@ -102,7 +105,7 @@ fn accepted_tokens_follow_the_teacher_and_rejected_drafts_the_student() {
     for sequence in lists.iter().flatten() {
         let [student, teacher] = both(sequence);
         let tokens = &sequence.completion[start(sequence)..];
-        if !sequence.is_rejected() {
+        if !Speculation::is_rejected(sequence) {
             of_teacher.push(([teacher, student], tokens.to_vec()));
         } else if tokens.len() > 1 {
             let behind = |of: Tensor| of.narrow(0, 1, tokens.len() as i64 - 1);
@@ -154,14 +157,20 @@ fn loss_and_gradient_equal_the_reference() {
             let at = start(sequence);
             let all = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
             let taken = all.gather(1, &Tensor::from_slice(&sequence.completion).unsqueeze(1), false);
-            let own = taken.narrow(0, at as i64, sequence.trained() as i64).squeeze_dim(1);
-            let worth: Vec<f64> = (0..sequence.trained())
-                .map(|place| if sequence.is_rejected() { worth(place) } else { 1.0 })
+            let own = taken.narrow(0, at as i64, sequence.completion.trained() as i64).squeeze_dim(1);
+            let worth: Vec<f64> = (0..sequence.completion.trained())
+                .map(|place| if Speculation::is_rejected(sequence) { worth(place) } else { 1.0 })
                 .collect();
             -(own * Tensor::from_slice(&worth)).mean(Kind::Double)
         })
         .collect();
-    assert!(rollouts.sequences.list.iter().any(|sequence| start(sequence) > 0 && sequence.trained() > 1));
+    assert!(
+        rollouts
+            .sequences
+            .list
+            .iter()
+            .any(|sequence| start(sequence) > 0 && sequence.completion.trained() > 1)
+    );
     let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
     let gradient = student.gradient(&loss);
     let loss = loss.double_value(&[]);
@@ -189,13 +198,13 @@ fn metrics_are_of_trajectories() {
     for (source, row) in record.rows.iter().enumerate() {
         let own = || sequences.list.iter().filter(move |sequence| sequence.source == source);
         let counts: Vec<(usize, DraftCounts)> = own()
-            .filter_map(|sequence| match sequence.speculation {
+            .filter_map(|sequence| match sequence.extra() {
                 Some(Speculation::Trajectory(counts)) => Some((sequence.completion.len(), counts)),
                 _ => None,
             })
             .collect();
         let sum = |of: &dyn Fn(&(usize, DraftCounts)) -> usize| counts.iter().map(of).sum::<usize>() as f64;
-        let rejected = own().filter(|sequence| sequence.is_rejected()).count() as f64;
+        let rejected = own().filter(|sequence| Speculation::is_rejected(sequence)).count() as f64;
         assert_eq!(rejected, sum(&|(_, counts)| counts.rejected as usize));
         let (tokens, blocks) = (sum(&|of| of.0), sum(&|of| of.1.blocks as usize));
         let stood = sum(&|of| of.1.stood as usize);
@@ -204,7 +213,7 @@ fn metrics_are_of_trajectories() {
         assert_eq!(row.accepted, Some(stood / (stood + rejected)));
         assert_eq!(row.accepted_length, Some(tokens / blocks));
         assert!(row.reward.is_some());
-        let all: usize = own().map(Sequence::trained).sum();
+        let all: usize = own().map(|sequence| sequence.completion.trained()).sum();
         assert_eq!(row.token_share, all as f64 / sequences.layout.tokens() as f64);
     }
     assert!(record.tokens.samples.iter().all(|sample| sample.reward.is_some()), "samples are completions");

@@ -35,6 +35,11 @@ for line in sys.stdin:
     )
 }
 
+/// The log-probabilities at sampling over all tokens; 0 at observations.
+fn logps_over_all(sequence: &Sequence) -> Vec<f32> {
+    sequence.completion.over_all(&sequence.completion.logps().unwrap())
+}
+
 pub(super) fn turns(at_most: impl Into<AdaptiveSchedule>, sampling: Sampling) -> Producer {
     Producer::Turns(Box::new(Turns {
         environment: "python3 env.py".to_owned(),
@@ -112,7 +117,7 @@ fn lists(program: &str, producer: Producer) -> Vec<Vec<Sequence>> {
 }
 
 fn told(sequence: &Sequence) -> String {
-    let written = sequence.written.clone().unwrap_or(vec![true; sequence.completion.len()]);
+    let written = sequence.completion.mask().unwrap_or(vec![true; sequence.completion.len()]);
     let told = sequence.completion.iter().zip(written).filter(|(_, written)| !written);
     told.map(|(token, _)| char::from(u8::try_from(*token).expect("a byte"))).collect()
 }
@@ -140,21 +145,23 @@ fn environment_replies_are_context_and_not_trained_on() {
     let stage = fixture.stage(&train, ROUTED, &weights);
     let mut several = 0;
     for sequence in of_run.iter().flatten() {
-        let (count, lengths): (usize, Vec<usize>) =
-            (sequence.turns().count(), sequence.turns().map(|turn| turn.len()).collect());
+        let (count, lengths): (usize, Vec<usize>) = (
+            sequence.completion.turns().count(),
+            sequence.completion.turns().map(|turn| turn.len()).collect(),
+        );
         assert!(count <= 3 && lengths.iter().all(|length| *length <= 3), "{lengths:?}");
         assert_eq!(sequence.reward, Some(0.25 * count as f64), "the sum of those of its turns");
-        assert_eq!(sequence.written.is_some(), count > 1);
+        assert_eq!(!sequence.completion.is_whole(), count > 1);
         assert!(told(sequence).chars().all(|letter| "xyz".contains(letter)), "{:?}", told(sequence));
         several += usize::from(count > 1);
         // The student wrote its tokens after everything that precedes them.
         let logps = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
-        for place in sequence.turns().flatten() {
+        for place in sequence.completion.turns().flatten() {
             let expected = logps.double_value(&[place as i64, sequence.completion[place]]);
-            let recorded = f64::from(sequence.logps.as_ref().unwrap()[place]);
+            let recorded = f64::from(logps_over_all(sequence)[place]);
             assert!((recorded - expected).abs() < 1e-4, "{recorded} {expected}");
         }
-        assert_eq!(sequence.logps.as_ref().unwrap().len(), sequence.completion.len());
+        assert_eq!(sequence.completion.logps().unwrap().len(), sequence.completion.trained());
     }
     assert!(several > 20, "{several}");
     // Samples of a prompt have the same seed: while both episodes last, they get the same observations.
@@ -166,7 +173,8 @@ fn environment_replies_are_context_and_not_trained_on() {
     assert!(worlds.iter().any(|told| *told != worlds[0]), "each prompt of each step has a seed of its own");
     // Every turn has its own random numbers.
     let alike = |sequence: &&Sequence| {
-        let turns: Vec<&[Token]> = sequence.turns().map(|turn| &sequence.completion[turn]).collect();
+        let turns: Vec<&[Token]> =
+            sequence.completion.turns().map(|turn| &sequence.completion[turn]).collect();
         turns.len() > 1 && turns[0] == turns[1]
     };
     assert!(of_run.iter().flatten().filter(alike).count() < several / 2);
@@ -185,7 +193,10 @@ fn loss_and_gradient_of_turns_equal_the_reference() {
         let (_, _, rollouts) = first_step(&stage);
         let list = &rollouts.sequences.list;
         let turns = rollouts.sequences.layout.turns.as_ref().expect("some have several");
-        assert_eq!(turns.parent.len(), list.iter().map(|sequence| sequence.turns().count()).sum::<usize>());
+        assert_eq!(
+            turns.parent.len(),
+            list.iter().map(|sequence| sequence.completion.turns().count()).sum::<usize>()
+        );
         assert_eq!(rollouts.sequences.layout.len(Axis::Turn), turns.parent.len());
         let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
         for micro_batch in [None, Some(3)] {
@@ -212,11 +223,12 @@ fn verifier_of_the_domain_judges_the_last_turn() {
     let tokenizer = &stage.start.tokenizer;
     let (mut right, mut wrong) = (0, 0);
     for sequence in &rollouts.sequences.list {
-        let last = sequence.turns().last().unwrap();
+        let last = sequence.completion.turns().last().unwrap();
         let text = tokenizer.decode(&sequence.completion[last]).unwrap();
         let expected = text.chars().count() == 1 && text != "\n";
         assert_eq!(sequence.reward, Some(f64::from(u8::from(expected))), "{text:?}");
-        *(if expected { &mut right } else { &mut wrong }) += usize::from(sequence.turns().count() > 1);
+        *(if expected { &mut right } else { &mut wrong }) +=
+            usize::from(sequence.completion.turns().count() > 1);
     }
     assert!(wrong > 0, "{right} right, {wrong} wrong");
 }
@@ -249,7 +261,7 @@ fn episode_is_cut_off_at_the_context_limit() {
     let limited = |stage: &mut Stage| stage.sources.iter_mut().for_each(|source| source.limit = Some(5));
     let program = environment("'reward': 0.1");
     let of_run = drawn(&program, turns(constant(9.0), Sampling::new(1, 1.0, 4)), limited).unwrap();
-    let trained: Vec<usize> = of_run.iter().flatten().map(Sequence::trained).collect();
+    let trained: Vec<usize> = of_run.iter().flatten().map(|sequence| sequence.completion.trained()).collect();
     assert!(trained.iter().all(|tokens| *tokens <= 5) && trained.contains(&5), "{trained:?}");
     // An observation that leaves no room for the first turn is an error.
     let first = program.replace("reply = {}", "reply = {'observation': 'x' * 40}");
@@ -279,12 +291,12 @@ fn the_first_turns_alone_are_trained_on() {
     let mut shorter = 0;
     for (step, (list, whole)) in zip_equal(first, lists(&program, all())).enumerate() {
         for (sequence, whole) in zip_equal(list, whole) {
-            let kept: Vec<_> = whole.turns().take(1 + step / 2).collect();
+            let kept: Vec<_> = whole.completion.turns().take(1 + step / 2).collect();
             let end = kept.last().unwrap().end;
-            assert_eq!(sequence.completion, whole.completion[..end]);
-            assert_eq!(sequence.logps.as_deref().unwrap(), &whole.logps.as_ref().unwrap()[..end]);
-            assert_eq!(sequence.turns().collect::<Vec<_>>(), kept);
-            assert_eq!(sequence.written.is_some(), kept.len() > 1);
+            assert_eq!(*sequence.completion, whole.completion[..end]);
+            assert_eq!(logps_over_all(&sequence), logps_over_all(&whole)[..end]);
+            assert_eq!(sequence.completion.turns().collect::<Vec<_>>(), kept);
+            assert_eq!(!sequence.completion.is_whole(), kept.len() > 1);
             assert_eq!((sequence.reward, sequence.truncated), (whole.reward, whole.truncated));
             shorter += usize::from(end < whole.completion.len());
         }
@@ -313,12 +325,12 @@ fn a_student_goes_on_where_an_expert_was() {
         }
         assert_eq!(sequence.prompt(&stage.sources), prompt, "step {step}, record {}", sequence.record);
         assert_eq!(sequence.prompt.is_some(), !before.is_empty());
-        assert!(sequence.turns().count() == 2 && sequence.truncated);
+        assert!(sequence.completion.turns().count() == 2 && sequence.truncated);
         played[before.len()] += 1;
         let logps = student.logps(&prompt, &sequence.completion);
-        for place in sequence.turns().flatten() {
+        for place in sequence.completion.turns().flatten() {
             let expected = logps.double_value(&[place as i64, sequence.completion[place]]);
-            let recorded = f64::from(sequence.logps.as_ref().unwrap()[place]);
+            let recorded = f64::from(logps_over_all(sequence)[place]);
             assert!((recorded - expected).abs() < 1e-4, "{recorded} {expected}");
         }
     }
@@ -344,7 +356,7 @@ fn a_student_goes_on_where_an_expert_was() {
     );
     let untouched = |stage: &mut Stage| stage.environments = Environments::Untouched;
     let of_trial = drawn("", behind_an_expert(), untouched).unwrap();
-    assert!(of_trial.iter().flatten().all(|sequence| (1..=2).contains(&sequence.turns().count())));
+    assert!(of_trial.iter().flatten().all(|sequence| (1..=2).contains(&sequence.completion.turns().count())));
 }
 
 /// A trial does not run the program.
@@ -353,7 +365,11 @@ fn a_trial_plays_without_the_environment() {
     let untouched = |stage: &mut Stage| stage.environments = Environments::Untouched;
     let of_run = drawn("", turns(constant(3.0), Sampling::new(1, 1.0, 2)), untouched).unwrap();
     for sequence in of_run.iter().flatten() {
-        assert_eq!(sequence.turns().count(), 3);
-        assert_eq!(sequence.completion.len() - sequence.trained(), 4, "observations as long as turns");
+        assert_eq!(sequence.completion.turns().count(), 3);
+        assert_eq!(
+            sequence.completion.len() - sequence.completion.trained(),
+            4,
+            "observations as long as turns"
+        );
     }
 }

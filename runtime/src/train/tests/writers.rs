@@ -34,7 +34,7 @@ fn drawn_behind(stage: &Stage, model: &Reference, text: &str, sequence: &Sequenc
     let logps = model.logps(&stage.start.tokenizer.prompt(text).unwrap(), &sequence.completion);
     for (place, token) in sequence.completion.iter().enumerate() {
         let expected = logps.double_value(&[place as i64, *token]);
-        let recorded = f64::from(sequence.logps.as_ref().unwrap()[place]);
+        let recorded = f64::from(sequence.completion.logps().unwrap()[place]);
         assert!((recorded - expected).abs() < 1e-4, "{recorded} {expected}");
     }
 }
