@@ -5,9 +5,11 @@
 //! same requests again, and must reply the same.
 
 mod error;
+mod observation;
 
 pub use error::EnvironmentError;
 pub use mopd_data::experts::recorded;
+pub use observation::Observation;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -50,18 +52,33 @@ pub struct Start<'a> {
 /// The environment's reply to a start or an action.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
-    /// Not empty. Required after an action that does not end the episode.
-    pub observation: Option<String>,
+    /// Required after an action that does not end the episode.
+    pub observation: Option<Observation>,
     pub reward: Option<f64>,
     /// Named numbers beside a reward, which an objective reads as `reward.<name>`.
     pub parts: Vec<(String, f64)>,
     pub done: bool,
 }
 
+/// A turn of the student.
+#[derive(Clone, Debug, Default)]
+pub struct Action {
+    /// Without the token that ends it.
+    pub text: String,
+    /// In a conversation, the turn as a message, with its tool calls.
+    pub message: Option<Value>,
+    /// Number of its tool calls.
+    pub calls: usize,
+    /// Whether it was cut off, and the episode ends with it for that.
+    pub truncated: bool,
+}
+
 /// One run of a student through the environment.
 pub struct Episode<'a> {
     start: Start<'a>,
-    actions: Vec<String>,
+    /// Whether its prompt is a conversation, which goes on in messages.
+    is_chat: bool,
+    actions: Vec<Action>,
     /// Replies to the start and to each action.
     replies: Vec<Reply>,
     /// Its id in the current process.
@@ -85,6 +102,10 @@ enum EnvironmentMessage<'a> {
     Start(Start<'a>),
     Action {
         action: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a Value>,
+        #[serde(skip_serializing_if = "is_false")]
+        truncated: bool,
     },
     /// The episode is not continued; there is no reply.
     End {
@@ -93,11 +114,11 @@ enum EnvironmentMessage<'a> {
 }
 
 impl<'a> Episode<'a> {
-    pub fn new(start: Start<'a>) -> Episode<'a> {
-        Episode { start, actions: Vec::new(), replies: Vec::new(), id: 0, asked: 0, heard: 0 }
+    pub fn new(start: Start<'a>, is_chat: bool) -> Episode<'a> {
+        Episode { start, is_chat, actions: Vec::new(), replies: Vec::new(), id: 0, asked: 0, heard: 0 }
     }
 
-    pub fn act(&mut self, action: String) {
+    pub fn act(&mut self, action: Action) {
         self.actions.push(action);
     }
 
@@ -131,7 +152,10 @@ impl<'a> Episode<'a> {
     fn message(&self, number: usize) -> EnvironmentMessage<'_> {
         match number.checked_sub(1) {
             None => EnvironmentMessage::Start(self.start),
-            Some(action) => EnvironmentMessage::Action { action: &self.actions[action] },
+            Some(action) => {
+                let Action { text, message, truncated, .. } = &self.actions[action];
+                EnvironmentMessage::Action { action: text, message: message.as_ref(), truncated: *truncated }
+            }
         }
     }
 
@@ -214,7 +238,7 @@ impl Environment {
                 return Err(invalid("a second reply for one request"));
             }
             program::refused(&reply, &line, *index)?;
-            let reply = self.reply(&reply, episode.heard).map_err(|why| invalid(&why))?;
+            let reply = self.reply(&reply, episode).map_err(|why| invalid(&why))?;
             match episode.replies.get(episode.heard) {
                 Some(before) if *before != reply => {
                     return Err(invalid(
@@ -230,14 +254,14 @@ impl Environment {
         Ok(())
     }
 
-    /// Parses reply `number` of an episode: 0 is to the start, the others are to its actions.
-    fn reply(&self, reply: &Value, number: usize) -> Result<Reply, String> {
+    /// Parses the next reply of an episode.
+    fn reply(&self, reply: &Value, episode: &Episode) -> Result<Reply, String> {
         let given = |name: &str| reply.get(name).filter(|value| !value.is_null());
-        let observation = match given("observation") {
-            None => None,
-            Some(Value::String(text)) if text.is_empty() => None,
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(_) => return Err("an `observation` that is not a text".to_owned()),
+        let action = episode.heard.checked_sub(1).map(|action| &episode.actions[action]);
+        let calls = action.map_or(0, |action| action.calls);
+        let observation = match episode.is_chat {
+            true => Observation::of_chat(given("observation"), given("messages"), calls)?,
+            false => Observation::of_text(given("observation"), given("messages"))?,
         };
         let reward = match given("reward") {
             None => None,
@@ -260,14 +284,15 @@ impl Environment {
             Some(Value::Bool(done)) => *done,
             Some(_) => return Err("a `done` that is not true or false".to_owned()),
         };
-        if number == 0 {
+        if action.is_none() {
             return match (reward, done) {
                 (Some(_), _) => Err("a `reward` before the first action".to_owned()),
                 (_, true) => Err("`done` before the first action".to_owned()),
                 (None, false) => Ok(Reply { observation, reward, parts, done }),
             };
         }
-        if observation.is_none() && !done {
+        let goes_on = action.is_some_and(|action| !action.truncated);
+        if observation.is_none() && goes_on && !done {
             return Err("no `observation`, although the episode is not `done`".to_owned());
         }
         match self.rewards.get() {
@@ -351,6 +376,11 @@ impl Environment {
         let (command, prompt) = (self.pool.command.clone(), episode.start.prompt.to_owned());
         Err(EnvironmentError::Reward { command, of: of.to_owned(), sum, prompt })
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn write(lines: &mut Vec<u8>, id: u64, what: EnvironmentMessage) {

@@ -58,12 +58,12 @@ impl ToyEnvironment {
         let record = json!({ "answer": 7 });
         let record = record.as_object().unwrap();
         let start = |index: u64| Start { seed: index, domain: "sums", prompt: "3 + 4", record };
-        let mut episodes: Vec<Episode> = (0..2).map(|index| Episode::new(start(index))).collect();
+        let mut episodes: Vec<Episode> = (0..2).map(|index| Episode::new(start(index), false)).collect();
         let control = Control::new(std::io::sink());
         self.environment.answer(&mut episodes, &control)?;
         for action in actions {
             for episode in episodes.iter_mut().filter(|episode| !episode.done()) {
-                episode.act((*action).to_owned());
+                episode.act(Action { text: (*action).to_owned(), ..Action::default() });
             }
             self.environment.answer(&mut episodes, &control)?;
         }
@@ -78,7 +78,7 @@ impl ToyEnvironment {
 }
 
 fn reply(observation: &str, reward: Option<f64>, done: bool) -> Reply {
-    Reply { observation: Some(observation.to_owned()), reward, parts: Vec::new(), done }
+    Reply { observation: Some(Observation::Text(observation.to_owned())), reward, parts: Vec::new(), done }
 }
 
 fn played() -> Vec<Vec<Reply>> {
@@ -116,7 +116,7 @@ fn rewards_that_add_up_to_a_whole_number_are_that_number() {
     let record = json!({});
     let start = Start { seed: 0, domain: "sums", prompt: "3 + 4", record: record.as_object().unwrap() };
     let reward = |given: &[f64]| {
-        let mut episode = Episode::new(start);
+        let mut episode = Episode::new(start, false);
         episode.replies = given.iter().map(|of| reply("x", Some(*of), false)).collect();
         for (reply, part) in episode.replies.iter_mut().zip(given) {
             reply.parts = vec![("fine".to_owned(), *part)];
@@ -256,7 +256,7 @@ fn parts_of_rewards_are_sums_by_their_names() {
     let start = Start { seed: 0, domain: "d", prompt: "sort", record: &record };
     let parts = |replies: Vec<Reply>, read: &[&str]| {
         let read: Vec<String> = read.iter().map(|name| (*name).to_owned()).collect();
-        let episode = Episode { replies, ..Episode::new(start) };
+        let episode = Episode { replies, ..Episode::new(start, false) };
         world.environment.reward_parts(&episode, &read).map_err(|error| error.to_string())
     };
     let replies = || vec![of(&[]), of(&[("form", 0.25)]), of(&[("length", 0.125), ("form", 0.5)])];
@@ -283,7 +283,7 @@ fn waiting_for_a_reply_ends_when_the_job_is_stopped() {
     control.interrupt();
     let record = Map::new();
     let start = Start { seed: 0, domain: "d", prompt: "p", record: &record };
-    let error = world.environment.answer(&mut [Episode::new(start)], &control).unwrap_err();
+    let error = world.environment.answer(&mut [Episode::new(start, false)], &control).unwrap_err();
     assert_eq!(error, EnvironmentError::Stopped);
     assert!(matches!(Error::from(error), Error::Interrupted));
     assert!(Environment::new("python3 env.py", 0.0, ".".as_ref()).is_err());

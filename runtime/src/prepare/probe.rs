@@ -48,6 +48,7 @@ pub struct FirstRow {
     domain: String,
     prompt: String,
     record: Map<String, Value>,
+    is_chat: bool,
 }
 
 impl FirstRow {
@@ -57,6 +58,7 @@ impl FirstRow {
             domain: data.name.clone(),
             prompt: dataset.prompt(0).to_owned(),
             record: dataset.object(0),
+            is_chat: dataset.is_chat(),
         })
     }
 }
@@ -79,7 +81,7 @@ pub fn begin<'a, O>(
         let mut episodes: Vec<Episode> = Vec::new();
         for row in domains.filter_map(|domain| rows[domain.0 as usize].as_ref()) {
             let (domain, prompt, record) = (&row.domain, &row.prompt, &row.record);
-            episodes.push(Episode::new(Start { seed: 0, domain, prompt, record }));
+            episodes.push(Episode::new(Start { seed: 0, domain, prompt, record }, row.is_chat));
         }
         if episodes.is_empty() {
             continue;

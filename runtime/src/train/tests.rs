@@ -58,6 +58,7 @@ mod copies;
 mod curriculum;
 mod debate;
 mod derived;
+mod dialogues;
 mod domains;
 mod each_turn;
 mod elements;

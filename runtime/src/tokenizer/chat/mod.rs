@@ -1,6 +1,8 @@
 //! Conversations: messages, the template that renders them as text, and the tokens that the assistant
 //! wrote.
 
+mod calls;
+mod exchange;
 mod python;
 mod response;
 mod template;
@@ -11,13 +13,17 @@ use minijinja::Value;
 use minijinja::value::Serde;
 use mopd_data::DataProblem;
 pub use mopd_data::messages::ChatRole;
+pub use mopd_data::messages::with_mappings;
 use mopd_data::messages::{self, MessageForms, REASONING, ROLES};
 use mopd_kernels::os::bounded::LimitExceeded;
+use serde_json::json;
 
 use super::TokenizerError;
 use super::json::{Json, Object};
 use crate::zip::zip_equal;
 
+pub use calls::{CallForm, ToolCall};
+pub use exchange::behind_turn;
 pub use response::{
     AnswerTokens, TrainingExample, answer, example, markers, prompt, prompt_text, turn_end, unended_turn,
     unmarked_end,
@@ -35,8 +41,9 @@ pub struct Conversation {
     variables: Vec<(String, Value)>,
 }
 
+/// One message of a conversation.
 #[derive(Clone, Debug)]
-struct Message {
+pub struct Message {
     role: ChatRole,
     /// Whether it may be trained on.
     is_trained: bool,
@@ -183,10 +190,7 @@ impl Conversation {
     /// From a list of messages, each an object with a `role`. `system` is put first unless they have a system
     /// message.
     pub fn new(messages: &Json, system: Option<&str>) -> Result<Conversation, ChatError> {
-        let roles = messages::roles(messages).map_err(ChatError::Messages)?;
-        let list = messages.as_array().unwrap_or_default();
-        let mut checked: Vec<Message> =
-            zip_equal(roles, list).map(|(role, value)| message(role, value)).collect();
+        let mut checked = messages_of(messages).map_err(ChatError::Messages)?;
         if let Some(system) = system
             && !checked.iter().any(|message| message.role == ChatRole::System)
         {
@@ -246,6 +250,17 @@ impl Conversation {
         conversation
     }
 
+    /// Appends a turn of the assistant.
+    pub fn push_assistant(&mut self, content: &str, calls: &[ToolCall]) {
+        let first = self.messages.len();
+        self.messages.push(message(ChatRole::Assistant, &assistant_message(content, calls, first)));
+    }
+
+    /// Appends messages of others.
+    pub fn extend(&mut self, messages: &[Message]) {
+        self.messages.extend_from_slice(messages);
+    }
+
     pub fn roles(&self) -> impl ExactSizeIterator<Item = ChatRole> {
         self.messages.iter().map(|message| message.role)
     }
@@ -297,6 +312,38 @@ impl Conversation {
         let fixed = [("messages", messages), ("tools", of(&self.tools)), ("documents", of(&self.documents))];
         fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(self.variables.clone())
     }
+}
+
+/// A list of messages, each an object with a `role`.
+pub fn messages_of(list: &Json) -> Result<Vec<Message>, String> {
+    let roles = messages::roles(list)?;
+    Ok(zip_equal(roles, list.as_array().unwrap_or_default())
+        .map(|(role, value)| message(role, value))
+        .collect())
+}
+
+/// A turn of the assistant as a message of OpenAI's interface. Ids of calls differ within a conversation, whose
+/// message `index` this is; they have the nine characters that Mistral's templates ask for.
+pub fn assistant_message(content: &str, calls: &[ToolCall], index: usize) -> Json {
+    let call = |(number, ToolCall { name, arguments }): (usize, &ToolCall)| {
+        let arguments = Json::Object(arguments.clone()).to_string();
+        json!({
+            "type": "function",
+            "id": call_id(index, number),
+            "function": { "name": name, "arguments": arguments },
+        })
+    };
+    let calls: Vec<serde_json::Value> = calls.iter().enumerate().map(call).collect();
+    let mut message = json!({ "role": "assistant", "content": content });
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    Json::from(message)
+}
+
+/// The id of a call, by the index of its message in the conversation and its number in the message.
+pub fn call_id(message: usize, call: usize) -> String {
+    format!("call{:05}", (message * 100 + call) % 100_000)
 }
 
 fn plain(name: &str, role: ChatRole, content: &str) -> Message {

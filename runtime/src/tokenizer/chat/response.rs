@@ -161,7 +161,7 @@ fn opening(template: &ChatTemplate, asked: Conversation, text: &str, turn: &Byte
 }
 
 /// The text that a template writes behind an answer; empty where it can't be told.
-fn closing(template: &ChatTemplate, conversation: &Conversation) -> String {
+pub(super) fn closing(template: &ChatTemplate, conversation: &Conversation) -> String {
     let probe = conversation.clone().asked().answered(PROBE);
     let text = template.render(&probe, probe.roles().len(), false).unwrap_or_default();
     text.rfind(PROBE).map_or_else(String::new, |at| text[at + PROBE.len()..].to_owned())

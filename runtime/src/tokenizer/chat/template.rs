@@ -14,7 +14,7 @@ use regex::Regex;
 use serde_json::json;
 
 use super::python::{self, DumpsArguments};
-use super::{ChatError, Conversation, TemplateForms};
+use super::{CallForm, ChatError, Conversation, TemplateForms};
 use crate::tokenizer::ByteSpan;
 use crate::tokenizer::json::Json;
 
@@ -29,6 +29,7 @@ pub struct ChatTemplate {
     asks_date: bool,
     /// Found out when first needed.
     forms: OnceLock<TemplateForms>,
+    calls: OnceLock<Option<CallForm>>,
     /// For all of its renderings.
     time: TimeBudget,
 }
@@ -92,6 +93,7 @@ impl ChatTemplate {
             marks_answers,
             asks_date,
             forms: OnceLock::new(),
+            calls: OnceLock::new(),
             time,
         })
     }
@@ -109,6 +111,11 @@ impl ChatTemplate {
     /// Whether its text depends on the date.
     pub fn asks_date(&self) -> bool {
         self.asks_date
+    }
+
+    /// How it writes tool calls; `None` where it writes none, or in a way that is not known.
+    pub fn call_form(&self) -> Option<&CallForm> {
+        self.calls.get_or_init(|| CallForm::learn(self)).as_ref()
     }
 
     /// Renders the first `count` messages; `answer` adds the beginning of an assistant's turn.

@@ -499,4 +499,5 @@ fn templates_see_the_day_and_not_the_time() {
     assert!(render("%!").unwrap_err().to_string().contains("not a date format"));
 }
 
+mod calls;
 mod forms;

@@ -120,14 +120,13 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
         &bench.fails(&[]),
         &["lookup/train.jsonl:1", "the field `expert_turns` is missing", "every line needs `expert_turns`"],
     );
-    bench.edit("tiny.mopd", " |> expert_turns(all_but: 1)", "");
     bench.edit("tiny.mopd", "reward = exact_match(key)", "reward = exact_match(key), format = chat");
     let program = fs::read_to_string(bench.path("tiny.mopd")).expect("the program");
     let lines: Vec<&str> = program.lines().filter(|line| !line.starts_with("model start")).collect();
     bench.write("tiny.mopd", &lines.join("\n").replace("(start", "(base").replace("[start", "[base"));
     assert_says(
         &bench.fails(&[]),
-        &["`turns` of `table`, whose prompts are conversations, is not supported yet"],
+        &["`expert_turns` of `table`, whose prompts are conversations, is not supported yet"],
     );
 }
 

@@ -1,5 +1,9 @@
 //! `turns(...)`: the student's own turns, with a program's observations between them. The student's tokens
-//! are trained on; observations are only read.
+//! are trained on; observations are only read. Where prompts are conversations, so are episodes.
+
+mod dialogue;
+
+use std::cell::Cell;
 
 use mopd_expr::batch::{self, Layout};
 use mopd_expr::interpret::interpret;
@@ -8,13 +12,16 @@ use mopd_plan::producers::{ExpertTurns, Turns};
 use mopd_plan::{AdaptiveSchedule, Formula, Sampling, Signal};
 use serde_json::{Map, Value};
 
+use self::dialogue::Dialogue;
 use super::sample::{NumberedDraw, in_groups, judge_by};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
-use crate::environment::{Environment, EnvironmentError, Environments, Episode, Start, recorded};
+use crate::environment::{
+    Action, Environment, EnvironmentError, Environments, Episode, Observation, Start, recorded,
+};
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, Prompt, SegmentedTokens, Sequence, rollout};
-use crate::tokenizer::Token;
+use crate::tokenizer::{Token, Tokenizer};
 use crate::train::stage::StageSources;
 use crate::zip::zip_equal;
 
@@ -29,6 +36,8 @@ pub(super) struct TurnsProducer {
     expert_turns: Option<ExpertTurns<Formula>>,
     sampling: Sampling,
     judged: bool,
+    /// Whether it was said that a chat template writes earlier turns otherwise.
+    told_of_rewriting: Cell<bool>,
 }
 
 /// One episode so far.
@@ -42,6 +51,8 @@ struct Played {
     observed_first: bool,
     /// The student's turns, and the observations between.
     completion: SegmentedTokens,
+    /// The messages, where the prompt is a conversation.
+    dialogue: Option<Dialogue>,
     /// Whether the episode is over: nothing more is written.
     over: bool,
 }
@@ -60,8 +71,16 @@ pub(super) fn make(turns: &Turns, context: &ProducerContext) -> Result<TurnsProd
         Environments::In(folder) => Some(Environment::new(&command, time_limit_seconds, folder)?),
         Environments::Untouched => None,
     };
-    let judged = context.judged;
-    Ok(TurnsProducer { environment, command, at_most, first_turns, expert_turns, sampling, judged })
+    Ok(TurnsProducer {
+        environment,
+        command,
+        at_most,
+        first_turns,
+        expert_turns,
+        sampling,
+        judged: context.judged,
+        told_of_rewriting: Cell::new(false),
+    })
 }
 
 impl SequenceProducer for TurnsProducer {
@@ -83,7 +102,7 @@ impl SequenceProducer for TurnsProducer {
                 // 32 bits: every language's random generators take them.
                 let seed = seeds.row(one.number, 0).below(1 << 32) as u64;
                 let (domain, prompt) = (stage.sources[one.source].name, dataset(one).prompt(one.record));
-                Episode::new(Start { seed, domain, prompt, record })
+                Episode::new(Start { seed, domain, prompt, record }, one.dialogue.is_some())
             })
             .collect();
         let all: Vec<usize> = (0..played.len()).collect();
@@ -96,9 +115,7 @@ impl SequenceProducer for TurnsProducer {
             }
             let completions = write(batch, &played, &open, &sampling, batch.key(purpose).turn(turn))?;
             for (index, completion) in zip_equal(&open, completions) {
-                // The turn as it is, even if it was truncated.
-                episodes[*index].act(stage.start.tokenizer.decode(&completion.tokens)?);
-                played[*index].completion.push_completion(completion);
+                episodes[*index].act(played[*index].act(&stage.start.tokenizer, completion)?);
             }
             if turn + 1 == at_most {
                 played.iter_mut().for_each(|one| one.over = true);
@@ -138,7 +155,7 @@ impl TurnsProducer {
             for index in &acting {
                 let text = turns[*index][turn];
                 played[*index].observe(&tokenizer.completion("", text)?, batch)?;
-                episodes[*index].act(text.to_owned());
+                episodes[*index].act(Action { text: text.to_owned(), ..Action::default() });
             }
             self.answer(played, episodes, &acting, batch, sampling)?;
             if let Some(over) = acting.iter().find(|index| played[**index].over) {
@@ -176,17 +193,39 @@ impl TurnsProducer {
         for (one, episode) in asked.iter().map(|index| (*index, &episodes[*index])) {
             let one = &mut played[one];
             one.over |= episode.done();
-            let observation = episode.last().and_then(|reply| reply.observation.as_deref());
-            let Some(text) = observation.filter(|_| !one.over) else { continue };
-            let tokens = tokenizer.encode(text)?;
-            if tokens.is_empty() {
+            let observation = episode.last().and_then(|reply| reply.observation.as_ref());
+            let Some(observation) = observation.filter(|_| !one.over) else { continue };
+            let tokens = match (observation, &mut one.dialogue) {
+                (Observation::Text(text), _) => tokenizer.encode(text)?,
+                (Observation::Messages(messages), Some(dialogue)) if one.completion.is_empty() => {
+                    one.prompt = dialogue.before_first(tokenizer, messages)?;
+                    one.observed_first = true;
+                    Vec::new()
+                }
+                (Observation::Messages(messages), Some(dialogue)) => dialogue.behind(tokenizer, messages)?,
+                (Observation::Messages(_), None) => unreachable!("messages belong to a conversation"),
+            };
+            if tokens.is_empty() && !one.completion.is_empty() {
                 // The student's turns before and after it would be one turn.
-                let (command, observation) = (self.command.clone(), text.to_owned());
+                let (command, observation) = (self.command.clone(), observation.to_string());
                 return Err(EnvironmentError::NoTokens { command, observation }.into());
             }
             one.observe(&tokens, batch)?;
         }
         Ok(())
+    }
+
+    /// Warns once if the chat template writes earlier turns otherwise than the student did.
+    fn tell_of_rewriting(&self, batch: &Batch, one: &Played) {
+        let Some(dialogue) = one.dialogue.as_ref().filter(|_| !self.told_of_rewriting.get()) else { return };
+        let tokens = [&*one.prompt, &*one.completion].concat();
+        let Some(change) = dialogue.rewritten(&batch.stage.start.tokenizer, &tokens) else { return };
+        self.told_of_rewriting.set(true);
+        batch.stage.control.warn(format!(
+            "`{}`: the chat template writes earlier turns otherwise ({change}); the student and its teachers \
+             read each turn as the student wrote it",
+            batch.stage.name
+        ));
     }
 
     /// The sequences with rewards: the environment's, or the domains' verifiers' if it gives none.
@@ -195,6 +234,7 @@ impl TurnsProducer {
         let signals = batch.stage.train.objective.signals();
         let read: Vec<String> = signals.into_iter().filter_map(part).collect();
         for (one, episode) in zip_equal(played, episodes) {
+            self.tell_of_rewriting(batch, &one);
             let (mut reward, mut reward_parts) = (None, Vec::new());
             if let Some(environment) = &self.environment {
                 reward = environment.reward(episode)?;
@@ -274,8 +314,24 @@ impl Played {
             prompt: sources[draw.source].tokens.get(draw.record).to_vec(),
             observed_first: false,
             completion: SegmentedTokens::default(),
+            dialogue: sources[draw.source].prompts.dataset.conversation(draw.record).map(Dialogue::new),
             over: false,
         }
+    }
+
+    /// Appends a turn of the student. Returns it for the environment.
+    fn act(&mut self, tokenizer: &Tokenizer, completion: Completion) -> Result<Action> {
+        let action = match &mut self.dialogue {
+            // The turn as it is, even if it was truncated.
+            None => Action { text: tokenizer.decode(&completion.tokens)?, ..Action::default() },
+            Some(dialogue) => {
+                // Nobody replies to half a message.
+                self.over |= completion.truncated;
+                dialogue.act(tokenizer, &completion.tokens, completion.truncated)?
+            }
+        };
+        self.completion.push_completion(completion);
+        Ok(action)
     }
 
     /// How many tokens still fit into the context, and how many of the student's tokens into the domain's
