@@ -62,7 +62,7 @@ pub struct Reply {
 
 /// A turn of the student.
 #[derive(Clone, Debug, Default)]
-pub struct Action {
+pub struct StudentTurn {
     /// Without the token that ends it.
     pub text: String,
     /// In a conversation, the turn as a message, with its tool calls.
@@ -78,7 +78,7 @@ pub struct Episode<'a> {
     start: Start<'a>,
     /// Whether its prompt is a conversation, which goes on in messages.
     is_chat: bool,
-    actions: Vec<Action>,
+    actions: Vec<StudentTurn>,
     /// Replies to the start and to each action.
     replies: Vec<Reply>,
     /// Its id in the current process.
@@ -118,7 +118,7 @@ impl<'a> Episode<'a> {
         Episode { start, is_chat, actions: Vec::new(), replies: Vec::new(), id: 0, asked: 0, heard: 0 }
     }
 
-    pub fn act(&mut self, action: Action) {
+    pub fn act(&mut self, action: StudentTurn) {
         self.actions.push(action);
     }
 
@@ -153,7 +153,7 @@ impl<'a> Episode<'a> {
         match number.checked_sub(1) {
             None => EnvironmentMessage::Start(self.start),
             Some(action) => {
-                let Action { text, message, truncated, .. } = &self.actions[action];
+                let StudentTurn { text, message, truncated, .. } = &self.actions[action];
                 EnvironmentMessage::Action { action: text, message: message.as_ref(), truncated: *truncated }
             }
         }

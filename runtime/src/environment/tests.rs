@@ -63,7 +63,7 @@ impl ToyEnvironment {
         self.environment.answer(&mut episodes, &control)?;
         for action in actions {
             for episode in episodes.iter_mut().filter(|episode| !episode.done()) {
-                episode.act(Action { text: (*action).to_owned(), ..Action::default() });
+                episode.act(StudentTurn { text: (*action).to_owned(), ..StudentTurn::default() });
             }
             self.environment.answer(&mut episodes, &control)?;
         }

@@ -32,8 +32,8 @@ pub struct Sequence {
 #[serde(transparent)]
 pub struct Extras(BTreeMap<String, Value>);
 
-/// What one feature knows about a sequence. The feature declares the type, and nothing else has to know it: it
-/// travels with the sequence, also into checkpoints, under its name.
+/// What one feature knows about a sequence. The feature declares the type, and nothing else has to know it:
+/// it travels with the sequence, also into checkpoints, under its name.
 pub trait Extra: Serialize + DeserializeOwned {
     /// Different for each type.
     const NAME: &'static str;

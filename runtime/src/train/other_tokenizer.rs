@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::sequences::Sequences;
 use super::stage::{Packing, Texts};
-use super::views::{Draft, StepContext};
+use super::views::{DraftText, StepContext};
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
 use crate::model::{PackedBatch, ScoringDecoder, Weights};
@@ -160,7 +160,7 @@ impl OtherTokenizer {
         let written = &sequence.completion[..sequence.completion.len() - usize::from(ended)];
         let spelled = text_of(written.iter().map(|token| self.counterparts.student.get(*token)));
         let SpelledText { text, .. } = &spelled;
-        let said = TemplateInputs::draft(sequence.extra().map(|Draft(text)| text).as_deref());
+        let said = TemplateInputs::draft(sequence.extra().map(|DraftText(text)| text).as_deref());
         let answer = &text[self.added(texts, sequence, text)?..];
         let AnswerTokens { mut prompt, opening, mut completion } =
             source.prompts.answered(&self.tokenizer, sees, sequence.record, answer, &said)?;

@@ -23,9 +23,9 @@ use crate::tokenizer::Token;
 
 /// The student's text, where a completion is a teacher's refinement of it.
 #[derive(Serialize, Deserialize)]
-pub struct Draft(pub String);
+pub struct DraftText(pub String);
 
-impl Extra for Draft {
+impl Extra for DraftText {
     const NAME: &str = "draft";
 }
 
@@ -233,7 +233,7 @@ fn said(texts: Texts, view: &View, sequences: &Sequences, member: usize) -> Resu
     for slot in view.slots().filter(|slot| slot.of_completion()) {
         let text = match slot {
             Slot::Draft => {
-                let Draft(text) =
+                let DraftText(text) =
                     sequence.extra().expect("a template of drafts is read where there are some");
                 text
             }

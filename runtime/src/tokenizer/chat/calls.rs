@@ -92,8 +92,8 @@ impl CallForm {
         delimited.then_some(form)
     }
 
-    /// What the assistant said besides calls, and its calls in their order. A text that only begins like a call
-    /// is said.
+    /// What the assistant said besides calls, and its calls in their order. A text that only begins like a
+    /// call is said.
     pub fn parse(&self, text: &str) -> (String, Vec<ToolCall>) {
         let (mut said, mut calls, mut rest) = (String::new(), Vec::new(), text);
         while let Some(start) = self.start(rest) {
@@ -125,28 +125,28 @@ impl CallForm {
 
     /// The calls at the beginning of a text, and the length of what they take; `None` where it has none.
     fn calls(&self, text: &str) -> Option<(Vec<ToolCall>, usize)> {
-        let mut reader = Reader { text, at: 0 };
+        let mut cursor = Cursor { text, at: 0 };
         let calls = match &self.body {
-            CallBody::Json { name, arguments } => json_calls(&mut reader, name, arguments)?,
-            CallBody::Tagged { .. } => vec![self.tagged_call(&mut reader)?],
+            CallBody::Json { name, arguments } => json_calls(&mut cursor, name, arguments)?,
+            CallBody::Tagged { .. } => vec![self.tagged_call(&mut cursor)?],
         };
         // A model that stops early leaves the end out.
-        reader.skip(&self.closing);
-        let whole = self.opening.is_empty() && !reader.rest().trim().is_empty();
-        (!whole).then_some((calls, reader.at))
+        cursor.skip(&self.closing);
+        let whole = self.opening.is_empty() && !cursor.rest().trim().is_empty();
+        (!whole).then_some((calls, cursor.at))
     }
 
-    fn tagged_call(&self, reader: &mut Reader) -> Option<ToolCall> {
+    fn tagged_call(&self, cursor: &mut Cursor) -> Option<ToolCall> {
         let CallBody::Tagged { after_name, before, between, after } = &self.body else { return None };
         let name = match after_name.as_str() {
-            "" => reader.until_line_or(before),
-            after_name => reader.until(after_name)?,
+            "" => cursor.until_line_or(before),
+            after_name => cursor.until(after_name)?,
         };
         let name = name.trim().to_owned();
         let mut arguments = Object::new();
-        while reader.skip(before) {
-            let argument = reader.until(between)?.trim().to_owned();
-            let value = reader.until(after)?;
+        while cursor.skip(before) {
+            let argument = cursor.until(between)?.trim().to_owned();
+            let value = cursor.until(after)?;
             let value = value.strip_prefix('\n').unwrap_or(value);
             let value = value.strip_suffix('\n').unwrap_or(value);
             arguments.insert(argument, plain_value(value));
@@ -163,19 +163,19 @@ fn plain_value(text: &str) -> Json {
     }
 }
 
-fn json_calls(reader: &mut Reader, name: &str, arguments: &str) -> Option<Vec<ToolCall>> {
+fn json_calls(cursor: &mut Cursor, name: &str, arguments: &str) -> Option<Vec<ToolCall>> {
     let mut calls = Vec::new();
     loop {
-        reader.skip_spaces();
-        let (object, length) = object(reader.rest())?;
+        cursor.skip_spaces();
+        let (object, length) = object(cursor.rest())?;
         let called = object.get(name)?.as_str()?.to_owned();
         let arguments = match object.get(arguments) {
             Some(value) => self::arguments(value)?,
             None => Object::new(),
         };
         calls.push(ToolCall { name: called, arguments });
-        reader.at += length;
-        if !reader.skip(",") {
+        cursor.at += length;
+        if !cursor.skip(",") {
             return Some(calls);
         }
     }
@@ -225,12 +225,12 @@ fn written_call(template: &ChatTemplate, arguments: &[[&str; 2]]) -> Option<Stri
 }
 
 /// Reads a text from its beginning. White space before what is looked for is skipped.
-struct Reader<'t> {
+struct Cursor<'t> {
     text: &'t str,
     at: usize,
 }
 
-impl<'t> Reader<'t> {
+impl<'t> Cursor<'t> {
     fn rest(&self) -> &'t str {
         &self.text[self.at..]
     }

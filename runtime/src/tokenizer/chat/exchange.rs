@@ -9,8 +9,8 @@ use crate::tokenizer::Tokenizer;
 const TURN: &str = "mopd-turn-7d1f";
 
 /// The tokens behind a turn of the assistant up to the beginning of its next one. `asked` is the conversation
-/// before the turn, `calls` are those of the turn, and `replies` stand between the two. `ended` says whether the
-/// turn has the token that ends it.
+/// before the turn, `calls` are those of the turn, and `replies` stand between the two. `ended` says whether
+/// the turn has the token that ends it.
 ///
 /// A template may write a turn otherwise once it is an earlier one, as those that drop its reasoning do. This
 /// changes nothing behind the turn, so it does not matter here.

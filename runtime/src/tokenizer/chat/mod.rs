@@ -16,7 +16,6 @@ pub use mopd_data::messages::ChatRole;
 pub use mopd_data::messages::with_mappings;
 use mopd_data::messages::{self, MessageForms, REASONING, ROLES};
 use mopd_kernels::os::bounded::LimitExceeded;
-use serde_json::json;
 
 use super::TokenizerError;
 use super::json::{Json, Object};
@@ -322,23 +321,27 @@ pub fn messages_of(list: &Json) -> Result<Vec<Message>, String> {
         .collect())
 }
 
-/// A turn of the assistant as a message of OpenAI's interface. Ids of calls differ within a conversation, whose
-/// message `index` this is; they have the nine characters that Mistral's templates ask for.
+/// A turn of the assistant as a message of OpenAI's interface. Ids of calls differ within a conversation,
+/// whose message `index` this is; they have the nine characters that Mistral's templates ask for.
 pub fn assistant_message(content: &str, calls: &[ToolCall], index: usize) -> Json {
-    let call = |(number, ToolCall { name, arguments }): (usize, &ToolCall)| {
-        let arguments = Json::Object(arguments.clone()).to_string();
-        json!({
-            "type": "function",
-            "id": call_id(index, number),
-            "function": { "name": name, "arguments": arguments },
-        })
+    let text = |text: &str| Json::String(text.to_owned());
+    // Templates that write a call as a whole keep the order of its members.
+    let object = |members: Vec<(&str, Json)>| -> Json {
+        Json::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     };
-    let calls: Vec<serde_json::Value> = calls.iter().enumerate().map(call).collect();
-    let mut message = json!({ "role": "assistant", "content": content });
+    let call = |(number, ToolCall { name, arguments }): (usize, &ToolCall)| {
+        let arguments = text(&Json::Object(arguments.clone()).to_string());
+        object(vec![
+            ("type", text("function")),
+            ("id", text(&call_id(index, number))),
+            ("function", object(vec![("name", text(name)), ("arguments", arguments)])),
+        ])
+    };
+    let mut members = vec![("role", text("assistant")), ("content", text(content))];
     if !calls.is_empty() {
-        message["tool_calls"] = calls.into();
+        members.push(("tool_calls", Json::Array(calls.iter().enumerate().map(call).collect())));
     }
-    Json::from(message)
+    object(members)
 }
 
 /// The id of a call, by the index of its message in the conversation and its number in the message.

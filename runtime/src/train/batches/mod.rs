@@ -49,7 +49,7 @@ use self::debate::Panels;
 pub use self::derived::DerivedPrompt;
 pub use self::first_epoch::FirstEpoch;
 pub use self::learned::LearnedPolicy;
-pub use self::pairs::Chosen;
+pub use self::pairs::ChosenSide;
 use self::prompts::{by_share, draw, of_prompts, prompts, warn_shares_do_not_hold};
 use self::replay::Buffer;
 pub use self::replay::Replayed;

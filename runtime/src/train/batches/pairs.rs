@@ -13,9 +13,9 @@ use crate::zip::zip_equal;
 
 /// Whether a completion is the preferred one of its pair.
 #[derive(Serialize, Deserialize)]
-pub struct Chosen(pub bool);
+pub struct ChosenSide(pub bool);
 
-impl Extra for Chosen {
+impl Extra for ChosenSide {
     const NAME: &str = "chosen";
 }
 
@@ -58,6 +58,6 @@ impl SequenceProducer for PairsProducer {
 }
 
 fn pair((chosen, rejected): (Group, Group)) -> Group {
-    let of_side = |group: Group, side| group.into_iter().map(move |one| one.with_extra(&Chosen(side)));
+    let of_side = |group: Group, side| group.into_iter().map(move |one| one.with_extra(&ChosenSide(side)));
     of_side(chosen, true).chain(of_side(rejected, false)).collect()
 }

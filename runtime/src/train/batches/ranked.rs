@@ -4,7 +4,7 @@ use mopd_plan::Formula;
 use mopd_plan::producers::Ranked;
 
 use super::chosen::numbers;
-use super::pairs::Chosen;
+use super::pairs::ChosenSide;
 use super::sample::NumberedDraw;
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::Result;
@@ -52,6 +52,6 @@ fn pair(group: Group, sides: (Option<usize>, Option<usize>)) -> Group {
     if chosen == rejected {
         return Vec::new();
     }
-    let side = |place: usize, chosen| group[place].clone().with_extra(&Chosen(chosen));
+    let side = |place: usize, chosen| group[place].clone().with_extra(&ChosenSide(chosen));
     vec![side(chosen, true), side(rejected, false)]
 }

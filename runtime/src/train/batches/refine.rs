@@ -14,7 +14,7 @@ use crate::random::Purpose;
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::completions::text_of_at_most;
-use crate::train::views::Draft;
+use crate::train::views::DraftText;
 use crate::zip::zip_equal;
 
 pub(super) struct RefineProducer {
@@ -95,7 +95,7 @@ impl RefineProducer {
         let drafted = zip_equal(drafts, shown.iter().map(|(draft, _)| draft.clone()));
         let refined = |(completion, (sequence, draft)): (Completion, (Sequence, String))| {
             let (truncated, completion) = (completion.truncated, completion.into());
-            Sequence { completion, truncated, ..sequence }.with_extra(&Draft(draft))
+            Sequence { completion, truncated, ..sequence }.with_extra(&DraftText(draft))
         };
         Ok(in_groups(zip_equal(written, drafted).map(refined), n))
     }

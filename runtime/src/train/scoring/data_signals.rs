@@ -4,7 +4,7 @@ use mopd_plan::{DataFormula, ModelSignal, Objective, PlainSignal, Role, Signal, 
 
 use crate::failure::Result;
 use crate::rollout::{Sequence, Speculation};
-use crate::train::batches::{Chosen, CorrectOf};
+use crate::train::batches::{ChosenSide, CorrectOf};
 use crate::train::objective::missing;
 use crate::train::sequences::Sequences;
 use crate::train::stage::StageSources;
@@ -60,7 +60,7 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
             values.map(Some).ok_or_else(|| missing(&format!("`reward.{part}`"), why, objective))
         }
         Signal::Chosen => per_sequence(
-            |sequence| sequence.extra().map(|Chosen(chosen)| f32::from(u8::from(chosen))),
+            |sequence| sequence.extra().map(|ChosenSide(chosen)| f32::from(u8::from(chosen))),
             "chosen",
         ),
         Signal::Other { text, .. } => Err(missing(text, "this version cannot compute it", objective)),

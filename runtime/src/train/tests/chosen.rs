@@ -9,6 +9,7 @@ use super::producers::{GROUPS, lists, same, sampling};
 use super::*;
 use crate::random::{Key, Purpose};
 use crate::rollout::{Prompt, Sequence, rollout};
+use crate::train::batches::ChosenSide;
 
 const STEPS: u32 = 6;
 
@@ -139,8 +140,8 @@ fn a_pair_is_chosen_from_one_group() {
             left_out += 1;
             continue;
         }
-        expected.push(group[longest].clone().with_extra(&crate::train::batches::Chosen(true)));
-        expected.push(group[shortest].clone().with_extra(&crate::train::batches::Chosen(false)));
+        expected.push(group[longest].clone().with_extra(&ChosenSide(true)));
+        expected.push(group[shortest].clone().with_extra(&ChosenSide(false)));
     }
     assert!(pairs == expected && left_out > 0 && !expected.is_empty(), "{left_out}");
 }

@@ -1,5 +1,5 @@
-//! Turns in conversations: the environment gets and returns messages, and what the chat template writes between
-//! the student's turns is read, not trained on.
+//! Turns in conversations: the environment gets and returns messages, and what the chat template writes
+//! between the student's turns is read, not trained on.
 
 use std::collections::HashMap;
 

@@ -12,7 +12,7 @@ use super::*;
 use crate::compiled;
 use crate::model::tests::parity::read;
 use crate::rollout::Sequence;
-use crate::train::batches::Chosen;
+use crate::train::batches::ChosenSide;
 
 struct Fixtures {
     plan: Plan,
@@ -105,7 +105,7 @@ fn sequence(value: &Value) -> Sequence {
         ..Sequence::new(value["domain"].as_u64().unwrap() as usize, 0, completion)
     };
     match value["chosen"].as_bool() {
-        Some(chosen) => sequence.with_extra(&Chosen(chosen)),
+        Some(chosen) => sequence.with_extra(&ChosenSide(chosen)),
         None => sequence,
     }
 }

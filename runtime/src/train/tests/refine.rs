@@ -7,7 +7,7 @@ use mopd_plan::views::{Piece, Slot};
 
 use super::producers::{forked, sampling};
 use super::*;
-use crate::train::views::Draft;
+use crate::train::views::DraftText;
 
 pub(super) fn draft_shown() -> View {
     let text = |text: &str| Piece::Text(text.to_owned());
@@ -24,7 +24,7 @@ pub(super) fn refined(n: u32) -> Producer {
 /// The prompt of a teacher that sees the draft.
 fn shown(stage: &Stage, sequence: &crate::rollout::Sequence) -> Vec<Token> {
     let prompt = stage.sources[sequence.source].prompts.dataset.prompt(sequence.record);
-    let Draft(draft) = sequence.extra().expect("there was one");
+    let DraftText(draft) = sequence.extra().expect("there was one");
     stage.start.tokenizer.prompt(&format!("{prompt} {draft}>")).unwrap()
 }
 
@@ -41,7 +41,7 @@ fn a_teacher_writes_behind_the_draft() {
         assert_eq!((sequence.source, sequence.record), (draft.source, draft.record));
         // The student drafts the completion that it would have sampled.
         let text = stage.start.tokenizer.decode(&draft.completion).unwrap();
-        let Draft(shown) = sequence.extra().unwrap();
+        let DraftText(shown) = sequence.extra().unwrap();
         let tokens = |text: &str| stage.start.tokenizer.encode(text).unwrap().len();
         assert!(text.starts_with(&shown) && tokens(&shown) <= 6 && (tokens(&text) > 6 || shown == text));
         other += usize::from(sequence.completion != draft.completion);

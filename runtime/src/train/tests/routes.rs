@@ -4,7 +4,7 @@ use mopd_plan::{DataFormula, DataNode, DomainId, TeacherChoice};
 
 use super::*;
 use crate::rollout::Sequence;
-use crate::train::batches::Chosen;
+use crate::train::batches::ChosenSide;
 use crate::train::models::ModelRef;
 
 /// A row of each of these kinds, with prompts and answers of different lengths.
@@ -340,7 +340,7 @@ fn pairs_stay_together_under_a_route() {
     assert_eq!(list.len(), 24);
     for pair in list.chunks(2) {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));
-        assert!(pair.iter().map(|side| side.extra::<Chosen>().unwrap().0).eq([true, false]));
+        assert!(pair.iter().map(|side| side.extra::<ChosenSide>().unwrap().0).eq([true, false]));
         // The teacher's recorded log-probabilities equal the reference's.
         let model_ref = trainer.models.model(Role::TEACHER, stage.sources.section_of(&pair[0])).unwrap();
         let hard = stage.sources[pair[0].source].prompts.dataset.prompt(pair[0].record).starts_with("hard");

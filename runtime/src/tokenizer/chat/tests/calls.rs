@@ -111,9 +111,9 @@ fn texts_that_are_no_calls() {
     }
 }
 
-/// Random conversations that go on behind sampled turns: the tokens so far are the prompt's, then for each turn
-/// those that were sampled and those between. Read as text, they are what the template writes of the whole,
-/// wherever it writes earlier turns as they were.
+/// Random conversations that go on behind sampled turns: the tokens so far are the prompt's, then for each
+/// turn those that were sampled and those between. Read as text, they are what the template writes of the
+/// whole, wherever it writes earlier turns as they were.
 #[test]
 fn the_tokens_between_turns_are_what_the_template_writes_there() {
     for name in ["chatml", "llama3", "gemma", "mistral", "qwen3"] {
@@ -175,4 +175,15 @@ fn the_tokens_between_turns_are_what_the_template_writes_there() {
             }
         }
     }
+}
+
+/// A template that writes a call as it is given one writes its name before its arguments.
+#[test]
+fn a_call_has_its_members_in_the_usual_order() {
+    let whole = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}\
+        {{ '<tool_call>' + c.function | tojson + '</tool_call>' }}{% endfor %}{{ '|' }}{% endfor %}";
+    let mut chat = Conversation::question(None, "a");
+    chat.push_assistant("", &[call("f", json!({ "a": 1 }))]);
+    let text = template(whole).render(&chat, 2, false).unwrap();
+    assert_eq!(text, "a|<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1}}</tool_call>|");
 }

@@ -4,10 +4,10 @@
 use mopd_data::json::Json;
 use mopd_plan::events::FailureKind;
 
-use crate::environment::Action;
+use crate::environment::StudentTurn;
 use crate::failure::{Error, Result};
 use crate::quote::quote;
-use crate::tokenizer::chat::{self, ChatError, Conversation, ToolCall, assistant_message, call_id};
+use crate::tokenizer::chat::{self, ChatError, ChatRole, Conversation, ToolCall, assistant_message, call_id};
 use crate::tokenizer::{Token, Tokenizer};
 
 /// A conversation up to the student's last turn, and this turn.
@@ -30,7 +30,7 @@ impl Dialogue {
     }
 
     /// A turn of the student, for the environment.
-    pub fn act(&mut self, tokenizer: &Tokenizer, tokens: &[Token], truncated: bool) -> Result<Action> {
+    pub fn act(&mut self, tokenizer: &Tokenizer, tokens: &[Token], truncated: bool) -> Result<StudentTurn> {
         let last = tokens.last().is_some_and(|last| tokenizer.is_end(*last));
         let text = tokenizer.as_read(&tokens[..tokens.len() - usize::from(last)])?;
         let form = tokenizer.template(&self.asked).and_then(|template| template.call_form());
@@ -41,7 +41,7 @@ impl Dialogue {
         let mut message = assistant_message(&said, &calls, self.asked.roles().len());
         chat::with_mappings(&mut message);
         let message = serde_json::to_value(&message).expect("a message is JSON");
-        let action = Action { text, message: Some(message), calls: calls.len(), truncated };
+        let action = StudentTurn { text, message: Some(message), calls: calls.len(), truncated };
         self.turn = Some(Turn { said, calls, ended: last });
         Ok(action)
     }
@@ -65,27 +65,22 @@ impl Dialogue {
         Ok(tokens)
     }
 
-    /// What the template writes otherwise than it was said, once it is earlier in the conversation: the places
-    /// of both texts from there on. `None` where it writes the same, or where texts can't be compared.
-    pub fn rewritten(&self, tokenizer: &Tokenizer, tokens: &[Token]) -> Option<String> {
+    /// How the template changes a turn once it is earlier in the conversation: both texts from the first
+    /// difference on. `None` where it leaves all turns as they were.
+    pub fn rewritten(&self, tokenizer: &Tokenizer) -> Option<String> {
         let mut whole = self.asked.clone();
         if let Some(Turn { said, calls, .. }) = &self.turn {
             whole.push_assistant(said, calls);
         }
-        let written = tokenizer.template(&whole)?.render(&whole, whole.roles().len(), false).ok()?;
-        let said = tokenizer.as_read(tokens).ok()?;
-        // White space differs with some tokenizers, and with the way that a model writes a call.
-        let visible = |text: &str| -> Vec<(usize, char)> {
-            text.char_indices().filter(|(_, character)| !character.is_whitespace()).collect()
-        };
-        let (of_said, of_written) = (visible(&said), visible(&written));
-        let place = (0..of_said.len())
-            .find(|place| of_written.get(*place).is_none_or(|other| other.1 != of_said[*place].1))?;
-        let from = |text: &str, places: &[(usize, char)]| {
-            let start = places.get(place).map_or(text.len(), |(start, _)| *start);
-            quote(&text[start..])
-        };
-        Some(format!("{} in place of {}", from(&written, &of_written), from(&said, &of_said)))
+        let template = tokenizer.template(&whole)?;
+        let roles: Vec<ChatRole> = whole.roles().collect();
+        let text = template.render(&whole, roles.len(), false).ok()?;
+        let turns = (1..roles.len()).filter(|count| roles[count - 1] == ChatRole::Assistant);
+        let mut as_last = turns.filter_map(|count| template.render(&whole, count, false).ok());
+        let before = as_last.find(|before| !text.starts_with(before.as_str()))?;
+        let same = before.char_indices().zip(text.chars()).find(|((_, one), other)| one != other);
+        let start = same.map_or(text.len().min(before.len()), |((start, _), _)| start);
+        Some(format!("{} in place of {}", quote(&text[start..]), quote(&before[start..])))
     }
 }
 
@@ -159,11 +154,11 @@ mod tests {
         let answer = tokenizer.encode("<think>\nso\n</think>\n\n1 and 2<|im_end|>").unwrap();
         dialogue.act(&tokenizer, &answer, false).unwrap();
         tokens.extend(answer);
-        assert_eq!(dialogue.rewritten(&tokenizer, &tokens), None);
+        assert_eq!(dialogue.rewritten(&tokenizer), None);
         // This template drops earlier thoughts once a user goes on.
         let more = Json::from(json!([{ "role": "user", "content": "and c?" }]));
         tokens.extend(dialogue.behind(&tokenizer, &more).unwrap());
-        let change = dialogue.rewritten(&tokenizer, &tokens).unwrap();
-        assert!(change.contains("I look.") && change.contains("in place of \"<think>"), "{change}");
+        let change = dialogue.rewritten(&tokenizer).unwrap();
+        assert!(change.starts_with("\"I look.") && change.contains("in place of \"<think>"), "{change}");
     }
 }

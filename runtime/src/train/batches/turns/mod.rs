@@ -16,7 +16,7 @@ use self::dialogue::Dialogue;
 use super::sample::{NumberedDraw, in_groups, judge_by};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::environment::{
-    Action, Environment, EnvironmentError, Environments, Episode, Observation, Start, recorded,
+    Environment, EnvironmentError, Environments, Episode, Observation, Start, StudentTurn, recorded,
 };
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
@@ -155,7 +155,7 @@ impl TurnsProducer {
             for index in &acting {
                 let text = turns[*index][turn];
                 played[*index].observe(&tokenizer.completion("", text)?, batch)?;
-                episodes[*index].act(Action { text: text.to_owned(), ..Action::default() });
+                episodes[*index].act(StudentTurn { text: text.to_owned(), ..StudentTurn::default() });
             }
             self.answer(played, episodes, &acting, batch, sampling)?;
             if let Some(over) = acting.iter().find(|index| played[**index].over) {
@@ -218,8 +218,7 @@ impl TurnsProducer {
     /// Warns once if the chat template writes earlier turns otherwise than the student did.
     fn tell_of_rewriting(&self, batch: &Batch, one: &Played) {
         let Some(dialogue) = one.dialogue.as_ref().filter(|_| !self.told_of_rewriting.get()) else { return };
-        let tokens = [&*one.prompt, &*one.completion].concat();
-        let Some(change) = dialogue.rewritten(&batch.stage.start.tokenizer, &tokens) else { return };
+        let Some(change) = dialogue.rewritten(&batch.stage.start.tokenizer) else { return };
         self.told_of_rewriting.set(true);
         batch.stage.control.warn(format!(
             "`{}`: the chat template writes earlier turns otherwise ({change}); the student and its teachers \
@@ -320,10 +319,10 @@ impl Played {
     }
 
     /// Appends a turn of the student. Returns it for the environment.
-    fn act(&mut self, tokenizer: &Tokenizer, completion: Completion) -> Result<Action> {
+    fn act(&mut self, tokenizer: &Tokenizer, completion: Completion) -> Result<StudentTurn> {
         let action = match &mut self.dialogue {
             // The turn as it is, even if it was truncated.
-            None => Action { text: tokenizer.decode(&completion.tokens)?, ..Action::default() },
+            None => StudentTurn { text: tokenizer.decode(&completion.tokens)?, ..StudentTurn::default() },
             Some(dialogue) => {
                 // Nobody replies to half a message.
                 self.over |= completion.truncated;
