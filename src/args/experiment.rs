@@ -29,6 +29,8 @@ pub enum BookExample {
     Literature,
     /// A student that uses a tool
     Lookup,
+    /// A student that calls two tools in a conversation, and learns from a specialist for each
+    Agent,
     /// Three specialists of a published model
     Skills,
 }

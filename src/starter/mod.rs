@@ -25,6 +25,19 @@ const QUICKSTART: &[(&str, &str)] = examples![
 const LOOKUP: &[(&str, &str)] =
     examples!["lookup/train.jsonl", "lookup/test.jsonl", "lookup/environment.py", "lookup/make_data.py"];
 
+const AGENT: &[(&str, &str)] = examples![
+    "agent/demonstrations.jsonl",
+    "agent/price.jsonl",
+    "agent/price_test.jsonl",
+    "agent/stock.jsonl",
+    "agent/stock_test.jsonl",
+    "agent/environment.py",
+    "agent/make_data.py",
+    "agent/tokenizer/chat_template.jinja",
+    "agent/tokenizer/tokenizer.json",
+    "agent/tokenizer/tokenizer_config.json",
+];
+
 const SKILLS: &[(&str, &str)] = examples![
     "skills/math.train.jsonl",
     "skills/math.test.jsonl",
@@ -58,6 +71,7 @@ pub fn example(which: BookExample) -> Vec<(String, String)> {
         BookExample::Quickstart => (examples!["quickstart.mopd"], QUICKSTART),
         BookExample::Literature => (examples!["literature.mopd"], QUICKSTART),
         BookExample::Lookup => (examples!["lookup.mopd"], LOOKUP),
+        BookExample::Agent => (examples!["agent.mopd"], AGENT),
         BookExample::Skills => (examples!["skills.mopd"], SKILLS),
     };
     [experiment, data, &[IGNORED]].concat().into_iter().map(owned).collect()

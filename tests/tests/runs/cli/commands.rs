@@ -221,6 +221,7 @@ fn examples_of_the_book_check_cleanly() {
         ("quickstart", "quickstart"),
         ("literature", "quickstart"),
         ("lookup", "lookup"),
+        ("agent", "agent"),
         ("skills", "skills"),
     ];
     for (name, data) in data {

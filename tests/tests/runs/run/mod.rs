@@ -1,5 +1,6 @@
 //! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
 
+mod agent;
 mod chat_templates;
 mod data;
 mod delta;

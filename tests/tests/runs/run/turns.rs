@@ -24,7 +24,7 @@ fn bench() -> Bench {
     bench
 }
 
-fn events(said: &str, kind: &str) -> Vec<Value> {
+pub(super) fn events(said: &str, kind: &str) -> Vec<Value> {
     let events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     events.filter(|event| event["event"] == kind).collect()
 }
