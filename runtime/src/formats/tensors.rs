@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::mapped::MappedFile;
 use crate::mapped::{MappedTensor, NumberEncoding};
-use crate::model::{Config, ParameterEntry, layout};
+use crate::model::{Config, GatedDelta, ModelFamily, ParameterEntry, layout};
 
 /// A tensor in a file, of any number of dimensions, row-major.
 #[derive(Clone, Debug)]
@@ -59,6 +59,7 @@ pub fn is_derived(name: &str) -> bool {
 /// be left over: an unused tensor means that the checkpoint is of another model.
 pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<MappedTensor>, String> {
     check_size(config, tensors)?;
+    let tensors = &*decoder_alone(config, tensors);
     let tensors = &*named_as_whole(tensors);
     let mut used = BTreeSet::new();
     let mut parts = Vec::new();
@@ -107,6 +108,25 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<MappedTensor>,
     Ok(parts)
 }
 
+/// The tensors of the decoder, by the names that they have where it is the whole model. Checkpoints of
+/// Qwen3.5 may also read images, and predict several tokens at once: these parts are left out, as the
+/// reference does where it loads the decoder.
+fn decoder_alone<'a>(config: &Config, tensors: &'a Tensors) -> Cow<'a, Tensors> {
+    const DECODER: &str = "model.language_model.";
+    const OTHERS: [&str; 2] = ["mtp.", "model.visual."];
+    let is_other = |name: &str| OTHERS.iter().any(|part| name.starts_with(part));
+    if config.family != ModelFamily::Qwen35
+        || !tensors.keys().any(|name| is_other(name) || name.starts_with(DECODER))
+    {
+        return Cow::Borrowed(tensors);
+    }
+    let named = |(name, tensor): (&String, &Tensor)| match name.strip_prefix(DECODER) {
+        Some(part) => (format!("{BASE}{part}"), tensor.clone()),
+        None => (name.clone(), tensor.clone()),
+    };
+    Cow::Owned(tensors.iter().filter(|(name, _)| !is_other(name)).map(named).collect())
+}
+
 /// The tensors by the names that they have in a whole model. A checkpoint of the base model, without an LM
 /// head, has names without the first part.
 fn named_as_whole(tensors: &Tensors) -> Cow<'_, Tensors> {
@@ -131,7 +151,15 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
     let stored: u128 = tensors.values().map(|tensor| tensor.range.len() as u128).sum();
     let product = |sizes: &[usize]| sizes.iter().map(|size| *size as u128).product::<u128>();
     let heads = config.heads + config.key_value_heads;
-    let attention = product(&[2, heads, config.head_dim, config.width]);
+    let attention = product(&[config.attention_layers(), 2, heads, config.head_dim, config.width]);
+    let of_delta = |delta: &GatedDelta| {
+        product(&[
+            config.layers - config.attention_layers(),
+            delta.channels() + 2 * delta.values(),
+            config.width,
+        ])
+    };
+    let gated_delta = config.gated_delta.as_ref().map_or(0, of_delta);
     let experts = config.experts.as_ref();
     let with_experts = experts.map_or(0, |experts| experts.layers.iter().filter(|layer| **layer).count());
     let feed_forward = product(&[config.layers - with_experts, 3, config.width, config.intermediate_size]);
@@ -139,7 +167,7 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
         product(&[with_experts, experts.count, 3, config.width, experts.intermediate_size])
     });
     let embedding = product(&[config.vocabulary, config.width]);
-    let described = embedding + config.layers as u128 * attention + feed_forward + expert;
+    let described = embedding + attention + gated_delta + feed_forward + expert;
     // No encoding has fewer than four bits a number.
     if described > 2 * stored {
         return Err(format!(
@@ -156,11 +184,8 @@ fn find(
     tensors: &Tensors,
     entry: &ParameterEntry,
 ) -> Result<Option<(String, MappedTensor)>, String> {
-    let (rows, columns) = match entry.shape.as_slice() {
-        [columns] => (1, *columns),
-        [rows, columns] => (*rows, *columns),
-        other => return Err(format!("the tensor {} has the shape {other:?}", entry.name)),
-    };
+    let (columns, rows) = entry.shape.split_last().expect("an entry has at least one axis");
+    let (rows, columns) = (rows.iter().product::<usize>(), *columns);
     let shaped = |name: &str, shape: &[usize]| -> Result<Option<Tensor>, String> {
         match tensors.get(name) {
             Some(tensor) if tensor.shape == shape => Ok(Some(tensor.clone())),

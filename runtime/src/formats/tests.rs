@@ -162,6 +162,34 @@ fn a_base_model_is_read_by_the_names_of_a_whole_one() {
     assert!(problem.contains("; instead there are language_model.model."), "{problem}");
 }
 
+/// The decoder of a checkpoint that also reads images and predicts several tokens at once.
+#[test]
+fn parts_of_qwen3_5_beside_the_decoder_are_left_out() {
+    let folder = fixtures().join("qwen3_5");
+    let (config, tensors) = (huggingface::config(&folder).unwrap(), safetensors::open(&folder).unwrap());
+    let names = |name: &String| name.replacen("model.", "model.language_model.", 1);
+    let mut whole: Tensors = tensors.iter().map(|(name, tensor)| (names(name), tensor.clone())).collect();
+    let any = tensors["model.norm.weight"].clone();
+    for name in ["mtp.fc.weight", "mtp.layers.0.self_attn.q_proj.weight", "model.visual.pos_embed.weight"] {
+        whole.insert(name.to_owned(), any.clone());
+    }
+    let parts = |tensors: &Tensors| -> Vec<Vec<f32>> {
+        let parts = assemble(&config, tensors).unwrap();
+        parts
+            .iter()
+            .map(|part| {
+                let mut values = vec![0.0; part.len()];
+                part.read(&mut values);
+                values
+            })
+            .collect()
+    };
+    assert_eq!(parts(&whole), parts(&tensors));
+    whole.insert("model.language_model.more.weight".to_owned(), any);
+    let problem = assemble(&config, &whole).unwrap_err();
+    assert!(problem.contains("does not describe 1 tensor of the file: model.more.weight"), "{problem}");
+}
+
 fn adapters() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters")
 }

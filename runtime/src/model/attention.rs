@@ -1,12 +1,15 @@
 //! Attention of one layer over whole sequences: grouped heads (arXiv:2305.13245), sliding windows
-//! (arXiv:2004.05150), capped scores.
+//! (arXiv:2004.05150), capped scores, a gate of the output (arXiv:2505.06708).
 
 use mopd_kernels::cuda::FlashAttention;
 use tch::{Device, Kind, Tensor};
 
 use super::config::FastPath;
+use super::decoder::{Decoder, ForwardContext, gather};
+use super::gated_delta::DeltaState;
 use super::packed_attention::SavedForBackward;
 use super::packed_batch::PackedBatch;
+use super::parameters::AttentionWeights;
 use super::{Config, LayerAttention};
 use crate::machine::place::Place;
 
@@ -36,34 +39,127 @@ impl SequenceLayout {
     }
 }
 
-/// The keys and values that the attention of a layer read.
-pub(super) enum AttentionRead {
+/// What a layer read of the sequences, which generation goes on from.
+pub(super) enum LayerRead {
     /// Read by our own loops, with the activations that they saved for the backward pass.
     Own(SavedForBackward),
     /// `[sequences, longest, groups, head width]`, padded as the batch is.
     Padded { keys: Tensor, values: Tensor },
     /// `[tokens, groups, head width]`
     Packed { keys: Tensor, values: Tensor },
+    /// By the gated delta rule, with one row for each sequence.
+    GatedDelta(DeltaState),
 }
 
-impl AttentionRead {
+impl LayerRead {
     /// The activations that our own loops saved for the backward pass; `None` where they did not run.
     pub fn saved_for_backward(self) -> Option<SavedForBackward> {
         match self {
-            AttentionRead::Own(kept) => Some(kept),
-            AttentionRead::Padded { .. } | AttentionRead::Packed { .. } => None,
+            LayerRead::Own(kept) => Some(kept),
+            LayerRead::Padded { .. } | LayerRead::Packed { .. } | LayerRead::GatedDelta(_) => None,
         }
     }
 
     /// Keys and values of the batch's tokens, `[tokens, groups, head width]` each.
+    ///
+    /// # Panics
+    /// If the layer does not have attention.
     pub fn keys_values(&self, config: &Config, batch: &PackedBatch) -> [Tensor; 2] {
         match self {
-            AttentionRead::Own(kept) => kept.keys_values(config),
-            AttentionRead::Padded { keys, values } => {
+            LayerRead::Own(kept) => kept.keys_values(config),
+            LayerRead::Padded { keys, values } => {
                 [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack))
             }
-            AttentionRead::Packed { keys, values } => [keys.shallow_clone(), values.shallow_clone()],
+            LayerRead::Packed { keys, values } => [keys.shallow_clone(), values.shallow_clone()],
+            LayerRead::GatedDelta(_) => unreachable!("only attention has keys and values"),
         }
+    }
+}
+
+impl Decoder {
+    /// The output of the heads before the output projection, `[tokens, heads * head width]`, in the `last`
+    /// layer only where a completion token is predicted; and the keys and values that were read.
+    pub(super) fn attention(
+        &self,
+        weights: &AttentionWeights,
+        normed: &Tensor,
+        context: &ForwardContext,
+        last: bool,
+    ) -> (Tensor, LayerRead) {
+        let config = &*self.config;
+        let [heads, groups, head_dim] =
+            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
+        let batch = &context.batch;
+        let projected = weights.query_key.apply(normed);
+        let (query_key, gate) =
+            self.without_gate(projected.view([-1, config.query_rows() as i64 + groups, head_dim]));
+        let query_key = context.rotary.apply_rope(&weights.kind, self.normalise_heads(query_key, weights));
+        let value = weights.value.apply(normed);
+        let gated = |attended: Tensor| match &gate {
+            Some(gate) if last => attended * gather(&gate.flatten(1, 2), &batch.predictors).sigmoid(),
+            Some(gate) => attended * gate.flatten(1, 2).sigmoid(),
+            None => attended,
+        };
+        // Splitting has a cheaper backward pass than two views.
+        let split = |query_key: &Tensor, axis| -> [Tensor; 2] {
+            let parts = query_key.split_with_sizes([heads, groups], axis);
+            parts.try_into().expect("two sizes make two parts")
+        };
+        let masks = match &context.sequence_layout {
+            SequenceLayout::Padded(masks) => masks,
+            SequenceLayout::Packed(flash) => {
+                let [query, keys] = split(&query_key, 1);
+                let values = value.view([-1, groups, head_dim]);
+                let (scale, window) = (config.attention_scale, weights.kind.window);
+                let attended = flash.attend([&query, &keys, &values], scale, window).flatten(1, 2);
+                let attended = if last { gather(&attended, &batch.predictors) } else { attended };
+                return (gated(attended), LayerRead::Packed { keys, values });
+            }
+        };
+        let [sequences, longest] = batch.shape;
+        let query_key = query_key.reshape([-1, (heads + groups) * head_dim]);
+        let query_key =
+            gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_dim]);
+        let values = gather(&value, &batch.unpack).view([sequences, longest, groups, head_dim]);
+        let [query, keys] = split(&query_key, 2);
+        let by_head = |part: &Tensor| part.transpose(1, 2);
+        let attended = attend(
+            self.place,
+            config,
+            &weights.kind,
+            masks,
+            &by_head(&query),
+            &by_head(&keys),
+            &by_head(&values),
+        );
+        let attended = attended.transpose(1, 2).reshape([sequences * longest, heads * head_dim]);
+        let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
+        (gated(attended), LayerRead::Padded { keys, values })
+    }
+
+    /// Takes the gate out of projections whose first rows are those of the queries, `[tokens, rows, head
+    /// width]`: what is left, and the gate, `[tokens, heads, head width]`, where there is one.
+    pub(super) fn without_gate(&self, projected: Tensor) -> (Tensor, Option<Tensor>) {
+        if !self.config.attention_gate {
+            return (projected, None);
+        }
+        let [tokens, rows, head_dim] = projected.size()[..] else { unreachable!("it has three axes") };
+        let heads = self.config.heads as i64;
+        let parts = projected.split_with_sizes([2 * heads, rows - 2 * heads], 1);
+        let query_gate = parts[0].reshape([tokens, heads, 2, head_dim]).unbind(2);
+        (Tensor::cat(&[&query_gate[0], &parts[1]], 1), Some(query_gate[1].shallow_clone()))
+    }
+
+    /// Normalises each head of queries and keys, `[.., heads + key-value heads, head width]`.
+    pub(super) fn normalise_heads(&self, query_key: Tensor, weights: &AttentionWeights) -> Tensor {
+        let Some(scales) = &weights.query_key_norm else { return query_key };
+        let config = &*self.config;
+        let (heads, groups, width) =
+            (config.heads as i64, config.key_value_heads as i64, config.head_dim as i64);
+        let scales = self.scale(scales);
+        let of = |row: i64, count: i64| scales.narrow(0, row, 1).expand([count, width], false);
+        let scales = Tensor::cat(&[of(0, heads), of(1, groups)], 0);
+        (query_key.rms_norm::<&Tensor>([width], None, config.norm.epsilon) * scales).to_kind(query_key.kind())
     }
 }
 
@@ -77,7 +173,10 @@ impl Masks {
     /// Masks for sequences of at most `length` tokens.
     pub fn new(config: &Config, length: usize, kind: Kind, device: Device) -> Masks {
         let mut masks: Vec<(Option<usize>, Option<Tensor>)> = Vec::new();
-        for layer in &config.attention {
+        for (index, layer) in config.attention.iter().enumerate() {
+            if config.gated_delta_of(index).is_some() {
+                continue;
+            }
             let window = window(layer, length);
             if masks.iter().any(|(made, _)| *made == window) {
                 continue;

@@ -8,10 +8,11 @@ use std::ops::Range;
 use tch::{Tensor, no_grad_guard};
 
 use self::on_gpu::OnGpu;
-use super::attention::{HIDDEN, attend_stored};
+use super::attention::{HIDDEN, LayerRead, attend_stored};
 use super::decoder::Decoder;
+use super::gated_delta::DeltaState;
 use super::packed_batch::PackedBatch;
-use super::parameters::Layer;
+use super::parameters::{AttentionWeights, Layer, Mixer};
 use super::rope::Rotaries;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
@@ -22,9 +23,7 @@ use crate::tokenizer::Token;
 /// shorter ones are padded on the left, and attention masks the padding.
 pub struct Generator<'a> {
     decoder: &'a Decoder,
-    /// Per layer, `[rows, key-value heads, capacity, head width]`.
-    keys: Vec<Tensor>,
-    values: Vec<Tensor>,
+    caches: Vec<LayerCache>,
     /// `[rows, 1, 1, capacity]`: 0, or [`HIDDEN`] on left padding.
     bias: Tensor,
     /// `[rows]`: the position of the next token within its own sequence.
@@ -42,6 +41,26 @@ pub struct Generator<'a> {
     /// The same on the host, once they were read.
     on_host: Option<Vec<f32>>,
     on_gpu: Option<OnGpu>,
+}
+
+/// What generation keeps of a layer.
+enum LayerCache {
+    /// `[rows, key-value heads, capacity, head width]` each.
+    Attention {
+        keys: Tensor,
+        values: Tensor,
+    },
+    GatedDelta(DeltaState),
+}
+
+impl LayerCache {
+    /// Keys and values, where a way to decode is written for attention only.
+    fn keys_values(&self) -> [&Tensor; 2] {
+        match self {
+            LayerCache::Attention { keys, values } => [keys, values],
+            LayerCache::GatedDelta(_) => unreachable!("`Config::runs_on` excludes such models"),
+        }
+    }
 }
 
 /// The cache grows by at least `GROWTH` tokens and by at least 1 / `SHARE` of its capacity.
@@ -75,11 +94,12 @@ impl<'a> Generator<'a> {
         let tensor = |numbers: &[i64]| upload(numbers, device);
         let length = longest as i64;
         let [groups, width] = [config.key_value_heads as i64, config.head_dim as i64];
-        let caches = || -> Vec<Tensor> {
-            let empty = |_| Tensor::zeros([rows, groups, capacity as i64, width], (kind, device));
-            (0..config.layers).map(empty).collect()
+        let empty = || Tensor::zeros([rows, groups, capacity as i64, width], (kind, device));
+        let of_layer = |layer| match config.gated_delta_of(layer) {
+            Some(delta) => LayerCache::GatedDelta(DeltaState::empty(delta, rows, kind, device)),
+            None => LayerCache::Attention { keys: empty(), values: empty() },
         };
-        let (keys, values) = (caches(), caches());
+        let caches: Vec<LayerCache> = (0..config.layers).map(of_layer).collect();
         // Only the position after a prompt is predicted; which token stands there does not matter.
         let next = [decoder.tokenizer.padding()];
         let mut last = Vec::new();
@@ -100,13 +120,16 @@ impl<'a> Generator<'a> {
                 cache.narrow(0, first, count).narrow(2, 0, length).copy_(&padded.transpose(1, 2));
             };
             let batch = PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), device);
-            let mut caches = keys.iter().zip(&values);
+            let mut caches = caches.iter();
             last.push(decoder.uncounted(|| {
-                decoder.pass(&batch, |read| {
-                    let [of_keys, of_values] = read.keys_values(config, &batch);
-                    let (keys, values) = caches.next().expect("one of each layer");
-                    store(keys, &of_keys);
-                    store(values, &of_values);
+                decoder.pass(&batch, |read| match (caches.next().expect("one of each layer"), read) {
+                    (LayerCache::GatedDelta(remembered), LayerRead::GatedDelta(read)) => {
+                        remembered.write(first, &read);
+                    }
+                    (cache, read) => {
+                        let (cached, read) = (cache.keys_values(), read.keys_values(config, &batch));
+                        cached.into_iter().zip(&read).for_each(|(cache, read)| store(cache, read));
+                    }
                 })
             }));
         }
@@ -116,8 +139,7 @@ impl<'a> Generator<'a> {
         let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.len() as i64).collect();
         Generator {
             decoder,
-            keys,
-            values,
+            caches,
             bias: upload(&bias, device).view([rows, 1, 1, capacity as i64]).to_kind(kind),
             positions: tensor(&lengths),
             logits: decoder.project_vocabulary(&last),
@@ -160,16 +182,26 @@ impl<'a> Generator<'a> {
         let length = self.filled + 1;
         let mut stream = decoder.embed(tokens);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            let (query, key, value) = decoder.project(layer, &stream, &rotary);
-            self.keys[index].select(2, self.filled).copy_(&key);
-            self.values[index].select(2, self.filled).copy_(&value);
-            // Rows end at the same place, so a window is the same range of every row's cache.
-            let first = layer.attention.window.map_or(0, |window| (length - window as i64).max(0));
-            let cached = |cache: &Tensor| cache.narrow(2, first, length - first);
-            let (keys, values) = (cached(&self.keys[index]), cached(&self.values[index]));
-            let bias = self.bias.narrow(3, first, length - first);
-            let attended = attend_stored(config, &query.unsqueeze(2), &keys, &values, Some(&bias));
-            stream = decoder.finish(layer, stream, &attended.flatten(1, 3));
+            let normed = decoder.normalise(&stream, &layer.norm_attention);
+            let attended = match (&mut self.caches[index], &layer.mixer) {
+                (LayerCache::Attention { keys, values }, Mixer::Attention(weights)) => {
+                    let Projected { query, key, value, gate } = decoder.project(weights, &normed, &rotary);
+                    keys.select(2, self.filled).copy_(&key);
+                    values.select(2, self.filled).copy_(&value);
+                    // Rows end at the same place, so a window is the same range of every row's cache.
+                    let first = weights.kind.window.map_or(0, |window| (length - window as i64).max(0));
+                    let cached = |cache: &Tensor| cache.narrow(2, first, length - first);
+                    let bias = self.bias.narrow(3, first, length - first);
+                    let (keys, values) = (cached(keys), cached(values));
+                    let attended = attend_stored(config, &query.unsqueeze(2), &keys, &values, Some(&bias));
+                    gated(attended.flatten(1, 3), gate)
+                }
+                (LayerCache::GatedDelta(remembered), Mixer::GatedDelta(weights)) => {
+                    decoder.gated_delta_step(weights, &normed, remembered)
+                }
+                _ => unreachable!("a cache is of its layer"),
+            };
+            stream = decoder.finish(layer, stream, &attended);
         }
         self.filled = length;
         self.positions = &self.positions + 1;
@@ -195,8 +227,10 @@ impl<'a> Generator<'a> {
             all.narrow(dimension, 0, self.capacity).copy_(tensor);
             all
         };
-        for cache in self.keys.iter_mut().chain(&mut self.values) {
-            *cache = longer(cache, 2);
+        for cache in &mut self.caches {
+            if let LayerCache::Attention { keys, values } = cache {
+                (*keys, *values) = (longer(keys, 2), longer(values, 2));
+            }
         }
         self.bias = longer(&self.bias, 3);
         self.capacity += more;
@@ -235,8 +269,13 @@ impl<'a> Generator<'a> {
     pub fn select(&mut self, rows: &[i64]) {
         let _guard = no_grad_guard();
         let rows = upload(rows, self.decoder.device());
-        for cache in self.keys.iter_mut().chain(&mut self.values) {
-            *cache = cache.index_select(0, &rows);
+        for cache in &mut self.caches {
+            match cache {
+                LayerCache::Attention { keys, values } => {
+                    (*keys, *values) = (keys.index_select(0, &rows), values.index_select(0, &rows));
+                }
+                LayerCache::GatedDelta(remembered) => *remembered = remembered.select(&rows),
+            }
         }
         self.bias = self.bias.index_select(0, &rows);
         self.positions = self.positions.index_select(0, &rows);
@@ -261,22 +300,41 @@ fn read_together(prompts: &[&[Token]], most: usize) -> Vec<Range<usize>> {
     all
 }
 
+/// The inputs of attention for one token of each row, `[rows, heads, head width]` each.
+struct Projected {
+    /// Rotated, like the key.
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gate: Option<Tensor>,
+}
+
+/// The output of attention, `[rows, heads * head width]`, multiplied by its gate.
+fn gated(attended: Tensor, gate: Option<Tensor>) -> Tensor {
+    match gate {
+        Some(gate) => attended * gate.flatten(1, 2).sigmoid(),
+        None => attended,
+    }
+}
+
 /// A layer for inference: matrices that read the same input are one.
 impl Decoder {
-    /// Queries, keys and values of `[rows, width]`, `[rows, heads, head width]` each, rotated.
-    fn project(&self, layer: &Layer, stream: &Tensor, rotary: &Rotaries) -> (Tensor, Tensor, Tensor) {
+    /// Projects `[rows, width]`.
+    fn project(&self, weights: &AttentionWeights, normed: &Tensor, rotary: &Rotaries) -> Projected {
         let config = &*self.config;
         let [heads, groups, head_dim] =
             [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
-        let normed = self.normalise(stream, &layer.norm_attention);
-        let all = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, head_dim]);
-        let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), layer);
-        let query_key = rotary.apply_rope(&layer.attention, query_key);
-        (
-            query_key.narrow(-2, 0, heads),
-            query_key.narrow(-2, heads, groups),
-            all.narrow(-2, heads + groups, groups),
-        )
+        let all = weights.query_key_value.apply(normed);
+        let (all, gate) =
+            self.without_gate(all.view([-1, config.query_rows() as i64 + 2 * groups, head_dim]));
+        let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), weights);
+        let query_key = rotary.apply_rope(&weights.kind, query_key);
+        Projected {
+            query: query_key.narrow(-2, 0, heads),
+            key: query_key.narrow(-2, heads, groups),
+            value: all.narrow(-2, heads + groups, groups),
+            gate,
+        }
     }
 
     /// The rest of a layer: output projection, residual, feed-forward, residual.

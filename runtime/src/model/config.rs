@@ -38,6 +38,10 @@ pub struct Config {
     pub biases: Biases,
     /// Queries and keys are normalised per head before RoPE.
     pub query_key_norm: bool,
+    /// The output of attention is multiplied by the sigmoid of a gate, before its projection. The projection
+    /// of queries has the rows of both: for each head those of the query, then those of the gate.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub attention_gate: bool,
     pub norm: Norm,
     pub activation: Activation,
     /// Embeddings are multiplied by it.
@@ -57,6 +61,11 @@ pub struct Config {
     pub rope: Rope,
     /// RoPE of layers with a window, where they have another base (Gemma 3).
     pub local_rope: Option<Rope>,
+    /// Only so many of the first numbers of a head are rotated; `None`: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotary_dim: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gated_delta: Option<GatedDelta>,
     pub experts: Option<Experts>,
     /// Standard deviation of initial weights.
     pub initial_deviation: f64,
@@ -71,6 +80,8 @@ pub enum ModelFamily {
     Qwen2,
     Qwen3,
     Qwen3Moe,
+    #[serde(rename = "qwen3_5")]
+    Qwen35,
     SmolLm3,
     Gemma,
     Gemma2,
@@ -194,6 +205,42 @@ pub struct Experts {
     pub layers: Vec<bool>,
 }
 
+/// The gated delta rule (arXiv:2412.06464), which some layers have in place of attention: a recurrence over a
+/// state of fixed size for each head.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GatedDelta {
+    /// Each head of queries and keys serves as many consecutive heads of values.
+    pub key_heads: usize,
+    pub value_heads: usize,
+    pub key_head_dim: usize,
+    pub value_head_dim: usize,
+    /// The number of tokens that the causal convolution of queries, keys and values reads.
+    pub convolution: usize,
+    /// Which layers have it; the others have attention.
+    pub layers: Vec<bool>,
+}
+
+impl GatedDelta {
+    /// Numbers of a token's keys in all heads; its queries have as many.
+    pub fn keys(&self) -> usize {
+        self.key_heads * self.key_head_dim
+    }
+
+    pub fn values(&self) -> usize {
+        self.value_heads * self.value_head_dim
+    }
+
+    /// Numbers of a token's queries, keys and values, which the convolution reads.
+    pub fn channels(&self) -> usize {
+        2 * self.keys() + self.values()
+    }
+
+    /// Numbers that a layer remembers of a sequence: the state, and what the convolution reads again.
+    pub fn remembered(&self) -> usize {
+        self.value_heads * self.key_head_dim * self.value_head_dim + self.channels() * (self.convolution - 1)
+    }
+}
+
 /// A way to compute a part of a decoder beside libtorch's graph, which computes every model. Each is written
 /// for some features only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +278,7 @@ impl Config {
             second_head: _,
             biases: Biases { query_key_value: _, output: _, feed_forward: _ },
             query_key_norm: _,
+            attention_gate,
             norm: Norm { epsilon: _, offset: _, after },
             activation: _,
             embedding_scale: _,
@@ -241,16 +289,21 @@ impl Config {
             attention,
             rope: _,
             local_rope: _,
+            rotary_dim,
+            gated_delta,
             experts: _,
             initial_deviation: _,
         } = self;
         let is_windowed = |LayerAttention { window, rotary: _ }: &LayerAttention| window.is_some();
+        let gate_or_partial_rope = *attention_gate || rotary_dim.is_some();
         match path {
-            FastPath::PackedAttention => attention_softcap.is_none() && !after,
+            FastPath::PackedAttention => attention_softcap.is_none() && !after && !gate_or_partial_rope,
             FastPath::GatedUnit => !after,
             FastPath::FlashAttention => attention_softcap.is_none(),
-            FastPath::DecodingLoops | FastPath::DecodingKernels => true,
-            FastPath::TokenPairs => !attention.iter().any(is_windowed),
+            FastPath::DecodingLoops | FastPath::DecodingKernels => {
+                !gate_or_partial_rope && gated_delta.is_none()
+            }
+            FastPath::TokenPairs => !attention.iter().any(is_windowed) && gated_delta.is_none(),
         }
     }
 
@@ -285,6 +338,7 @@ impl Config {
                 ..Biases::default()
             },
             query_key_norm: architecture.family == plan::Family::Qwen3,
+            attention_gate: false,
             norm: Norm {
                 epsilon: architecture.norm_epsilon,
                 offset: if gemma { 1.0 } else { 0.0 },
@@ -299,6 +353,8 @@ impl Config {
             attention: vec![LayerAttention { window: None, rotary: true }; architecture.layers as usize],
             rope: Rope { theta: architecture.rope_theta, scaling: RopeScaling::None },
             local_rope: None,
+            rotary_dim: None,
+            gated_delta: None,
             experts: None,
             initial_deviation: architecture.initial_deviation,
         }
@@ -307,6 +363,30 @@ impl Config {
     /// The experts of a layer; `None` where its feed-forward part is plain.
     pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
         self.experts.as_ref().filter(|experts| experts.layers[layer])
+    }
+
+    /// Heads that the projection of queries has: those of the gate too, where there is one.
+    pub fn query_rows(&self) -> usize {
+        if self.attention_gate { 2 * self.heads } else { self.heads }
+    }
+
+    /// The gated delta rule of a layer; `None` where it has attention.
+    pub fn gated_delta_of(&self, layer: usize) -> Option<&GatedDelta> {
+        self.gated_delta.as_ref().filter(|delta| delta.layers[layer])
+    }
+
+    /// Bytes that generation keeps of a sequence whatever its length: what layers with the gated delta rule
+    /// remember, in single precision.
+    pub fn state_bytes(&self) -> usize {
+        let of = |delta: &GatedDelta| {
+            delta.layers.iter().filter(|layer| **layer).count() * delta.remembered() * size_of::<f32>()
+        };
+        self.gated_delta.as_ref().map_or(0, of)
+    }
+
+    /// The number of layers with attention, which cache keys and values.
+    pub fn attention_layers(&self) -> usize {
+        (0..self.layers).filter(|layer| self.gated_delta_of(*layer).is_none()).count()
     }
 
     /// Checks that the numbers form a valid model; errors name the settings.
@@ -350,6 +430,16 @@ impl Config {
                 self.attention.len()
             ));
         }
+        if let Some(delta) = &self.gated_delta {
+            check_gated_delta(delta, self.layers)?;
+        }
+        if self.rotary_dim.is_some_and(|dim| dim == 0 || dim > self.head_dim || !dim.is_multiple_of(2)) {
+            let Config { head_dim, .. } = self;
+            return Err(format!(
+                "an even part of a head's {head_dim} numbers must be rotated, not {}",
+                self.rotary_dim.unwrap_or(0)
+            ));
+        }
         if let Some(experts) = &self.experts {
             if experts.layers.len() != self.layers {
                 return Err(format!(
@@ -371,4 +461,34 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn check_gated_delta(delta: &GatedDelta, layers: usize) -> Result<(), String> {
+    let GatedDelta { key_heads, value_heads, key_head_dim, value_head_dim, convolution, .. } = *delta;
+    let sizes = [
+        ("linear_num_key_heads", key_heads),
+        ("linear_num_value_heads", value_heads),
+        ("linear_key_head_dim", key_head_dim),
+        ("linear_value_head_dim", value_head_dim),
+        ("linear_conv_kernel_dim", convolution),
+    ];
+    for (name, size) in sizes {
+        // Products of two must not overflow, and no decoder has more.
+        if size == 0 || size > 1 << 16 {
+            return Err(format!("`{name}` is {size}; it must be from 1 to 65536"));
+        }
+    }
+    if !value_heads.is_multiple_of(key_heads) {
+        return Err(format!(
+            "`linear_num_value_heads` is {value_heads}, which must be a multiple of `linear_num_key_heads`, \
+             which is {key_heads}"
+        ));
+    }
+    if delta.layers.len() != layers {
+        return Err(format!(
+            "{layers} layers, but the gated delta rule is described for {}",
+            delta.layers.len()
+        ));
+    }
+    Ok(())
 }

@@ -3,7 +3,8 @@
 //!
 //! It tests features of the configuration, never a family: RMSNorm (arXiv:1910.07467) before and, in some
 //! families, after each part, rotary positions ([`super::rope`]), grouped heads with windows and caps
-//! ([`super::attention`]), gated linear units or experts ([`super::feed_forward`]).
+//! ([`super::attention`]) or the gated delta rule ([`super::gated_delta`]), gated linear units or experts
+//! ([`super::feed_forward`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,16 +12,16 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::attention::{AttentionRead, SequenceLayout, attend, cap};
+use super::attention::{LayerRead, SequenceLayout, cap};
 use super::feed_forward::ExpertLoad;
 use super::gated::{GatedUnit, SavedForBackward};
 use super::packed_attention::{BatchPlaces, PackedAttention};
 use super::packed_batch::PackedBatch;
-use super::parameters::{FlatVector, Layer, ParameterLeaf, ParameterViews};
+use super::parameters::{FlatVector, Layer, Mixer, ParameterLeaf, ParameterViews};
 use super::rope::Rotaries;
 use super::second_head::SecondHead;
 use super::weights::Weights;
-use super::{Config, EntryKind, FastPath, ParameterEntry, layout};
+use super::{Config, EntryKind, FastPath, LayerAttention, ParameterEntry, layout};
 use crate::machine::place::Place;
 use crate::tokenizer::Tokenizer;
 
@@ -59,10 +60,10 @@ enum DecoderUse {
 /// The inputs that all layers of a forward pass share.
 pub(super) struct ForwardContext {
     pub batch: PackedBatch,
-    rotary: Rotaries,
+    pub(super) rotary: Rotaries,
     /// The same in single precision, for our own loops.
     rotary_f32: Rotaries,
-    sequence_layout: SequenceLayout,
+    pub(super) sequence_layout: SequenceLayout,
 }
 
 impl Decoder {
@@ -209,8 +210,8 @@ impl Decoder {
     }
 
     /// The residual stream after the last layer, where completion tokens are predicted: `[completion tokens,
-    /// width]`. `each` gets every layer's [`AttentionRead`], from the first layer on.
-    pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(AttentionRead)) -> Tensor {
+    /// width]`. `each` gets every layer's [`LayerRead`], from the first layer on.
+    pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(LayerRead)) -> Tensor {
         let context = self.context(batch);
         self.layers.iter().fold(self.embed(&batch.tokens), |stream, layer| {
             let (answer, read) = self.through_layer(layer, &stream, &context);
@@ -219,13 +220,13 @@ impl Decoder {
         })
     }
 
-    /// The stream after a layer, and the keys and values that its attention read.
+    /// The stream after a layer, and what the layer read.
     pub(super) fn through_layer(
         &self,
         layer: &Layer,
         stream: &Tensor,
         context: &ForwardContext,
-    ) -> (Tensor, AttentionRead) {
+    ) -> (Tensor, LayerRead) {
         let (middle, read) = self.attention_block(layer, stream, context);
         (self.mlp_block(layer, &middle).0, read)
     }
@@ -245,25 +246,28 @@ impl Decoder {
         }
     }
 
-    /// The first half of a layer: the stream, `[tokens, width]`, plus the output of attention; and the keys
-    /// and values that were read. The last layer returns only positions that predict a completion token:
-    /// after the last attention, the others are not needed.
+    /// The first half of a layer: the stream, `[tokens, width]`, plus the output of attention or of the gated
+    /// delta rule; and what was read. The last layer returns only positions that predict a completion token:
+    /// after it, no token reads the others.
     pub(super) fn attention_block(
         &self,
         layer: &Layer,
         stream: &Tensor,
         context: &ForwardContext,
-    ) -> (Tensor, AttentionRead) {
+    ) -> (Tensor, LayerRead) {
         let batch = &context.batch;
         let normed = self.normalise(stream, &layer.norm_attention);
         let last = self.is_last(layer);
         if let Some(attention) = self.packed_attention(layer) {
-            let (answer, kept) = attention.forward(&normed, &self.places(layer, context));
+            let (answer, kept) = attention.forward(&normed, &self.places(layer, attention.kind, context));
             let carried =
                 if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
-            return ((answer + carried).to_kind(stream.kind()), AttentionRead::Own(kept));
+            return ((answer + carried).to_kind(stream.kind()), LayerRead::Own(kept));
         }
-        let (attended, read) = self.attention(layer, &normed, context, last);
+        let (attended, read) = match &layer.mixer {
+            Mixer::Attention(weights) => self.attention(weights, &normed, context, last),
+            Mixer::GatedDelta(weights) => self.gated_delta(weights, &normed, batch, last),
+        };
         let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
         // Never in place: the backward pass reads what the normalisations read.
         let answer = if last { gather(stream, &batch.predictors) + attended } else { stream + attended };
@@ -275,15 +279,21 @@ impl Decoder {
         if !self.config.runs_on(FastPath::PackedAttention) {
             return None;
         }
-        let head_norm = layer.query_key_norm.as_ref().map(|scales| self.scale(scales).detach());
-        PackedAttention::new(self.place.loops()?, &self.config, layer, head_norm)
+        let weights = layer.mixer.attention()?;
+        let head_norm = weights.query_key_norm.as_ref().map(|scales| self.scale(scales).detach());
+        PackedAttention::new(self.place.loops()?, &self.config, weights, &layer.output, head_norm)
     }
 
     /// The sequences and positions of a batch for a layer's attention.
-    pub(super) fn places<'a>(&self, layer: &Layer, context: &'a ForwardContext) -> BatchPlaces<'a> {
+    pub(super) fn places<'a>(
+        &self,
+        layer: &Layer,
+        kind: &LayerAttention,
+        context: &'a ForwardContext,
+    ) -> BatchPlaces<'a> {
         BatchPlaces {
             sequences: &context.batch.sequences,
-            rotary: context.rotary_f32.of(&layer.attention),
+            rotary: context.rotary_f32.of(kind),
             answered: self.is_last(layer).then_some(&context.batch.predictors),
         }
     }
@@ -334,59 +344,6 @@ impl Decoder {
                 None => counts,
             });
         }
-    }
-
-    /// The output of the heads before the output projection, `[tokens, heads * head width]`, in the `last`
-    /// layer only where a completion token is predicted; and the keys and values that were read.
-    fn attention(
-        &self,
-        layer: &Layer,
-        normed: &Tensor,
-        context: &ForwardContext,
-        last: bool,
-    ) -> (Tensor, AttentionRead) {
-        let config = &*self.config;
-        let [heads, groups, head_dim] =
-            [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
-        let batch = &context.batch;
-        let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_dim]);
-        let query_key = context.rotary.apply_rope(&layer.attention, self.normalise_heads(query_key, layer));
-        let value = layer.value.apply(normed);
-        // Splitting has a cheaper backward pass than two views.
-        let split = |query_key: &Tensor, axis| -> [Tensor; 2] {
-            let parts = query_key.split_with_sizes([heads, groups], axis);
-            parts.try_into().expect("two sizes make two parts")
-        };
-        let masks = match &context.sequence_layout {
-            SequenceLayout::Padded(masks) => masks,
-            SequenceLayout::Packed(flash) => {
-                let [query, keys] = split(&query_key, 1);
-                let values = value.view([-1, groups, head_dim]);
-                let (scale, window) = (config.attention_scale, layer.attention.window);
-                let attended = flash.attend([&query, &keys, &values], scale, window).flatten(1, 2);
-                let attended = if last { gather(&attended, &batch.predictors) } else { attended };
-                return (attended, AttentionRead::Packed { keys, values });
-            }
-        };
-        let [sequences, longest] = batch.shape;
-        let query_key = query_key.view([-1, (heads + groups) * head_dim]);
-        let query_key =
-            gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_dim]);
-        let values = gather(&value, &batch.unpack).view([sequences, longest, groups, head_dim]);
-        let [query, keys] = split(&query_key, 2);
-        let by_head = |part: &Tensor| part.transpose(1, 2);
-        let attended = attend(
-            self.place,
-            config,
-            &layer.attention,
-            masks,
-            &by_head(&query),
-            &by_head(&keys),
-            &by_head(&values),
-        );
-        let attended = attended.transpose(1, 2).reshape([sequences * longest, heads * head_dim]);
-        let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
-        (attended, AttentionRead::Padded { keys, values })
     }
 
     /// The factor of embeddings.
@@ -442,18 +399,6 @@ impl Decoder {
         }
     }
 
-    /// Normalises each head of queries and keys, `[.., heads + key-value heads, head width]`.
-    pub(super) fn normalise_heads(&self, query_key: Tensor, layer: &Layer) -> Tensor {
-        let Some(scales) = &layer.query_key_norm else { return query_key };
-        let config = &*self.config;
-        let (heads, groups, width) =
-            (config.heads as i64, config.key_value_heads as i64, config.head_dim as i64);
-        let scales = self.scale(scales);
-        let of = |row: i64, count: i64| scales.narrow(0, row, 1).expand([count, width], false);
-        let scales = Tensor::cat(&[of(0, heads), of(1, groups)], 0);
-        (query_key.rms_norm::<&Tensor>([width], None, config.norm.epsilon) * scales).to_kind(query_key.kind())
-    }
-
     /// The scale that a normalisation multiplies with. Where it is stored as a distance from 1, the sum is in
     /// single precision, not rounded to half.
     pub(super) fn scale(&self, stored: &Tensor) -> Tensor {
@@ -478,6 +423,6 @@ pub fn logits(place: Place, hidden: &Tensor, matrix: &Tensor, softcap: Option<f6
 
 /// Rows of a matrix, as an embedding: of all operators that gather rows, it has the fastest backward pass on
 /// the CPU.
-fn gather(matrix: &Tensor, rows: &Tensor) -> Tensor {
+pub(super) fn gather(matrix: &Tensor, rows: &Tensor) -> Tensor {
     Tensor::embedding(matrix, rows, -1, false, false)
 }

@@ -25,6 +25,11 @@ pub enum EntryKind {
     Bias,
     /// The scale of a normalisation.
     Norm,
+    /// The kernels of a convolution of single channels, `[channels, 1, taps]`.
+    Convolution,
+    /// Numbers of the gated delta rule, of each head or of the normalisation in a head: as published models,
+    /// they begin at 1.
+    Delta,
 }
 
 impl ParameterEntry {
@@ -89,6 +94,7 @@ pub fn layout(config: &Config) -> Vec<ParameterEntry> {
     }
     for layer in 0..config.layers {
         entries.norms(config, layer);
+        entries.gated_delta(config, layer);
     }
     entries.add(None, "model.norm", vec![config.width], EntryKind::Norm, WeightGroup::Norm);
     entries.0
@@ -107,10 +113,14 @@ impl Entries {
         group: WeightGroup,
     ) {
         let offset = self.0.last().map_or(0, |last| last.offset + last.len());
-        let suffix = if kind == EntryKind::Bias { "bias" } else { "weight" };
+        let name = match kind {
+            EntryKind::Bias => format!("{part}.bias"),
+            EntryKind::Delta => part.to_owned(),
+            EntryKind::Matrix | EntryKind::Norm | EntryKind::Convolution => format!("{part}.weight"),
+        };
         let name = match layer {
-            Some(layer) => format!("model.layers.{layer}.{part}.{suffix}"),
-            None => format!("{part}.{suffix}"),
+            Some(layer) => format!("model.layers.{layer}.{name}"),
+            None => name,
         };
         let layer = layer.map(|layer| layer as u32);
         self.0.push(ParameterEntry { name, shape, offset, kind, group, layer });
@@ -123,15 +133,26 @@ impl Entries {
 
     fn matrices(&mut self, config: &Config, layer: usize) {
         use WeightGroup::{Attention, FeedForward};
-        let (width, query) = (config.width, config.heads * config.head_dim);
+        let (width, heads) = (config.width, config.heads * config.head_dim);
         let key_value = config.key_value_heads * config.head_dim;
         let mut matrix = |group: WeightGroup, part: &str, outputs: usize, inputs: usize| {
             self.add(Some(layer), part, vec![outputs, inputs], EntryKind::Matrix, group);
         };
-        matrix(Attention, "self_attn.q_proj", query, width);
-        matrix(Attention, "self_attn.k_proj", key_value, width);
-        matrix(Attention, "self_attn.v_proj", key_value, width);
-        matrix(Attention, "self_attn.o_proj", width, query);
+        match config.gated_delta_of(layer) {
+            Some(delta) => {
+                matrix(Attention, "linear_attn.in_proj_qkv", delta.channels(), width);
+                matrix(Attention, "linear_attn.in_proj_z", delta.values(), width);
+                matrix(Attention, "linear_attn.in_proj_b", delta.value_heads, width);
+                matrix(Attention, "linear_attn.in_proj_a", delta.value_heads, width);
+                matrix(Attention, "linear_attn.out_proj", width, delta.values());
+            }
+            None => {
+                matrix(Attention, "self_attn.q_proj", config.query_rows() * config.head_dim, width);
+                matrix(Attention, "self_attn.k_proj", key_value, width);
+                matrix(Attention, "self_attn.v_proj", key_value, width);
+                matrix(Attention, "self_attn.o_proj", width, heads);
+            }
+        }
         match config.experts_of(layer) {
             Some(Experts { count, intermediate_size, .. }) => {
                 matrix(FeedForward, "mlp.gate", *count, width);
@@ -167,12 +188,13 @@ impl Entries {
         let mut bias = |group: WeightGroup, part: &str, outputs: usize| {
             self.add(Some(layer), part, vec![outputs], EntryKind::Bias, group);
         };
-        if config.biases.query_key_value {
-            bias(Attention, "self_attn.q_proj", config.heads * config.head_dim);
+        let attention = config.gated_delta_of(layer).is_none();
+        if config.biases.query_key_value && attention {
+            bias(Attention, "self_attn.q_proj", config.query_rows() * config.head_dim);
             bias(Attention, "self_attn.k_proj", key_value);
             bias(Attention, "self_attn.v_proj", key_value);
         }
-        if config.biases.output {
+        if config.biases.output && attention {
             bias(Attention, "self_attn.o_proj", config.width);
         }
         if config.biases.feed_forward && config.experts_of(layer).is_none() {
@@ -195,10 +217,23 @@ impl Entries {
         if let Some(after) = names.after_feed_forward {
             norm(after, config.width);
         }
-        if config.query_key_norm {
+        if config.query_key_norm && config.gated_delta_of(layer).is_none() {
             norm("self_attn.q_norm", config.head_dim);
             norm("self_attn.k_norm", config.head_dim);
         }
+    }
+
+    /// What the gated delta rule of a layer has beside its matrices.
+    fn gated_delta(&mut self, config: &Config, layer: usize) {
+        let Some(delta) = config.gated_delta_of(layer) else { return };
+        let mut add = |part: &str, shape: Vec<usize>, kind: EntryKind, group: WeightGroup| {
+            self.add(Some(layer), &format!("linear_attn.{part}"), shape, kind, group);
+        };
+        let (kernels, heads) = (vec![delta.channels(), 1, delta.convolution], vec![delta.value_heads]);
+        add("conv1d", kernels, EntryKind::Convolution, WeightGroup::Attention);
+        add("A_log", heads.clone(), EntryKind::Delta, WeightGroup::Attention);
+        add("dt_bias", heads, EntryKind::Delta, WeightGroup::Attention);
+        add("norm.weight", vec![delta.value_head_dim], EntryKind::Delta, WeightGroup::Norm);
     }
 }
 

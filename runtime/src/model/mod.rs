@@ -8,6 +8,7 @@ mod config;
 mod decoder;
 mod feed_forward;
 mod gated;
+mod gated_delta;
 mod gradient;
 mod layout;
 mod linear;
@@ -30,8 +31,8 @@ pub use adapter::{Adapted, MatrixAdapter, Merged};
 pub use attention::cap;
 pub use cache::Generator;
 pub use config::{
-    Activation, Biases, Config, EmbeddingScale, Experts, FastPath, LayerAttention, ModelFamily, Norm, Rope,
-    RopeScaling,
+    Activation, Biases, Config, EmbeddingScale, Experts, FastPath, GatedDelta, LayerAttention, ModelFamily,
+    Norm, Rope, RopeScaling,
 };
 pub use decoder::{Decoder, logits};
 pub use feed_forward::ExpertLoad;

@@ -14,16 +14,17 @@ use mopd_kernels::tensor::{Element, multiply};
 use mopd_kernels::{Cpu, TrainingScalar};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::Config;
 use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
-use super::parameters::Layer;
+use super::parameters::AttentionWeights;
 use super::rope::Rotary;
+use super::{Config, LayerAttention};
 use crate::machine::transfer::to_vec;
 
 /// The attention of one layer.
 pub(super) struct PackedAttention<'a> {
     pub cpu: Cpu,
+    pub kind: &'a LayerAttention,
     query_key_value: &'a Linear,
     output: &'a Linear,
     heads: AttentionHeads,
@@ -88,10 +89,12 @@ impl<'a> PackedAttention<'a> {
     pub fn new(
         cpu: Cpu,
         config: &Config,
-        layer: &'a Layer,
+        weights: &'a AttentionWeights,
+        output: &'a Linear,
         head_norm: Option<Tensor>,
     ) -> Option<PackedAttention<'a>> {
-        let weight = &layer.query_key_value.weight;
+        let AttentionWeights { kind, query_key_value, .. } = weights;
+        let weight = &query_key_value.weight;
         let written =
             matches!(weight.kind(), Kind::Float | Kind::BFloat16) && config.head_dim.is_multiple_of(2);
         let heads = AttentionHeads {
@@ -99,12 +102,13 @@ impl<'a> PackedAttention<'a> {
             groups: config.key_value_heads,
             width: config.head_dim,
             scale: config.attention_scale as f32,
-            window: layer.attention.window.unwrap_or(usize::MAX),
+            window: kind.window.unwrap_or(usize::MAX),
         };
         written.then(|| PackedAttention {
             cpu,
-            query_key_value: &layer.query_key_value,
-            output: &layer.output,
+            kind,
+            query_key_value,
+            output,
             heads,
             head_norm: head_norm
                 .map(|scales| (scales.to_kind(Kind::Float).contiguous(), config.norm.epsilon)),

@@ -94,6 +94,11 @@ impl PackedBatch {
         self.tokens.size()[0]
     }
 
+    /// The number of tokens of each sequence that are read: i64, `[sequences]`.
+    pub(super) fn lengths(&self, device: Device) -> Tensor {
+        upload(&self.sequences.iter().map(|sequence| sequence.len() as i64).collect::<Vec<i64>>(), device)
+    }
+
     /// The first token of each sequence, then the number of tokens: i32, `[sequences + 1]`.
     pub(super) fn bounds(&self, device: Device) -> Tensor {
         let ends = self.sequences.iter().map(|sequence| sequence.end as i32);

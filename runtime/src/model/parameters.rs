@@ -6,29 +6,49 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::feed_forward::{ExpertWeights, FeedForward};
+use super::gated_delta::DeltaWeights;
 use super::layout::NormNames;
 use super::linear::Linear;
 use super::{Config, EntryKind, LayerAttention, ParameterEntry, Weights};
 
 /// Parameters of one layer.
-///
-/// Matrices with the same input are multiplied separately in training, because the backward pass of a split
-/// costs more than it saves. `query_key_value` is the same memory as one matrix, for inference.
 pub(super) struct Layer {
     /// Its index in the model.
     pub index: usize,
-    pub attention: LayerAttention,
     pub norm_attention: Tensor,
     pub after_attention: Option<Tensor>,
+    pub mixer: Mixer,
+    /// The projection after the mixer.
+    pub output: Linear,
+    pub norm_feed_forward: Tensor,
+    pub after_feed_forward: Option<Tensor>,
+    pub feed_forward: FeedForward,
+}
+
+/// The part of a layer in which tokens read earlier ones.
+pub(super) enum Mixer {
+    Attention(AttentionWeights),
+    GatedDelta(DeltaWeights),
+}
+
+impl Mixer {
+    /// The weights of attention, where the layer has it.
+    pub fn attention(&self) -> Option<&AttentionWeights> {
+        if let Mixer::Attention(weights) = self { Some(weights) } else { None }
+    }
+}
+
+/// Parameters of a layer's attention.
+///
+/// Matrices with the same input are multiplied separately in training, because the backward pass of a split
+/// costs more than it saves. `query_key_value` is the same memory as one matrix, for inference.
+pub(super) struct AttentionWeights {
+    pub kind: LayerAttention,
     pub query_key: Linear,
     pub value: Linear,
     pub query_key_value: Linear,
     /// `[2, head width]`: the scale of queries, then that of keys.
     pub query_key_norm: Option<Tensor>,
-    pub output: Linear,
-    pub norm_feed_forward: Tensor,
-    pub after_feed_forward: Option<Tensor>,
-    pub feed_forward: FeedForward,
 }
 
 /// A tensor that gradients are taken for.
@@ -157,26 +177,22 @@ impl<'a> ParameterViews<'a> {
     /// The parameters of one layer.
     pub fn layer(&mut self, config: &Config, index: usize) -> Layer {
         let mut of = LayerParameters { index, reader: LayerBlock::Attention(index), parameters: self };
-        let projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-        let biases = &config.biases;
         let names = NormNames::new(config);
         let norm_attention = of.norm(names.attention);
         let after_attention = names.after_attention.map(|name| of.norm(name));
-        let query_key = of.linear(&projections[..2], biases.query_key_value);
-        let value = of.linear(&projections[2..], biases.query_key_value);
-        let query_key_norm =
-            config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1]));
-        let output = of.linear(&["self_attn.o_proj"], biases.output);
+        let (mixer, output) = match config.gated_delta_of(index) {
+            Some(_) => (Mixer::GatedDelta(of.gated_delta()), of.linear(&["linear_attn.out_proj"], false)),
+            None => {
+                let weights = of.attention(config);
+                (Mixer::Attention(weights), of.linear(&["self_attn.o_proj"], config.biases.output))
+            }
+        };
         of.reader = LayerBlock::FeedForward(index);
         Layer {
             index,
-            attention: config.attention[index],
             norm_attention,
             after_attention,
-            query_key,
-            value,
-            query_key_value: of.fused(&projections, biases.query_key_value),
-            query_key_norm,
+            mixer,
             output,
             norm_feed_forward: of.norm(names.feed_forward),
             after_feed_forward: names.after_feed_forward.map(|name| of.norm(name)),
@@ -246,6 +262,39 @@ impl LayerParameters<'_, '_> {
 
     fn inputs(&self, matrices: &[String]) -> i64 {
         self.parameters.entries[&matrices[0]].shape[1] as i64
+    }
+
+    fn attention(&mut self, config: &Config) -> AttentionWeights {
+        let projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        let bias = config.biases.query_key_value;
+        let norms = ["self_attn.q_norm", "self_attn.k_norm"];
+        AttentionWeights {
+            kind: config.attention[self.index],
+            query_key: self.linear(&projections[..2], bias),
+            value: self.linear(&projections[2..], bias),
+            query_key_value: self.fused(&projections, bias),
+            query_key_norm: config.query_key_norm.then(|| self.stack(&norms, &[2, -1])),
+        }
+    }
+
+    fn gated_delta(&mut self) -> DeltaWeights {
+        let inputs = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"];
+        let inputs = inputs.map(|part| format!("linear_attn.{part}"));
+        let mut vector = |part: &str| {
+            let name = format!("model.layers.{}.linear_attn.{part}", self.index);
+            self.parameters.leaf(self.reader, &[name], &[-1])
+        };
+        let (decay, decay_bias, norm) = (vector("A_log"), vector("dt_bias"), vector("norm.weight"));
+        let kernels = self.names(&["linear_attn.conv1d"], "weight");
+        let shape = self.parameters.entries[&kernels[0]].shape.clone();
+        let shape: Vec<i64> = shape.into_iter().map(|size| size as i64).collect();
+        DeltaWeights {
+            inputs: self.linear(&inputs.each_ref().map(String::as_str), false),
+            convolution: self.parameters.leaf(self.reader, &kernels, &shape),
+            decay,
+            decay_bias,
+            norm,
+        }
     }
 
     fn feed_forward(&mut self, config: &Config) -> FeedForward {

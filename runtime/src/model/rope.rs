@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Config, LayerAttention, Rope, RopeScaling};
 use crate::machine::transfer::upload;
 
-/// The cosines and sines of consecutive positions from 0, `[positions, head width]` each, in the layout of
+/// The cosines and sines of consecutive positions from 0, `[positions, rotated width]` each, in the layout of
 /// [`Rotary::apply_rope`].
 pub(super) struct Rotary {
     pub cosine: Tensor,
@@ -19,8 +19,8 @@ pub(super) struct Rotary {
 }
 
 impl Rotary {
-    pub fn new(rope: &Rope, head_dim: usize, positions: usize, kind: Kind, device: Device) -> Rotary {
-        let (frequencies, factor) = frequencies(rope, head_dim);
+    pub fn new(rope: &Rope, rotary_dim: usize, positions: usize, kind: Kind, device: Device) -> Rotary {
+        let (frequencies, factor) = frequencies(rope, rotary_dim);
         let frequencies = upload(&frequencies, device);
         let angles =
             Tensor::arange(positions as i64, (Kind::Float, device)).unsqueeze(1) * frequencies.unsqueeze(0);
@@ -31,7 +31,7 @@ impl Rotary {
         }
     }
 
-    /// The rows of some positions, `[.., 1, head width]` for positions of any shape `[..]`.
+    /// The rows of some positions, `[.., 1, rotated width]` for positions of any shape `[..]`.
     pub fn at(&self, positions: &Tensor) -> Rotary {
         let shape: Vec<i64> = positions.size().into_iter().chain([1, self.cosine.size()[1]]).collect();
         let rows = positions.reshape([-1]);
@@ -40,10 +40,18 @@ impl Rotary {
     }
 
     /// `x` is `[.., heads, head width]`: `x * cosine + swap_halves(x) * sine`, where the first half of the
-    /// sines is negated.
+    /// sines is negated. Where tables are narrower than a head, the rest of it stays.
     pub fn apply_rope(&self, x: &Tensor) -> Tensor {
-        let half = x.size()[x.dim() - 1] / 2;
-        x * &self.cosine + x.roll([half], [-1]) * &self.sine
+        let rotate = |x: &Tensor| {
+            let half = x.size()[x.dim() - 1] / 2;
+            x * &self.cosine + x.roll([half], [-1]) * &self.sine
+        };
+        let (width, rotated) = (x.size()[x.dim() - 1], self.cosine.size()[self.cosine.dim() - 1]);
+        if width == rotated {
+            return rotate(x);
+        }
+        let parts = x.split_with_sizes([rotated, width - rotated], -1);
+        Tensor::cat(&[&rotate(&parts[0]), &parts[1]], -1)
     }
 }
 
@@ -56,7 +64,8 @@ pub(super) struct Rotaries {
 impl Rotaries {
     /// The tables of the first `positions` positions.
     pub fn new(config: &Config, positions: usize, kind: Kind, device: Device) -> Rotaries {
-        let table = |rope| Rotary::new(rope, config.head_dim, positions, kind, device);
+        let rotated = config.rotary_dim.unwrap_or(config.head_dim);
+        let table = |rope| Rotary::new(rope, rotated, positions, kind, device);
         Rotaries { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
     }
 
@@ -99,12 +108,12 @@ impl Rotaries {
 }
 
 /// Radians per position of each pair of components, and the factor of cosines and sines.
-fn frequencies(rope: &Rope, head_dim: usize) -> (Vec<f32>, f64) {
+fn frequencies(rope: &Rope, rotary_dim: usize) -> (Vec<f32>, f64) {
     let plain = |pair: usize| {
-        let exponent = (2 * pair) as f32 / head_dim as f32;
+        let exponent = (2 * pair) as f32 / rotary_dim as f32;
         1.0 / (rope.theta.powf(f64::from(exponent)) as f32)
     };
-    let pairs = 0..head_dim / 2;
+    let pairs = 0..rotary_dim / 2;
     match rope.scaling {
         RopeScaling::None => (pairs.map(plain).collect(), 1.0),
         RopeScaling::Linear { factor } => (pairs.map(|pair| plain(pair) / factor as f32).collect(), 1.0),
@@ -121,7 +130,7 @@ fn frequencies(rope: &Rope, head_dim: usize) -> (Vec<f32>, f64) {
         RopeScaling::Yarn { factor, attention, beta_fast, beta_slow, original_context, truncate } => {
             // arXiv:2309.00071, section 3.2: the pair with `turns` full rotations within the original
             // context.
-            let width = head_dim as f64;
+            let width = rotary_dim as f64;
             let pair = |turns: f64| {
                 width * (original_context as f64 / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln())
             };

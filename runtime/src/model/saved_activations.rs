@@ -332,7 +332,8 @@ impl Decoder {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let attention = self.packed_attention(layer).expect("it kept something");
-        let (query_key, value) = (&layer.query_key, &layer.value);
+        let weights = layer.mixer.attention().expect("it kept something");
+        let (query_key, value) = (&weights.query_key, &weights.value);
         let of_matrix = |matrix, grad_output: &Tensor, input: &Tensor| {
             let matrices: &[&Tensor] = match matrix {
                 AttentionMatrix::QueryKeyValue => &[&query_key.weight, &value.weight],
@@ -341,7 +342,13 @@ impl Decoder {
             gradient.write_product(matrices, grad_output, input);
         };
         let by = self.normalised(attention.cpu, stream, &layer.norm_attention, |before| {
-            attention.backward(kept, &self.places(layer, context), before, grad_answer, of_matrix)
+            attention.backward(
+                kept,
+                &self.places(layer, attention.kind, context),
+                before,
+                grad_answer,
+                of_matrix,
+            )
         });
         let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
         write(&layer.norm_attention, &by.norm);
@@ -355,7 +362,7 @@ impl Decoder {
         if let (Some(output), Some(by)) = (&layer.output.bias, &by.output_bias) {
             write(output, by);
         }
-        if let (Some(scales), Some(by)) = (&layer.query_key_norm, &by.head_norm) {
+        if let (Some(scales), Some(by)) = (&weights.query_key_norm, &by.head_norm) {
             write(scales, by);
         }
         by.stream

@@ -240,12 +240,17 @@ impl Rows for InPages<'_> {
     }
 }
 
-/// Both generators: with tensors, and with pages.
-pub fn generators<'a>(decoder: &'a Decoder, prompts: &[&[Token]], most: usize) -> [Box<dyn Rows + 'a>; 2] {
+/// The generator with tensors, and the one with pages where it supports the model.
+pub fn generators<'a>(decoder: &'a Decoder, prompts: &[&[Token]], most: usize) -> Vec<Box<dyn Rows + 'a>> {
     let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap() + most;
-    let mut generator = PagedGenerator::new(decoder, longest).unwrap();
-    let rows = generator.read(prompts);
-    [Box::new(Generator::start(decoder, prompts, most)), Box::new(InPages { generator, rows })]
+    let mut all: Vec<Box<dyn Rows + 'a>> = vec![Box::new(Generator::start(decoder, prompts, most))];
+    let generator = PagedGenerator::new(decoder, longest);
+    assert_eq!(generator.is_some(), decoder.config.runs_on(FastPath::DecodingLoops));
+    if let Some(mut generator) = generator {
+        let rows = generator.read(prompts);
+        all.push(Box::new(InPages { generator, rows }));
+    }
+    all
 }
 
 #[test]

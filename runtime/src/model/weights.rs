@@ -103,28 +103,29 @@ impl Weights {
         }
     }
 
-    /// Random weights: matrices normal with the configuration's initial deviation, biases at 0,
-    /// normalisations at 1.
+    /// Random weights: matrices and convolutions normal with the configuration's initial deviation, biases at
+    /// 0, the rest at 1.
     pub fn initialise(config: Arc<Config>, tokenizer: Arc<Tokenizer>, seed: u64, stream: u64) -> Weights {
         let entries = layout(&config);
         let key = Key::new(seed, stream, Purpose::Initialise, 0);
         let mut values = Vec::with_capacity(entries.last().map_or(0, |last| last.offset + last.len()));
         for (index, entry) in entries.iter().enumerate() {
-            let deviation = match entry.kind {
-                EntryKind::Matrix => config.initial_deviation,
-                EntryKind::Bias | EntryKind::Norm => {
-                    let value =
-                        if entry.kind == EntryKind::Norm { 1.0 - config.norm.offset as f32 } else { 0.0 };
-                    values.resize(values.len() + entry.len(), value);
-                    continue;
-                }
+            let constant = match entry.kind {
+                EntryKind::Matrix | EntryKind::Convolution => None,
+                EntryKind::Bias => Some(0.0),
+                EntryKind::Norm => Some(1.0 - config.norm.offset as f32),
+                EntryKind::Delta => Some(1.0),
             };
+            if let Some(constant) = constant {
+                values.resize(values.len() + entry.len(), constant);
+                continue;
+            }
             let mut normals = key.row(index as u32, 0);
             let end = entry.offset + entry.len();
             while values.len() < end {
                 for normal in normals.normals() {
                     if values.len() < end {
-                        values.push((normal * deviation) as f32);
+                        values.push((normal * config.initial_deviation) as f32);
                     }
                 }
             }
@@ -277,6 +278,7 @@ mod tests {
                 match entry.kind {
                     EntryKind::Matrix => assert!(weights.of(entry).iter().any(|value| *value != 0.0)),
                     EntryKind::Bias => assert!(weights.of(entry).iter().all(|value| *value == 0.0)),
+                    EntryKind::Convolution | EntryKind::Delta => unreachable!("of families that are loaded"),
                     EntryKind::Norm => {
                         assert!(
                             weights

@@ -476,6 +476,9 @@ fn cut(config: &Config, layers: usize) -> Config {
     if let Some(experts) = &mut config.experts {
         experts.layers.truncate(layers);
     }
+    if let Some(delta) = &mut config.gated_delta {
+        delta.layers.truncate(layers);
+    }
     config
 }
 

@@ -2,6 +2,7 @@
 //! together, one unit after the other.
 
 use mopd_plan::Sampling;
+use tch::Kind;
 
 use super::prefetch::PipelinedDraws;
 use super::tensor_sampler::DeviceVocabulary;
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::control::Control;
 use crate::failure::Result;
-use crate::model::{Decoder, Generator};
+use crate::model::{Config, Decoder, Generator};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -36,19 +37,36 @@ pub fn rollout<'a>(
     Ok(completions)
 }
 
-/// Most rows that advance together: as many as the budget holds keys, values and logits of, rounded down to
-/// a power of two, so that small changes of free memory do not change the last bits of results.
+/// Most rows that advance together: as many as the budget holds keys, values, states and logits of, rounded
+/// down to a power of two, so that small changes of free memory do not change the last bits of results.
 fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: MemoryBudget) -> usize {
-    let bytes = |model: &Decoder| {
-        let config = &*model.config;
-        let of_token = 2 * config.layers * config.key_value_heads * config.head_dim;
-        let tokens = longest + sampling.max_tokens as usize;
-        // Four buffers of the size of the logits: the logits and the draw's intermediate results.
-        tokens * of_token * model.kind().elt_size_in_bytes() + 4 * config.vocabulary * size_of::<f32>()
-    };
-    let row = bytes(author.model) + author.guide.map_or(0, |guide| bytes(guide.model));
+    let tokens = longest + sampling.max_tokens as usize;
+    let bytes =
+        |model: &Decoder| cached_bytes(&model.config, model.kind(), tokens) + logits_bytes(&model.config);
+    rows_within(budget, bytes(author.model) + author.guide.map_or(0, |guide| bytes(guide.model)))
+}
+
+fn rows_within(budget: MemoryBudget, row: usize) -> usize {
     let rows = (budget.0 / row.max(1)).clamp(1, ROWS);
     1 << rows.ilog2()
+}
+
+/// Bytes of keys, values and states of a row with `tokens` tokens.
+fn cached_bytes(config: &Config, kind: Kind, tokens: usize) -> usize {
+    let of_token = 2 * config.attention_layers() * config.key_value_heads * config.head_dim;
+    tokens * of_token * kind.elt_size_in_bytes() + config.state_bytes()
+}
+
+/// Bytes of four buffers of the size of a row's logits: the logits and the draw's intermediate results.
+fn logits_bytes(config: &Config) -> usize {
+    4 * config.vocabulary * size_of::<f32>()
+}
+
+/// Upper bound on the bytes of keys, values, states and logits of `most` rows in all, of up to `tokens`
+/// tokens each. The caches are copied when they grow and when rows leave.
+pub(super) fn memory(config: &Config, kind: Kind, tokens: usize, most: usize, budget: MemoryBudget) -> usize {
+    let (cached, logits) = (cached_bytes(config, kind, tokens), logits_bytes(config));
+    rows_within(budget, cached + logits).min(most) * (2 * cached + logits)
 }
 
 pub(super) struct StepRow {

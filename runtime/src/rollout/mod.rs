@@ -29,7 +29,7 @@ use tch::Kind;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
-use crate::model::{Config, Decoder, GeneratedActivations, page_layout};
+use crate::model::{Config, Decoder, FastPath, GeneratedActivations, page_layout};
 use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 
@@ -133,6 +133,14 @@ pub fn memory(
         return 2 * pages * layout.bytes()
             + rows * config.vocabulary * size_of::<f32>()
             + reading(config, READ);
+    }
+    if !config.runs_on(FastPath::DecodingLoops) {
+        let tokens = longest + sampling.max_tokens as usize;
+        let read = lengths.iter().sum::<usize>().min(READ).max(longest);
+        let prompts = lengths.len().min(ROWS);
+        return in_step::memory(config, kind, tokens, lengths.len() * n, budget)
+            + reading(config, read)
+            + config.gated_delta.as_ref().map_or(0, |delta| delta.bytes_to_read(prompts, read));
     }
     let most = (sampling.max_tokens as usize).max(1) - 1;
     // Pages of one sample that it does not share with the other samples of its prompt.

@@ -3,13 +3,14 @@
 use crate::model::ModelFamily;
 
 /// A family's name in `model_type`, and the class of transformers, which other tools look for.
-pub(super) const NAMES: [(ModelFamily, &str, &str); 10] = [
+pub(super) const NAMES: [(ModelFamily, &str, &str); 11] = [
     (ModelFamily::Llama, "llama", "LlamaForCausalLM"),
     (ModelFamily::Granite, "granite", "GraniteForCausalLM"),
     (ModelFamily::Mistral, "mistral", "MistralForCausalLM"),
     (ModelFamily::Qwen2, "qwen2", "Qwen2ForCausalLM"),
     (ModelFamily::Qwen3, "qwen3", "Qwen3ForCausalLM"),
     (ModelFamily::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
+    (ModelFamily::Qwen35, "qwen3_5_text", "Qwen3_5ForCausalLM"),
     (ModelFamily::SmolLm3, "smollm3", "SmolLM3ForCausalLM"),
     (ModelFamily::Gemma, "gemma", "GemmaForCausalLM"),
     (ModelFamily::Gemma2, "gemma2", "Gemma2ForCausalLM"),
@@ -25,7 +26,15 @@ pub(super) fn names() -> String {
     NAMES.map(|(_, name, _)| format!("`{name}`")).join(", ")
 }
 
-/// A family's defaults in transformers 5.23.
+/// A model that reads images too, and the family of its text part, which `text_config` describes.
+const WITH_IMAGES: [(&str, ModelFamily); 1] = [("qwen3_5", ModelFamily::Qwen35)];
+
+/// The family of the text part of a model type that reads images too.
+pub(super) fn text_part(name: &str) -> Option<ModelFamily> {
+    WITH_IMAGES.iter().find(|(known, _)| *known == name).map(|(_, family)| *family)
+}
+
+/// A family's defaults in transformers 5.23; those of Qwen3.5 in 5.24.
 pub(super) struct Defaults {
     pub vocabulary: usize,
     pub width: usize,
@@ -87,6 +96,15 @@ impl Defaults {
                 layers: 24,
                 key_value_heads: Some(4),
                 ..qwen2
+            },
+            ModelFamily::Qwen35 => Defaults {
+                vocabulary: 248_320,
+                intermediate_size: 12_288,
+                heads: 16,
+                key_value_heads: Some(4),
+                head_dim: Some(256),
+                context: 32_768,
+                ..llama
             },
             ModelFamily::SmolLm3 => Defaults {
                 vocabulary: 128_256,

@@ -5,6 +5,7 @@
 //! model computes is never ignored. In comments here, the *reference* is the transformers library.
 
 mod families;
+mod gated_delta;
 mod keys;
 mod rope;
 #[cfg(test)]
@@ -21,9 +22,8 @@ pub use self::write::{TokenIds, unwritten, write};
 
 /// Reads the object of a `config.json`. An error says what is wrong in one line, without the file's name.
 pub fn read(json: &Value) -> Result<Config, String> {
-    let keys = ConfigKeys::new(json)?;
-    let family = family(&keys)?;
-    refuse_what_changes_the_model(&keys)?;
+    let (family, keys) = family(&ConfigKeys::new(json)?)?;
+    refuse_what_changes_the_model(&keys, family)?;
     let defaults = Defaults::for_family(family);
     let size = |key: &str, default: usize| Ok::<usize, String>(keys.size(key)?.unwrap_or(default));
     let layers = size("num_hidden_layers", defaults.layers)?;
@@ -45,6 +45,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
     };
     let context = size("max_position_embeddings", defaults.context)?;
     let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
+    let qwen35 = family == ModelFamily::Qwen35;
     let (rope, local_rope) = rope::read(&keys, family, defaults.theta, context)?;
     let context = rope.context(context);
     let multipliers = multipliers(&keys, family, head_dim)?;
@@ -62,10 +63,12 @@ pub fn read(json: &Value) -> Result<Config, String> {
         scalar_head: scalar_head(&keys)?,
         second_head: keys.flag(SECOND_HEAD)?.unwrap_or(false),
         biases: biases(&keys, family)?,
-        query_key_norm: matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
+        query_key_norm: qwen35
+            || matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
+        attention_gate: qwen35,
         norm: Norm {
             epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6) / multipliers.residual.powi(2),
-            offset: if gemma { 1.0 } else { 0.0 },
+            offset: if gemma || qwen35 { 1.0 } else { 0.0 },
             after: matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3),
         },
         activation: activation(&keys, family)?,
@@ -80,6 +83,8 @@ pub fn read(json: &Value) -> Result<Config, String> {
         attention: attention(&keys, family, layers)?,
         rope,
         local_rope,
+        rotary_dim: if qwen35 { gated_delta::rotary_dim(&keys, head_dim)? } else { None },
+        gated_delta: if qwen35 { Some(gated_delta::read(&keys, layers)?) } else { None },
         experts: if family == ModelFamily::Qwen3Moe { Some(experts(&keys, layers)?) } else { None },
         initial_deviation: keys.number("initializer_range")?.unwrap_or(0.02),
     };
@@ -104,6 +109,9 @@ const SCORES: &str = "ForSequenceClassification";
 /// The window of Gemma 2 and 3 where the file has none.
 const GEMMA_WINDOW: usize = 4096;
 
+/// The key that describes the text part of a model that reads images too.
+const TEXT_PART: &str = "text_config";
+
 /// Our key for models with a second LM head. The reference ignores the key and the tensors: it reads only the
 /// first head.
 const SECOND_HEAD: &str = "mopd_second_head";
@@ -124,12 +132,16 @@ fn scalar_head(keys: &ConfigKeys) -> Result<bool, String> {
     }
 }
 
-fn family(keys: &ConfigKeys) -> Result<ModelFamily, String> {
+/// The family, and the keys that describe its decoder.
+fn family<'a>(keys: &ConfigKeys<'a>) -> Result<(ModelFamily, ConfigKeys<'a>), String> {
     let Some(name) = keys.text("model_type")? else {
         return Err(format!("`model_type` is missing; it is one of {}", families::names()));
     };
     if let Some(family) = families::named(name) {
-        return Ok(family);
+        return Ok((family, *keys));
+    }
+    if let Some(family) = families::text_part(name) {
+        return Ok((family, keys.nested(TEXT_PART)?));
     }
     let reason = match name {
         "gemma3" => "`gemma3` reads images; its text part alone is `gemma3_text`".to_owned(),
@@ -139,7 +151,7 @@ fn family(keys: &ConfigKeys) -> Result<ModelFamily, String> {
 }
 
 /// Refuses settings of the reference that no family here has, unless they have the value that does nothing.
-fn refuse_what_changes_the_model(keys: &ConfigKeys) -> Result<(), String> {
+fn refuse_what_changes_the_model(keys: &ConfigKeys, family: ModelFamily) -> Result<(), String> {
     if keys.present("quantization_config").is_some() {
         let method = keys.nested("quantization_config")?.text("quant_method")?.map(str::to_owned);
         let method = method.map_or(String::new(), |method| format!(" (`{method}`)"));
@@ -161,7 +173,8 @@ fn refuse_what_changes_the_model(keys: &ConfigKeys) -> Result<(), String> {
             "`attention_dropout` is {dropout}, which is not supported: set it to 0 to train without"
         ));
     }
-    if let Some(factor) = keys.number("partial_rotary_factor")?
+    if family != ModelFamily::Qwen35
+        && let Some(factor) = keys.number(rope::PARTIAL)?
         && factor != 1.0
     {
         return Err(rope::partial(factor));
@@ -289,7 +302,9 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
     };
     let used = keys.flag("use_sliding_window")?.unwrap_or(false);
     match family {
-        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => Ok(vec![full; layers]),
+        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma | ModelFamily::Qwen35 => {
+            Ok(vec![full; layers])
+        }
         // With `layer_types` the reference reads the file as `ministral`, which is the same otherwise.
         ModelFamily::Mistral => {
             let window = window(Some(4096))?;

@@ -9,6 +9,9 @@ use crate::model::{ModelFamily, Rope, RopeScaling};
 /// Base of Gemma 3's layers with a window.
 const LOCAL_THETA: f64 = 10_000.0;
 
+/// The key of the part of a head that is rotated, which `gated_delta.rs` reads where it is supported.
+pub(super) const PARTIAL: &str = "partial_rotary_factor";
+
 /// What a file says of positions outside the parameters of a scaling.
 #[derive(Clone, Copy)]
 struct Positions {
@@ -42,7 +45,11 @@ pub(super) fn read(
                 return Err(format!("`{key}` per kind of layer is supported for `gemma3_text` only"));
             }
         }
-        return Ok((rope(&parameters, theta, positions)?, None));
+        let mut parameters = parameters.to_map();
+        if family == ModelFamily::Qwen35 {
+            parameters.remove(PARTIAL);
+        }
+        return Ok((rope(&ConfigKeys::of(&parameters), theta, positions)?, None));
     }
     Ok((Rope { theta: checked(theta)?, scaling: RopeScaling::None }, None))
 }
@@ -113,7 +120,7 @@ fn rope(parameters: &ConfigKeys, theta: f64, positions: Positions) -> Result<Rop
 }
 
 fn scaling(parameters: &ConfigKeys, positions: Positions) -> Result<RopeScaling, String> {
-    if let Some(factor) = parameters.number("partial_rotary_factor")?
+    if let Some(factor) = parameters.number(PARTIAL)?
         && factor != 1.0
     {
         return Err(partial(factor));
@@ -192,5 +199,5 @@ fn yarn_attention(parameters: &ConfigKeys, factor: f64) -> Result<f64, String> {
 }
 
 pub(super) fn partial(factor: f64) -> String {
-    format!("`partial_rotary_factor` is {factor}: heads that are rotated in part are not supported")
+    format!("`{PARTIAL}` is {factor}: heads that are rotated in part are supported for `qwen3_5_text` only")
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Rope, RopeScaling};
+use crate::model::{GatedDelta, Rope, RopeScaling};
 
 fn parse(json: Value) -> Config {
     read(&json).unwrap_or_else(|problem| panic!("{problem}"))
@@ -400,6 +400,45 @@ fn a_model_that_scores_has_one_label() {
     assert_eq!(problem(&of(json!({ "id2label": { "0": "no", "1": "yes" } }))), classes);
 }
 
+/// A model that reads images has its decoder's keys in `text_config`.
+#[test]
+fn the_text_part_of_qwen3_5_is_read_from_a_model_with_images() {
+    let text = small("qwen3_5_text", json!({ "tie_word_embeddings": true, "eos_token_id": 7 }));
+    let config = parse(text.clone());
+    let delta = config.gated_delta.as_ref().unwrap();
+    assert_eq!(delta.layers, [true, true, true, false]);
+    let GatedDelta { key_heads, value_heads, key_head_dim, value_head_dim, convolution, .. } = *delta;
+    assert_eq!([key_heads, value_heads, key_head_dim, value_head_dim, convolution], [16, 32, 128, 128, 4]);
+    assert_eq!((config.rotary_dim, config.norm.offset, config.attention_gate), (Some(2), 1.0, true));
+    let whole = json!({
+        "model_type": "qwen3_5", "text_config": text, "vision_config": { "depth": 1 },
+        "tie_word_embeddings": false, "eos_token_id": 8,
+    });
+    assert_eq!(parse(whole.clone()), config);
+    assert_eq!(TokenIds::read(&whole).end, json!(7));
+    let every = parse(small("qwen3_5_text", json!({ "full_attention_interval": 2 })));
+    assert_eq!(every.gated_delta.unwrap().layers, [true, false, true, false]);
+}
+
+#[test]
+fn a_head_may_be_rotated_in_part() {
+    let rotary_dim = |more: Value| parse(small("qwen3_5_text", more)).rotary_dim;
+    let parameters = |factor: f64| json!({ "rope_type": "default", "partial_rotary_factor": factor });
+    assert_eq!(rotary_dim(json!({ "partial_rotary_factor": 0.5 })), Some(4));
+    assert_eq!(rotary_dim(json!({ "partial_rotary_factor": 0.5, "rope_parameters": parameters(1.0) })), None);
+    for head_dim in (2..300).step_by(2) {
+        for rotated in (2..=head_dim).step_by(2) {
+            let config = Config {
+                head_dim,
+                rotary_dim: (rotated < head_dim).then_some(rotated),
+                attention_scale: 1.0 / (head_dim as f64).sqrt(),
+                ..parse(small("qwen3_5_text", json!({})))
+            };
+            assert_eq!(unwritten(&config), None, "{rotated} of {head_dim}");
+        }
+    }
+}
+
 #[test]
 fn unsupported_config_json_is_refused_with_the_key() {
     for (json, expected) in [
@@ -438,6 +477,26 @@ fn unsupported_config_json_is_refused_with_the_key() {
             "supported for `gemma3_text` only",
         ),
         (small("llama", json!({ "partial_rotary_factor": 0.5 })), "`partial_rotary_factor` is 0.5"),
+        (
+            small(
+                "gemma3_text",
+                json!({ "rope_parameters": { "full_attention": { "partial_rotary_factor": 0.5 } } }),
+            ),
+            "`partial_rotary_factor` is 0.5",
+        ),
+        (
+            small("qwen3_5_text", json!({ "hidden_act": "gelu_pytorch_tanh" })),
+            "supported for `qwen3_5_text` is `silu`",
+        ),
+        (
+            small("qwen3_5_text", json!({ "linear_num_value_heads": 24 })),
+            "must be a multiple of `linear_num_key_heads`",
+        ),
+        (
+            small("qwen3_5_text", json!({ "layer_types": vec!["sliding_attention"; 4] })),
+            "\"sliding_attention\"",
+        ),
+        (json!({ "model_type": "qwen3_5" }), "`text_config` is missing"),
         (small("llama", json!({ "attention_dropout": 0.1 })), "`attention_dropout` is 0.1"),
         (
             small("gemma3_text", json!({ "use_bidirectional_attention": true })),
@@ -511,6 +570,11 @@ fn hostile_values_are_errors() {
         ("smollm3", json!({ "no_rope_layer_interval": 0 })),
         ("qwen3_moe", json!({ "decoder_sparse_step": 0 })),
         ("qwen3_moe", json!({ "num_experts": 0 })),
+        ("qwen3_5_text", json!({ "full_attention_interval": 0 })),
+        ("qwen3_5_text", json!({ "partial_rotary_factor": 0.0 })),
+        ("qwen3_5_text", json!({ "partial_rotary_factor": 1.5 })),
+        ("qwen3_5_text", json!({ "linear_conv_kernel_dim": 0 })),
+        ("qwen3_5_text", json!({ "linear_key_head_dim": u64::MAX })),
     ] {
         problem(&small(name, more));
     }

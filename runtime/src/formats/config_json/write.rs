@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::families::NAMES;
-use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, read};
+use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, TEXT_PART, gated_delta, read};
 use crate::model::{Activation, Config, LayerAttention, ModelFamily, Rope, RopeScaling};
 
 /// The token ids in `config.json`, each as it stands there: a number, a list of numbers, or null.
@@ -17,7 +17,8 @@ pub struct TokenIds {
 impl TokenIds {
     /// Takes the ids from a `config.json`.
     pub fn read(json: &Value) -> TokenIds {
-        let id = |key: &str| json.get(key).cloned().unwrap_or(Value::Null);
+        let text = json.get(TEXT_PART).unwrap_or(json);
+        let id = |key: &str| text.get(key).cloned().unwrap_or(Value::Null);
         TokenIds { begin: id("bos_token_id"), end: id("eos_token_id"), padding: id("pad_token_id") }
     }
 }
@@ -87,7 +88,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
         put("attn_logit_softcapping", json!(config.attention_softcap));
         put("final_logit_softcapping", json!(config.logit_softcap));
     }
-    for (key, value) in windows(config) {
+    for (key, value) in windows(config).into_iter().chain(gated_delta::write(config)) {
         put(key, value);
     }
     if let Some(experts) = &config.experts {
@@ -119,6 +120,8 @@ pub fn unwritten(config: &Config) -> Option<String> {
     };
     let features = [
         ("biases", again.biases != config.biases),
+        ("gate of attention", again.attention_gate != config.attention_gate),
+        ("gated delta rule", again.gated_delta != config.gated_delta),
         ("normalisation of queries and keys", again.query_key_norm != config.query_key_norm),
         ("normalisation", again.norm != config.norm),
         ("activation", again.activation != config.activation),
@@ -129,7 +132,12 @@ pub fn unwritten(config: &Config) -> Option<String> {
         ("scale of logits", again.logit_scale != config.logit_scale),
         ("sliding windows", differs(|layer| layer.window.unwrap_or(0))),
         ("layers without positions", differs(|layer| usize::from(layer.rotary))),
-        ("rotary positions", again.rope != config.rope || again.local_rope != config.local_rope),
+        (
+            "rotary positions",
+            again.rope != config.rope
+                || again.local_rope != config.local_rope
+                || again.rotary_dim != config.rotary_dim,
+        ),
         ("experts", again.experts != config.experts),
     ];
     let lost: Vec<&str> = features.into_iter().filter(|(_, lost)| *lost).map(|(name, _)| name).collect();
@@ -167,7 +175,7 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
     let types: Vec<&str> = config.attention.iter().map(|layer| kind(layer.window.is_some())).collect();
     let mut keys = Vec::new();
     match config.family {
-        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => {}
+        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma | ModelFamily::Qwen35 => {}
         ModelFamily::Mistral => {
             keys.push(("sliding_window", json!(window)));
             // Only if layers differ: with this key the reference reads another model type.
@@ -204,6 +212,13 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
 }
 
 fn rotary(config: &Config) -> Vec<(&'static str, Value)> {
+    // Not known to versions that read flat keys.
+    if config.family == ModelFamily::Qwen35 {
+        return vec![(
+            "rope_parameters",
+            Value::Object(gated_delta::with_rotary_factor(config, nested(&config.rope))),
+        )];
+    }
     if let Some(local) = &config.local_rope {
         if local.scaling != RopeScaling::None {
             let full = json!({ "full_attention": nested(&config.rope), "sliding_attention": nested(local) });
@@ -218,13 +233,13 @@ fn rotary(config: &Config) -> Vec<(&'static str, Value)> {
     vec![("rope_theta", json!(config.rope.theta)), ("rope_scaling", scaling(&config.rope.scaling))]
 }
 
-fn nested(rope: &Rope) -> Value {
+fn nested(rope: &Rope) -> Map<String, Value> {
     let mut parameters = match scaling(&rope.scaling) {
         Value::Object(parameters) => parameters,
         _ => Map::from_iter([("rope_type".to_owned(), json!("default"))]),
     };
     parameters.insert("rope_theta".to_owned(), json!(rope.theta));
-    Value::Object(parameters)
+    parameters
 }
 
 fn scaling(scaling: &RopeScaling) -> Value {

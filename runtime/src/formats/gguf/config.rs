@@ -145,6 +145,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
             output: bias("attn_output"),
             feed_forward: bias("ffn_gate"),
         },
+        attention_gate: false,
         query_key_norm: matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
         norm: norm(&keys, family)?,
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
@@ -164,6 +165,8 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
         attention: attention(&keys, family, layers)?,
         rope,
         local_rope: local_rope(&keys, family)?,
+        rotary_dim: None,
+        gated_delta: None,
         experts: experts(&keys, family, layers, contents)?,
         // Files don't record how their weights were initialised.
         initial_deviation: 0.02,

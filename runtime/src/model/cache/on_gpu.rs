@@ -73,12 +73,14 @@ impl OnGpu {
         let shape = DecodeShape { heads, groups, width, kind: decoder.kind() };
         let kernels = compiled(DecodeKernels::of(decoder.place.kernels()?, shape))??;
         let scales = |scales: &Tensor| decoder.scale(scales).to_kind(Kind::Float).contiguous();
-        let of_layer = |layer: &Layer| LayerScales {
-            attention: scales(&layer.norm_attention),
-            feed_forward: scales(&layer.norm_feed_forward),
-            query_key: layer.query_key_norm.as_ref().map(scales),
+        let of_layer = |layer: &Layer| {
+            Some(LayerScales {
+                attention: scales(&layer.norm_attention),
+                feed_forward: scales(&layer.norm_feed_forward),
+                query_key: layer.mixer.attention()?.query_key_norm.as_ref().map(scales),
+            })
         };
-        let layers = decoder.layers.iter().map(of_layer).collect();
+        let layers = decoder.layers.iter().map(of_layer).collect::<Option<_>>()?;
         let place = Tensor::zeros([1], (Kind::Int64, decoder.device()));
         Some(OnGpu { kernels, layers, place, tokens: None, capture: Capture::new(decoder) })
     }
@@ -138,16 +140,17 @@ impl OnGpu {
             add_and_normalise(&decoder.embed(tokens), None, &self.layers[0].attention);
         for (index, layer) in decoder.layers.iter().enumerate() {
             let scales = &self.layers[index];
-            let projected = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, width]);
-            let [keys, values] = [&generator.keys, &generator.values].map(|caches| &caches[index]);
+            let weights = layer.mixer.attention().expect("`Config::runs_on` excludes other models");
+            let projected = weights.query_key_value.apply(&normed).view([-1, heads + 2 * groups, width]);
+            let [keys, values] = generator.caches[index].keys_values();
             let cache = Cache { keys, values, place: &self.place };
             let attention = DecodeAttention {
                 norm: scales.query_key.as_ref().map(|scales| (scales, epsilon)),
-                rotary: generator.rotary.of(&layer.attention).map(|rotary| [&rotary.cosine, &rotary.sine]),
+                rotary: generator.rotary.of(&weights.kind).map(|rotary| [&rotary.cosine, &rotary.sine]),
                 positions: &generator.positions,
                 query_scale: config.attention_scale,
                 bias: &generator.bias,
-                window: layer.attention.window,
+                window: weights.kind.window,
                 softcap: config.attention_softcap,
             };
             let attended = self.kernels.attend(&projected, &attention, cache);

@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::Generator;
+use super::{Generator, Projected, gated};
 use crate::machine::transfer::upload;
 use crate::model::attention::{HIDDEN, attend_stored};
 use crate::model::config::FastPath;
@@ -40,16 +40,20 @@ impl Generator<'_> {
         let _ = bias.select(2, 0).select(2, length - 1).fill_(HIDDEN);
         let mut stream = decoder.embed(&tokens);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            let (query, key, value) = decoder.project(layer, &stream, &rotary);
+            let normed = decoder.normalise(&stream, &layer.norm_attention);
+            let weights = layer.mixer.attention().expect("`Config::runs_on` excludes other models");
+            let Projected { query, key, value, gate } = decoder.project(weights, &normed, &rotary);
             let cached = |cache: &Tensor, new: &Tensor| {
                 let new = new.reshape([rows, 2, groups, width]).transpose(1, 2);
                 cache.narrow(2, self.filled, 2).copy_(&new);
                 cache.narrow(2, 0, length)
             };
-            let (keys, values) = (cached(&self.keys[index], &key), cached(&self.values[index], &value));
+            let [keys, values] = self.caches[index].keys_values();
+            let (keys, values) = (cached(keys, &key), cached(values, &value));
             let query = query.reshape([rows, 2, heads, width]).transpose(1, 2);
             let attended = attend_stored(config, &query, &keys, &values, Some(&bias)).transpose(1, 2);
-            stream = decoder.finish(layer, stream, &attended.reshape([rows * 2, heads * width]));
+            let attended = gated(attended.reshape([rows * 2, heads * width]), gate);
+            stream = decoder.finish(layer, stream, &attended);
         }
         let stands: Vec<i64> = second.iter().map(|second| i64::from(second.is_some())).collect();
         let stands = upload(&stands, decoder.device());

@@ -45,7 +45,7 @@ impl GeneratedActivations {
 
     /// Space for the activations of a pass over `tokens` tokens.
     pub(in crate::model) fn pass(&mut self, decoder: &Decoder, tokens: usize) -> &mut SavedPass {
-        let has_head_norm = decoder.layers.iter().any(|layer| layer.query_key_norm.is_some());
+        let has_head_norm = decoder.config.query_key_norm;
         let widths = SavedWidths::new(&shape(decoder), has_head_norm);
         let pass = self.passes.len() as u32;
         self.just_read.extend((0..tokens as u32).map(|token| SavedToken { pass, token }));
@@ -118,7 +118,7 @@ impl Gathering {
         let all = |saved| self.gather(index, saved, &self.tokens);
         // The last layer computes only the positions that predict a completion token.
         let answered = if index + 1 == decoder.layers.len() { &self.predictors } else { &self.tokens };
-        let has_head_norm = decoder.layers[index].query_key_norm.is_some();
+        let has_head_norm = decoder.config.query_key_norm;
         LayerActivations {
             stream,
             attention: Tape::Own(packed_attention::SavedForBackward {

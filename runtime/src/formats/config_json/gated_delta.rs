@@ -1,0 +1,98 @@
+//! The keys of `config.json` about layers with the gated delta rule, and about heads that are rotated in
+//! part.
+
+use serde_json::{Map, Value, json};
+
+use super::keys::ConfigKeys;
+use super::rope::PARTIAL;
+use crate::model::{Config, GatedDelta};
+
+/// The part of a head that is rotated where the file does not say it.
+const ROTATED: f64 = 0.25;
+
+const LINEAR: &str = "linear_attention";
+const FULL: &str = "full_attention";
+
+pub(super) fn read(keys: &ConfigKeys, layers: usize) -> Result<GatedDelta, String> {
+    // The convolution has the activation of the feed-forward part in the reference, where only this one is
+    // written.
+    if let Some(activation) = keys.text("hidden_act")?
+        && !["silu", "swish"].contains(&activation)
+    {
+        return Err(format!("`hidden_act` is `{activation}`; supported for `qwen3_5_text` is `silu`"));
+    }
+    let size = |key: &str, default: usize| Ok::<usize, String>(keys.size(key)?.unwrap_or(default));
+    Ok(GatedDelta {
+        key_heads: size("linear_num_key_heads", 16)?,
+        value_heads: size("linear_num_value_heads", 32)?,
+        key_head_dim: size("linear_key_head_dim", 128)?,
+        value_head_dim: size("linear_value_head_dim", 128)?,
+        convolution: size("linear_conv_kernel_dim", 4)?,
+        layers: layer_types(keys, layers)?,
+    })
+}
+
+/// Which layers have the rule.
+fn layer_types(keys: &ConfigKeys, layers: usize) -> Result<Vec<bool>, String> {
+    let Some(types) = keys.list("layer_types", layers)? else {
+        let interval = keys.size("full_attention_interval")?.unwrap_or(4);
+        if interval == 0 {
+            return Err("`full_attention_interval` is 0".to_owned());
+        }
+        return Ok((0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect());
+    };
+    let linear = |kind: &Value| match kind.as_str() {
+        Some(LINEAR) => Ok(true),
+        Some(FULL) => Ok(false),
+        _ => Err(format!("`layer_types` has {kind}; supported are `{LINEAR}` and `{FULL}`")),
+    };
+    types.iter().map(linear).collect()
+}
+
+/// The part of a head that is rotated, if the file says it: the parameters of rotary positions come first, as
+/// in the reference.
+fn rotary_factor(keys: &ConfigKeys) -> Result<Option<f64>, String> {
+    for parameters in ["rope_scaling", "rope_parameters"] {
+        if keys.present(parameters).is_some()
+            && let Some(factor) = keys.nested(parameters)?.number(PARTIAL)?
+        {
+            return Ok(Some(factor));
+        }
+    }
+    keys.number(PARTIAL)
+}
+
+/// The numbers of a head that are rotated; `None`: all.
+pub(super) fn rotary_dim(keys: &ConfigKeys, head_dim: usize) -> Result<Option<usize>, String> {
+    let factor = rotary_factor(keys)?.unwrap_or(ROTATED);
+    if !(0.0..=1.0).contains(&factor) {
+        return Err(format!("`{PARTIAL}` is {factor}, it must be from 0 to 1"));
+    }
+    let rotated = (head_dim as f64 * factor) as usize;
+    Ok((rotated < head_dim).then_some(rotated))
+}
+
+/// The keys of a configuration with such layers.
+pub(super) fn write(config: &Config) -> Vec<(&'static str, Value)> {
+    let Some(delta) = &config.gated_delta else { return Vec::new() };
+    let kinds = delta.layers.iter().map(|linear| if *linear { LINEAR } else { FULL });
+    vec![
+        ("linear_num_key_heads", json!(delta.key_heads)),
+        ("linear_num_value_heads", json!(delta.value_heads)),
+        ("linear_key_head_dim", json!(delta.key_head_dim)),
+        ("linear_value_head_dim", json!(delta.value_head_dim)),
+        ("linear_conv_kernel_dim", json!(delta.convolution)),
+        ("layer_types", json!(kinds.collect::<Vec<&str>>())),
+    ]
+}
+
+/// Adds to the parameters of rotary positions which part of a head is rotated.
+pub(super) fn with_rotary_factor(config: &Config, mut parameters: Map<String, Value>) -> Map<String, Value> {
+    let rotated = config.rotary_dim.unwrap_or(config.head_dim);
+    let factor = rotated as f64 / config.head_dim as f64;
+    // The product with the width of a head may be rounded below the number.
+    let exact = (config.head_dim as f64 * factor) as usize == rotated;
+    let factor = if exact { factor } else { (rotated as f64 + 0.5) / config.head_dim as f64 };
+    parameters.insert(PARTIAL.to_owned(), json!(factor));
+    parameters
+}
