@@ -391,6 +391,12 @@ fn shape(projection: Projection, architecture: &Architecture) -> (u64, u64) {
         Projection::Key | Projection::Value => (key_values, width),
         Projection::Gate | Projection::Up => (hidden, width),
         Projection::Down => (width, hidden),
+        // No family that the language makes has it.
+        Projection::DeltaInput
+        | Projection::DeltaGate
+        | Projection::DeltaStrength
+        | Projection::DeltaDecay
+        | Projection::DeltaOutput => (0, 0),
     }
 }
 

@@ -127,8 +127,7 @@ impl Adapted {
             (_, None) => false,
         };
         let chosen = |entry: &ParameterEntry| {
-            let module = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-            settings.targets.iter().any(|target| Some(target.module()) == module) && within(entry)
+            settings.targets.iter().any(|target| Some(target.module()) == entry.module()) && within(entry)
         };
         let entries: Vec<ParameterEntry> = layout(&base.config).into_iter().filter(chosen).collect();
         if entries.is_empty() {

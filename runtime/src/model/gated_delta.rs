@@ -52,7 +52,7 @@ impl DeltaState {
         .map(|size| size as i64);
         DeltaState {
             window: Tensor::zeros([rows, channels, taps - 1], (kind, device)),
-            state: Tensor::zeros([rows, heads, keys, values], (wide(kind), device)),
+            state: Tensor::zeros([rows, heads, keys, values], (computed_in(kind), device)),
         }
     }
 
@@ -98,7 +98,8 @@ impl GatedDelta {
 /// Added to the squared length of queries and keys.
 const EPSILON: f64 = 1e-6;
 
-fn wide(kind: Kind) -> Kind {
+/// The precision of the rule in a model of this kind.
+fn computed_in(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
@@ -120,7 +121,7 @@ impl DeltaWeights {
     /// The recurrence's inputs. `mixed` is `[rows, channels, tokens]` after the convolution; `strength` and
     /// `decay` are `[rows, tokens, value heads]`.
     fn inputs(&self, delta: &GatedDelta, mixed: &Tensor, strength: &Tensor, decay: &Tensor) -> DeltaInputs {
-        let kind = wide(mixed.kind());
+        let kind = computed_in(mixed.kind());
         let [rows, _, tokens] = mixed.size()[..] else { unreachable!("it has three axes") };
         let [keys, values] = [delta.keys(), delta.values()].map(|size| size as i64);
         let parts = mixed.to_kind(kind).split_with_sizes([keys, keys, values], 1);

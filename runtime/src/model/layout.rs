@@ -41,6 +41,14 @@ impl ParameterEntry {
         self.len() == 0
     }
 
+    /// The module that has it, for a matrix: `q_proj`.
+    pub fn module(&self) -> Option<&str> {
+        if self.kind != EntryKind::Matrix {
+            return None;
+        }
+        self.name.strip_suffix(".weight")?.rsplit('.').next()
+    }
+
     /// Whether it is the scalar head.
     pub fn is_scalar_head(&self) -> bool {
         self.layer.is_none() && self.name == "score.weight"

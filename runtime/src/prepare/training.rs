@@ -2,7 +2,7 @@
 
 use mopd_plan::events::FailureKind;
 use mopd_plan::producers::Writer;
-use mopd_plan::{DomainId, ModelId, Objective, Producer, Role, Sampling, Train, View};
+use mopd_plan::{DomainId, ModelId, Objective, Producer, Projection, Role, Sampling, Train, Trainable, View};
 
 use super::check::turns_end;
 use super::prompts::Prompts;
@@ -29,6 +29,7 @@ pub fn check_training(
         return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
     }
     stage.has_heads()?;
+    stage.has_targets()?;
     stage.compares_like_models()?;
     for share in &train.mixture {
         let data = &domains[share.domain.0 as usize];
@@ -99,9 +100,21 @@ impl<'a> StageModels<'a> {
         if !self.train.trains_second_head() || runs() {
             return Ok(());
         }
-        let message =
-            "sampling with two output heads from a model with sliding attention is not supported yet";
+        let message = "sampling with two output heads from a model with sliding attention or the gated delta \
+                       rule is not supported yet";
         Err(Error::new(FailureKind::Runtime, message).help("leave `heads` and `accept` out"))
+    }
+
+    /// `targets` of an adapter
+    fn has_targets(&self) -> Result<()> {
+        let Trainable::Adapter(adapter) = &self.train.trainable else { return Ok(()) };
+        let entries = layout(&self.spec(self.model).config);
+        let is_missing =
+            |target: &&Projection| !entries.iter().any(|entry| entry.module() == Some(target.module()));
+        let Some(missing) = adapter.targets.iter().find(is_missing) else { return Ok(()) };
+        let (name, module) = (missing.name(), missing.module());
+        let message = format!("an adapter of `{name}`, but the model has no matrix `{module}`");
+        Err(Error::new(FailureKind::Runtime, message).help("name matrices of the model in `targets`"))
     }
 
     /// `changed`

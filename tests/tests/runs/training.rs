@@ -180,3 +180,52 @@ fn adapters_are_saved_without_their_base() {
         .expect("it runs");
     assert!(String::from_utf8_lossy(&output.stderr).contains("whole has no adapter"), "{output:?}");
 }
+
+/// A loaded Qwen3.5, whose layers have the gated delta rule in place of attention, learns from a teacher of
+/// another family by all its weights, then by adapters of the rule; both results are read again.
+#[test]
+fn layers_with_the_gated_delta_rule_are_trained() {
+    let loaded = TempDir::new().expect("a temporary folder");
+    let fixture = mopd_tests::root().join("runtime/tests/fixtures/architectures/qwen3_5");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture.join(file), loaded.path().join(file)).expect("a copy");
+    }
+    // As a run writes it beside a model with the tokenizer of bytes.
+    let provenance =
+        r#"{"format": 3, "model": "loaded", "seed": 1, "key": "key", "lineage": [], "bytes": true}"#;
+    fs::write(loaded.path().join("mopd.json"), provenance).expect("writing provenance");
+    let models = format!(
+        "model loaded = checkpoint(\"{}\")
+teacher tutor = start {{ origin = foreign }}
+route {{ for d in domains: domain == d -> tutor }}
+model student = distill(loaded) {{
+  objective = mopd, rollout = sample(n: 2, temperature: 1.0, max_tokens: 6)
+  prompts = 4, steps = 2, lr = 1e-3
+}}
+model adapted = sft(student, on: domains) {{
+  adapter = lora(rank: 2, alpha: 4, targets: [attention, gated_delta])
+  target = answer, steps = 2, batch = 4, lr = 1e-2
+}}
+",
+        loaded.path().display()
+    );
+    let folder = run(&models, &["loaded", "student", "adapted"]);
+    let models = folder.path().join("out/models");
+    let json = |path: &str| -> Value {
+        serde_json::from_slice(&fs::read(models.join(path)).expect("a file")).expect("JSON")
+    };
+    let [before, after] = [
+        serde_json::from_slice::<Value>(&fs::read(fixture.join("config.json")).expect("a file"))
+            .expect("JSON"),
+        json("student-seed1/config.json"),
+    ];
+    for key in ["model_type", "layer_types", "linear_num_value_heads", "rope_parameters"] {
+        assert_eq!(after[key], before[key], "{key}");
+    }
+    let targets = json("adapted-seed1/adapter_config.json")["target_modules"].to_string();
+    assert!(targets.contains("in_proj_qkv") && targets.contains("q_proj"), "{targets}");
+    let adapter = fs::read(models.join("adapted-seed1/adapter_model.safetensors")).expect("an adapter");
+    let header = String::from_utf8_lossy(&adapter).into_owned();
+    let name = "base_model.model.model.layers.0.linear_attn.in_proj_qkv.lora_A.weight";
+    assert!(header.contains(name), "{}", &header[..200]);
+}

@@ -296,6 +296,14 @@ pub enum Projection {
     Gate,
     Up,
     Down,
+    /// Of queries, keys and values of the gated delta rule, as one matrix.
+    DeltaInput,
+    /// Of the gate of its output.
+    DeltaGate,
+    /// Of its write strengths.
+    DeltaStrength,
+    DeltaDecay,
+    DeltaOutput,
 }
 
 impl Projection {
@@ -309,12 +317,25 @@ impl Projection {
             Projection::Gate => "gate_proj",
             Projection::Up => "up_proj",
             Projection::Down => "down_proj",
+            Projection::DeltaInput => "in_proj_qkv",
+            Projection::DeltaGate => "in_proj_z",
+            Projection::DeltaStrength => "in_proj_b",
+            Projection::DeltaDecay => "in_proj_a",
+            Projection::DeltaOutput => "out_proj",
         }
     }
 
     pub const ATTENTION: &'static [Projection] =
         &[Projection::Query, Projection::Key, Projection::Value, Projection::Output];
     pub const FEED_FORWARD: &'static [Projection] = &[Projection::Gate, Projection::Up, Projection::Down];
+    /// In layers that have the rule in place of attention.
+    pub const GATED_DELTA: &'static [Projection] = &[
+        Projection::DeltaInput,
+        Projection::DeltaGate,
+        Projection::DeltaStrength,
+        Projection::DeltaDecay,
+        Projection::DeltaOutput,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -325,6 +346,11 @@ impl Projection {
             Projection::Gate => "gate",
             Projection::Up => "up",
             Projection::Down => "down",
+            Projection::DeltaInput => "delta_input",
+            Projection::DeltaGate => "delta_gate",
+            Projection::DeltaStrength => "delta_strength",
+            Projection::DeltaDecay => "delta_decay",
+            Projection::DeltaOutput => "delta_output",
         }
     }
 }

@@ -156,15 +156,14 @@ fn report_unlike(reporter: &mut Reporter, span: Span, text: String) {
 pub fn adapted(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
     const WANTED: &str =
         "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
-    let single = Projection::ATTENTION
-        .iter()
-        .chain(Projection::FEED_FORWARD)
-        .map(|one| (one.name(), std::slice::from_ref(one)));
-    let words: Vec<(&str, &[Projection])> =
-        [("attention", Projection::ATTENTION), ("feed_forward", Projection::FEED_FORWARD)]
-            .into_iter()
-            .chain(single)
-            .collect();
+    let groups = [
+        ("attention", Projection::ATTENTION),
+        ("feed_forward", Projection::FEED_FORWARD),
+        ("gated_delta", Projection::GATED_DELTA),
+    ];
+    let each = groups.iter().flat_map(|(_, group)| *group);
+    let single = each.map(|one| (one.name(), std::slice::from_ref(one)));
+    let words: Vec<(&str, &[Projection])> = groups.into_iter().chain(single).collect();
     if let ExprKind::Name(name) | ExprKind::Text(name) = &expr.kind {
         let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, WANTED);
         if is_all_matrices(name) {

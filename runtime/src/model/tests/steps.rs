@@ -39,7 +39,7 @@ const OBJECTIVES: [(&str, Terms); 3] = [
 fn a_step_of_distillation_equals_the_reference() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/steps");
     let teacher = load(&folder.join("teacher"));
-    for case in ["qwen2", "qwen3_moe", "gemma2"] {
+    for case in ["qwen2", "qwen3_moe", "gemma2", "qwen3_5"] {
         let student = load(&folder.join(case));
         let reference = read(&folder.join(case).join("reference.safetensors"));
         let sequences: Vec<(Vec<Token>, Vec<Token>)> = reference["prompt_length"]

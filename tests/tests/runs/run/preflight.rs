@@ -554,3 +554,23 @@ fn contexts_of_loaded_models_are_checked_with_the_files() {
     assert_eq!(output.status.code(), Some(1));
     assert_says(&text(&output), &parts);
 }
+
+/// Matrices that only other architectures have.
+#[test]
+fn an_adapter_of_matrices_that_the_model_lacks_is_refused() {
+    let bench = Bench::new();
+    bench.write(
+        "tiny.mopd",
+        "experiment \"adapted\" { seed = 1 }
+domain copy { prompts = \"copy.jsonl\", reward = exact_match }
+model base = llama { layers = 1, width = 16, heads = 2, context = 32, tokenizer = bytes }
+model adapted = sft(base, on: domains) {
+  adapter = lora(rank: 2, alpha: 4, targets: [query, delta_gate])
+  target = answer, steps = 1, batch = 2, lr = 1e-3
+}
+",
+    );
+    let said = "an adapter of `delta_gate`, but the model has no matrix `in_proj_z`";
+    assert_says(&bench.fails(&[]), &[said]);
+    assert_says(&text(&check(&bench, &[])), &[said]);
+}

@@ -82,7 +82,10 @@ pub static FORMATS: &[Word] = &[
 ];
 
 pub static WEIGHTS: &[Word] = &[
-    word("attention", "queries, keys, values and the output projection, in every layer"),
+    word(
+        "attention",
+        "attention in every layer, or what a layer has in place of it: projections and their biases",
+    ),
     word("feed_forward", "the feed-forward part of every layer, including experts and routers"),
     word("embedding", "the embedding, and the `lm_head` if it is not tied"),
     word("norm", "every normalisation"),
@@ -91,6 +94,7 @@ pub static WEIGHTS: &[Word] = &[
 pub static PROJECTIONS: &[Word] = &[
     word("attention", "queries, keys, values and the output projection"),
     word("feed_forward", "the three matrices of the feed-forward part"),
+    word("gated_delta", "all matrices of the gated delta rule, in layers that have it in place of attention"),
     word("query", "the query projection"),
     word("key", "the key projection"),
     word("value", "the value projection"),
@@ -98,6 +102,11 @@ pub static PROJECTIONS: &[Word] = &[
     word("gate", "the gate projection"),
     word("up", "the up projection"),
     word("down", "the down projection"),
+    word("delta_input", "the gated delta rule's projection of queries, keys and values"),
+    word("delta_gate", "the gated delta rule's projection of the gate of its output"),
+    word("delta_strength", "the gated delta rule's projection of write strengths"),
+    word("delta_decay", "the gated delta rule's projection of decays"),
+    word("delta_output", "the gated delta rule's output projection"),
 ];
 
 pub static ALIGNMENTS: &[Word] = &[
