@@ -101,10 +101,11 @@ impl Matrices {
     }
 }
 
-/// Operations of attention in all layers for the tokens at positions `from..to`.
+/// Operations of attention in all layers for the tokens at positions `from..to`. Those of the gated delta
+/// rule are left out: they are few beside the products with matrices.
 fn attention(config: &Config, from: f64, to: f64) -> f64 {
     let width = (config.heads * config.head_dim) as f64;
-    config.attention.iter().map(|layer| 4.0 * width * seen(from, to, layer.window)).sum()
+    config.attention_layers().map(|layer| 4.0 * width * seen(from, to, layer.window)).sum()
 }
 
 /// The sum of the tokens that each token at positions `from..to` attends to, itself included.
@@ -148,8 +149,7 @@ pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Ve
     if written > 0.0 {
         let key_value = 2.0 * (student.key_value_heads * student.head_dim) as f64;
         let cached: f64 = student
-            .attention
-            .iter()
+            .attention_layers()
             .map(|layer| key_value * seen(prompt, tokens.length(), layer.window))
             .sum();
         phases.push(phase(
@@ -157,7 +157,8 @@ pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Ve
             written,
             sequences
                 * (2.0 * (own.used + own.output) + attention(student, prompt, tokens.length()) / written),
-            bytes * (own.read(sequences) + own.output + sequences * cached / written),
+            bytes * (own.read(sequences) + own.output + sequences * cached / written)
+                + sequences * student.state_bytes() as f64,
         ));
     }
     phases
@@ -328,7 +329,7 @@ mod tests {
 
     use super::*;
     use crate::model::tests::tiny;
-    use crate::model::{Experts, LayerAttention};
+    use crate::model::{Experts, GatedDelta, LayerAttention};
 
     /// Width 4, two heads of 2 that share keys and values, MLP width 6, vocabulary 10, 2 layers, tied. A
     /// layer has 16 + 8 + 8 + 16 weights in attention and 3 x 24 in the MLP: 120. All layers have 240, the
@@ -429,6 +430,23 @@ mod tests {
         let mut config = small();
         config.attention[1] = LayerAttention { window: Some(2), rotary: true };
         assert_eq!(attention(&config, 0.0, 5.0), 16.0 * (15.0 + 9.0));
+    }
+
+    #[test]
+    fn layers_without_attention_read_a_state_in_place_of_keys_and_values() {
+        let layers = vec![true, false];
+        let delta = GatedDelta {
+            key_heads: 1,
+            value_heads: 2,
+            key_head_dim: 3,
+            value_head_dim: 5,
+            convolution: 4,
+            layers,
+        };
+        let config = Config { gated_delta: Some(delta), ..small() };
+        assert_eq!(attention(&config, 0.0, 5.0), attention(&small(), 0.0, 5.0) / 2.0);
+        // Two heads of 3 x 5, and three inputs of 16 channels.
+        assert_eq!(config.state_bytes(), 4 * (2 * 15 + 3 * 16));
     }
 
     #[test]

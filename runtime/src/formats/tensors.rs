@@ -151,13 +151,10 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
     let stored: u128 = tensors.values().map(|tensor| tensor.range.len() as u128).sum();
     let product = |sizes: &[usize]| sizes.iter().map(|size| *size as u128).product::<u128>();
     let heads = config.heads + config.key_value_heads;
-    let attention = product(&[config.attention_layers(), 2, heads, config.head_dim, config.width]);
+    let attention_layers = config.attention_layers().count();
+    let attention = product(&[attention_layers, 2, heads, config.head_dim, config.width]);
     let of_delta = |delta: &GatedDelta| {
-        product(&[
-            config.layers - config.attention_layers(),
-            delta.channels() + 2 * delta.values(),
-            config.width,
-        ])
+        product(&[config.layers - attention_layers, delta.channels() + 2 * delta.values(), config.width])
     };
     let gated_delta = config.gated_delta.as_ref().map_or(0, of_delta);
     let experts = config.experts.as_ref();

@@ -173,10 +173,7 @@ impl Masks {
     /// Masks for sequences of at most `length` tokens.
     pub fn new(config: &Config, length: usize, kind: Kind, device: Device) -> Masks {
         let mut masks: Vec<(Option<usize>, Option<Tensor>)> = Vec::new();
-        for (index, layer) in config.attention.iter().enumerate() {
-            if config.gated_delta_of(index).is_some() {
-                continue;
-            }
+        for layer in config.attention_layers() {
             let window = window(layer, length);
             if masks.iter().any(|(made, _)| *made == window) {
                 continue;

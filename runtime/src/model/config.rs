@@ -384,9 +384,10 @@ impl Config {
         self.gated_delta.as_ref().map_or(0, of)
     }
 
-    /// The number of layers with attention, which cache keys and values.
-    pub fn attention_layers(&self) -> usize {
-        (0..self.layers).filter(|layer| self.gated_delta_of(*layer).is_none()).count()
+    /// The layers with attention, which cache keys and values.
+    pub fn attention_layers(&self) -> impl Iterator<Item = &LayerAttention> {
+        let layers = self.attention.iter().enumerate();
+        layers.filter(|(layer, _)| self.gated_delta_of(*layer).is_none()).map(|(_, attention)| attention)
     }
 
     /// Checks that the numbers form a valid model; errors name the settings.

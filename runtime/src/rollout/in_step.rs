@@ -53,7 +53,7 @@ fn rows_within(budget: MemoryBudget, row: usize) -> usize {
 
 /// Bytes of keys, values and states of a row with `tokens` tokens.
 fn cached_bytes(config: &Config, kind: Kind, tokens: usize) -> usize {
-    let of_token = 2 * config.attention_layers() * config.key_value_heads * config.head_dim;
+    let of_token = 2 * config.attention_layers().count() * config.key_value_heads * config.head_dim;
     tokens * of_token * kind.elt_size_in_bytes() + config.state_bytes()
 }
 

@@ -11,6 +11,7 @@ use super::continuous::{ContinuousBatch, ContinuousBatchStats};
 use super::*;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
+use crate::model::tests::parity::weights;
 use crate::model::tests::{random_model, tiny};
 use crate::model::{PackedBatch, Weights};
 use crate::random::Purpose;
@@ -596,5 +597,33 @@ fn completions_are_watched_while_they_are_written() {
             assert!(crate::zip::zip_equal(before, after).all(grows));
             assert_ne!(before, after);
         }
+    }
+}
+
+/// Models with a state in place of keys and values are decoded by tensors: rows of a prompt share its
+/// prefill, rows that end leave, and the budget changes none of the tokens.
+#[test]
+fn completions_with_states_do_not_depend_on_the_batch() {
+    let decoder = Decoder::frozen(&weights("qwen3_5"), Place::cpu(), Kind::Float);
+    let (prompts, key) = (prompts(), Key::new(3, 0, Purpose::Sample, 0));
+    let all = requests(&prompts);
+    let drawn = |prompts: &[Prompt], n: u32, budget: MemoryBudget| {
+        rollout(&decoder, prompts, &sampling(n, 2.0), key, budget, &uncancellable()).unwrap()
+    };
+    let together = drawn(&all, 3, ENOUGH);
+    let lengths: std::collections::BTreeSet<usize> =
+        together.iter().map(|completion| completion.tokens.len()).collect();
+    assert!(lengths.len() > 2, "rows leave at several steps: {lengths:?}");
+    let alike = |one: &Completion, other: &Completion| {
+        let apart = one.logps.iter().zip(&other.logps).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(one.tokens == other.tokens && apart < 1e-4, "{one:?} {other:?}");
+    };
+    for budget in [MemoryBudget(1), MemoryBudget(1 << 16)] {
+        let fewer = drawn(&all, 3, budget);
+        together.iter().zip(&fewer).for_each(|(one, other)| alike(one, other));
+    }
+    for (index, completion) in together.iter().enumerate().step_by(7) {
+        let prompt = Prompt { sample: index as u32 % 3, ..all[index / 3] };
+        alike(completion, &drawn(&[prompt], 1, ENOUGH)[0]);
     }
 }
