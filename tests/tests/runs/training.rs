@@ -182,7 +182,8 @@ fn adapters_are_saved_without_their_base() {
 }
 
 /// A loaded Qwen3.5, whose layers have the gated delta rule in place of attention, learns from a teacher of
-/// another family by all its weights, then by adapters of the rule; both results are read again.
+/// another family by all its weights, then by adapters of the rule, and drafts for its former self; the
+/// results are read again.
 #[test]
 fn layers_with_the_gated_delta_rule_are_trained() {
     let loaded = TempDir::new().expect("a temporary folder");
@@ -206,10 +207,21 @@ model adapted = sft(student, on: domains) {{
   adapter = lora(rank: 2, alpha: 4, targets: [attention, gated_delta])
   target = answer, steps = 2, batch = 4, lr = 1e-2
 }}
+teacher former = loaded
+objective draft {{
+  let w      = where(accepted, 1, 2 * 0.9^(offset - 1))
+  term close = w * live tv(teacher, student)
+  reduce     = sum(token, over: batch) / sum(w, over: batch)
+}}
+model drafting = distill(student) {{
+  route {{ else -> former }}
+  objective = draft, rollout = speculative(block: 4, sample(n: 2, temperature: 1.0, max_tokens: 6))
+  prompts = 4, steps = 2, lr = 1e-3
+}}
 ",
         loaded.path().display()
     );
-    let folder = run(&models, &["loaded", "student", "adapted"]);
+    let folder = run(&models, &["loaded", "student", "adapted", "drafting"]);
     let models = folder.path().join("out/models");
     let json = |path: &str| -> Value {
         serde_json::from_slice(&fs::read(models.join(path)).expect("a file")).expect("JSON")
@@ -222,6 +234,7 @@ model adapted = sft(student, on: domains) {{
     for key in ["model_type", "layer_types", "linear_num_value_heads", "rope_parameters"] {
         assert_eq!(after[key], before[key], "{key}");
     }
+    assert_ne!(weights(&folder, "drafting"), weights(&folder, "student"));
     let targets = json("adapted-seed1/adapter_config.json")["target_modules"].to_string();
     assert!(targets.contains("in_proj_qkv") && targets.contains("q_proj"), "{targets}");
     let adapter = fs::read(models.join("adapted-seed1/adapter_model.safetensors")).expect("an adapter");
