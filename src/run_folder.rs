@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mopd_plan::events::{ColumnValues, Event, Failure, Job, MetricsRow, ReadColumn, ReadJob};
+use mopd_plan::events::{ColumnValues, Event, Failure, Job, MetricsRow, ReadColumn, ReadJob, RowFilter};
 use mopd_plan::results::Results;
 use mopd_plan::{Plan, SCHEMA};
 use serde::de::DeserializeOwned;
@@ -69,12 +69,21 @@ impl RunFolder {
 
     /// Some of its Parquet files, in this order; `None` for files that the run does not have.
     pub fn tables<const N: usize>(&self, names: [&str; N]) -> Result<[Option<ColumnTable>; N], Problem> {
+        self.rows(names, RowFilter::new())
+    }
+
+    /// The same with only some rows.
+    pub fn rows<const N: usize>(
+        &self,
+        names: [&str; N],
+        rows: RowFilter,
+    ) -> Result<[Option<ColumnTable>; N], Problem> {
         let files = names.map(|name| self.path.join(name)).map(|file| file.is_file().then_some(file));
         let mut asked = Vec::new();
         for file in files.iter().flatten() {
             asked.push(as_text(file)?);
         }
-        let mut found = if asked.is_empty() { Vec::new() } else { read(asked)? }.into_iter();
+        let mut found = if asked.is_empty() { Vec::new() } else { read(asked, rows)? }.into_iter();
         // The worker returns the files in the order of the request.
         Ok(files.map(|file| file.and_then(|_| found.next())))
     }
@@ -219,8 +228,8 @@ impl ColumnTable {
     }
 }
 
-fn read(files: Vec<String>) -> Result<Vec<ColumnTable>, Problem> {
-    let job = Job::Read(ReadJob { files });
+fn read(files: Vec<String>, rows: RowFilter) -> Result<Vec<ColumnTable>, Problem> {
+    let job = Job::Read(ReadJob { files, rows });
     let mut tables = Vec::new();
     let failed = |failure: &Failure| Problem::usage("can't-read", failure.message.clone());
     let status = worker::ask(&job, failed, |event| {

@@ -9,6 +9,7 @@ use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, ModelSpec, tested};
 use crate::random::{Key, Purpose, stream_of};
 use crate::report::answers::{Answer, PromptAnswers};
+use crate::report::completions::{JudgedCompletion, share};
 use crate::reward::RewardInput;
 use crate::rollout::confidence::probability;
 use crate::rollout::{self, MemoryBudget, Prompt, rollout};
@@ -55,6 +56,15 @@ pub fn answers_memory(
     Ok(rollout::memory(&spec.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
 }
 
+/// The completions of the test prompts, with their judgements.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evaluated {
+    /// The statistics of each prompt, in the order of the file.
+    pub answers: Vec<PromptAnswers>,
+    /// All completions of the first prompt, then those of the next.
+    pub completions: Vec<JudgedCompletion>,
+}
+
 /// The answers of a model for a table.
 ///
 /// Random numbers are keyed by seed, test file, prompt and sample only, so all models sample with the same
@@ -66,7 +76,7 @@ pub fn evaluate(
     seed: u64,
     budget: MemoryBudget,
     control: &Control,
-) -> Result<Vec<PromptAnswers>> {
+) -> Result<Evaluated> {
     let key = Key::new(seed, stream_of(&tested(domain)?.dataset.hash), Purpose::Evaluate, 0);
     answers(decoder, domain, evaluation, key, budget, control)
 }
@@ -80,7 +90,7 @@ pub fn answers(
     key: Key,
     budget: MemoryBudget,
     control: &Control,
-) -> Result<Vec<PromptAnswers>> {
+) -> Result<Evaluated> {
     let tests = tested(domain)?;
     let tokenizer = &*decoder.tokenizer;
     let tokens = tests.tokens(tokenizer)?;
@@ -89,7 +99,8 @@ pub fn answers(
     let n = sampling.n as usize;
     let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, sample: 0, limit: domain.limit };
     let prompts: Vec<Prompt> = (0..count).map(prompt).collect();
-    let mut answered = Vec::with_capacity(count);
+    let mut answered = Evaluated::default();
+    let most = share(count * n);
     for chunk in prompts.chunks(CHUNK) {
         let completions = rollout(decoder, chunk, &sampling, key, budget, control)?;
         let texts = completions.iter().map(|completion| tokenizer.decode(&completion.tokens));
@@ -105,8 +116,8 @@ pub fn answers(
             .collect();
         let verdicts =
             domain.verifier.judge(&inputs, control).map_err(|error| Error::from(error).at(domain.origin))?;
-        let judged = zip_equal(zip_equal(&verdicts, &texts), &completions);
-        let judged: Vec<Answer> = judged
+        let judged = || zip_equal(zip_equal(&verdicts, &texts), &completions);
+        let answers: Vec<Answer> = judged()
             .map(|((verdict, text), completion)| Answer {
                 reward: verdict.reward,
                 text,
@@ -114,7 +125,11 @@ pub fn answers(
                 confidence: probability(text),
             })
             .collect();
-        answered.extend(judged.chunks(n).map(PromptAnswers::from_answers));
+        answered.answers.extend(answers.chunks(n).map(PromptAnswers::from_answers));
+        answered.completions.extend(judged().enumerate().map(|(index, ((verdict, text), completion))| {
+            let numbers = (chunk[index / n].id, (index % n) as u32);
+            JudgedCompletion::new(numbers, completion, text, verdict, most)
+        }));
         for warning in domain.verifier.take_warnings() {
             control.warn(warning);
         }

@@ -4,6 +4,8 @@
 //! worker stops, too. A worker that was started with the argument [`SERVE`] stays: all lines are requests,
 //! and its jobs run one after the other, each with a final event.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use super::bench::{BenchDivergence, BenchJob, GenerateJob, GenerationRound, GenerationShape, Measure};
@@ -167,7 +169,14 @@ pub enum SamplePrompt {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReadJob {
     pub files: Vec<String>,
+    /// The rows to read.
+    #[serde(default)]
+    pub rows: RowFilter,
 }
+
+/// Values by column: a row is read if each of these columns has one of the values there. Numbers are written
+/// in decimal.
+pub type RowFilter = BTreeMap<String, Vec<String>>;
 
 /// Compares the first run with each of the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

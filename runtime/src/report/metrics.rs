@@ -160,7 +160,7 @@ mod tests {
     use mopd_plan::events::ColumnValues;
 
     use super::*;
-    use crate::report::read::columns;
+    use crate::report::read::{RowFilter, columns};
 
     fn row(step: u32) -> StepMetrics {
         StepMetrics {
@@ -197,7 +197,7 @@ mod tests {
         stages.iter().for_each(|rows| named.add(rows));
         write_parquet(&named, stages.into_iter().map(Ok), &path).unwrap();
 
-        let mut table = columns(&path).unwrap();
+        let mut table = columns(&path, &RowFilter::new()).unwrap();
         let cosine = table.pop().unwrap();
         assert_eq!(
             (cosine.name.as_str(), cosine.values),
@@ -242,7 +242,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.parquet");
         write_parquet(&NamedColumns::default(), std::iter::empty(), &path).unwrap();
-        let table = columns(&path).unwrap();
+        let table = columns(&path, &RowFilter::new()).unwrap();
         let column = |name: &str| table.iter().find(|column| column.name == name).unwrap().values.clone();
         assert_eq!(column("teacher"), ColumnValues::Texts(Vec::new()));
         assert_eq!(column("divergence"), ColumnValues::Numbers(Vec::new()));
@@ -255,7 +255,11 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         let stages = (0..5).map(|stage| Ok((0..5000).map(|step| row(5000 * stage + step)).collect()));
         write_parquet(&NamedColumns::default(), stages, &path).unwrap();
-        let steps = columns(&path).unwrap().into_iter().find(|column| column.name == "step").unwrap();
+        let steps = columns(&path, &RowFilter::new())
+            .unwrap()
+            .into_iter()
+            .find(|column| column.name == "step")
+            .unwrap();
         assert_eq!(steps.values, ColumnValues::Wholes((0..25_000).map(Some).collect()));
     }
 

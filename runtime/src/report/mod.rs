@@ -1,11 +1,12 @@
 //! Reports of a run for people and tools: metrics of every step, reports about single tokens, the rewards
-//! behind the tables, and the tables.
+//! and completions behind the tables, and the tables.
 
 pub mod answers;
+pub mod completions;
 pub mod delta;
 pub mod metrics;
 mod names;
-mod parquet;
+pub mod parquet;
 pub mod read;
 pub mod results;
 pub mod rewards;

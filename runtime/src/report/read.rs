@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::path::Path;
 
+pub use mopd_plan::events::RowFilter;
 use mopd_plan::events::{ColumnValues, CompareJob, DifferencesJob, Event, FailureKind, ReadColumn, ReadJob};
 use mopd_plan::results::{Results, RewardFiles};
 use mopd_plan::{Domain, Plan};
 use mopd_store::read_json;
 use mopd_store::results_folder::REWARDS;
 use parquet::basic::{ConvertedType, Type};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::record;
+use parquet::schema::types::Type as SchemaType;
 use serde::de::DeserializeOwned;
 
 use crate::control::Control;
@@ -23,7 +25,8 @@ use crate::zip::zip_equal;
 pub fn read(job: &ReadJob, control: &Control) -> Result<()> {
     for file in &job.files {
         control.check()?;
-        control.emit(&Event::Table { file: file.clone(), columns: columns(Path::new(file))? });
+        let columns = columns(Path::new(file), &job.rows)?;
+        control.emit(&Event::Table { file: file.clone(), columns });
     }
     Ok(())
 }
@@ -47,30 +50,37 @@ pub fn differences(job: &DifferencesJob, control: &Control) -> Result<()> {
 }
 
 fn run(folder: &Path) -> Result<ComparedRun> {
-    let Plan { experiment, stages, .. } = json(&folder.join("plan.json"))?;
-    let mut keys: Vec<String> = stages.into_iter().map(|stage| stage.content_key).collect();
-    // If the file was truncated by hand, there may be models without stages.
-    keys.resize(experiment.models.len(), String::new());
+    let plan = json(&folder.join("plan.json"))?;
     // An unfinished run has no results, and is compared with itself only.
     let results = folder.join("results.json");
     let noted = if results.is_file() { json::<Results>(&results)?.rewards } else { None };
+    Ok(compared(plan, noted.as_deref(), rewards(&folder.join(REWARDS))?))
+}
+
+/// A run from its plan, the files of its domains' rewards where they are known, and the rows of
+/// `rewards.parquet`.
+pub fn compared(plan: Plan, noted: Option<&[RewardFiles]>, rewards: Vec<PromptReward>) -> ComparedRun {
+    let Plan { experiment, stages, .. } = plan;
+    let mut keys: Vec<String> = stages.into_iter().map(|stage| stage.content_key).collect();
+    // If the file was truncated by hand, there may be models without stages.
+    keys.resize(experiment.models.len(), String::new());
     let judge = |domain: &Domain| {
-        let of_domain = |noted: &Vec<RewardFiles>| {
+        let of_domain = |noted: &[RewardFiles]| {
             let found = noted.iter().find(|reward| reward.domain == domain.name);
             found.map_or_else(Vec::new, |reward| reward.files.clone())
         };
-        Judge { reward: domain.reward.without_paths(), files: noted.as_ref().map(of_domain) }
+        Judge { reward: domain.reward.without_paths(), files: noted.map(of_domain) }
     };
-    Ok(ComparedRun {
+    ComparedRun {
         judges: experiment.domains.iter().map(judge).collect(),
-        rewards: rewards(&folder.join(REWARDS))?,
+        rewards,
         comparisons: experiment.comparisons,
         bounded: experiment.domains.iter().map(|domain| domain.reward.range().is_unit()).collect(),
         domains: experiment.domains.into_iter().map(|domain| domain.name).collect(),
         models: zip_equal(experiment.models, keys)
             .map(|(model, key)| ComparedModel { name: model.name, key })
             .collect(),
-    })
+    }
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
@@ -79,7 +89,7 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
-    let columns = columns(path)?;
+    let columns = columns(path, &RowFilter::new())?;
     let failed = |name: &str| {
         Error::new(
             FailureKind::Data,
@@ -131,17 +141,18 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
     Ok(rows)
 }
 
-/// The columns of a file with integers, floats, bools or text; others are left out.
-pub fn columns(path: &Path) -> Result<Vec<ReadColumn>> {
+/// The columns of a file with integers, floats, bools or text; others are left out. Of the rows, those that
+/// the filter lets through.
+pub fn columns(path: &Path, rows: &RowFilter) -> Result<Vec<ReadColumn>> {
     let failed = |error: String| {
         Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()))
             .help("`mopd run` writes it again; finished stages are not run again")
     };
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-    every(file).map_err(|error| failed(error.to_string()))
+    filtered(file, rows).map_err(|error| failed(error.to_string()))
 }
 
-fn every(file: File) -> parquet::errors::Result<Vec<ReadColumn>> {
+fn filtered(file: File, rows: &RowFilter) -> parquet::errors::Result<Vec<ReadColumn>> {
     let reader = SerializedFileReader::new(file)?;
     let schema = reader.metadata().file_metadata().schema_descr();
     let mut found: Vec<Option<ReadColumn>> = Vec::new();
@@ -162,14 +173,51 @@ fn every(file: File) -> parquet::errors::Result<Vec<ReadColumn>> {
         });
         found.push(values.flatten().map(|values| ReadColumn { name: field.name().to_owned(), values }));
     }
-    for row in reader.get_row_iter(None)? {
-        for ((_, cell), column) in zip_equal(row?.into_columns(), &mut found) {
-            if let Some(ReadColumn { values, .. }) = column {
-                push(values, cell);
+    for group in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(group)?;
+        let passed = passed(&*group, rows)?;
+        // The rest of a group without such a row is left alone: its texts may be long.
+        if !passed.contains(&true) {
+            continue;
+        }
+        for (row, passed) in group.get_row_iter(None)?.zip(passed) {
+            let row = row?;
+            if !passed {
+                continue;
+            }
+            for ((_, cell), column) in zip_equal(row.into_columns(), &mut found) {
+                if let Some(ReadColumn { values, .. }) = column {
+                    push(values, cell);
+                }
             }
         }
     }
     Ok(found.into_iter().flatten().collect())
+}
+
+/// Whether each row of a group passes the filter, for which only its columns are read.
+fn passed(group: &dyn RowGroupReader, rows: &RowFilter) -> parquet::errors::Result<Vec<bool>> {
+    let count = group.metadata().num_rows() as usize;
+    let root = group.metadata().schema_descr().root_schema();
+    let known = root.get_fields().iter().filter(|field| rows.contains_key(field.name()));
+    let known: Vec<_> = known.cloned().collect();
+    if known.len() < rows.len() || rows.is_empty() {
+        return Ok(vec![rows.is_empty(); count]);
+    }
+    let known = SchemaType::group_type_builder(root.name()).with_fields(known).build()?;
+    let passes = |row: record::Row| row.get_column_iter().all(|(name, cell)| has_one_of(cell, &rows[name]));
+    group.get_row_iter(Some(known))?.map(|row| row.map(passes)).collect()
+}
+
+fn has_one_of(cell: &record::Field, values: &[String]) -> bool {
+    use record::Field;
+    match cell {
+        Field::Str(text) => values.contains(text),
+        Field::Bool(_) | Field::Int(_) | Field::Long(_) | Field::UInt(_) | Field::ULong(_) => {
+            values.contains(&cell.to_string())
+        }
+        _ => false,
+    }
 }
 
 fn push(values: &mut ColumnValues, cell: record::Field) {
@@ -221,7 +269,7 @@ mod tests {
         let answers =
             PromptAnswers::from_answers(&[Answer { reward: 1.0, text: "a", tokens: 3, confidence: None }]);
         write(&[row.clone(), PromptReward { reward: 0.5, ..row }], &[answers; 2], &path).unwrap();
-        let columns = columns(&path).unwrap();
+        let columns = columns(&path, &RowFilter::new()).unwrap();
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
         let of_answers = ["samples", "correct", "distinct", "length", "stated"];
         assert_eq!(names[..7], ["table", "model", "domain", "seed", "tests", "prompt", "reward"]);
@@ -239,7 +287,7 @@ mod tests {
             if let Some(content) = content {
                 std::fs::write(&path, content).unwrap();
             }
-            let error = columns(&path).unwrap_err().to_string();
+            let error = columns(&path, &RowFilter::new()).unwrap_err().to_string();
             assert!(error.starts_with("can't read ") && error.contains("metrics.parquet: "), "{error}");
         }
     }

@@ -28,10 +28,10 @@ impl Scheduler<'_> {
         let budget = self.device_memory.generation(self.widths[index] > 1);
         let decoder = Decoder::frozen(weights, self.place, self.kind());
         let data = &self.domains[domain.0 as usize];
-        let answers = evaluate(&decoder, data, evaluation, seed, budget, self.control)?;
+        let evaluated = evaluate(&decoder, data, evaluation, seed, budget, self.control)?;
         self.check_unchanged(index)?;
-        self.store.insert_value(key, &self.about(index), &answers)?;
+        self.store.insert_evaluation(key, &self.about(index), &evaluated.answers, &evaluated.completions)?;
         lock(&self.made).insert(key.to_owned());
-        Ok(answers)
+        Ok(evaluated.answers)
     }
 }

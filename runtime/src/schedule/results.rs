@@ -1,14 +1,15 @@
 //! Writes the folder of results of a finished run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use mopd_plan::events::{FailureKind, Versions};
-use mopd_plan::{DomainId, Guard, Plan, keys};
+use mopd_plan::{DomainId, Guard, ModelId, Plan, keys};
 
 use super::run::Scheduler;
 use super::{Keys, Task, Work};
 use crate::failure::{Error, Result};
 use crate::report::answers::PromptAnswers;
+use crate::report::completions::{AnswersFile, CellAnswers};
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::TableScores;
@@ -45,6 +46,7 @@ impl Scheduler<'_> {
             tests.map(|tests| tests.dataset.hash.clone()).unwrap_or_default()
         };
         write_rewards(self.plan, &scores, tests, &self.out)?;
+        self.write_answers()?;
         let (results, warnings) = assemble(self.plan, &scores, took, versions.clone())
             .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
         for warning in warnings {
@@ -53,6 +55,60 @@ impl Scheduler<'_> {
         self.republish_missing()?;
         write_results(&results, &self.out)?;
         Ok(())
+    }
+
+    /// Writes the completions of every cell of every table, from the store.
+    fn write_answers(&self) -> Result<()> {
+        let experiment = &self.plan.experiment;
+        let parts: Vec<Vec<&str>> =
+            self.domains.iter().map(|domain| domain.verifier.parts().collect()).collect();
+        let names = parts.iter().flatten().map(|name| (*name).to_owned()).collect();
+        let mut file = AnswersFile::new(names, &self.out)?;
+        let mut absent = BTreeSet::new();
+        for (place, comparison) in experiment.comparisons.iter().enumerate() {
+            for row in &comparison.rows {
+                for (column, model) in comparison.columns.iter().zip(&row.models) {
+                    let mut seeds = Vec::new();
+                    for index in self.evaluations(place, *model, column.domain) {
+                        match self.store.completions(self.keys.of(index))? {
+                            Some(completions) => seeds.push((self.tasks[index].seed, completions)),
+                            None => _ = absent.insert(self.about(index)),
+                        }
+                    }
+                    let tests = self.domains[column.domain.0 as usize].tests.as_ref();
+                    file.push(CellAnswers {
+                        table: &comparison.name,
+                        row: &row.label,
+                        model: &experiment.model(*model).name,
+                        domain: &experiment.domain(column.domain).name,
+                        parts: &parts[column.domain.0 as usize],
+                        prompt: &|prompt| tests.map_or("", |tests| tests.dataset.prompt(prompt as usize)),
+                        seeds,
+                    })?;
+                }
+            }
+        }
+        file.finish()?;
+        if let Some(first) = absent.first() {
+            let others = match absent.len() - 1 {
+                0 => String::new(),
+                others => format!(" and {others} more"),
+            };
+            self.control.warn(format!(
+                "answers.parquet has no completions of {first}{others}: an earlier version of mopd stored the \
+                scores without them; `mopd run --fresh` computes everything again"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The tasks that evaluate a model on a domain for a comparison, one for each seed.
+    fn evaluations(&self, place: usize, of: ModelId, on: DomainId) -> impl Iterator<Item = usize> {
+        let is_of = move |task: &Task| {
+            let Work::Evaluate { model, domain, comparisons, .. } = &task.work else { return false };
+            (*model, *domain) == (of, on) && comparisons.contains(&place)
+        };
+        self.tasks.iter().enumerate().filter(move |(_, task)| is_of(task)).map(|(index, _)| index)
     }
 
     /// The scores behind each comparison's table.

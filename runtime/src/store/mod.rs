@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod checkpoints;
+mod evaluations;
 mod hashed;
 mod publish;
 mod scores;

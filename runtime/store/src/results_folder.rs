@@ -14,6 +14,7 @@ use crate::files::{WriteError, remove_partial};
 
 pub const RESULTS: &str = "results.json";
 pub const REWARDS: &str = "rewards.parquet";
+pub const ANSWERS: &str = "answers.parquet";
 pub const METRICS: &str = "metrics.parquet";
 pub const SAMPLES: &str = "samples.parquet";
 pub const WEIGHTS: &str = "weights.parquet";
@@ -32,7 +33,7 @@ const PART: &str = ".previous.part";
 pub const NEXT: &str = ".next.part";
 
 /// The results of a run. The first file marks it as finished, so it is removed before the others.
-const RESULT_FILES: [&str; 5] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS];
+const RESULT_FILES: [&str; 6] = [RESULTS, REWARDS, ANSWERS, METRICS, SAMPLES, WEIGHTS];
 /// Files that identify the plan, or a sweep.
 const PLAN_FILES: [&str; 4] = [PLAN, SOURCE, SWEEP, PROVENANCE];
 /// Everything else that a run writes or removes.

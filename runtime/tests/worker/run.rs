@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::*;
 use mopd_plan::events::{ColumnValues, Event, FailureKind, Job, ReadColumn, SampleJob, SamplePrompt};
 use mopd_plan::*;
-use mopd_runtime::report::read::columns;
+use mopd_runtime::report::read::{RowFilter, columns};
 
 /// Every kind of stage: fine-tuning, two experts, distillation in three forms, imitation, merges; one table,
 /// two seeds.
@@ -145,9 +145,11 @@ fn a_run_is_complete_and_can_be_repeated() {
         serde_json::from_str(&fs::read_to_string(folder.path().join("second/results.json")).unwrap())
             .unwrap();
     assert_eq!(again.tables, results.tables);
-    for file in ["metrics.parquet", "samples.parquet", "weights.parquet", "rewards.parquet"] {
+    for file in
+        ["metrics.parquet", "samples.parquet", "weights.parquet", "rewards.parquet", "answers.parquet"]
+    {
         assert!(folder.path().join("second").join(file).exists());
-        let read = |out: &str| columns(&folder.path().join(out).join(file)).unwrap();
+        let read = |out: &str| columns(&folder.path().join(out).join(file), &RowFilter::new()).unwrap();
         assert_eq!(read("first"), read("second"), "{file}");
     }
 
@@ -175,7 +177,7 @@ fn a_run_is_complete_and_can_be_repeated() {
 
 /// Checks the files that a run leaves besides its tables.
 fn look(out: &Path) {
-    let read = |file: &str| columns(&out.join(file)).unwrap();
+    let read = |file: &str| columns(&out.join(file), &RowFilter::new()).unwrap();
     let numbers = |columns: &[ReadColumn], name: &str| match &columns
         .iter()
         .find(|column| column.name == name)

@@ -79,8 +79,8 @@ impl StepHook for Extrapolator<'_> {
         // All candidates of a step answer the same prompts with the same random numbers.
         let key = keys.key(Purpose::Judge, u64::from(steps));
         self.extrapolate_by(student, steps, record, |model| {
-            let answers = evaluate::answers(model, judge, &settings.evaluation, key, budget, control)?;
-            Ok(evaluate::score(&answers))
+            let evaluated = evaluate::answers(model, judge, &settings.evaluation, key, budget, control)?;
+            Ok(evaluate::score(&evaluated.answers))
         })
     }
 

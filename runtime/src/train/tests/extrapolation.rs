@@ -293,7 +293,7 @@ fn extrapolation_follows_the_benchmark() {
                     stage.budget,
                     &fixture.control,
                 );
-                answers.unwrap().iter().map(|prompt| prompt.reward).sum::<f64>()
+                answers.unwrap().answers.iter().map(|prompt| prompt.reward).sum::<f64>()
             };
             let mut kept = 1.0;
             for multiple in [3.0, 5.0, 7.0, 9.0, 11.0] {
