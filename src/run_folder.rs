@@ -15,7 +15,7 @@ use crate::problem::Problem;
 use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::worker;
 
-pub use mopd_store::results_folder::{METRICS, REWARDS, SAMPLES, WEIGHTS};
+pub use mopd_store::results_folder::{ANSWERS, METRICS, REWARDS, SAMPLES, WEIGHTS};
 use mopd_store::results_folder::{MODULES, ResultsFolder, SWEEP};
 
 pub struct RunFolder {

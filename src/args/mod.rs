@@ -2,6 +2,7 @@
 
 mod bench;
 mod experiment;
+mod results;
 mod run;
 mod serve;
 mod shell;
@@ -18,6 +19,7 @@ use crate::problem::Problem;
 
 pub use self::bench::*;
 pub use self::experiment::*;
+pub use self::results::*;
 pub use self::run::*;
 pub use self::serve::*;
 pub use self::shell::*;
@@ -81,6 +83,7 @@ pub enum Command {
     Watch(WatchArgs),
     Report(ReportArgs),
     Ls(LsArgs),
+    Answers(AnswersArgs),
     Compare(CompareArgs),
     Delta(DeltaArgs),
     Export(ExportArgs),

@@ -1,4 +1,4 @@
-//! Commands that run experiments, and those that read what runs left.
+//! Commands that run experiments, and those that prepare or move them.
 
 use std::path::PathBuf;
 
@@ -172,108 +172,6 @@ pub enum CacheAction {
     },
 }
 
-/// Show a run as one page for a browser: tables, curves, tokens, the plan, the cost, the source
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  mopd report runs/quickstart
-  mopd report runs/quickstart --out quickstart.html
-  mopd report runs/a runs/b
-  mopd report --live runs/quickstart    a page that grows with a run in progress
-
-The page needs no network and no other file: it can be sent and kept. The path of the page is the result.")]
-pub struct ReportArgs {
-    /// The folder of a run, or of several for one page
-    #[arg(value_name = "RUN", required = true)]
-    pub runs: Vec<PathBuf>,
-    /// The page [default: report.html in the run's folder; of several runs, in this one]
-    #[arg(long, value_name = "FILE", conflicts_with = "live")]
-    pub out: Option<PathBuf>,
-    /// Serve the page of one run to browsers of this machine, while the run is in progress; nothing can be
-    /// changed through it. Its address is the result
-    #[arg(long)]
-    pub live: bool,
-    /// The port of that address [default: a free one]
-    #[arg(long, value_name = "N", requires = "live")]
-    pub port: Option<u16>,
-}
-
-/// List runs: folder, state, when, and how long
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  mopd ls
-  mopd ls experiments/*/runs
-  mopd ls --format json | jq 'select(.state == \"unfinished\").folder'")]
-pub struct LsArgs {
-    /// Folders to search for runs, with their subfolders
-    #[arg(value_name = "DIR", default_value = "runs")]
-    pub folders: Vec<PathBuf>,
-    /// `json` is one object per line
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    pub format: Format,
-}
-
-/// Compare runs: differences in meaning, and differences in results with their intervals
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  mopd compare runs/a runs/b
-  mopd compare --format latex runs/a runs/b > table.tex
-  mopd compare --format csv runs/a runs/b runs/c
-
-Every run is compared with the first one.")]
-pub struct CompareArgs {
-    /// Folders of runs
-    #[arg(value_name = "RUN", required = true, num_args = 2..)]
-    pub runs: Vec<PathBuf>,
-    /// `csv` has a line for every number; `latex` needs the package booktabs
-    #[arg(long, value_enum, default_value_t = CompareFormat::Text)]
-    pub format: CompareFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CompareFormat {
-    Text,
-    Markdown,
-    Csv,
-    Latex,
-}
-
-/// Compare the weights of two models: what training changed, how sparse the change is, and its rank
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  mopd delta runs/a/models/student-seed1                    against the model that its stage began from
-  mopd delta tuned --from base                              two folders with config.json and safetensors
-  mopd delta runs/a/models/x-seed1 --beside runs/a/models/y-seed1   how far two changes overlap
-
-Entries count as changed where they are another number; where they are another number in bfloat16; and where \
-                        they differ by
-more than `--beyond`.")]
-pub struct DeltaArgs {
-    /// The folder of a model
-    #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
-    /// The folder of the model before [default: of a run's model, the one that its stage began from]
-    #[arg(long, value_name = "MODEL")]
-    pub from: Option<PathBuf>,
-    /// Another model of the same shape, whose change is compared with this one
-    #[arg(long, value_name = "MODEL")]
-    pub beside: Option<PathBuf>,
-    /// The other model before [default: as for `--from`]
-    #[arg(long, value_name = "MODEL", requires = "beside")]
-    pub beside_from: Option<PathBuf>,
-    /// Entries that differ by more than this count as changed
-    #[arg(long, value_name = "NUMBER", default_value_t = 1e-5)]
-    pub beyond: f64,
-    /// Compute no singular values: of large matrices they take long
-    #[arg(long)]
-    pub no_ranks: bool,
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    pub format: Format,
-}
-
 /// Export a run, or a stage of an experiment, for another program
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -384,7 +282,7 @@ pub struct EvalArgs {
     /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Folder for results: results.json, rewards.parquet
+    /// Folder for results: results.json, rewards.parquet, answers.parquet
     #[arg(long, value_name = "DIR", default_value = "runs/eval")]
     pub out: String,
     /// `json` writes the worker's events to standard output, one per line

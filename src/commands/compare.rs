@@ -443,7 +443,7 @@ fn csv(pairs: &[Pair]) -> String {
 }
 
 /// A field of a line (RFC 4180).
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     if text.contains(['"', ',', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {

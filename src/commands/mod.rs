@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod answers;
 mod audit;
 mod bench;
 mod cache;
@@ -58,6 +59,7 @@ const BUILT: &[&str] = &[
     "watch",
     "report",
     "ls",
+    "answers",
     "compare",
     "delta",
     "export",
@@ -89,6 +91,7 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (&["generate", "chat", "infer"], "sample"),
     (&["list", "runs", "ps"], "ls"),
     (&["show", "view", "dashboard"], "report"),
+    (&["outputs", "responses", "generations"], "answers"),
     (&["diff"], "compare"),
     (&["convert"], "import"),
     (&["install"], "setup"),
@@ -126,6 +129,7 @@ pub fn dispatch(command: Command) -> Result<CommandStatus, Problem> {
         Command::Export(arguments) => export::export(&arguments),
         Command::Import(arguments) => import::import(&arguments),
         Command::Ls(arguments) => ls::ls(&arguments),
+        Command::Answers(arguments) => answers::answers(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Delta(arguments) => delta::delta(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
