@@ -15,6 +15,7 @@ mod crash;
 mod data;
 mod engine_python;
 mod figures;
+mod headline;
 mod host;
 mod intervals;
 mod libtorch;

@@ -28,14 +28,14 @@ pub struct PromptReward {
     pub reward: f64,
 }
 
-/// `scores` has the rewards of each comparison, in the order of the plan; `tests` returns the hash of a
-/// domain's test prompts.
+/// Writes `rewards.parquet` and returns its rows. `scores` has the rewards of each comparison, in the order
+/// of the plan; `tests` returns the hash of a domain's test prompts.
 pub fn write_rewards(
     plan: &Plan,
     scores: &[TableScores],
     tests: impl Fn(DomainId) -> String,
     folder: &Path,
-) -> Result<(), WriteError> {
+) -> Result<Vec<PromptReward>, WriteError> {
     let (mut rows, mut answered) = (Vec::new(), Vec::new());
     for (comparison, scores) in plan.experiment.comparisons.iter().zip(scores) {
         for (model, domain, seed, prompts) in scores.by_prompt() {
@@ -53,7 +53,8 @@ pub fn write_rewards(
             }
         }
     }
-    write(&rows, &answered, &folder.join(REWARDS))
+    write(&rows, &answered, &folder.join(REWARDS))?;
+    Ok(rows)
 }
 
 /// Writes a row for each prompt, with the statistics of the model's answers.

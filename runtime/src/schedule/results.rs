@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_plan::events::{FailureKind, Versions};
+use mopd_plan::events::{Event, FailureKind, Versions};
 use mopd_plan::{DomainId, Guard, ModelId, Plan, keys};
 
 use super::run::Scheduler;
@@ -10,9 +10,11 @@ use super::{Keys, Task, Work};
 use crate::failure::{Error, Result};
 use crate::report::answers::PromptAnswers;
 use crate::report::completions::{AnswersFile, CellAnswers};
+use crate::report::read::compared;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::TableScores;
+use crate::report::statistics::compare::within;
 
 /// The hash of the keys of all results, with the names that tables and records show. It is different whenever
 /// the results of a run may be, also where only the content of a file has changed.
@@ -45,8 +47,10 @@ impl Scheduler<'_> {
             let tests = self.domains[domain.0 as usize].tests.as_ref();
             tests.map(|tests| tests.dataset.hash.clone()).unwrap_or_default()
         };
-        write_rewards(self.plan, &scores, tests, &self.out)?;
+        let rewards = write_rewards(self.plan, &scores, tests, &self.out)?;
         self.write_answers()?;
+        let of_run = compared(self.plan.clone(), Some(&took.rewards), rewards);
+        self.control.emit(&Event::Differences { tables: within(&of_run) });
         let (results, warnings) = assemble(self.plan, &scores, took, versions.clone())
             .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
         for warning in warnings {

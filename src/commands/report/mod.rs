@@ -1,7 +1,6 @@
 //! `mopd report`: runs as a single HTML page without dependencies.
 
 mod curves;
-mod headline;
 mod live;
 mod page;
 mod samples;

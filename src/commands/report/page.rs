@@ -6,13 +6,13 @@ use mopd_plan::columns::METRICS;
 use serde::Serialize;
 
 use super::LoadedRun;
-use super::headline::headline;
 use super::samples::{Edges, prompts};
 use super::source::RunSources;
 use super::stages::{Edge, StageData, cost_legend, edges, stages};
-use super::tables::{self, TableData, tables};
+use super::tables::{self, TableData, anchor_of, tables};
 use crate::commands::compare::CommonTables;
 use crate::figures::{bytes, duration};
+use crate::headline::headline;
 use crate::output::{counted, printable};
 use crate::problem::Problem;
 use crate::provenance::{Machine, RunProvenance};
@@ -133,7 +133,7 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         forks => forks(run),
         trained,
         data => Value::from(Serde(results.map_or(&[][..], |results| &results.data))),
-        headline => Value::from(Serde(headline(run))),
+        headline => headline_view(run),
         first_table,
         tables => tables(run),
         meaning => run.meaning.as_ref().map(|meaning| {
@@ -148,6 +148,14 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         facts => facts(run),
         place => run.place,
     }
+}
+
+/// The sentence on top: its parts, each with the target of its link, if any, and a note.
+fn headline_view(run: &LoadedRun) -> Option<Value> {
+    let found = headline(&run.folder.plan, run.folder.results.as_ref()?, &run.differences)?;
+    let link = |row: usize| anchor_of(run, Some(found.comparison), &found.comparison.rows[row].label, 0);
+    let parts: Vec<_> = found.parts.iter().map(|(row, text)| (row.map(link), text.clone())).collect();
+    Some(context! { parts, note => found.note })
 }
 
 /// The stages whose results the text alone does not give.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{LoadedRun, Rounded};
 use crate::commands::compare::{self, CommonTables};
+use crate::headline::{difference, is_normalized};
 use crate::intervals;
 use crate::output::{counted, printable};
 
@@ -61,29 +62,10 @@ pub fn comparison<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a Compariso
     run.folder.plan.experiment.comparisons.iter().find(|comparison| comparison.name == table.name)
 }
 
-pub fn is_normalized(table: &Table) -> bool {
-    table.rows.iter().any(|row| row.normalized.is_some())
-}
-
 /// The differences between the rows of a table, if the worker compared them.
-pub fn differences<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a RowDifferences> {
+fn differences<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a RowDifferences> {
     let found = run.differences.iter().find(|found| found.table == table.name)?;
     (found.means.len() == table.rows.len()).then_some(found)
-}
-
-/// `of - to`, by column: domains, their mean, the normalized score.
-pub fn difference(found: &RowDifferences, of: usize, to: usize) -> Option<Vec<Option<Interval>>> {
-    let is = |first: usize, second: usize| {
-        let same = |pair: &&mopd_plan::results::RowPair| {
-            (pair.first as usize, pair.second as usize) == (first, second)
-        };
-        found.pairs.iter().find(same).map(|pair| &pair.differences)
-    };
-    let turned =
-        |interval: &Interval| Interval { mean: -interval.mean, low: -interval.high, high: -interval.low };
-    is(to, of)
-        .cloned()
-        .or_else(|| Some(is(of, to)?.iter().map(|difference| difference.as_ref().map(turned)).collect()))
 }
 
 pub fn data(run: &LoadedRun) -> Vec<TableData> {
@@ -281,25 +263,7 @@ fn cell(interval: &Interval, anchor: String, prompts: Option<u32>, by_seed: &[f6
 
 #[cfg(test)]
 mod tests {
-    use mopd_plan::results::RowPair;
-
     use super::*;
-
-    #[test]
-    fn a_difference_is_the_same_from_either_side() {
-        let of = Interval { mean: 0.25, low: -0.5, high: 1.0 };
-        let pair = RowPair { first: 0, second: 2, differences: vec![Some(of.clone()), None] };
-        let found = RowDifferences {
-            table: "t".into(),
-            means: vec![None; 3],
-            one_prompt: Vec::new(),
-            pairs: vec![pair],
-        };
-        assert_eq!(difference(&found, 2, 0), Some(vec![Some(of), None]));
-        let turned = Interval { mean: -0.25, low: -1.0, high: 0.5 };
-        assert_eq!(difference(&found, 0, 2), Some(vec![Some(turned), None]));
-        assert_eq!(difference(&found, 1, 2), None);
-    }
 
     #[test]
     fn the_best_of_a_column_stands_out() {

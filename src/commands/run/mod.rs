@@ -10,15 +10,16 @@ use std::process::ExitStatus;
 use mopd_lang::diag::nearest;
 use mopd_plan::Plan;
 use mopd_plan::events::{Event, Failure, Job, Predict, RunJob};
-use mopd_plan::results::Results;
+use mopd_plan::results::{Results, RowDifferences};
 
 use self::tracker::Tracker;
 use super::export::LiveEventFiles;
 use super::{Compiled, export, plan_json, report, sweep};
 use crate::archive;
 use crate::args::{Format, RunArgs};
+use crate::headline::headline;
 use crate::host::{as_text, folder_of, reason};
-use crate::output::{self, Style};
+use crate::output::{self, Style, printable};
 use crate::problem::{CommandStatus, Problem};
 use crate::progress::{LOG_EVERY, ProgressPrinter, RunProgress, TICK, utc};
 use crate::provenance::{PROVENANCE, RunProvenance};
@@ -87,6 +88,7 @@ pub fn run_plan(
         tracker: tracker
             .map(|command| Tracker::start(command, &compiled.plan, out, printer.clone()))
             .transpose()?,
+        differences: Vec::new(),
     };
     let worker = {
         let printer = printer.clone();
@@ -115,7 +117,8 @@ pub fn run_plan(
                     "warning: all results are written, but the worker exited with an error ({status})\n"
                 ));
             }
-            finish(out, compiled, table && arguments.format == Format::Human, seconds, peak_memory)
+            let differences = (table && arguments.format == Format::Human).then_some(&*followers.differences);
+            finish(out, compiled, differences, seconds, peak_memory)
         }
         Some(Event::Interrupted { .. }) => Ok(interrupted(&progress)),
         _ if interrupts.any() => Ok(interrupted(&progress)),
@@ -168,6 +171,8 @@ struct Followers {
     /// `None` after a write error, which is reported once.
     event_files: Option<LiveEventFiles>,
     tracker: Option<Tracker>,
+    /// What the worker found between the rows of the tables.
+    differences: Vec<RowDifferences>,
 }
 
 impl Followers {
@@ -189,6 +194,9 @@ impl Followers {
                 reason(&source)
             ));
             self.event_files = None;
+        }
+        if let Event::Differences { tables } = event {
+            self.differences.clone_from(tables);
         }
         if let Some(tracker) = &mut self.tracker {
             tracker.note(event);
@@ -352,15 +360,16 @@ pub fn results(out: &Path) -> Result<Results, Problem> {
     serde_json::from_str(&text).map_err(|error| broken(error.to_string()))
 }
 
+/// Prints the tables, if their differences are given, and what the run took.
 fn finish(
     out: &Path,
     compiled: &Compiled,
-    table: bool,
+    differences: Option<&[RowDifferences]>,
     seconds: f64,
     peak_memory: u64,
 ) -> Result<CommandStatus, Problem> {
     let results = results(out)?;
-    if table {
+    if differences.is_some() {
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }
     output::note(&table::stages(&results.stages));
@@ -369,5 +378,11 @@ fn finish(
         table::whole(&results, seconds, peak_memory),
         out.display()
     ));
+    if let Some(headline) = differences.and_then(|found| headline(&compiled.plan, &results, found)) {
+        output::note(&format!("{headline}\n"));
+        for loss in &headline.losses {
+            output::note(&printable(&format!("to read what was lost: {}\n", loss.command(out))));
+        }
+    }
     Ok(CommandStatus::Success)
 }
