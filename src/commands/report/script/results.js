@@ -41,28 +41,32 @@ function scores(box) {
   const columns = [...table.domains, ...(table.normalized ? ["normalized"] : [])];
   const rows = table.rows.flatMap((row) => columns.map((column, index) => ({ model: row.model, column, mean: row.cells[index]?.[0], low: row.cells[index]?.[1], high: row.cells[index]?.[2] })).filter((row) => row.mean !== undefined && row.mean !== null));
   box.dataset.points = rows.length;
-  const body = element("div");
+  const body = element("div", { class: "panels" });
   box.append(body);
   const draw = () => {
-    body.replaceChildren();
     const longest = marginOf(table.rows.map((row) => row.model));
     const width = widthOf(body, 1010);
-    const panels = Math.max(1, Math.min(columns.length, Math.floor((width - longest) / 150)));
-    // The gap between panels has room for their names.
-    const [panel, between, rowsOfPanels] = [21 * table.rows.length, 34, Math.ceil(columns.length / panels)];
-    const svg = Plot.plot({
-      width, height: 26 + rowsOfPanels * panel + (rowsOfPanels - 1) * between + 30, marginLeft: longest, marginRight: 12, marginTop: 26, marginBottom: 30, style: chartStyle,
-      fx: { domain: d3.range(panels), label: null, axis: null, padding: 0.16 },
-      fy: { domain: d3.range(rowsOfPanels), label: null, axis: null, paddingInner: between / (panel + between), paddingOuter: 0, round: false },
-      x: { label: null, ticks: 3, grid: true, nice: true }, y: { domain: table.rows.map((row) => row.model), tickFormat: shortened, label: null, tickSize: 0 },
-      marks: [
-        Plot.text(columns.map((column, index) => ({ column, index })), { text: (d) => visible(d.column), fx: (d) => d.index % panels, fy: (d) => Math.floor(d.index / panels), frameAnchor: "top-left", dy: -18, fontWeight: 600 }),
-        Plot.ruleY(rows, { fx: (d) => columns.indexOf(d.column) % panels, fy: (d) => Math.floor(columns.indexOf(d.column) / panels), y: "model", x1: "low", x2: "high", stroke: "var(--heat)", strokeWidth: 2.4, strokeOpacity: 0.5, strokeLinecap: "round" }),
-        Plot.dot(rows, { fx: (d) => columns.indexOf(d.column) % panels, fy: (d) => Math.floor(columns.indexOf(d.column) / panels), y: "model", x: "mean", fill: "var(--heat)", r: 3.6, title: (d) => `${d.model}, ${d.column}: ${figure(d.mean)} (${figure(d.low)} to ${figure(d.high)})` }),
-      ],
+    const across = Math.max(1, Math.min(columns.length, Math.floor((width - longest) / 150)));
+    const panel = (width - longest) / across;
+    const boxes = columns.map((column, index) => {
+      // Each panel has an axis of its own: a normalized score may be far outside of the range of rewards.
+      const first = index % across === 0;
+      const own = rows.filter((row) => row.column === column);
+      const svg = Plot.plot({
+        width: panel + (first ? longest : 0), height: 26 + 21 * table.rows.length + 30, marginLeft: first ? longest : 12, marginRight: 12, marginTop: 26, marginBottom: 30, style: chartStyle,
+        x: { label: null, ticks: 3, grid: true, nice: true }, y: { domain: table.rows.map((row) => row.model), axis: first ? "left" : null, tickFormat: shortened, label: null, tickSize: 0 },
+        marks: [
+          Plot.text([column], { text: visible, frameAnchor: "top-left", dy: -18, fontWeight: 600 }),
+          Plot.ruleY(own, { y: "model", x1: "low", x2: "high", stroke: "var(--heat)", strokeWidth: 2.4, strokeOpacity: 0.5, strokeLinecap: "round" }),
+          Plot.dot(own, { y: "model", x: "mean", fill: "var(--heat)", r: 3.6, title: (d) => `${d.model}, ${d.column}: ${figure(d.mean)} (${figure(d.low)} to ${figure(d.high)})` }),
+        ],
+      });
+      const box = element("div");
+      const best = d3.greatest(own, (row) => row.mean);
+      finish(box, svg, `${table.name}, ${visible(column)}: means with 95% intervals`, best ? `Highest: ${best.model} with ${figure(best.mean)}. The table above has every number` : "");
+      return box;
     });
-    const best = d3.greatest(rows.filter((row) => row.column === columns.at(-1)), (row) => row.mean);
-    finish(body, svg, `${table.name}: means with 95% intervals`, best ? `Highest on ${best.column}: ${best.model} with ${figure(best.mean)}. The table above has every number` : "");
+    body.replaceChildren(...boxes);
   };
   return draw;
 }
