@@ -162,6 +162,7 @@ impl FollowedRun {
             samples: ColumnTable::default(),
             weights: ColumnTable::default(),
             differences: Vec::new(),
+            answers: Vec::new(),
             meaning: None,
             common: None,
         }

@@ -1,5 +1,6 @@
 //! `mopd report`: runs as a single HTML page without dependencies.
 
+mod answers;
 mod curves;
 mod live;
 mod page;
@@ -16,6 +17,7 @@ use mopd_plan::results::RowDifferences;
 use serde::{Serialize, Serializer};
 
 use super::compare::{self, CommonTables, MeaningChange};
+use crate::answers::EvaluatedCompletion;
 use crate::args::ReportArgs;
 use crate::host::{as_text, reason};
 use crate::output;
@@ -40,6 +42,8 @@ pub struct LoadedRun {
     samples: ColumnTable,
     weights: ColumnTable,
     differences: Vec<RowDifferences>,
+    /// The completions behind its tables that a page may show.
+    answers: Vec<EvaluatedCompletion>,
     /// Its semantic differences from the first run of the page.
     meaning: Option<MeaningChange>,
     /// The tables that it has in common with the first run of the page.
@@ -65,6 +69,7 @@ impl LoadedRun {
             samples: samples.unwrap_or_default(),
             weights: weights.unwrap_or_default(),
             differences: differences(&folder)?,
+            answers: answers::load(&folder)?,
             meaning: before.first().map(|first| compare::meaning(&first.folder, &folder)),
             common,
             folder,

@@ -20,13 +20,14 @@ use crate::provenance::{Machine, RunProvenance};
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 /// The parts of the script, in order.
-const SCRIPT: [&str; 8] = [
+const SCRIPT: [&str; 9] = [
     include_str!("script/base.js"),
     include_str!("script/curves.js"),
     include_str!("script/overlay.js"),
     include_str!("script/histograms.js"),
     include_str!("script/samples.js"),
     include_str!("script/results.js"),
+    include_str!("script/answers.js"),
     include_str!("script/plan.js"),
     include_str!("script/main.js"),
 ];
@@ -67,7 +68,7 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
         let (stages, cards, bins) = stages(run, &mut sources, runs.len());
         let first_table = data.tables.len();
         let trained = stages.iter().any(|stage| !stage.curves.at.is_empty());
-        data.tables.extend(tables::data(run));
+        data.tables.extend(tables::data(run, runs.len()));
         data.stages.extend(stages);
         data.edges.extend(edges(run));
         // Bins are the same in all runs of one version; those of other versions are added.
@@ -77,9 +78,11 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
             known.sort_by(|first, second| first.0.0.total_cmp(&second.0.0));
             known.dedup_by(|next, kept| next.0 == kept.0);
         }
-        views.push(view(run, &sources, first_table, trained, Value::from(Serde(&cards))));
+        let shown_tables = tables(run, &data.tables[first_table..], first_table);
+        views.push(view(run, &sources, shown_tables, first_table, trained, Value::from(Serde(&cards))));
     }
     data.prompts = prompts(data.stages.iter_mut().flat_map(|stage| &mut stage.samples));
+    let answered = data.tables.iter().any(|table| table.answers.is_some());
     let sampled = data.stages.iter().any(|stage| !stage.samples.is_empty());
     let trained = data.stages.iter().any(|stage| !stage.curves.at.is_empty());
     let data = serde_json::to_string(&data)
@@ -96,6 +99,7 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
         trained => trained || live,
         live,
         sampled,
+        answered,
         style => Value::from_safe_string(STYLE.to_owned()),
         data => Value::from_safe_string(inside_script(&data)),
         licenses => Value::from_safe_string(LICENSES.replace("*/", "* /")),
@@ -113,7 +117,14 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
 }
 
 /// A run as the template shows it. `first_table` is the index of its first table among those of all runs.
-fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool, stages: Value) -> Value {
+fn view(
+    run: &LoadedRun,
+    sources: &RunSources,
+    tables: Vec<Value>,
+    first_table: usize,
+    trained: bool,
+    stages: Value,
+) -> Value {
     let experiment = &run.folder.plan.experiment;
     let results = run.folder.results.as_ref();
     let seeds = results.map_or_else(|| vec![experiment.seed], |results| results.seeds.clone());
@@ -135,7 +146,7 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         data => Value::from(Serde(results.map_or(&[][..], |results| &results.data))),
         headline => headline_view(run),
         first_table,
-        tables => tables(run),
+        tables,
         meaning => run.meaning.as_ref().map(|meaning| {
             context! { summary => meaning.summary(), lines => meaning.lines() }
         }),

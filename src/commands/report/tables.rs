@@ -6,6 +6,7 @@ use mopd_plan::results::{Interval, RowDifferences, Table, TableRow};
 use mopd_plan::{Comparison, ModelId};
 use serde::Serialize;
 
+use super::answers::{TableAnswers, absent, of_tables};
 use super::{LoadedRun, Rounded};
 use crate::commands::compare::{self, CommonTables};
 use crate::headline::{difference, is_normalized};
@@ -27,6 +28,8 @@ pub struct TableData {
     paired: String,
     /// The columns whose differences have no asterisk, because their intervals do not cover other prompts.
     unclear: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<TableAnswers>,
 }
 
 #[derive(Serialize)]
@@ -68,12 +71,14 @@ fn differences<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a RowDifferenc
     (found.means.len() == table.rows.len()).then_some(found)
 }
 
-pub fn data(run: &LoadedRun) -> Vec<TableData> {
+/// The page and its budget are shared by several runs.
+pub fn data(run: &LoadedRun, runs: usize) -> Vec<TableData> {
     let tables = run.folder.results.iter().flat_map(|results| &results.tables);
-    tables.map(|table| table_data(run, table)).collect()
+    let with_answers = tables.zip(of_tables(run, runs));
+    with_answers.map(|(table, answers)| table_data(run, table, answers)).collect()
 }
 
-fn table_data(run: &LoadedRun, table: &Table) -> TableData {
+fn table_data(run: &LoadedRun, table: &Table, answers: Option<TableAnswers>) -> TableData {
     let normalized = is_normalized(table);
     let rows = table.rows.iter().map(|row| {
         let scores = table.domains.iter().map(|domain| {
@@ -124,6 +129,7 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
         references,
         paired: printable(&paired),
         unclear: (0..columns).filter(is_unclear).collect(),
+        answers,
     }
 }
 
@@ -151,10 +157,12 @@ pub fn compared(run: &LoadedRun) -> Vec<Value> {
     shown.collect()
 }
 
-/// The tables as text; every number has a link to its stage.
-pub fn tables(run: &LoadedRun) -> Vec<Value> {
+/// The tables as text. Every number has a link to its completions if they are on the page, else to its stage.
+/// `first` is the index of the first table among those of all runs.
+pub fn tables(run: &LoadedRun, data: &[TableData], first: usize) -> Vec<Value> {
     let mut shown_tables = Vec::new();
-    for table in run.folder.results.iter().flat_map(|results| &results.tables) {
+    let tables = run.folder.results.iter().flat_map(|results| &results.tables);
+    for (place, (table, TableData { answers, .. })) in tables.zip(data).enumerate() {
         let comparison = comparison(run, table);
         let normalized = is_normalized(table);
         let best_scores: Vec<Option<f64>> = (table.domains.iter())
@@ -162,15 +170,20 @@ pub fn tables(run: &LoadedRun) -> Vec<Value> {
             .collect();
         let best_normalized =
             best(table.rows.iter().map(|row| row.normalized.as_ref().map(|score| score.mean)));
-        let rows: Vec<Value> = (table.rows.iter())
-            .map(|row| {
+        let rows: Vec<Value> = (table.rows.iter().enumerate())
+            .map(|(index, row)| {
                 let of_column = |column: usize| anchor_of(run, comparison, &row.model, column);
                 let mut cells: Vec<Option<Value>> = Vec::new();
                 for (column, domain) in table.domains.iter().enumerate() {
                     cells.push(row.scores.get(domain).map(|score| {
                         let interval = Interval { mean: score.mean, low: score.low, high: score.high };
                         let best = best_scores[column] == Some(score.mean);
-                        cell(&interval, of_column(column), Some(score.n), &score.by_seed, best)
+                        let opens = answers.as_ref().is_some_and(|answers| answers.has(index, column));
+                        let anchor = match opens {
+                            true => format!("answers-{}-{index}-{column}", first + place),
+                            false => of_column(column),
+                        };
+                        cell(&interval, anchor, Some(score.n), &score.by_seed, best)
                     }));
                 }
                 if normalized {
@@ -189,9 +202,19 @@ pub fn tables(run: &LoadedRun) -> Vec<Value> {
         let several =
             table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
         let seeds = if several { "; below it, the mean of each seed" } else { "" };
+        let opens = match (answers, absent(run, table)) {
+            (Some(_), 0) => {
+                "A number of a domain opens its completions; the name of a row leads to its stage.".to_owned()
+            }
+            (None, 0) => "Each number links to its stage.".to_owned(),
+            (_, absent) => format!(
+                "A number of a domain opens its completions, or leads to its stage: an earlier version of mopd \
+                 stored {} without completions.",
+                counted(absent, "number"),
+            ),
+        };
         let legend = format!(
-            "{}, {}, {}. Mean and 95% interval{over}{seeds}. Marked: the highest of a column. Each number \
-             links to its stage.",
+            "{}, {}, {}. Mean and 95% interval{over}{seeds}. Marked: the highest of a column. {opens}",
             table.metric,
             crate::table::sampled(table, comparison),
             crate::table::prompts(table),

@@ -175,6 +175,11 @@ fn texts(value: &Value) -> Vec<&str> {
     value.as_array().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect()
 }
 
+/// Whether a link leads to what the script draws.
+fn is_for_the_script(target: &str) -> bool {
+    ["#train-", "#answers-"].iter().any(|begin| target.starts_with(begin))
+}
+
 #[test]
 fn the_page_is_whole_and_asks_for_nothing() {
     let (html, path) = page();
@@ -192,15 +197,17 @@ fn the_page_is_whole_and_asks_for_nothing() {
         (&Value::from(6), &Value::Null),
         "no text became an element"
     );
-    // Every number links to the stage that it comes from.
+    // Every number opens its completions, and every row leads to its stage.
     let ids = texts(&page["ids"]);
     let known: BTreeSet<&str> = ids.iter().copied().collect();
     assert_eq!(known.len(), ids.len(), "ids are unique");
-    let stages = |target: &&str| target.starts_with("#train-");
-    for target in texts(&page["targets"]).iter().filter(|target| !stages(target)) {
+    for target in texts(&page["targets"]).iter().filter(|target| !is_for_the_script(target)) {
         assert!(known.contains(&target[1..]), "{target} leads nowhere");
     }
-    assert!(texts(&page["targets"]).iter().filter(|target| target.starts_with("#stage-")).count() > 20);
+    assert!(texts(&page["targets"]).iter().filter(|target| target.starts_with("#stage-")).count() > 15);
+    let cells: BTreeSet<&str> =
+        texts(&page["targets"]).into_iter().filter(|target| target.starts_with("#answers-")).collect();
+    assert_eq!(cells.len(), 4 * 2, "rows and domains");
     // The source and the plan's hash appear as text.
     let text = page["text"].as_str().expect("a text");
     let plan: Value =
@@ -356,6 +363,54 @@ fn rows_and_completions_are_laid_side_by_side() {
     assert_eq!(beside.split("</section>").next().expect("its end").matches("<article>").count(), same);
 }
 
+/// A number opens its completions, by a click or by its address, and a second row is laid beside them.
+#[test]
+fn a_number_opens_its_completions() {
+    let Some(browser) = browser() else { return };
+    let (text, path) = page();
+    let data = &parsed(&path)["data"][0]["tables"][0];
+    let column = &data["answers"]["columns"][1];
+    let texts = |row: usize| -> Vec<bool> {
+        let shown = column["rows"][row].as_array().expect("completions");
+        shown.iter().map(|one| one[0].as_f64().expect("a reward") >= 1.0).collect()
+    };
+    let (start, student) = (texts(0), texts(2));
+    let table = |dom: &str| -> String {
+        let table = dom.split("class=\"answers\"").nth(1).expect("the completions");
+        table.split("</table>").next().expect("its end").to_owned()
+    };
+    let title = "student on last, seed 1</h3>";
+    let (dom, log) = opened(browser, &path, "#answers-0-2-1", &[]);
+    assert_eq!(log, "");
+    assert!(dom.contains(title));
+    assert_eq!(table(&dom).matches("<tr>").count(), 1 + student.len());
+    assert_eq!(
+        table(&dom).matches("class=\"right\"").count(),
+        student.iter().filter(|right| **right).count()
+    );
+    assert!(!dom.contains("onerror=alert(1)>"), "a text became an element");
+    let page = tempfile::Builder::new().suffix(".html").tempfile().expect("a temporary file");
+    let script = "<script>document.querySelector('a[href=\"#answers-0-2-1\"]').click();
+        setTimeout(() => {
+          const choose = (name, value) => {
+            const all = [...document.querySelectorAll('#answer-table label')];
+            const control = all.find((one) => one.textContent.startsWith(name)).firstElementChild;
+            control.value = value;
+            control.dispatchEvent(new Event('change'));
+          };
+          choose('Beside', '0');
+          choose('Show', 'wrong');
+        }, 100);</script></body>";
+    fs::write(page.path(), text.replacen("</body>", script, 1)).expect("a page");
+    let (dom, log) = opened(browser, page.path(), "", &[]);
+    assert_eq!(log, "");
+    assert!(dom.contains("student and start on last, seed 1</h3>"));
+    assert!(dom.contains("<option value=\"wrong\">right in start, wrong in student</option>"));
+    let lost = start.iter().zip(&student).filter(|(before, after)| **before && !**after).count();
+    assert_eq!(table(&dom).matches("<tr>").count(), 1 + lost);
+    assert!(dom.contains(&format!("{lost} of {}<", student.len())));
+}
+
 /// Several runs on one page: their stages in one chart, their tables side by side.
 #[test]
 fn runs_share_a_page() {
@@ -368,7 +423,7 @@ fn runs_share_a_page() {
     let ids = texts(&page["ids"]);
     let known: BTreeSet<&str> = ids.iter().copied().collect();
     assert_eq!(known.len(), ids.len(), "ids are unique");
-    for target in texts(&page["targets"]).iter().filter(|target| !target.starts_with("#train-")) {
+    for target in texts(&page["targets"]).iter().filter(|target| !is_for_the_script(target)) {
         assert!(known.contains(&target[1..]), "{target} leads nowhere");
     }
     let data = &page["data"][0];

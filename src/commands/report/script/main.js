@@ -23,6 +23,7 @@ const redraw = [];
 for (const box of document.querySelectorAll("figure[data-chart=scores]")) redraw.push(scores(box));
 for (const box of document.querySelectorAll("[data-reference]")) references(box);
 for (const box of document.querySelectorAll("#sample-table")) sampleTable(box);
+const openAnswers = [...document.querySelectorAll("#answer-table")].map(answerTable)[0];
 for (const table of document.querySelectorAll("table.scores")) {
   const columns = table.querySelectorAll("tbody tr:first-child a").length;
   roving(table, "tbody a", columns);
@@ -41,6 +42,16 @@ function unfold() {
 }
 addEventListener("hashchange", unfold);
 unfold();
+
+/** Opens the completions of the cell that a link leads to. */
+function answersFromAddress() {
+  const match = /^#answers-(\d+)-(\d+)-(\d+)$/.exec(location.hash);
+  if (match) openAnswers?.(...match.slice(1).map(Number));
+}
+addEventListener("hashchange", answersFromAddress);
+// Again, where the address stays the same.
+for (const link of document.querySelectorAll("a[href^='#answers-']")) link.addEventListener("click", () => link.hash === location.hash && answersFromAddress());
+answersFromAddress();
 
 function fromAddress() {
   const match = /^#train-(\d+)$/.exec(location.hash);

@@ -1,6 +1,7 @@
 //! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
 
 mod agent;
+mod answers;
 mod chat_templates;
 mod data;
 mod delta;
