@@ -18,7 +18,7 @@ const TEXTS: usize = 32 << 20;
 /// The share that a text has in any case.
 const SHORTEST: usize = 1_000;
 /// The most bytes of a prompt.
-const LONGEST_PROMPT: usize = 8_000;
+pub const LONGEST_PROMPT: usize = 8_000;
 /// Stands where the middle of a text is left out.
 const GAP: &str = " […] ";
 
@@ -74,7 +74,7 @@ pub fn share(completions: usize) -> usize {
 }
 
 /// The two ends of a longer text, and how many bytes between them are left out.
-fn without_middle(text: &str, most: usize) -> (String, u32) {
+pub fn without_middle(text: &str, most: usize) -> (String, u32) {
     if text.len() <= most {
         return (text.to_owned(), 0);
     }

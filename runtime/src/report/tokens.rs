@@ -33,6 +33,10 @@ pub struct TrainedSequence {
     /// Number of tokens left out before that end; `None` in records of earlier versions.
     #[serde(default)]
     pub prompt_left_out: Option<u32>,
+    /// In a chat, the prompt as the data has it: the user's words, without the template. `None` where the
+    /// model read another prompt than that of the data, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_text: Option<String>,
     pub reward: Option<f64>,
     /// Number of tokens trained on; [`TrainedSequence::tokens`] has the first of them.
     pub length: u32,
@@ -178,6 +182,7 @@ struct TokenRow {
     sample: u32,
     prompt: String,
     prompt_left_out: Option<u32>,
+    prompt_text: Option<String>,
     reward: Option<f64>,
     length: u32,
     position: u32,
@@ -206,6 +211,7 @@ pub fn write_samples(samples: &[TrainedSequence], path: &Path) -> Result<(), Wri
                 sample: sample.sample,
                 prompt: sample.prompt.clone(),
                 prompt_left_out: sample.prompt_left_out,
+                prompt_text: sample.prompt_text.clone(),
                 reward: sample.reward,
                 length: sample.length,
                 position: position as u32,
@@ -222,7 +228,7 @@ pub fn write_samples(samples: &[TrainedSequence], path: &Path) -> Result<(), Wri
         }
     }
     let table = table!(rows;
-        seed, stage, step, domain, teacher, sample, prompt, prompt_left_out, reward, length, position,
+        seed, stage, step, domain, teacher, sample, prompt, prompt_left_out, prompt_text, reward, length, position,
         text, logp, teacher_logp, divergence, entropy,
         weight, signal, advantage, selected,
     );

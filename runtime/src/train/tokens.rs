@@ -9,6 +9,7 @@ use super::objective::Outputs;
 use super::scoring::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
 use super::stage::{Stage, StageSources};
+use crate::report::completions::{LONGEST_PROMPT, without_middle};
 use crate::report::tokens::{Histogram, QuantityAxis, TokenLog, TokenQuantity, TokenSeen, TrainedSequence};
 use crate::rollout::{Sequence, Speculation};
 use crate::tokenizer::Token;
@@ -100,6 +101,7 @@ pub fn record(
                 sample: number,
                 prompt: as_read(tokenizer, prompt),
                 prompt_left_out: Some(prompt.len().saturating_sub(PROMPT) as u32),
+                prompt_text: user_text(stage, sequence),
                 reward: sequence.reward,
                 length: range.len() as u32,
                 tokens: zip_equal(range.take(LENGTH), texts(&stage.start.tokenizer, sequence))
@@ -108,6 +110,13 @@ pub fn record(
             });
         }
     }
+}
+
+/// The prompt of a chat as the data has it, where the model read that one.
+fn user_text(stage: &Stage, sequence: &Sequence) -> Option<String> {
+    let data = &stage.sources[sequence.source].prompts.dataset;
+    let is_that_one = data.is_chat() && sequence.prompt.is_none();
+    is_that_one.then(|| without_middle(data.prompt(sequence.record), LONGEST_PROMPT).0)
 }
 
 /// The last [`PROMPT`] tokens of a prompt, as text with special tokens.

@@ -23,6 +23,9 @@ pub struct SampledCompletion {
     pub prompt: usize,
     #[serde(skip)]
     pub prompt_text: String,
+    /// In a chat, the user's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
     /// The number of tokens before that text, which are not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_left_out: Option<u64>,
@@ -110,6 +113,7 @@ pub fn samples(table: &ColumnTable, wanted: &[&str], runs: usize) -> WithinBudge
                 teacher_name: table.text("teacher", row).to_owned(),
                 sample: place.3,
                 prompt_text: table.text("prompt", row).to_owned(),
+                words: Some(table.text("prompt_text", row).to_owned()).filter(|words| !words.is_empty()),
                 prompt_left_out: Some(table.whole("prompt_left_out", row)).filter(|tokens| *tokens > 0),
                 reward: table.number("reward", row).map(Rounded),
                 length: table.whole("length", row),

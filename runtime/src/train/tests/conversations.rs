@@ -134,6 +134,9 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
         assert!(prompt.contains("<|im_start|>user\n"), "{prompt:?}");
         assert!(prompt.contains("<|im_end|>") && prompt.ends_with("<|im_start|>assistant\n"), "{prompt:?}");
         assert_eq!(sample.prompt_left_out, Some(0));
+        // The user's words are a part of it, where one message is the prompt of the data.
+        let words = sample.prompt_text.as_deref().unwrap_or_default();
+        assert!(prompt.contains(words) && !words.contains("<|im_"), "{words:?}");
     }
 }
 

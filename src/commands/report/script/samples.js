@@ -31,6 +31,10 @@ function lensLegend(lens, most) {
   return [`${label}: ${meaning}. `, element("span", { class: "ends" }, signed ? figure(-most) : "0", scale, figure(most))];
 }
 
+/** The user's words in a chat; the text before the completion otherwise, and in samples of earlier versions. */
+const wordsOf = (sample) => sample.words ?? data.prompts[sample.prompt];
+
+/** What the model read before the completion, with the template of a chat. */
 function promptOf(sample) {
   const before = sample.prompt_left_out ? [element("span", { class: "mark" }, `${sample.prompt_left_out} tokens before this are not kept … `)] : [];
   return element("span", { class: "prompt" }, ...before, visible(data.prompts[sample.prompt]));
@@ -47,7 +51,7 @@ function tokenList(sample, lens, most, prompt) {
     readout.replaceChildren(element("b", {}, `token ${index}`), ...shown.map(([fact, numbers]) => `  ·  ${fact} ${figure(numbers[index])}`), sample.selected?.[index] === false ? "  ·  not selected" : "");
   };
   const list = element("div", { class: "tokens", role: "toolbar", "aria-label": "The tokens of the completion; arrow keys go from one to the next" });
-  if (prompt) list.append(promptOf(sample));
+  if (prompt) list.append(sample.words ? element("span", { class: "prompt" }, visible(sample.words), "\n") : promptOf(sample));
   sample.text.forEach((text, index) => {
     const end = index + 1 === sample.length;
     const shown = text === "" ? element("span", { class: "mark" }, end ? "■" : "·") : visible(text);
@@ -144,7 +148,7 @@ function sampleTable(box) {
       const others = ofPrompt.get(sample.prompt).length;
       const open = element("button", { type: "button", class: "plain", "aria-label": `${others} ▸ ${others === 1 ? "The completion" : "Completions"} of this prompt`, on: { click: () => besides(entry) } }, `${others} ▸`);
       const cells = [stageName(entry.stage), String(sample.step), visible(sample.domain), rewardText(sample), String(sample.length)];
-      const texts = [short(data.prompts[sample.prompt], true), short(completion(entry), false)];
+      const texts = [short(wordsOf(sample), true), short(completion(entry), false)];
       body.append(element("tr", {}, ...cells.map((text) => element("td", {}, text)), ...texts.map((text) => element("td", { class: "quote" }, text)), element("td", {}, open)));
     }
     shown = Math.min(found.length, shown + pageOfSamples);
@@ -158,7 +162,7 @@ function sampleTable(box) {
       const { sample } = entry;
       return (!stage.value || String(entry.stage.id) === stage.value) && (!domain.value || sample.domain === domain.value) && (!step.value || String(sample.step) === step.value)
         && (!reward.value || rewards[reward.value][1](sample.reward))
-        && (!text || data.prompts[sample.prompt].toLowerCase().includes(text) || completion(entry).toLowerCase().includes(text));
+        && (!text || wordsOf(sample).toLowerCase().includes(text) || data.prompts[sample.prompt].toLowerCase().includes(text) || completion(entry).toLowerCase().includes(text));
     });
     shown = 0;
     body.replaceChildren();
@@ -190,8 +194,13 @@ function sampleTable(box) {
     };
     lens.addEventListener("change", draw);
     draw();
-    const prompt = element("div", { class: "tokens" }, promptOf(sample));
-    aside.replaceChildren(title, element("p", { class: "legend" }, `${visible(sample.domain)}, seed ${sample.seed}. The prompt as the model read it:`), prompt, element("div", { class: "controls" }, known.length ? lens : null, legend), cards);
+    const read = element("div", { class: "tokens" }, promptOf(sample));
+    // The marks of a template hide the words of a chat.
+    const prompt = sample.words
+      ? [element("div", { class: "tokens" }, element("span", { class: "prompt" }, visible(sample.words))), element("details", {}, element("summary", {}, "As the model read it"), read)]
+      : [read];
+    const said = sample.words ? "The user’s words:" : "The prompt as the model read it:";
+    aside.replaceChildren(title, element("p", { class: "legend" }, `${visible(sample.domain)}, seed ${sample.seed}. ${said}`), ...prompt, element("div", { class: "controls" }, known.length ? lens : null, legend), cards);
     title.focus();
   };
   filter();

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Bench, assert_says, text};
+use super::{Bench, assert_says, report_page, text};
 
 const TEMPLATE: &str = "{%- for m in messages %}{%- if m.role == 'assistant' %}<|im_start|>assistant
 {% if enable_thinking is defined and enable_thinking is false %}<think></think>
@@ -83,4 +83,36 @@ fn a_template_named_by_an_experiment_trains_what_the_models_own_cannot() {
     assert_says(&bench.fails(&[]), &["none.jinja: there is no such file", "model base"]);
     bench.write("none.jinja", "{{ messages[0].content }}");
     assert_says(&bench.fails(&[]), &["the chat template does not read `enable_thinking`", "leave"]);
+}
+
+/// The marks of a template are not what a user asked: samples and answers have the words alone.
+#[test]
+fn a_page_shows_the_words_of_a_chat() {
+    let bench = bench();
+    let row = |a: u32| format!("{{\"prompt\": \"after {a}?\", \"answer\": \"{}\"}}\n", a + 1);
+    bench.write("talk.jsonl", &(0..4).map(row).collect::<String>());
+    bench.write("talk.test.jsonl", &(4..6).map(row).collect::<String>());
+    bench.write(
+        "tiny.mopd",
+        "experiment \"chat\" { seed = 1 }
+domain talk { prompts = \"talk.jsonl\", tests = \"talk.test.jsonl\", format = chat, reward = numeric }
+model base = checkpoint(\"first/models/start-seed1\")
+model tuned = sft(base, on: domains) { target = answer, steps = 1, batch = 2, lr = 1e-3 }
+compare \"chat\" { models = [tuned], samples = 1, temperature = 0, max_tokens = 4 }
+",
+    );
+    bench.tables("chat", &[]);
+    let data = report_page(bench.folder.path(), "chat");
+    let stages = data["stages"].as_array().expect("stages");
+    let samples = stages[1]["samples"].as_array().expect("samples");
+    assert!(!samples.is_empty());
+    for sample in samples {
+        let words = sample["words"].as_str().expect("the user's words");
+        assert!(words.starts_with("after ") && words.ends_with('?'), "{words}");
+        // What the model read is there too.
+        let read = &data["prompts"][sample["prompt"].as_u64().expect("a place") as usize];
+        assert!(read.as_str().is_some_and(|read| read.contains("<|im_start|>user") && read.contains(words)));
+    }
+    let column = &data["tables"][0]["answers"]["columns"][0];
+    assert_eq!(column["prompts"], serde_json::json!(["after 4?", "after 5?"]));
 }
