@@ -83,7 +83,7 @@ struct HeadlineTable<'p, 't> {
 }
 
 /// What a headline says of a row: its normalized score, or its mean over domains.
-struct Said<'t> {
+struct HeadlineScores<'t> {
     share: bool,
     scores: Vec<Option<&'t Interval>>,
 }
@@ -136,7 +136,7 @@ impl<'p, 't> HeadlineTable<'p, 't> {
     }
 
     /// Shares of the gain, if their intervals fit into its scale, otherwise means over domains.
-    fn said(&self) -> Option<Said<'t>> {
+    fn scores(&self) -> Option<HeadlineScores<'t>> {
         let rows = 0..self.table.rows.len();
         let shares: Vec<_> = self.table.rows.iter().map(|row| row.normalized.as_ref()).collect();
         let subject = self.distilled().filter(|row| shares[*row].is_some());
@@ -145,9 +145,9 @@ impl<'p, 't> HeadlineTable<'p, 't> {
         let mut widths =
             said.iter().filter_map(|row| shares[*row]).map(|share| share.high - share.low).peekable();
         if widths.peek().is_some() && widths.all(|width| width <= 1.0) {
-            return Some(Said { share: true, scores: shares });
+            return Some(HeadlineScores { share: true, scores: shares });
         }
-        Some(Said { share: false, scores: self.found?.means.iter().map(Option::as_ref).collect() })
+        Some(HeadlineScores { share: false, scores: self.found?.means.iter().map(Option::as_ref).collect() })
     }
 
     fn score(&self, row: usize, column: usize) -> Option<f64> {
@@ -174,7 +174,7 @@ impl<'p, 't> HeadlineTable<'p, 't> {
         if self.table.rows.len() < 2 {
             return None;
         }
-        let Said { share, scores } = self.said()?;
+        let HeadlineScores { share, scores } = self.scores()?;
         let ranked = (0..scores.len()).filter(|row| !(share && self.is_anchor(*row)));
         let ranked: Vec<(usize, &Interval)> = ranked.filter_map(|row| Some((row, scores[row]?))).collect();
         let best = ranked

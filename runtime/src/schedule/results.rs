@@ -69,11 +69,11 @@ impl Scheduler<'_> {
         let names = parts.iter().flatten().map(|name| (*name).to_owned()).collect();
         let mut file = AnswersFile::new(names, &self.out)?;
         let mut absent = BTreeSet::new();
-        for (place, comparison) in experiment.comparisons.iter().enumerate() {
+        for (number, comparison) in experiment.comparisons.iter().enumerate() {
             for row in &comparison.rows {
                 for (column, model) in comparison.columns.iter().zip(&row.models) {
                     let mut seeds = Vec::new();
-                    for index in self.evaluations(place, *model, column.domain) {
+                    for index in self.evaluations(number, *model, column.domain) {
                         match self.store.completions(self.keys.of(index))? {
                             Some(completions) => seeds.push((self.tasks[index].seed, completions)),
                             None => _ = absent.insert(self.about(index)),
@@ -107,12 +107,17 @@ impl Scheduler<'_> {
     }
 
     /// The tasks that evaluate a model on a domain for a comparison, one for each seed.
-    fn evaluations(&self, place: usize, of: ModelId, on: DomainId) -> impl Iterator<Item = usize> {
-        let is_of = move |task: &Task| {
+    fn evaluations(
+        &self,
+        comparison: usize,
+        evaluated: ModelId,
+        tested: DomainId,
+    ) -> impl Iterator<Item = usize> {
+        let is_one = move |task: &Task| {
             let Work::Evaluate { model, domain, comparisons, .. } = &task.work else { return false };
-            (*model, *domain) == (of, on) && comparisons.contains(&place)
+            (*model, *domain) == (evaluated, tested) && comparisons.contains(&comparison)
         };
-        self.tasks.iter().enumerate().filter(move |(_, task)| is_of(task)).map(|(index, _)| index)
+        self.tasks.iter().enumerate().filter(move |(_, task)| is_one(task)).map(|(index, _)| index)
     }
 
     /// The scores behind each comparison's table.

@@ -33,7 +33,7 @@ pub struct TableAnswers {
 #[derive(Serialize)]
 struct ColumnAnswers {
     /// The number of test prompts, of which the first are shown.
-    of: usize,
+    total: usize,
     prompts: Vec<String>,
     /// By row: the stage of its model, and for each prompt its completion.
     stages: Vec<String>,
@@ -68,7 +68,7 @@ pub fn of_tables(run: &LoadedRun, runs: usize) -> Vec<Option<TableAnswers>> {
         let mut any = false;
         for (table, columns) in tables().zip(&mut shown) {
             for (domain, column) in table.domains.iter().zip(columns) {
-                let Some(column) = column.as_mut().filter(|column| prompt < column.of) else { continue };
+                let Some(column) = column.as_mut().filter(|column| prompt < column.total) else { continue };
                 any = true;
                 let of_row = |row: &mopd_plan::results::TableRow| {
                     let found = by_cell.get(&(table.name.as_str(), domain.as_str(), row.model.as_str()))?;
@@ -127,7 +127,7 @@ fn empty(
     let last = of_column.filter_map(|(_, prompts)| prompts.keys().last()).max()?;
     let comparison = comparison(run, table);
     Some(ColumnAnswers {
-        of: *last as usize + 1,
+        total: *last as usize + 1,
         prompts: Vec::new(),
         stages: table.rows.iter().map(|row| anchor_of(run, comparison, &row.model, column)).collect(),
         rows: table.rows.iter().map(|_| Vec::new()).collect(),

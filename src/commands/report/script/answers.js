@@ -54,7 +54,7 @@ function answerTable(box) {
   };
   const draw = () => {
     const { rows, answers } = chosen();
-    const { of, prompts, stages, rows: texts } = column();
+    const { total, prompts, stages, rows: texts } = column();
     const [one, other] = pair();
     const filters = {
       all: () => true,
@@ -65,7 +65,7 @@ function answerTable(box) {
     const names = pair().map((row) => rows[row].model);
     title.textContent = `${names.join(" and ")} on ${chosen().domains[Number(domain.value)]}, seed ${answers.seed}`;
     head.replaceChildren(element("th", { scope: "col" }, "prompt"), ...pair().map((row) => element("th", { scope: "col" }, element("a", { href: `#${stages[row]}` }, rows[row].model))));
-    count.textContent = `${found.length} of ${prompts.length}${prompts.length < of ? `, the first of ${of} prompts` : ""}`;
+    count.textContent = `${found.length} of ${prompts.length}${prompts.length < total ? `, the first of ${total} prompts` : ""}`;
     shown = 0;
     body.replaceChildren();
     extend();

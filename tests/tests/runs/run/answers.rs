@@ -140,7 +140,7 @@ fn a_forgotten_domain_is_said_first_and_its_texts_open() {
     assert!(top.starts_with("<a href=\"#stage-3\">student</a> is below <a href="), "{}", &top[..200]);
     assert!(page.contains("<a href=\"#answers-0-2-0\""), "a cell opens its texts");
     let column = &data["tables"][0]["answers"]["columns"][0];
-    assert_eq!((&column["of"], column["prompts"].as_array().map(Vec::len)), (&20.into(), Some(20)));
+    assert_eq!((&column["total"], column["prompts"].as_array().map(Vec::len)), (&20.into(), Some(20)));
     let shown = column["rows"][2][both[0] as usize].as_array().expect("the student's completion");
     assert_eq!(shown[1], lost[&both[0]]["text"]);
 }
