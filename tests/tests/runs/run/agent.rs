@@ -54,7 +54,8 @@ fn a_student_learns_two_tools_from_two_specialists() {
 #[test]
 fn an_agent_that_is_interrupted_ends_with_the_same_bits() {
     let bench = bench();
-    bench.edit("tiny.mopd", "steps   = 60", "steps   = 40");
+    bench.edit("tiny.mopd", "steps   = 60", "steps   = 16");
+    bench.edit("tiny.mopd", "steps     = 80", "steps     = 4");
     let expected = bench.tables("expected", &[]);
     let student = bench.student("expected");
     fs::remove_dir_all(bench.path(".mopd")).expect("removable");

@@ -1,5 +1,7 @@
 //! Tool calls as templates write them, and conversations that go on behind sampled turns.
 
+use mopd_ops::testing::Extent;
+
 use super::*;
 use crate::random::{Key, Purpose};
 
@@ -116,9 +118,13 @@ fn texts_that_are_no_calls() {
 /// whole, wherever it writes earlier turns as they were.
 #[test]
 fn the_tokens_between_turns_are_what_the_template_writes_there() {
+    let episodes = match Extent::from_environment() {
+        Extent::Full => 2_000,
+        Extent::Day(_) => 200,
+    };
     for name in ["chatml", "llama3", "gemma", "mistral", "qwen3"] {
         let (tokenizer, template) = of_fixture(name);
-        for episode in 0..if cfg!(debug_assertions) { 40 } else { 2_000 } {
+        for episode in 0..episodes {
             let mut random = Key::new(7, 0, Purpose::Sample, 0).row(episode, 0);
             let mut below = |count: usize| random.below(count);
             let words = ["sort", "é", "3", "so it is", "{\"a\": 1}", "\u{4f60}", "x\ny", "a  b"];
