@@ -104,7 +104,7 @@ enum EnvironmentMessage<'a> {
         action: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<&'a Value>,
-        #[serde(skip_serializing_if = "is_false")]
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
         truncated: bool,
     },
     /// The episode is not continued; there is no reply.
@@ -376,11 +376,6 @@ impl Environment {
         let (command, prompt) = (self.pool.command.clone(), episode.start.prompt.to_owned());
         Err(EnvironmentError::Reward { command, of: of.to_owned(), sum, prompt })
     }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 fn write(lines: &mut Vec<u8>, id: u64, what: EnvironmentMessage) {

@@ -92,7 +92,7 @@ impl Decoder {
         let batch = &context.batch;
         let projected = weights.query_key.apply(normed);
         let (query_key, gate) =
-            self.without_gate(projected.view([-1, config.query_rows() as i64 + groups, head_dim]));
+            self.without_gate(projected.view([-1, config.query_and_gate_heads() as i64 + groups, head_dim]));
         let query_key = context.rotary.apply_rope(&weights.kind, self.normalise_heads(query_key, weights));
         let value = weights.value.apply(normed);
         let gated = |attended: Tensor| match &gate {
@@ -157,8 +157,8 @@ impl Decoder {
         let (heads, groups, width) =
             (config.heads as i64, config.key_value_heads as i64, config.head_dim as i64);
         let scales = self.scale(scales);
-        let of = |row: i64, count: i64| scales.narrow(0, row, 1).expand([count, width], false);
-        let scales = Tensor::cat(&[of(0, heads), of(1, groups)], 0);
+        let repeated = |row: i64, count: i64| scales.narrow(0, row, 1).expand([count, width], false);
+        let scales = Tensor::cat(&[repeated(0, heads), repeated(1, groups)], 0);
         (query_key.rms_norm::<&Tensor>([width], None, config.norm.epsilon) * scales).to_kind(query_key.kind())
     }
 }

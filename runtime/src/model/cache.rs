@@ -326,7 +326,7 @@ impl Decoder {
             [config.heads, config.key_value_heads, config.head_dim].map(|size| size as i64);
         let all = weights.query_key_value.apply(normed);
         let (all, gate) =
-            self.without_gate(all.view([-1, config.query_rows() as i64 + 2 * groups, head_dim]));
+            self.without_gate(all.view([-1, config.query_and_gate_heads() as i64 + 2 * groups, head_dim]));
         let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), weights);
         let query_key = rotary.apply_rope(&weights.kind, query_key);
         Projected {

@@ -366,7 +366,7 @@ impl Config {
     }
 
     /// Heads that the projection of queries has: those of the gate too, where there is one.
-    pub fn query_rows(&self) -> usize {
+    pub fn query_and_gate_heads(&self) -> usize {
         if self.attention_gate { 2 * self.heads } else { self.heads }
     }
 
@@ -378,10 +378,10 @@ impl Config {
     /// Bytes that generation keeps of a sequence whatever its length: what layers with the gated delta rule
     /// remember, in single precision.
     pub fn state_bytes(&self) -> usize {
-        let of = |delta: &GatedDelta| {
+        let bytes = |delta: &GatedDelta| {
             delta.layers.iter().filter(|layer| **layer).count() * delta.remembered() * size_of::<f32>()
         };
-        self.gated_delta.as_ref().map_or(0, of)
+        self.gated_delta.as_ref().map_or(0, bytes)
     }
 
     /// The layers with attention, which cache keys and values.

@@ -201,9 +201,9 @@ impl DeltaInputs {
     /// The output of one token, `[rows, value heads, value head width]`; changes the state.
     fn step(&self, state: &mut Tensor) -> Tensor {
         let column = |x: &Tensor| x.transpose(-2, -1);
-        let kept = &*state * self.decay.exp().unsqueeze(-1);
-        let written = (&self.value - self.key.matmul(&kept)) * self.strength.unsqueeze(-1);
-        *state = kept + column(&self.key).matmul(&written);
+        let decayed = &*state * self.decay.exp().unsqueeze(-1);
+        let written = (&self.value - self.key.matmul(&decayed)) * self.strength.unsqueeze(-1);
+        *state = decayed + column(&self.key).matmul(&written);
         self.query.matmul(state).squeeze_dim(2)
     }
 }

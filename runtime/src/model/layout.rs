@@ -155,7 +155,7 @@ impl Entries {
                 matrix(Attention, "linear_attn.out_proj", width, delta.values());
             }
             None => {
-                matrix(Attention, "self_attn.q_proj", config.query_rows() * config.head_dim, width);
+                matrix(Attention, "self_attn.q_proj", config.query_and_gate_heads() * config.head_dim, width);
                 matrix(Attention, "self_attn.k_proj", key_value, width);
                 matrix(Attention, "self_attn.v_proj", key_value, width);
                 matrix(Attention, "self_attn.o_proj", width, heads);
@@ -198,7 +198,7 @@ impl Entries {
         };
         let attention = config.gated_delta_of(layer).is_none();
         if config.biases.query_key_value && attention {
-            bias(Attention, "self_attn.q_proj", config.query_rows() * config.head_dim);
+            bias(Attention, "self_attn.q_proj", config.query_and_gate_heads() * config.head_dim);
             bias(Attention, "self_attn.k_proj", key_value);
             bias(Attention, "self_attn.v_proj", key_value);
         }

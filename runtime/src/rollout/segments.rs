@@ -1,7 +1,6 @@
 //! Tokens after a prompt, in segments: what a model writes is trained on, and what users, tools and
 //! environments write between is only read.
 
-use std::iter::repeat_n;
 use std::ops::{Deref, Range};
 
 use super::Completion;
@@ -92,7 +91,7 @@ impl SegmentedTokens {
                 return Err(format!("a completion of {length} tokens has {other} {what}"));
             }
         }
-        let all = repeat_n(true, length).collect::<Vec<_>>();
+        let all = vec![true; length];
         let mut segmented = SegmentedTokens::default();
         let mut start = 0;
         for run in trained.unwrap_or(&all).chunk_by(|one, next| one == next) {
@@ -187,7 +186,7 @@ impl SegmentedTokens {
 
     /// For each token, whether it is trained on; `None` where all are.
     pub fn mask(&self) -> Option<Vec<bool>> {
-        let trained = repeat_n(true, self.trained()).collect::<Vec<_>>();
+        let trained = vec![true; self.trained()];
         (!self.is_whole()).then(|| self.over_all(&trained))
     }
 

@@ -75,6 +75,12 @@ impl Sequence {
         self.extras.0.remove(T::NAME);
     }
 
+    /// The same sequence, where the log-probabilities of its tokens are not known.
+    pub fn without_logps(mut self) -> Sequence {
+        self.completion = self.completion.without_logps();
+        self
+    }
+
     /// The reward of a part of the verifier, by the part's name.
     pub fn reward_part(&self, part: &str) -> Option<f64> {
         self.reward_parts.iter().find(|(name, _)| name == part).map(|(_, reward)| *reward)

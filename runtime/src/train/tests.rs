@@ -109,11 +109,6 @@ fn sampled(tokens: &[Token], logps: Vec<f32>, heads: Option<Vec<u8>>) -> Segment
     completion
 }
 
-/// The sequence as after an edit that leaves its text.
-fn without_logps(sequence: &Sequence) -> Sequence {
-    Sequence { completion: sequence.completion.clone().without_logps(), ..sequence.clone() }
-}
-
 /// Two domains with answers of different lengths.
 struct Fixture {
     folder: tempfile::TempDir,

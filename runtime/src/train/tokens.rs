@@ -69,14 +69,14 @@ pub fn record(
     for (index, sequence) in sequences.list.iter().enumerate() {
         let range = sequences.tokens(index);
         let domain = stage.sources[sequence.source].name;
+        // The tokens of a rejected draft are after the tokens that it was drafted from.
+        let before =
+            if Speculation::is_rejected(sequence) { sequence.completion.len() - range.len() } else { 0 };
         for histogram in tokens.histograms.iter_mut().filter(|histogram| histogram.domain == domain) {
             let values = match histogram.quantity {
                 TokenQuantity::Signal => Some(seen.signal),
                 TokenQuantity::Weight => seen.weight,
             };
-            // The tokens of a rejected draft are after the tokens that it was drafted from.
-            let before =
-                if Speculation::is_rejected(sequence) { sequence.completion.len() - range.len() } else { 0 };
             for (position, token) in range.clone().enumerate() {
                 let place = match histogram.over {
                     QuantityAxis::Position => Some((before + position) as f64),

@@ -321,6 +321,18 @@ pub fn check_trainable(declarations: &mut Declarations, train: &Train, settings:
     match &train.trainable {
         Trainable::Adapter(adapter) => {
             beyond.extend(adapter.layers.map(|(_, last)| (last, settings.place(&["adapter"]))));
+            // No family that is made from random weights has the gated delta rule.
+            let made = declarations.parts.architecture(train.start).is_some();
+            let absent = adapter.targets.iter().find(|target| Projection::GATED_DELTA.contains(target));
+            if let Some(target) = absent.filter(|_| made) {
+                let (name, module) = (target.name(), target.module());
+                let text = format!("an adapter of `{name}`, but the model has no matrix `{module}`");
+                declarations.report(
+                    Diagnostic::error(Code::OutOfRange, settings.place(&["adapter"]), text)
+                        .help("name matrices of the model in `targets`"),
+                );
+                good = false;
+            }
         }
         Trainable::Weights { only, except } => {
             for (filters, key) in

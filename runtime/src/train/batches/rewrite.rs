@@ -9,7 +9,7 @@ use regex::{NoExpand, Regex};
 
 use super::chosen::numbers;
 use super::edited::{TextReplacer, text_as_sampled};
-use super::sample::{NumberedDraw, judge, without_logps};
+use super::sample::{NumberedDraw, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
@@ -86,7 +86,7 @@ impl RewriteProducer {
     /// for none.
     fn rewritten(&self, batch: &Batch, sequence: Sequence, numbers: Vec<String>) -> Result<Option<Sequence>> {
         let stage = batch.stage;
-        let sequence = without_logps(sequence);
+        let sequence = sequence.without_logps();
         let before = text_as_sampled(&stage.start.tokenizer, &sequence)?;
         let moment = batch.now().moment(stage.steps);
         let said = TemplateInputs { numbers, ..TemplateInputs::default() };

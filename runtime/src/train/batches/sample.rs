@@ -147,12 +147,6 @@ pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
     Sequence { truncated, ..Sequence::new(draw.source, draw.record, completion.into()) }
 }
 
-/// The same sequence, where the log-probabilities of its tokens are not known.
-pub(super) fn without_logps(mut sequence: Sequence) -> Sequence {
-    sequence.completion = sequence.completion.without_logps();
-    sequence
-}
-
 /// Sets the rewards, each by the verifier of the sequence's domain.
 pub fn judge<'s>(texts: Texts, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
     judge_by(texts, sequences, |sequence| sequence.completion.trained_tokens().collect())

@@ -6,7 +6,7 @@
 use mopd_plan::producers::Speculative;
 use mopd_plan::{Role, Sampling};
 
-use super::sample::{NumberedDraw, draw_by, judge, prompts, sequence, without_logps};
+use super::sample::{NumberedDraw, draw_by, judge, prompts, sequence};
 use super::teacher::teacher_of;
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
@@ -72,7 +72,7 @@ impl SequenceProducer for SpeculativeProducer {
 fn rows(draw: Draw, completion: Completion, rejected: Vec<RejectedTail>) -> Vec<Sequence> {
     let counts = DraftCounts::from_verdicts(&completion.verdicts);
     // The probability of a rejected token is not known, so no row has log-probabilities.
-    let trajectory = without_logps(sequence(draw, completion)).with_extra(&Speculation::Trajectory(counts));
+    let trajectory = sequence(draw, completion).without_logps().with_extra(&Speculation::Trajectory(counts));
     let of_draft = |RejectedTail { at, tokens }: RejectedTail| {
         let mut completion = SegmentedTokens::default();
         completion.push_context(&trajectory.completion[..at]);

@@ -10,7 +10,7 @@ use mopd_plan::producers::Through;
 use serde_json::Value;
 
 use super::edited::{TextReplacer, text};
-use super::sample::{NumberedDraw, judge, without_logps};
+use super::sample::{NumberedDraw, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer, model, teacher};
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
@@ -99,9 +99,9 @@ impl ProgramEditor {
         let mut edited = Vec::with_capacity(list.len());
         for (sequence, text) in zip_equal(list, edits) {
             edited.push(match text {
-                None => Some(without_logps(sequence)),
+                None => Some(sequence.without_logps()),
                 Some(ProgramEdit::LeftOut) => None,
-                Some(ProgramEdit::Same) => Some(without_logps(sequence)),
+                Some(ProgramEdit::Same) => Some(sequence.without_logps()),
                 Some(ProgramEdit::Other(text)) => self.texts.replaced(texts, sequence, &text)?,
             });
         }
