@@ -25,12 +25,12 @@ impl Span {
         Span { file, start: start as u32, end: end as u32 }
     }
 
-    /// The smallest span that contains both; they must be in one file.
     /// Whether it lies inside of another one.
     pub fn is_within(self, other: Span) -> bool {
         self.file == other.file && other.start <= self.start && self.end <= other.end
     }
 
+    /// The smallest span that contains both; they must be in one file.
     pub fn to(self, other: Span) -> Span {
         Span { file: self.file, start: self.start.min(other.start), end: self.end.max(other.end) }
     }

@@ -91,10 +91,10 @@ pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
 
 /// The files and everything known about them, before the audit.
 pub struct Checked {
-    sources: Sources,
+    pub sources: Sources,
     modules: Modules,
     recorded: RecordedValues,
-    diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Vec<Diagnostic>,
     experiment: Option<Experiment>,
     /// The axes of the `sweep`, also where the experiment has errors; empty if an axis is faulty.
     pub sweep: Vec<SweepAxis>,

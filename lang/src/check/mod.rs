@@ -46,7 +46,8 @@
 //! - stages, that is models: [`stages`]; each is checked as a whole in [`stages::stage_checks`]
 //! - tables of results: [`evaluation`]
 //! - the evaluator, which calls all of these: [`evaluate`]
-//! - a whole file: [`unused`] names, the [`index`] of names, the [`analysis`] of one run, all [`runs`]
+//! - a whole file: [`unused`] names, the [`index`] of names, the [`analysis`] of one run, its [`fixes`], all
+//!   [`runs`]
 
 mod analysis;
 pub mod builtins;
@@ -55,6 +56,7 @@ mod data;
 mod declarations;
 mod evaluate;
 mod evaluation;
+mod fixes;
 mod formulas;
 pub mod index;
 mod names;

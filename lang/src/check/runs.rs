@@ -7,7 +7,7 @@ use crate::diag::{Code, Diagnostic, Severity};
 use crate::source::{SourceFile, Span};
 use mopd_experiment::{SweepAxis, stack};
 
-use crate::check::analysis::{Analysis, Auditor, SweptValue};
+use crate::check::analysis::{Analysis, Auditor, Checked, SweptValue};
 use crate::check::checker::{Cancellation, CancellationCheck, Checker};
 use crate::check::names::load::{Loader, parse_all};
 use crate::check::names::parse_cache::ParseCache;
@@ -32,9 +32,8 @@ pub fn analyse_edited(
     let mut trees = std::mem::take(cache);
     let analysis = stack::with_room(|| {
         let mut run = |swept: &[SweptValue]| {
-            let parsed = parse_all(entry.clone(), load, &mut trees);
-            let cancellation = Cancellation { keep_going: keep_going.clone(), ..Cancellation::default() };
-            Checker::new(parsed, cancellation).check(&[], swept)
+            let cancellation = || Cancellation { keep_going: keep_going.clone(), ..Cancellation::default() };
+            checked(&entry, load, &mut trees, &cancellation, &[], swept)
         };
         let first = run(&[]);
         let combinations = Combinations::new(&first.sweep, &first.origins, &[]);
@@ -91,8 +90,7 @@ pub fn analyse_runs(
         // Files are parsed once.
         let mut trees = ParseCache::default();
         let mut run = |swept: &[SweptValue]| {
-            let parsed = parse_all(entry.clone(), load, &mut trees);
-            Checker::new(parsed, Cancellation::default()).check(overrides, swept)
+            checked(&entry, load, &mut trees, &Cancellation::default, overrides, swept)
         };
         let first = run(&[]);
         let combinations = Combinations::new(&first.sweep, &first.origins, overrides);
@@ -106,6 +104,25 @@ pub fn analyse_runs(
         }
         findings.merged(&combinations)
     })
+}
+
+/// Checks one run. Each of its certain fixes holds.
+fn checked(
+    entry: &SourceFile,
+    load: Loader,
+    trees: &mut ParseCache,
+    cancellation: &dyn Fn() -> Cancellation,
+    overrides: &[(String, String)],
+    swept: &[SweptValue],
+) -> Checked {
+    let mut check = |text: &str| {
+        let entry = SourceFile { path: entry.path.clone(), text: text.to_owned() };
+        let parsed = parse_all(entry, load, trees);
+        Checker::new(parsed, cancellation()).check(overrides, swept)
+    };
+    let mut checked = check(&entry.text);
+    checked.drop_fixes_that_fail(check);
+    checked
 }
 
 /// Every combination of values; the last axis varies fastest. Without axes, a single empty one.

@@ -122,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn fixes_that_leave_a_new_error_are_not_offered() {
+        let text =
+            |bracket: &str| format!("experiment \"a\" {{ seed = 1 }}\nlet most = {bracket}clip(1, 0, 2\n");
+        assert_eq!(fixed(&text("")).map(|(text, _)| text), Some(text("").replace("2\n", "2)\n")));
+        assert_eq!(fixed(&text("").replace("clip(1", "clip((1")), None);
+    }
+
+    #[test]
     fn a_setting_is_added_where_a_block_ends() {
         let added = |text: &str| {
             let (start, end) = (text.find('{').expect("a block") as u32, text.trim_end().len() as u32);

@@ -43,7 +43,7 @@ const RUNTIME: [&str; 25] = [
 
 /// The modules of `lang/src/check`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const CHECK: [&str; 21] = [
+const CHECK: [&str; 22] = [
     "reporter",
     "builtins",
     "names",
@@ -64,6 +64,7 @@ const CHECK: [&str; 21] = [
     "unused",
     "index",
     "analysis",
+    "fixes",
     "runs",
 ];
 

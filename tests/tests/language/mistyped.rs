@@ -233,6 +233,6 @@ fn no_certain_fix_of_a_slip_makes_it_worse() {
         }
     }
     println!("{offered} certain fixes of {tried} programs, {wrong} of them wrong");
-    assert!(wrong * 100 <= offered, "{wrong} programs with a wrong fix:\n{story}");
+    assert!(wrong == 0, "{wrong} programs with a wrong fix:\n{story}");
     assert!(offered >= extent.least(4_000), "only {offered} fixes were offered");
 }
