@@ -220,6 +220,12 @@ pub fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync)
 pub struct Dice(pub u64);
 
 impl Dice {
+    /// For a case of a sweep by its number, so that it is the same whichever cases run.
+    pub fn of_case(number: usize) -> Dice {
+        // Odd times odd is never 0, from which xorshift would not move.
+        Dice((2 * number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
     pub fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use mopd_lang::fmt;
 use mopd_lang::source::FileId;
 use mopd_lang::syntax::parse;
+use mopd_ops::testing::Extent;
 use mopd_tests::{Dice, texts};
 
 /// Everything that the project shows as good style.
@@ -162,48 +163,45 @@ fn shuffled(text: &str, dice: &mut Dice) -> String {
 
 #[test]
 fn one_layout_whatever_the_author_left() {
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    for (name, text) in shown() {
-        for round in 0..40 {
-            let shuffled = shuffled(&text, &mut dice);
-            let formatted = fmt::format(&shuffled).text;
-            assert_eq!(formatted, text, "{name}, round {round}, from:\n{shuffled}");
-            assert_eq!(tree(&shuffled), tree(&text), "{name}, round {round}, from:\n{shuffled}");
-        }
+    let shown = shown();
+    let rounds = shown.iter().flat_map(|shown| (0..40).map(move |round| (shown, round)));
+    for ((name, text), round) in Extent::from_environment().cases(rounds) {
+        let shuffled = shuffled(text, &mut Dice::of_case(round));
+        let formatted = fmt::format(&shuffled).text;
+        assert_eq!(formatted, *text, "{name}, round {round}, from:\n{shuffled}");
+        assert_eq!(tree(&shuffled), tree(text), "{name}, round {round}, from:\n{shuffled}");
     }
 }
 
 #[test]
 fn a_damaged_text_keeps_what_it_says() {
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
     let mut faults = String::new();
     let careless = shown().into_iter().map(|(name, text)| (name, shuffled(&text, &mut Dice(7)), true));
     let suite = texts(&[], &["tests/suite"]).into_iter().map(|(name, text)| (name, text, false));
     let (mut count, mut formatted) = (0, 0);
-    for (name, text, careless) in careless.chain(suite) {
-        for round in 0..12 {
-            let mut damaged: Vec<char> = text.chars().collect();
-            for _ in 0..=dice.roll(3) {
-                let at = dice.roll(damaged.len());
-                let marks = [
-                    '(', ')', '{', '}', '[', ']', '"', ',', '=', '\n', '/', '#', 'é', ';', '-', ' ', '\'',
-                    ':',
-                ];
-                match dice.roll(3) {
-                    0 => drop(damaged.remove(at)),
-                    1 => damaged.insert(at, marks[dice.roll(marks.len())]),
-                    _ => damaged[at] = marks[dice.roll(marks.len())],
-                }
+    let texts: Vec<_> = careless.chain(suite).collect();
+    let rounds = (0..12).flat_map(|_| &texts).enumerate();
+    for (round, (name, text, careless)) in Extent::from_environment().cases(rounds) {
+        let mut dice = Dice::of_case(round);
+        let mut damaged: Vec<char> = text.chars().collect();
+        for _ in 0..=dice.roll(3) {
+            let at = dice.roll(damaged.len());
+            let marks =
+                ['(', ')', '{', '}', '[', ']', '"', ',', '=', '\n', '/', '#', 'é', ';', '-', ' ', '\'', ':'];
+            match dice.roll(3) {
+                0 => drop(damaged.remove(at)),
+                1 => damaged.insert(at, dice.pick(&marks)),
+                _ => damaged[at] = dice.pick(&marks),
             }
-            let damaged: String = damaged.into_iter().collect();
-            if careless {
-                count += 1;
-                formatted += usize::from(fmt::format(&damaged).text != damaged);
-            }
-            let more = faults_of(&format!("{name}, round {round}"), &damaged);
-            if !more.is_empty() {
-                faults += &format!("{more}from:\n{damaged}\n");
-            }
+        }
+        let damaged: String = damaged.into_iter().collect();
+        if *careless {
+            count += 1;
+            formatted += usize::from(fmt::format(&damaged).text != damaged);
+        }
+        let more = faults_of(&format!("{name}, round {round}"), &damaged);
+        if !more.is_empty() {
+            faults += &format!("{more}from:\n{damaged}\n");
         }
     }
     assert!(faults.is_empty(), "{faults}");

@@ -22,6 +22,8 @@ use mopd_compiler::audit::{self, Audit, ObjectiveUse};
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, Label};
 use mopd_lang::source::{FileId, SourceFile, Span};
+use mopd_ops::testing::Extent;
+use mopd_tests::Dice;
 use mopd_tests::fixes::{self, Checks};
 
 const ENTRY: FileId = FileId(0);
@@ -583,9 +585,9 @@ fn no_text_makes_the_checker_panic() {
         fs::read_to_string(mopd_tests::root().join("examples/quickstart.mopd")).expect("the quickstart");
     let opd = mopd_std::module("opd").expect("std.opd").1;
     let text = format!("{quickstart}\n{opd}");
-    let boundaries: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-    for at in boundaries.iter().step_by(7) {
-        diagnostics_have_places(&text[..*at]);
+    let extent = Extent::from_environment();
+    for (at, _) in extent.cases(text.char_indices()) {
+        diagnostics_have_places(&text[..at]);
     }
     // Leaves out each word in turn, and replaces each word by its neighbour.
     let mut words = Vec::new();
@@ -594,7 +596,7 @@ fn no_text_makes_the_checker_panic() {
         words.push((at, word));
         at += word.len();
     }
-    for pair in words.windows(2).step_by(2) {
+    for pair in extent.cases(words.windows(2)) {
         let [(start, word), (next_start, next)] = pair else { continue };
         diagnostics_have_places(&format!("{}{}", &text[..*start], &text[start + word.len()..]));
         diagnostics_have_places(&format!("{}{next}{}", &text[..*start], &text[*next_start..]));
@@ -615,17 +617,10 @@ fn no_soup_of_words_makes_the_checker_panic() {
         "rollout = ", "sample(n: 1, temperature: 1.0, max_tokens: 16)", "steps = 5", "prompts = \"x\"", "share = 1/2",
         "reward = exact_match",
     ];
-    // xorshift64: the same soups on every machine.
-    let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
-    for _ in 0..5_000 {
-        let length = random(40);
-        let text: String = (0..length).map(|_| WORDS[random(WORDS.len())]).collect();
+    for soup in Extent::from_environment().cases(0..20_000) {
+        let mut dice = Dice::of_case(soup);
+        let length = dice.roll(40);
+        let text: String = (0..length).map(|_| dice.pick(WORDS)).collect();
         diagnostics_have_places(&text);
     }
 }

@@ -25,7 +25,6 @@ const FIGURES: Figures = &[
 ];
 
 #[test]
-#[ignore = "./x mechanisms"]
 fn single_domain_tuning_has_its_effect() {
     shows("tuning", FIGURES);
 }

@@ -1,9 +1,11 @@
-//! Every published experiment that a plan can be made of trains: a few steps each, on small models.
+//! Every published experiment that a plan can be made of trains: a few steps each, on small models, one day by
+//! the rules of a CPU and the next by those of a GPU.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
 
+use mopd_ops::testing::Extent;
 use mopd_tests::{check, files, root};
 
 use super::{data, text};
@@ -40,9 +42,11 @@ model published = llama { layers = 1, width = 16, heads = 2, context = 64, token
 
 #[test]
 fn every_method_that_a_plan_can_be_made_of_trains() {
-    let folder = data::folder();
+    // A folder for each place, since results are reused within one.
+    let places = [("", data::folder()), ("operators", data::folder())];
     let (mut faults, mut trained) = (String::new(), 0);
-    for path in files(&root().join("tests/methods"), ".mopd") {
+    let extent = Extent::from_environment();
+    for (number, path) in files(&root().join("tests/methods"), ".mopd").into_iter().enumerate() {
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
         let program = fs::read_to_string(&path).expect("a program");
         let analysis = check(&name, &program);
@@ -50,13 +54,16 @@ fn every_method_that_a_plan_can_be_made_of_trains() {
         if mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).is_err() {
             continue;
         }
-        fs::write(folder.path().join(&name), short(&program)).expect("writing a test file");
-        let mut command = Command::new(mopd_tests::mopd());
-        command.current_dir(folder.path()).args(["run", &name, "--out", &format!("out-{name}")]);
-        let output = command.stdin(Stdio::null()).output().expect("mopd starts");
-        trained += 1;
-        if !output.status.success() {
-            let _ = writeln!(faults, "{name}: {}", text(&output));
+        for (place, folder) in extent.one_of(number, places.iter().collect()) {
+            fs::write(folder.path().join(&name), short(&program)).expect("writing a test file");
+            let mut command = Command::new(mopd_tests::mopd());
+            command.current_dir(folder.path()).args(["run", &name, "--out", &format!("out-{name}")]);
+            command.env("MOPD_PLACE", place);
+            let output = command.stdin(Stdio::null()).output().expect("mopd starts");
+            trained += 1;
+            if !output.status.success() {
+                let _ = writeln!(faults, "{name} {place}: {}", text(&output));
+            }
         }
     }
     assert!(faults.is_empty() && trained > 30, "{trained} experiments\n{faults}");

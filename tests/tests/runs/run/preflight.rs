@@ -402,7 +402,7 @@ fn a_step_of_too_many_sequences_is_refused_before_it_begins() {
         );
         let head = "experiment \"tiny\" { seed = 1 }\n\
             domain copy { prompts = \"copy.jsonl\", reward = exact_match }\n\
-            model base = llama { layers = 1, width = 512, heads = 8, context = 24, tokenizer = bytes }\n";
+            model base = llama { layers = 1, width = 128, heads = 8, context = 24, tokenizer = bytes }\n";
         bench.write("tiny.mopd", &format!("{head}{student}\n"));
     };
     let refused = "`student` cannot fit in memory: ";

@@ -492,9 +492,9 @@ fn a_killed_server_and_a_killed_run_change_no_rollout() {
     let bench = with_teachers();
     let folder = bench.folder.path().to_owned();
     let mut server = vec![sampler(&folder, "0", "float32")];
-    bench.write("tiny.mopd", &sampled(250, "SAMPLE", ""));
+    bench.write("tiny.mopd", &sampled(100, "SAMPLE", ""));
     run(&bench, "local", &server);
-    bench.write("tiny.mopd", &sampled(250, BY_SERVER, ""));
+    bench.write("tiny.mopd", &sampled(100, BY_SERVER, ""));
     killed_after_a_few_steps(command(&bench, "served", &server));
     let mut child = command(&bench, "served", &server).spawn().expect("mopd starts");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
