@@ -55,9 +55,9 @@ pub fn analyse_every_run(
     })
 }
 
-/// The analysis of a file in all its runs, with the plan of the first that has one. Reports also what a plan
-/// can't express, and paths that do not exist.
-pub fn check_file(path: &Path) -> Result<(Analysis, Option<Plan>), Problem> {
+/// The analysis of a file in all its runs, with the values of `--set`, and the plan of the first that has one.
+/// Reports also what a plan can't express, and paths that do not exist.
+pub fn check_file(path: &Path, overrides: &[(String, String)]) -> Result<(Analysis, Option<Plan>), Problem> {
     let folder = folder_of(path);
     let audit = |experiment: &Experiment, origins: &[Span]| {
         let mut found = mopd_compiler::audit::diagnostics(experiment, origins);
@@ -66,7 +66,7 @@ pub fn check_file(path: &Path) -> Result<(Analysis, Option<Plan>), Problem> {
     };
     let entry = entry(path)?;
     loading(path, &mut |_| (), &|load| {
-        let (mut analysis, plan) = check_runs(entry.clone(), load, &audit);
+        let (mut analysis, plan) = check_runs(entry.clone(), load, overrides, &audit);
         let alone = standalone::refused(&entry, load, &analysis, None);
         analysis.diagnostics.extend(alone);
         analysis.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
@@ -75,9 +75,14 @@ pub fn check_file(path: &Path) -> Result<(Analysis, Option<Plan>), Problem> {
 }
 
 /// As [`check_file`], of a text.
-pub fn check_runs(entry: SourceFile, load: Loader, audit: Auditor) -> (Analysis, Option<Plan>) {
+pub fn check_runs(
+    entry: SourceFile,
+    load: Loader,
+    overrides: &[(String, String)],
+    audit: Auditor,
+) -> (Analysis, Option<Plan>) {
     let mut shown: Option<(Analysis, Option<Plan>)> = None;
-    let diagnostics = analyse_runs(entry, load, &[], Some(audit), &mut |_, mut analysis| {
+    let diagnostics = analyse_runs(entry, load, overrides, Some(audit), &mut |_, mut analysis| {
         let plan = plan_of(&mut analysis);
         let diagnostics = analysis.diagnostics.clone();
         if shown.as_ref().is_none_or(|(_, known)| known.is_none() && plan.is_some()) {

@@ -45,6 +45,8 @@ pub struct CheckArgs {
     /// Experiments, or modules that experiments use; `-` for standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
     /// `short` is one line per diagnostic; `json` counts lines and UTF-16 columns from 0, as editors do
     #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
     pub format: CheckFormat,

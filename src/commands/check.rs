@@ -27,7 +27,7 @@ pub fn check(arguments: &CheckArgs) -> Result<CommandStatus, Problem> {
     };
     for path in &arguments.files {
         let fixed = if arguments.fix { fix(path) } else { Ok(()) };
-        match fixed.and_then(|()| host::check_file(path)) {
+        match fixed.and_then(|()| host::check_file(path, &arguments.overrides.set)) {
             Ok((analysis, plan)) => report.file(path, analysis, plan.as_ref(), arguments.with_files)?,
             Err(problem) => report.unreadable(path, &problem),
         }

@@ -42,7 +42,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
     if refused(arguments, sweep.compiled(), folder)? {
         return Ok(CommandStatus::Failure);
     }
-    let (analysis, _) = host::check_file(&arguments.file)?;
+    let (analysis, _) = host::check_file(&arguments.file, &arguments.overrides.set)?;
     missing(&analysis);
     let left_out = left_out(&analysis);
     let stages = |plan: &Plan| -> Vec<String> {

@@ -292,7 +292,7 @@ impl Session {
         };
         let audited = guarded(|| {
             // Adds what a plan can't express, and data that a run would refuse.
-            let (mut analysis, plan) = host::check_runs(entry, &load, auditor);
+            let (mut analysis, plan) = host::check_runs(entry, &load, &[], auditor);
             if let Some(plan) = plan.filter(|_| keep_going() && file.is_file()) {
                 data::check(&mut analysis, &plan, &host::folder_of(file));
             }

@@ -1,15 +1,18 @@
-//! Values set from outside with `--set name=value`.
+//! Values set from outside with `--set name=value`: of a `param`, of an objective's parameter, of any setting.
 
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Spanned};
-use crate::syntax::ast::{Item, ItemKind, Parameter};
+use crate::syntax::ast::{
+    Argument, Block, Entry, Expr, ExprKind, Item, ItemKind, Name, Parameter, Statement,
+};
 use crate::syntax::parse;
 use mopd_experiment::formula::Unit;
 
 use crate::check::checker::Checker;
-use crate::check::names::modules::ModuleId;
+use crate::check::names::callable::signature;
+use crate::check::names::modules::{ModuleId, Modules, declared_name};
 use crate::check::read::declared_type::unit_of_type;
 use crate::check::read::numbers;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -19,7 +22,7 @@ use crate::check::values::value::Value;
 /// place.
 pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(String, String)]) {
     for (name, value) in overrides {
-        // `mopd.clip_at` is a parameter of the objective `mopd`.
+        // `mopd.clip_at` is a parameter of the objective `mopd`, `student.lr` a setting of the model `student`.
         let (owner, parameter) = match name.split_once('.') {
             Some((owner, parameter)) => (Some(owner), parameter),
             None => (None, name.as_str()),
@@ -54,22 +57,118 @@ pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(Str
         };
         if parameters.contains(name) {
             checker.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
-        } else {
-            let message = match owner {
-                Some(owner) => {
-                    format!("no objective `{owner}` of the file has a parameter `{parameter}`")
-                }
-                None => format!("the experiment has no `param {name}` that could be set"),
-            };
-            let mut diagnostic = Diagnostic::error(Code::UnknownName, place.span, message);
-            if !parameters.is_empty() {
-                diagnostic = diagnostic.label(format!("can be set: {}", parameters.join(", ")));
-            }
-            if let Some(near) = nearest(name, parameters.iter().map(String::as_str)) {
-                diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
-            }
-            checker.report(diagnostic);
+            continue;
         }
+        if let Some((index, item)) =
+            owner.and_then(|owner| with_setting(&checker.modules, entry, owner, place, value))
+        {
+            let mut changed = (*tree).clone();
+            changed.items[index] = Rc::new(item);
+            checker.modules.loaded[entry.0 as usize].tree = Rc::new(changed);
+            continue;
+        }
+        let (message, known) = match owner {
+            Some(owner) if !parameters.is_empty() => {
+                (format!("no objective `{owner}` of the file has a parameter `{parameter}`"), parameters)
+            }
+            Some(owner) => {
+                let owners = tree.items.iter().filter(|item| settings(&mut Item::clone(item)).is_some());
+                let known = owners.filter_map(|item| Some(format!("{}.{parameter}", owner_name(item)?)));
+                (format!("the file declares no `{owner}` with settings"), known.collect())
+            }
+            None => (format!("the experiment has no `param {name}` that could be set"), parameters),
+        };
+        let mut diagnostic = Diagnostic::error(Code::UnknownName, place.span, message);
+        if !known.is_empty() {
+            diagnostic = diagnostic.label(format!("can be set: {}", known.join(", ")));
+        }
+        if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
+            diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
+        }
+        checker.report(diagnostic);
+    }
+}
+
+/// The name by which `--set OWNER.SETTING=...` finds an item.
+fn owner_name(item: &Item) -> Option<&str> {
+    match &item.kind {
+        ItemKind::Experiment { .. } => Some("experiment"),
+        ItemKind::Compare { name, .. } => Some(&name.text),
+        kind => declared_name(kind).map(|name| name.text.as_str()),
+    }
+}
+
+/// Where the settings of an item stand.
+enum Settings<'a> {
+    Block(&'a mut Block),
+    Call { callee: &'a Expr, arguments: &'a mut Vec<Argument>, block: Option<&'a mut Block> },
+}
+
+fn settings(item: &mut Item) -> Option<Settings<'_>> {
+    let value = match &mut item.kind {
+        ItemKind::Experiment { block, .. }
+        | ItemKind::Domain { block, .. }
+        | ItemKind::Eval { block, .. }
+        | ItemKind::Compare { block, .. } => return Some(Settings::Block(block)),
+        ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => &mut binding.value,
+        ItemKind::Panel { value, .. } => value,
+        _ => return None,
+    };
+    match &mut value.kind {
+        ExprKind::Call { callee, arguments, block } => {
+            Some(Settings::Call { callee, arguments, block: block.as_mut() })
+        }
+        _ => None,
+    }
+}
+
+/// The item of this name with a setting replaced or added, and its place in the file.
+fn with_setting(
+    modules: &Modules,
+    module: ModuleId,
+    owner: &str,
+    key: &Name,
+    value: &Expr,
+) -> Option<(usize, Item)> {
+    let tree = modules.tree(module);
+    let index = tree.items.iter().position(|item| owner_name(item) == Some(owner))?;
+    let mut item = Item::clone(&tree.items[index]);
+    match settings(&mut item)? {
+        Settings::Block(block) => set_entry(block, key, value),
+        Settings::Call { callee, arguments, block } => {
+            let named = arguments
+                .iter()
+                .position(|argument| argument.name.as_ref().is_some_and(|name| name.text == key.text));
+            let by_place = || {
+                let place = parameter_place(modules, module, callee, key)?;
+                arguments.get(place).is_some_and(|argument| argument.name.is_none()).then_some(place)
+            };
+            match (named.or_else(by_place), block) {
+                (Some(place), _) => arguments[place].value = value.clone(),
+                (None, Some(block)) => set_entry(block, key, value),
+                (None, None) => arguments.push(Argument { name: Some(key.clone()), value: value.clone() }),
+            }
+        }
+    }
+    Some((index, item))
+}
+
+/// The place of a parameter among those of what is called.
+fn parameter_place(modules: &Modules, module: ModuleId, callee: &Expr, parameter: &Name) -> Option<usize> {
+    let ExprKind::Name(callee) = &callee.kind else { return None };
+    let (_, parameters) = signature(&modules.item(modules.lookup(module, callee)?.item).kind)?;
+    parameters.iter().position(|known| known.name.text == parameter.text)
+}
+
+fn set_entry(block: &mut Block, key: &Name, value: &Expr) {
+    let entries = block.statements.iter_mut().filter_map(|statement| match statement {
+        Statement::Entry(entry) => Some(entry),
+        _ => None,
+    });
+    let set = Entry { key: key.clone(), value: value.clone(), marks: Vec::new() };
+    match entries.into_iter().find(|entry| entry.key.text == key.text) {
+        Some(entry) => *entry = set,
+        None => block.statements.push(Statement::Entry(set)),
     }
 }
 
@@ -93,7 +192,7 @@ pub fn may_move(parameter: &Parameter) -> bool {
     unit.is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
 }
 
-/// The parameters of an objective, in the form that `--set` takes.
+/// The parameters of an objective of the file, in the form that `--set` takes.
 fn of_objective(items: &[Rc<Item>], owner: &str) -> Vec<String> {
     let mut found = Vec::new();
     for item in items {

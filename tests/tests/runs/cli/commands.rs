@@ -185,10 +185,57 @@ stage taught(o: objective) = distill(start) {
         .is(1, &["expected a number", "--set mine.scale"]);
 }
 
+/// `--set OWNER.SETTING=...` gives the plan of the file with that setting, whether the file has the setting or not.
+#[test]
+fn a_setting_is_set_as_if_it_were_written() {
+    let other = "stage taught(rate: real) = distill(start) {
+  objective = mopd(clip_at: 5), rollout = sample(n: 1, temperature: 1.0, max_tokens: 8), prompts = 2, steps = 2, lr = rate
+}
+";
+    let last = "model last = taught(1e-3)\ncompare ";
+    let good = GOOD.replace("compare ", last).replace("[start, student]", "[start, student, last]") + other;
+    let place = Place::with(&[("a.mopd", &good)]);
+    let plan = |set: &[&str]| {
+        let set = set.iter().flat_map(|value| ["--set", *value]);
+        let arguments: Vec<&str> =
+            ["plan", "--format", "json"].into_iter().chain(set).chain(["a.mopd"]).collect();
+        let mut plan = place.mopd(&arguments).is(0, &[]).json();
+        // The places of what was set are elsewhere.
+        plan.as_object_mut().expect("a plan").remove("origins");
+        plan
+    };
+    for (set, written, edited) in [
+        ("student.lr=cosine(2e-3 -> 1e-4)", "  lr        = 1e-3", "  lr        = cosine(2e-3 -> 1e-4)"),
+        ("student.objective=mopd(clip_at: 3)", "= mopd(clip_at: 5)\n", "= mopd(clip_at: 3)\n"),
+        ("student.passes=2", "  prompts   = 2\n", "  prompts   = 2\n  passes = 2\n"),
+        ("base.width=32", "width = 16", "width = 32"),
+        ("expert.samples=4", "samples = 2, max_tokens = 8, lr", "samples = 4, max_tokens = 8, lr"),
+        ("last.rate=3e-3", "taught(1e-3)", "taught(rate: 3e-3)"),
+        ("sort.reward=numeric", "reward = exact_match", "reward = numeric"),
+        ("tiny.samples=3", "student, last], samples = 2", "student, last], samples = 3"),
+        ("experiment.dtype=bfloat16", "{ seed = 1 }", "{ seed = 1, dtype = bfloat16 }"),
+    ] {
+        place.write("a.mopd", &good);
+        let set = plan(&[set]);
+        place.write("a.mopd", &good.replacen(written, edited, 1));
+        assert_ne!(good.replacen(written, edited, 1), good, "{written}");
+        assert_eq!(set["stages"], plan(&[])["stages"], "{edited}");
+        assert_eq!(set["tables"], plan(&[])["tables"], "{edited}");
+    }
+}
+
 #[test]
 fn a_value_for_a_name_that_is_not_there() {
     let place = Place::with(&[("a.mopd", GOOD)]);
-    place.mopd(&["plan", "--set", "sead=7", "a.mopd"]).is(1, &["error[", "sead"]);
+    let said = |set: &str, said: &[&str]| {
+        place.mopd(&["plan", "--set", set, "a.mopd"]).is(1, said);
+        let checked = place.mopd(&["check", "--set", set, "a.mopd"]).is(1, &["1 error"]).out;
+        assert!(said.iter().all(|said| checked.contains(said)), "{checked}");
+    };
+    said("sead=7", &["error[", "sead"]);
+    said("studnet.lr=1", &["declares no `studnet` with settings", "did you mean `student.lr`?"]);
+    said("student.lrr=1", &["error[unknown-key]", "--set student.lrr", "it has: objective"]);
+    said("student.steps=\"two\"", &["error[type-mismatch]", "--set student.steps"]);
 }
 
 #[test]
