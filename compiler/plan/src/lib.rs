@@ -79,6 +79,7 @@ pub use step_functions::{AdaptiveSchedule, Ladder, Learned, StepFunction, is_of_
 pub use train::{OwnData, Train};
 pub use views::View;
 
+pub use mopd_experiment::EnvironmentProgram;
 pub use mopd_experiment::nearest::{missing_file_help, nearest, nearest_file, unlike_a_path};
 pub use mopd_expr::roles::{Role, ScorerId};
 pub use mopd_expr::signals::{

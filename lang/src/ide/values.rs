@@ -4,7 +4,9 @@ use super::complete::{CandidateKind, List, standard_divergences};
 use super::context::CompletionContext;
 use super::host::IdeHost;
 use super::outside;
-use crate::check::builtins::{BuiltinKind, DataName, GuardName, SupportName, TeacherName, WeightsName};
+use crate::check::builtins::{
+    BuiltinKind, DataName, GuardName, RewardName, SupportName, TeacherName, WeightsName,
+};
 use crate::check::index::{SymbolId, SymbolKind};
 use crate::check::vocabulary::{self, ArgumentKind};
 use mopd_experiment::formula::StepNumber;
@@ -74,6 +76,9 @@ pub fn values(list: &mut List, context: &CompletionContext, takes: ArgumentKind,
         ArgumentKind::Guards => return list.builtins(|builtin| guards(builtin.kind), 0),
         ArgumentKind::Score => {
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Normalized), 0);
+        }
+        ArgumentKind::Environment => {
+            list.builtins(|builtin| builtin.kind == BuiltinKind::Reward(RewardName::Python), 0)
         }
         ArgumentKind::Reward => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Reward(_)), 0),
         ArgumentKind::Schedule => {

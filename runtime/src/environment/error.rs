@@ -8,6 +8,17 @@ use crate::failure::Error;
 use crate::program::{self, ProcessEnd};
 use crate::quote::quote;
 
+/// Help: the output that a program must write.
+pub(super) const LINES: &str = "for every line {\"id\": 0, \"seed\": ...} or {\"id\": 0, \"action\": ...} it must write one line {\"id\": 0, \
+     \"observation\": \"...\", \"reward\": 0.5, \"done\": false}, and nothing else; messages belong on standard \
+     error. With the same seed, the same actions must have the same replies";
+/// Help: the values that a class must return.
+pub(super) const RETURNS: &str = "`step` returns `observation, reward, done`. The observation is a text, or in a conversation a list of messages of \
+     tools and users; it may be None at the end. The reward is a number in every reply, or None in every one. With the \
+     same seed, the same turns must have the same replies";
+
+/// An `episode` is its prompt in quotes, with the data line, and the turn if that matters.
+///
 /// Displays as one line; [`EnvironmentError::help`] has the way out, or the program's standard error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EnvironmentError {
@@ -16,40 +27,35 @@ pub enum EnvironmentError {
     #[error("the environment `{command}` could not be started in {folder}: {cause}")]
     Start { command: String, folder: String, cause: String },
     #[error(
-        "the environment `{command}` ended ({how}) before it replied for the prompt {}; restarting it did not \
-         help",
-        quote(prompt)
+        "the environment `{command}` ended ({how}) before it replied for the prompt {episode}; restarting it \
+         did not help"
     )]
-    Ended { command: String, how: ProcessEnd, prompt: String, stderr: String },
+    Ended { command: String, how: ProcessEnd, episode: String, stderr: String },
     #[error(
-        "the environment `{command}` returned no response within its time limit of {} s for the prompt {}; \
-         restarting it did not help",
-        limit.as_secs_f64(),
-        quote(prompt)
+        "the environment `{command}` returned no response within its time limit of {} s for the prompt \
+         {episode}; restarting it did not help",
+        limit.as_secs_f64()
     )]
-    TimedOut { command: String, limit: Duration, prompt: String, stderr: String },
+    TimedOut { command: String, limit: Duration, episode: String, stderr: String },
     #[error("the environment `{command}` returned invalid output: {why}; the line was {}", quote(line))]
-    InvalidOutput { command: String, why: String, line: String },
+    InvalidOutput { command: String, why: String, line: String, help: &'static str },
     #[error("{message}")]
     Refused { message: String, help: String },
     #[error(
-        "the environment `{command}` returned {of} with a sum of {sum} for the prompt {}; the sum must be \
-        from 0 to 1",
-        quote(prompt)
+        "the environment `{command}` returned {of} with a sum of {sum} for the prompt {episode}; the sum must \
+        be from 0 to 1"
     )]
-    Reward { command: String, of: String, sum: f64, prompt: String },
+    Reward { command: String, of: String, sum: f64, episode: String },
     #[error(
-        "the environment `{command}` returned a reward without the part `{part}` for the prompt {}; the \
-        objective reads this part",
-        quote(prompt)
+        "the environment `{command}` returned a reward without the part `{part}` for the prompt {episode}; the \
+        objective reads this part"
     )]
-    Part { command: String, part: String, prompt: String },
+    Part { command: String, part: String, episode: String },
     #[error(
-        "the environment `{command}` ended the episode of the prompt {} during the expert's turns, before \
-        the student's first turn",
-        quote(prompt)
+        "the environment `{command}` ended the episode of the prompt {episode} during the expert's turns, \
+        before the student's first turn"
     )]
-    Over { command: String, prompt: String },
+    Over { command: String, episode: String },
     #[error("the environment `{command}` returned an observation without tokens: {}", quote(observation))]
     NoTokens { command: String, observation: String },
     /// The job is to stop.
@@ -83,13 +89,7 @@ impl EnvironmentError {
                 let words = program::last_words(stderr);
                 format!("raise `time_limit`, or check what the environment does with that prompt; {words}")
             }
-            EnvironmentError::InvalidOutput { .. } => {
-                "for every line {\"id\": 0, \"seed\": ...} or {\"id\": 0, \"action\": ...} it must write one line \
-                 {\"id\": 0, \"observation\": \"...\", \"reward\": 0.5, \"done\": false}, and nothing else; \
-                 messages belong on standard error. With the same seed, the same actions must have the same \
-                 replies"
-                    .to_owned()
-            }
+            EnvironmentError::InvalidOutput { help, .. } => (*help).to_owned(),
             EnvironmentError::Reward { .. } => {
                 "the reward of an episode is the sum of those of its replies: scale them".to_owned()
             }

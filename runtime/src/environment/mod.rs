@@ -1,5 +1,6 @@
 //! Environments: a program of the user's that replies to the student's actions, turn by turn. One process
-//! plays many episodes side by side; each line has the episode's id.
+//! plays many episodes side by side; each line has the episode's id. A class of Python is called by a program
+//! of ours, which speaks the same protocol.
 //!
 //! The requests of an episode are kept until it is over. So if the process dies or hangs, a new one gets the
 //! same requests again, and must reply the same.
@@ -15,16 +16,23 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
 
+use mopd_plan::EnvironmentProgram;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::control::Control;
+use crate::data::RowPlace;
 use crate::program::{self, ChildProcess, ProcessPool, ProcessProblem, ProgramFailure};
 use crate::quote::quote;
+
+/// The program that calls a class of Python; also part of the Python package.
+const PLAYS: &str = include_str!("../../../tools/python/mopd/environment.py");
 
 /// The environment of one stage.
 pub struct Environment {
     pool: ProcessPool,
+    /// The way out for invalid output.
+    writes: &'static str,
     worker: RefCell<Option<ChildProcess>>,
     /// Whether it gives rewards; `None` until it has replied to an action.
     rewards: Cell<Option<bool>>,
@@ -47,6 +55,9 @@ pub struct Start<'a> {
     pub prompt: &'a str,
     /// The data line that the prompt came from.
     pub record: &'a Map<String, Value>,
+    /// Its file, and its place there.
+    #[serde(skip)]
+    pub row: (&'a Path, RowPlace),
 }
 
 /// The environment's reply to a start or an action.
@@ -149,6 +160,20 @@ impl<'a> Episode<'a> {
         sums
     }
 
+    /// The episode in messages: its prompt, and the data line.
+    pub fn named(&self) -> String {
+        let (file, place) = self.start.row;
+        format!("{} ({}{place})", quote(self.start.prompt), file.display())
+    }
+
+    /// The same with the turn whose reply is next.
+    fn named_with_turn(&self) -> String {
+        match self.heard {
+            0 => format!("{}, before the first turn", self.named()),
+            turn => format!("{}, turn {turn}", self.named()),
+        }
+    }
+
     fn message(&self, number: usize) -> EnvironmentMessage<'_> {
         match number.checked_sub(1) {
             None => EnvironmentMessage::Start(self.start),
@@ -165,15 +190,23 @@ impl<'a> Episode<'a> {
 }
 
 impl Environment {
-    /// Starts no process yet. `base` is the folder that the command runs in. The time limit is for one reply,
+    /// Starts no process yet. `base` is the folder that the program runs in. The time limit is for one reply,
     /// counted from the previous reply.
-    pub fn new(command: &str, limit_seconds: f64, base: &Path) -> Result<Environment, EnvironmentError> {
-        let pool = ProcessPool::new("environment", command, limit_seconds, base);
-        let pool = pool.ok_or_else(|| EnvironmentError::Setting {
-            command: command.to_owned(),
-            setting: format!("a time limit of {limit_seconds} s"),
-        })?;
-        Ok(Environment { pool, worker: RefCell::default(), rewards: Cell::new(None) })
+    pub fn new(
+        program: &EnvironmentProgram,
+        limit_seconds: f64,
+        base: &Path,
+    ) -> Result<Environment, EnvironmentError> {
+        let command = program.to_string();
+        let setting = |setting: String| EnvironmentError::Setting { command: command.clone(), setting };
+        let pool = ProcessPool::new("environment", &command, limit_seconds, base);
+        let pool = pool.ok_or_else(|| setting(format!("a time limit of {limit_seconds} s")))?;
+        let (pool, writes) = match program {
+            EnvironmentProgram::Command(_) => (Some(pool), error::LINES),
+            EnvironmentProgram::Python { file, class } => (pool.calling(PLAYS, file, class), error::RETURNS),
+        };
+        let pool = pool.ok_or_else(|| setting("a name with a NUL character".to_owned()))?;
+        Ok(Environment { pool, writes, worker: RefCell::default(), rewards: Cell::new(None) })
     }
 
     pub fn take_warnings(&self) -> Vec<String> {
@@ -235,8 +268,11 @@ impl Environment {
             let index = waiting.get(&id).ok_or_else(|| invalid("an `id` that no request has"))?;
             let episode = &mut episodes[*index];
             if episode.heard == episode.asked {
-                return Err(invalid("a second reply for one request"));
+                let prompt = episode.named();
+                return Err(invalid(&format!("a second reply for one request, for the prompt {prompt}")));
             }
+            let turn = episode.named_with_turn();
+            let invalid = |why: &str| invalid(&format!("{why}, for the prompt {turn}"));
             program::refused(&reply, &line, *index)?;
             let reply = self.reply(&reply, episode).map_err(|why| invalid(&why))?;
             match episode.replies.get(episode.heard) {
@@ -311,7 +347,7 @@ impl Environment {
 
     fn error(&self, failure: ProgramFailure, episodes: &[Episode]) -> EnvironmentError {
         let open = episodes.iter().find(|episode| episode.heard < episode.requests() && !episode.done());
-        let prompt = open.map_or("", |episode| episode.start.prompt).to_owned();
+        let episode = open.map(Episode::named_with_turn).unwrap_or_default();
         let (command, limit) = (self.pool.command.clone(), self.pool.limit);
         match failure {
             ProgramFailure::Stopped => EnvironmentError::Stopped,
@@ -319,17 +355,19 @@ impl Environment {
                 let folder = self.pool.folder.display().to_string();
                 EnvironmentError::Start { command, folder, cause }
             }
-            ProgramFailure::Ended { how, stderr } => EnvironmentError::Ended { command, how, prompt, stderr },
+            ProgramFailure::Ended { how, stderr } => {
+                EnvironmentError::Ended { command, how, episode, stderr }
+            }
             ProgramFailure::TimedOut { stderr } => {
-                EnvironmentError::TimedOut { command, limit, prompt, stderr }
+                EnvironmentError::TimedOut { command, limit, episode, stderr }
             }
             ProgramFailure::InvalidOutput { why, line } => {
-                EnvironmentError::InvalidOutput { command, why, line }
+                EnvironmentError::InvalidOutput { command, why, line, help: self.writes }
             }
             ProgramFailure::Refused { why, place } => {
                 let (message, help) = program::refusal(
                     &format!("the environment `{command}`"),
-                    &quote(episodes[place].start.prompt),
+                    &episodes[place].named_with_turn(),
                     &why,
                 );
                 EnvironmentError::Refused { message, help }
@@ -354,7 +392,7 @@ impl Environment {
             return Err(EnvironmentError::Part {
                 command: self.pool.command.clone(),
                 part: part.clone(),
-                prompt: episode.start.prompt.to_owned(),
+                episode: episode.named(),
             });
         }
         let bounded = |(name, sum): (String, f64)| {
@@ -373,8 +411,8 @@ impl Environment {
         if (0.0..=1.0).contains(&sum) {
             return Ok(sum);
         }
-        let (command, prompt) = (self.pool.command.clone(), episode.start.prompt.to_owned());
-        Err(EnvironmentError::Reward { command, of: of.to_owned(), sum, prompt })
+        let (command, episode) = (self.pool.command.clone(), episode.named());
+        Err(EnvironmentError::Reward { command, of: of.to_owned(), sum, episode })
     }
 }
 

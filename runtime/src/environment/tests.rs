@@ -1,5 +1,7 @@
 //! Valid replies of an environment, and error messages for invalid ones. Programs are real processes.
 
+mod python;
+
 use std::fs;
 use std::time::Instant;
 
@@ -49,7 +51,7 @@ impl ToyEnvironment {
     fn new(text: &str, limit: f64) -> ToyEnvironment {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("env.py"), format!("{PRELUDE}{text}")).unwrap();
-        let environment = Environment::new("python3 env.py", limit, folder.path()).unwrap();
+        let environment = Environment::new(&command("python3 env.py"), limit, folder.path()).unwrap();
         ToyEnvironment { folder, environment }
     }
 
@@ -57,7 +59,7 @@ impl ToyEnvironment {
     fn play(&self, actions: &[&str]) -> Result<Vec<Vec<Reply>>, EnvironmentError> {
         let record = json!({ "answer": 7 });
         let record = record.as_object().unwrap();
-        let start = |index: u64| Start { seed: index, domain: "sums", prompt: "3 + 4", record };
+        let start = |index: u64| Start { seed: index, domain: "sums", prompt: "3 + 4", record, row: row() };
         let mut episodes: Vec<Episode> = (0..2).map(|index| Episode::new(start(index), false)).collect();
         let control = Control::new(std::io::sink());
         self.environment.answer(&mut episodes, &control)?;
@@ -75,6 +77,14 @@ impl ToyEnvironment {
     fn file(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
     }
+}
+
+fn command(text: &str) -> EnvironmentProgram {
+    EnvironmentProgram::Command(text.to_owned())
+}
+
+fn row() -> (&'static Path, RowPlace) {
+    (Path::new("sums.jsonl"), RowPlace::Line(3))
 }
 
 fn reply(observation: &str, reward: Option<f64>, done: bool) -> Reply {
@@ -112,9 +122,10 @@ fn one_process_plays_episodes_side_by_side() {
 /// A sum of decimal fractions that is exactly 1 counts as 1 (`correct`), for rewards and for their parts.
 #[test]
 fn rewards_that_add_up_to_a_whole_number_are_that_number() {
-    let environment = Environment::new("true", 1.0, ".".as_ref()).unwrap();
+    let environment = Environment::new(&command("true"), 1.0, ".".as_ref()).unwrap();
     let record = json!({});
-    let start = Start { seed: 0, domain: "sums", prompt: "3 + 4", record: record.as_object().unwrap() };
+    let start =
+        Start { seed: 0, domain: "sums", prompt: "3 + 4", record: record.as_object().unwrap(), row: row() };
     let reward = |given: &[f64]| {
         let mut episode = Episode::new(start, false);
         episode.replies = given.iter().map(|of| reply("x", Some(*of), false)).collect();
@@ -158,8 +169,8 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
     let error = world.play(&[]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the environment `python3 env.py` ended (exit status 1) before it replied for the prompt \"3 + 4\"; \
-         restarting it did not help"
+        "the environment `python3 env.py` ended (exit status 1) before it replied for the prompt \"3 + 4\" \
+         (sums.jsonl:3), before the first turn; restarting it did not help"
     );
     assert_eq!(error.help(), "the last lines of its standard error:\nout of lives");
     assert!(matches!(Error::from(error), Error::Failed(_)));
@@ -168,7 +179,7 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
     assert!(error.to_string().contains("returned no response within its time limit of 0.5 s"), "{error}");
     assert!(error.help().starts_with("raise `time_limit`"), "{}", error.help());
     assert!(began.elapsed().as_secs() < 30);
-    let absent = Environment::new("no-such-program", 5.0, ".".as_ref()).unwrap();
+    let absent = Environment::new(&command("no-such-program"), 5.0, ".".as_ref()).unwrap();
     let world = ToyEnvironment { environment: absent, ..ToyEnvironment::new("", 1.0) };
     let error = world.play(&[]).unwrap_err();
     assert!(error.help().contains("no-such-program: not found"), "{}", error.help());
@@ -231,13 +242,23 @@ fn nonsense_is_quoted_with_what_is_wrong() {
         let expected = format!("the environment `python3 env.py` returned invalid output: {why}");
         assert!(error.to_string().starts_with(&expected), "{error}");
         assert!(error.help().contains("messages belong on standard error"));
+        // Where the line says which episode it is for.
+        if !["not JSON", "no `id`", "an `id`", "an `error`"].iter().any(|unknown| why.starts_with(unknown)) {
+            let turn = match actions {
+                _ if why.starts_with("a second reply") => "",
+                0 => ", before the first turn",
+                _ => ", turn 1",
+            };
+            let row = format!(", for the prompt \"3 + 4\" (sums.jsonl:3){turn}; the line was");
+            assert!(error.to_string().contains(&row), "{error}");
+        }
     }
     let error =
         ToyEnvironment::new(&then("reply(request, done=True, reward=2)"), 60.0).play(&["a"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the environment `python3 env.py` returned rewards with a sum of 2 for the prompt \"3 + 4\"; the sum \
-         must be from 0 to 1"
+        "the environment `python3 env.py` returned rewards with a sum of 2 for the prompt \"3 + 4\" \
+         (sums.jsonl:3); the sum must be from 0 to 1"
     );
     let penalty = then(
         "reply(request, done=request['action'] == 'b', observation='x', reward=0.6 if request['action'] == 'b' else -0.1)",
@@ -253,7 +274,7 @@ fn parts_of_rewards_are_sums_by_their_names() {
     };
     let world = ToyEnvironment::new("", 60.0);
     let record = Map::new();
-    let start = Start { seed: 0, domain: "d", prompt: "sort", record: &record };
+    let start = Start { seed: 0, domain: "d", prompt: "sort", record: &record, row: row() };
     let parts = |replies: Vec<Reply>, read: &[&str]| {
         let read: Vec<String> = read.iter().map(|name| (*name).to_owned()).collect();
         let episode = Episode { replies, ..Episode::new(start, false) };
@@ -266,13 +287,13 @@ fn parts_of_rewards_are_sums_by_their_names() {
     );
     assert_eq!(
         parts(replies(), &["form", "key"]).unwrap_err(),
-        "the environment `python3 env.py` returned a reward without the part `key` for the prompt \"sort\"; \
-         the objective reads this part"
+        "the environment `python3 env.py` returned a reward without the part `key` for the prompt \"sort\" \
+         (sums.jsonl:3); the objective reads this part"
     );
     assert_eq!(
         parts(vec![of(&[("form", 0.75)]), of(&[("form", 0.75)])], &[]).unwrap_err(),
         "the environment `python3 env.py` returned parts `form` of rewards with a sum of 1.5 for the prompt \
-         \"sort\"; the sum must be from 0 to 1"
+         \"sort\" (sums.jsonl:3); the sum must be from 0 to 1"
     );
 }
 
@@ -282,9 +303,9 @@ fn waiting_for_a_reply_ends_when_the_job_is_stopped() {
     let control = Control::new(std::io::sink());
     control.interrupt();
     let record = Map::new();
-    let start = Start { seed: 0, domain: "d", prompt: "p", record: &record };
+    let start = Start { seed: 0, domain: "d", prompt: "p", record: &record, row: row() };
     let error = world.environment.answer(&mut [Episode::new(start, false)], &control).unwrap_err();
     assert_eq!(error, EnvironmentError::Stopped);
     assert!(matches!(Error::from(error), Error::Interrupted));
-    assert!(Environment::new("python3 env.py", 0.0, ".".as_ref()).is_err());
+    assert!(Environment::new(&command("python3 env.py"), 0.0, ".".as_ref()).is_err());
 }

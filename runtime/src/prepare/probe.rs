@@ -3,16 +3,16 @@
 //! the run.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mopd_plan::producers::Producer;
-use mopd_plan::{self as plan, DomainId, ModelId, Plan, Served, Stage, Train};
+use mopd_plan::{self as plan, DomainId, EnvironmentProgram, ModelId, Plan, Served, Stage, Train};
 use serde_json::{Map, Value};
 
 use super::load::look as look_for_model;
 use super::{DomainData, ReadContext, load, programs, turns};
 use crate::control::Control;
-use crate::data::{self, Dataset, overlap};
+use crate::data::{self, Dataset, RowPlace, overlap};
 use crate::environment::{Environment, Episode, Start};
 use crate::failure::{Error, Result};
 use crate::remote::Server;
@@ -48,23 +48,28 @@ pub struct FirstRow {
     domain: String,
     prompt: String,
     record: Map<String, Value>,
+    file: PathBuf,
+    place: RowPlace,
     is_chat: bool,
 }
 
 impl FirstRow {
     pub fn find(data: &DomainData) -> Option<FirstRow> {
         let dataset = &data.train.as_ref()?.dataset;
+        let (file, place) = dataset.place(0);
         Some(FirstRow {
             domain: data.name.clone(),
             prompt: dataset.prompt(0).to_owned(),
             record: dataset.object(0),
+            file: file.to_owned(),
+            place,
             is_chat: dataset.is_chat(),
         })
     }
 }
 
-/// Pairs of an environment's command and a domain for which it has begun an episode.
-pub type BegunEnvironments<'a> = BTreeSet<(&'a str, DomainId)>;
+/// Pairs of an environment and a domain for which it has begun an episode.
+pub type BegunEnvironments<'a> = BTreeSet<(&'a EnvironmentProgram, DomainId)>;
 
 /// Begins an episode in each environment of a stage for the first row of each domain that it trains on, and
 /// ends it: an action would need a model. `rows` has an entry for each domain of the plan.
@@ -81,7 +86,8 @@ pub fn begin<'a, O>(
         let mut episodes: Vec<Episode> = Vec::new();
         for row in domains.filter_map(|domain| rows[domain.0 as usize].as_ref()) {
             let (domain, prompt, record) = (&row.domain, &row.prompt, &row.record);
-            episodes.push(Episode::new(Start { seed: 0, domain, prompt, record }, row.is_chat));
+            let from = (row.file.as_path(), row.place);
+            episodes.push(Episode::new(Start { seed: 0, domain, prompt, record, row: from }, row.is_chat));
         }
         if episodes.is_empty() {
             continue;

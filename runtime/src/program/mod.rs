@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mopd_store::programs::python;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,6 +21,9 @@ pub use self::worker::{ChildProcess, ProcessEnd, Received};
 
 /// How often a wait for an answer checks whether the job is to stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What programs that call a user's Python share; also part of the Python package.
+const USER_CODE: &str = include_str!("../../../tools/python/mopd/_user_code.py");
 
 /// The processes of one command: as many as the most threads that have used it at once.
 pub struct ProcessPool {
@@ -120,9 +124,12 @@ impl ProcessPool {
         })
     }
 
-    /// The same pool, with another command for the shell than the one in messages.
-    pub fn started_by(self, started: String) -> ProcessPool {
-        ProcessPool { started, ..self }
+    /// The same pool for a function or class of the user's in a file of Python: `calls` is the text of a
+    /// program of ours that calls it. None if a name has a NUL character.
+    pub fn calling(self, calls: &str, file: &str, name: &str) -> Option<ProcessPool> {
+        let text = format!("{USER_CODE}\n{calls}");
+        let words = shlex::try_join([&*python(), "-c", &text, file, name]).ok()?;
+        Some(ProcessPool { started: format!("exec {words}"), ..self })
     }
 
     /// Its name in messages: "reward command `python3 judge.py`".

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use mopd_plan::RewardRange;
-use mopd_store::programs::python;
 use serde_json::Value;
 
 use super::{Judge, Judgement, RewardError, RewardInput, verdict};
@@ -66,17 +65,11 @@ impl CommandReward {
         let name = format!("{file}:{function}");
         let CommandReward { pool, batch, .. } =
             CommandReward::of("reward function", &name, limit_seconds, batch, range, folder)?;
-        let words = shlex::try_join([&python(), "-c", CALLS, file, function]).map_err(|_| {
+        let pool = pool.calling(CALLS, file, function).ok_or_else(|| {
             let setting = "a name with a NUL character".to_owned();
             RewardError::Setting { program: format!("reward function `{name}`"), setting }
         })?;
-        Ok(CommandReward {
-            pool: pool.started_by(format!("exec {words}")),
-            batch,
-            range,
-            whole: true,
-            opened: Mutex::default(),
-        })
+        Ok(CommandReward { pool, batch, range, whole: true, opened: Mutex::default() })
     }
 
     fn of(

@@ -3,14 +3,11 @@
 It speaks the protocol of reward commands: a line of JSON for each completion in, a line for each out. The
 requests of a batch say how many follow in it (`left`), so the function gets each batch as one list.
 
-This file is also run as text by Python 3.9 or newer, where the package is not installed: it imports nothing
-but Python's own modules.
+This file is also run as text, behind that of `_user_code.py`, by Python 3.9 or newer, where the package is not
+installed: it imports nothing but Python's own modules.
 """
 
-from __future__ import annotations
-
 import collections.abc
-import importlib.util
 import inspect
 import json
 import math
@@ -18,11 +15,10 @@ import os
 import site
 import sys
 import sysconfig
-import traceback
 from typing import Any, Callable, Dict, List, NamedTuple, Set
 
-#: Number of lines of a traceback that are passed on.
-LINES = 8
+if __name__ != "__main__":
+    from mopd._user_code import explained, load, streams, told
 
 #: The help if a function returned something else.
 RETURNS = "the function gets a list of completions and returns a list with a number for each"
@@ -91,13 +87,9 @@ class Opened:
 
 def serve(file: str, function: str) -> None:
     files = Opened()
-    # The function may print and start programs: their output goes to standard error, and they can't read the
-    # requests.
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
+    requests, replies = streams()
     try:
-        judge, broken = load(file, function), ""
+        judge, broken = adapted(load(file, function, "function"), function), ""
     except BaseException as error:
         judge, broken = None, explained(error, file)
     batch: List[Dict[str, Any]] = []
@@ -111,23 +103,6 @@ def serve(file: str, function: str) -> None:
             replies.write(json.dumps(answer) + "\n")
         replies.flush()
         batch = []
-
-
-def load(file: str, function: str) -> Callable[[List[Completion]], Any]:
-    path = os.path.abspath(file)
-    # Imports in the file find modules beside it, as when it is run as a program.
-    sys.path.insert(0, os.path.dirname(path))
-    name = os.path.splitext(os.path.basename(path))[0]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is not a file of Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(name, module)
-    spec.loader.exec_module(module)
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise NameError(f"{file} has no function `{function}`")
-    return adapted(found, function)
 
 
 def adapted(judge: Callable[..., Any], name: str) -> Callable[[List[Completion]], Any]:
@@ -224,39 +199,6 @@ def reply(id: int, given: Any) -> Dict[str, Any]:
         error = f"it returned {told(given)}, which is not a number, for a completion\n{RETURNS}"
         return {"id": id, "error": error}
     return {"id": id, "reward": reward, **({} if words is None else {"feedback": str(words)})}
-
-
-def told(value: Any) -> str:
-    """The value in Python's notation, with the middle left out if it is long."""
-    try:
-        text = repr(value)
-    except Exception:
-        # For example an integer with more than 4300 digits.
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:150]} ... {text[-45:]}"
-
-
-def explained(error: BaseException, file: str) -> str:
-    """The traceback's last line and its place, followed by the end of the traceback."""
-    last = traceback.format_exception_only(type(error), error)[-1].strip()
-    # Leaves out this program and Python's import machinery.
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    frames = [frame for frame in frames if frame.filename != __file__] if "__file__" in globals() else frames
-    folder = os.path.dirname(os.path.abspath(file))
-    own = [frame for frame in frames if os.path.abspath(frame.filename).startswith(folder + os.sep)]
-    where = ""
-    if isinstance(error, SyntaxError) and error.filename:
-        where = f" ({shown(error.filename)}, line {error.lineno})"
-    elif own:
-        where = f" ({shown(own[-1].filename)}, line {own[-1].lineno}, in {own[-1].name})"
-    text = "".join(traceback.format_list(frames)) if own else ""
-    return "\n".join([last + where, *text.rstrip().splitlines()[-LINES:]])
-
-
-def shown(path: str) -> str:
-    """A path relative to the experiment's folder, or unchanged if it is outside."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
 
 
 if __name__ == "__main__":

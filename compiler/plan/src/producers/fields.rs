@@ -1,6 +1,7 @@
 //! The serialised form of a producer. Names and their order in the plan and in the keys of results must never
 //! change, whatever the fields are called in the program.
 
+use mopd_experiment::EnvironmentProgram;
 use serde::{Serialize, Serializer};
 
 use super::{DerivedText, ModelId, PatternPiece, ReplayContents, Sampling};
@@ -32,6 +33,7 @@ pub enum FieldValue {
     Pattern(Vec<PatternPiece>),
     Made(Vec<DerivedText>),
     Server(RolloutServer),
+    Environment(EnvironmentProgram),
     Fields(Fields),
     Each(Vec<Fields>),
 }

@@ -7,7 +7,7 @@ use mopd_expr::graph::Graph;
 
 use super::*;
 use crate::views::{Piece, Slot};
-use crate::{Axis, Engine, Formula, PlainSignal, Schedule, ScheduleLength, Secret};
+use crate::{Axis, Engine, EnvironmentProgram, Formula, PlainSignal, Schedule, ScheduleLength, Secret};
 
 const SAMPLING: &str = r#"{"n":2,"temperature":1.0,"max_tokens":8,"stop":[]}"#;
 
@@ -305,7 +305,7 @@ fn a_snapshot_says_that_it_is_written_once() {
 fn turns_say_who_answers_and_their_key_what_matters() {
     let grows = Schedule::Linear { from: 1.0, to: 5.0, over: crate::ScheduleLength::Run };
     let turns = Turns {
-        environment: "python3 env.py".to_owned(),
+        environment: EnvironmentProgram::Command("python3 env.py".to_owned()),
         time_limit_seconds: 30.0,
         depends: vec!["rules.json".to_owned()],
         at_most: grows.into(),
@@ -328,6 +328,16 @@ fn turns_say_who_answers_and_their_key_what_matters() {
         (5, 2, true, 1)
     );
     let Producer::Turns(turns) = &rollout.producer else { panic!("turns") };
+    let environment = EnvironmentProgram::Python { file: "/a/shop.py".to_owned(), class: "Shop".to_owned() };
+    let class = Turns { environment, ..Turns::clone(turns) };
+    let class = Rollout::new(6, Producer::Turns(Box::new(class)));
+    let text = serde_json::to_string(&class).unwrap();
+    assert!(text.contains(r#""environment":{"python":{"file":"/a/shop.py","class":"Shop"}},"#), "{text}");
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), class);
+    let key = serde_json::to_string(&class.key(&|id| FieldValue::Model(id))).unwrap();
+    assert!(key.contains(r#""environment":{"python":{"file":"/","class":"Shop"}},"#), "{key}");
+    let programs: Vec<&str> = class.producer.programs().iter().map(|program| program.command).collect();
+    assert_eq!(programs, ["/a/shop.py"]);
     let mut graph = mopd_expr::graph::Graph::default();
     let value = graph.constant(crate::Axis::Group, 2.0);
     let two = || Formula { graph: graph.clone(), value };
@@ -431,7 +441,7 @@ fn one_of_each_kind() -> Vec<Producer> {
         }
         .into(),
         Turns {
-            environment: "python3 env.py".to_owned(),
+            environment: EnvironmentProgram::Command("python3 env.py".to_owned()),
             time_limit_seconds: 30.0,
             depends: Vec::new(),
             at_most: Schedule::Constant { value: 4.0 }.into(),

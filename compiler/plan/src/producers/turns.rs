@@ -1,8 +1,7 @@
-//! `turns("python3 env.py", at_most: 30, sample(...))`: the student's turns, with a program's observations
-//! between them.
+//! `turns(python("shop.py:Shop"), at_most: 30, sample(...))`: the student's turns, with a program's
+//! observations between them.
 
-use mopd_experiment::ExpertTurns;
-use mopd_experiment::without_absolute_paths;
+use mopd_experiment::{EnvironmentProgram, ExpertTurns};
 use serde::Deserialize;
 
 use super::{FieldValue, Fields, ModelId, ProducerKind, ProducerProgram, Sampling, Writer};
@@ -11,8 +10,8 @@ use crate::{AdaptiveSchedule, Formula};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Turns {
-    /// The command, which runs in the folder of the experiment's file.
-    pub environment: String,
+    /// It runs in the folder of the experiment's file.
+    pub environment: EnvironmentProgram,
     pub time_limit_seconds: f64,
     /// Files and folders that the program depends on besides its sources.
     #[serde(default)]
@@ -49,7 +48,7 @@ impl Turns {
 impl ProducerKind for Turns {
     fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         let fields = Fields::new("turns")
-            .with("environment", FieldValue::Text(self.environment.clone()))
+            .with("environment", FieldValue::Environment(self.environment.clone()))
             .with("time_limit_seconds", FieldValue::Number(self.time_limit_seconds))
             .with("depends", FieldValue::Texts(self.depends.clone()));
         self.described(fields, groups)
@@ -57,8 +56,8 @@ impl ProducerKind for Turns {
 
     /// The fields without paths: the content of these files is added to a result's key at run time.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        let environment = without_absolute_paths(&self.environment);
-        let fields = Fields::new("turns").with("environment", FieldValue::Text(environment));
+        let environment = FieldValue::Environment(self.environment.without_paths());
+        let fields = Fields::new("turns").with("environment", environment);
         self.described(fields, groups)
     }
 
@@ -79,7 +78,7 @@ impl ProducerKind for Turns {
     }
 
     fn program(&self) -> Option<ProducerProgram<'_>> {
-        let Turns { environment: command, depends, .. } = self;
+        let (command, depends) = (self.environment.command(), &self.depends);
         Some(ProducerProgram { command, depends, kind: FailureKind::Environment })
     }
 

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use mopd_experiment::EnvironmentProgram;
 use mopd_experiment::formula::{Side, SideProbability, Summand, SummandProperties, WeightedRole, detached};
 use mopd_expr::summand::Kernel;
 use mopd_lang::diag::{Code, Diagnostic};
@@ -1533,7 +1534,7 @@ fn a_teacher_by_name_writes() {
 fn refuses_unsupported_turns() {
     let turns = |change: &dyn Fn(&mut RolloutSource)| {
         let mut source = RolloutSource::Turns(mopd_experiment::Turns {
-            environment: "e".into(),
+            environment: EnvironmentProgram::Command("e".into()),
             time_limit_seconds: 30.0,
             depends: vec![],
             at_most: number(3.0),

@@ -29,6 +29,8 @@ pub enum ArgumentKind {
     Domains,
     Objective,
     Rollout,
+    /// A command, or a class of Python.
+    Environment,
     Template,
     Reward,
     Optimizer,

@@ -32,9 +32,8 @@ builtins! { Reward: RewardName, RewardCall {
 
     /// A function of Python returns a number from 0 to 1, with `range: any` any other, for each of a list of
     /// completions, which have `prompt`, `completion` and `record`. `time_limit` is in seconds, `batch` is
-    /// the longest list.
-    /// Rewards are recomputed when a source file in the file's folder changes, or a file or folder of
-    /// `depends`.
+    /// the longest list. Rewards are recomputed when a source file in the file's folder changes, or a file or
+    /// folder of `depends`. In `turns`, `python(\"shop.py:Shop\")` is a class that plays episodes.
     #[usage = "python(\"judge.py:score\", time_limit: 10, depends: [\"rules.json\"])"]
     python => Python {
         function: Text,

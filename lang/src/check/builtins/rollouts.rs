@@ -3,7 +3,7 @@
 
 use super::declare::builtins;
 use super::types::{
-    Author, Condition, Count, Dependencies, Drawn, Field, Formula, Fraction, Kept, Positive, Program,
+    Author, Condition, Count, Dependencies, Drawn, Environment, Field, Formula, Fraction, Kept, Positive,
     Rollout, Schedule, Seconds, Secret, Share, StartWeights, Stop, Temperature, Template, Text, Whole,
 };
 
@@ -99,13 +99,13 @@ builtins! { Rollout: RolloutName, RolloutCall {
     #[usage = "speculative(block: 16, sample(...))"]
     speculative => Speculative { block: Count, of: Drawn },
 
-    /// A program of yours responds to each of the student's turns, `at_most` in an episode: one JSON object
-    /// per line in, one out. `max_tokens` is that of a turn. `time_limit` is in seconds, for one response.
-    /// Results are computed again when a source file in the script's folder changes, or a file or folder of
-    /// `depends`.
-    #[usage = "turns(\"python3 env.py\", at_most: 30, sample(...))"]
+    /// A class of Python or a program of yours responds to each of the student's turns, `at_most` in an
+    /// episode; a program reads and writes one JSON object per line. `max_tokens` is that of a turn.
+    /// `time_limit` is in seconds, for one response. Results are computed again when a source file in the
+    /// folder of the class or script changes, or a file or folder of `depends`.
+    #[usage = "turns(python(\"shop.py:Shop\"), at_most: 30, sample(...))"]
     turns => Turns {
-        environment: Program,
+        environment: Environment,
         at_most: Whole,
         of: Drawn,
         time_limit: Seconds = 30.0,

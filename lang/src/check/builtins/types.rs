@@ -98,6 +98,7 @@ types! {
     Secret: ArgumentKind::Secret, SecretText;
     /// A command.
     Program: ArgumentKind::Text, String;
+    Environment: ArgumentKind::Environment, experiment::EnvironmentProgram;
     Stop: ArgumentKind::Texts, Vec<String>;
     Dependencies: ArgumentKind::Texts, Vec<String>;
     /// Tokens by their texts.

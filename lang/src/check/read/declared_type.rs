@@ -5,8 +5,8 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
 use crate::syntax::ast::Name;
-use mopd_experiment::TeacherWeights;
 use mopd_experiment::formula::{Axis, DeclaredType, Formula, Role, Unit, is_whole};
+use mopd_experiment::{Reward, TeacherWeights};
 
 use crate::check::builtins::vocabulary;
 use crate::check::declarations::{Declarations, plain_teachers};
@@ -118,6 +118,7 @@ pub fn coerce(declarations: &mut Declarations, value: Value, annotation: &Name, 
         (Value::Model(_), "model")
         | (Value::Text(_), "text")
         | (Value::Reward(_), "reward")
+        | (Value::Text(_) | Value::Reward(Reward::Python { .. }), "environment")
         | (Value::Domain(_), "domain")
         | (Value::Panel(_), "panel")
         | (Value::Teacher(_), "teacher")

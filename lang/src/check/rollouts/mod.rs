@@ -2,6 +2,7 @@
 //! Each kind is declared with its arguments in [`crate::check::builtins::rollouts`].
 
 pub mod calls;
+pub mod environments;
 pub mod reward_calls;
 pub mod rewards;
 
@@ -201,8 +202,13 @@ pub fn tokens_or_turns(checker: &mut Checker, expr: &Expr, key: &str, env: &Env)
 /// The command line of a program that the run starts.
 pub fn program(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -> Option<String> {
     let command = expected::text(checker, expr, key, env)?;
+    not_empty(checker, command, expr.span)
+}
+
+/// Reports a command that is empty.
+fn not_empty(checker: &mut Checker, command: String, span: Span) -> Option<String> {
     if command.trim().is_empty() {
-        checker.report(Diagnostic::error(Code::OutOfRange, expr.span, "this command is empty"));
+        checker.report(Diagnostic::error(Code::OutOfRange, span, "this command is empty"));
         return None;
     }
     Some(command)

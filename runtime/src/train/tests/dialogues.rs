@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use mopd_plan::EnvironmentProgram;
 use mopd_plan::producers::Turns;
 use serde_json::{Value, json};
 
@@ -41,7 +42,7 @@ fn drawn(program: &str, sampling: Sampling) -> Result<(Vec<Sequence>, Vec<Value>
     let (fixture, weights) = conversations();
     std::fs::write(fixture.folder.path().join("env.py"), program).unwrap();
     let turns = Turns {
-        environment: "python3 env.py".to_owned(),
+        environment: EnvironmentProgram::Command("python3 env.py".to_owned()),
         time_limit_seconds: 60.0,
         depends: Vec::new(),
         at_most: Schedule::Constant { value: 5.0 }.into(),

@@ -2,7 +2,7 @@
 
 use mopd_expr::graph::Graph;
 use mopd_plan::producers::{ExpertTurns, Turns};
-use mopd_plan::{AdaptiveSchedule, Axis, Formula, Function, ScheduleLength};
+use mopd_plan::{AdaptiveSchedule, Axis, EnvironmentProgram, Formula, Function, ScheduleLength};
 
 use super::super::batches::Batches;
 use super::*;
@@ -42,7 +42,7 @@ fn logps_over_all(sequence: &Sequence) -> Vec<f32> {
 
 pub(super) fn turns(at_most: impl Into<AdaptiveSchedule>, sampling: Sampling) -> Producer {
     Producer::Turns(Box::new(Turns {
-        environment: "python3 env.py".to_owned(),
+        environment: EnvironmentProgram::Command("python3 env.py".to_owned()),
         time_limit_seconds: 60.0,
         depends: Vec::new(),
         at_most: at_most.into(),
@@ -87,7 +87,7 @@ for line in sys.stdin:
 /// Turns in HEARD after the data's recorded turns, except the last 1 + floor(step / 2) of these.
 pub(super) fn behind_an_expert() -> Producer {
     edited(turns(constant(2.0), Sampling::new(2, 1.0, 3)), |turns| {
-        turns.environment = "python3 heard.py".to_owned();
+        turns.environment = EnvironmentProgram::Command("python3 heard.py".to_owned());
         turns.expert_turns = Some(ExpertTurns::AllBut(grown()));
     })
 }

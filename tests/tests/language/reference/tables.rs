@@ -136,6 +136,7 @@ fn takes(takes: ArgumentKind) -> String {
         ArgumentKind::Domains => "domains",
         ArgumentKind::Objective => "an objective",
         ArgumentKind::Rollout => "a rollout",
+        ArgumentKind::Environment => "a command or `python(...)`",
         ArgumentKind::Template => "a template",
         ArgumentKind::Reward => "a reward",
         ArgumentKind::Optimizer => "an optimizer",

@@ -73,17 +73,15 @@ fn an_agent_that_is_interrupted_ends_with_the_same_bits() {
 #[test]
 fn replies_that_are_no_messages_are_named() {
     let bench = bench();
-    let messages = "reply = {\"messages\": messages,";
+    let messages = "[{\"role\": \"tool\", \"content\": result} for result in results]";
     for (reply, said) in [
-        ("reply = {\"messages\": [{\"role\": \"robot\", \"content\": \"x\"}],", "the role \"robot\""),
-        (
-            "reply = {\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}],",
-            "whose turns the student writes",
-        ),
-        ("reply = {\"messages\": messages, \"observation\": \"x\",", "both an `observation` and `messages`"),
+        ("[{\"role\": \"robot\", \"content\": \"x\"}]", "the role \"robot\""),
+        ("[{\"role\": \"assistant\", \"content\": \"x\"}]", "whose turns the student writes"),
+        ("[\"x\"]", "message"),
     ] {
         bench.edit("agent/environment.py", messages, reply);
-        assert_says(&bench.fails(&[]), &["python3 agent/environment.py", "invalid output", said]);
+        let said = [said, "`agent/environment.py:Shop` returned invalid output", ".jsonl:", ", turn 1"];
+        assert_says(&bench.fails(&[]), &said);
         bench.edit("agent/environment.py", reply, messages);
     }
 }

@@ -57,7 +57,7 @@ fn a_student_learns_to_use_a_tool() {
         stages(&output)
     };
     assert!(again(&[]).is_empty(), "all of it is known");
-    bench.edit("lookup/environment.py", "0.5 if action in table", "0.25 if action in table");
+    bench.edit("lookup/environment.py", "0.5 if action in self.table", "0.25 if action in self.table");
     assert_eq!(again(&[]), ["\"expert\"", "\"student\""]);
 }
 
@@ -85,6 +85,7 @@ fn a_run_with_turns_that_is_interrupted_ends_with_the_same_bits() {
 #[test]
 fn an_environment_that_fails_is_named_with_what_it_said() {
     let bench = bench();
+    bench.edit("tiny.mopd", "python(\"lookup/environment.py:Lookup\")", "\"python3 lookup/environment.py\"");
     bench.edit("tiny.mopd", "at_most: 2,", "at_most: 2, time_limit: 2,");
     let program = |body: &str| bench.write("lookup/environment.py", &format!("import sys, time\n{body}\n"));
     program("sys.exit('no such room')");
@@ -111,7 +112,11 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     program("for line in sys.stdin: print('hello', flush=True)");
     assert_says(&bench.fails(&[]), &["invalid output: not JSON; the line was \"hello\"", "\"observation\""]);
     program("for line in sys.stdin: print('{\"id\": 0}', flush=True)");
-    assert_says(&bench.fails(&[]), &["a second reply for one request; the line was \"{\\\"id\\\": 0}\""]);
+    let said = bench.fails(&[]);
+    assert_says(
+        &said,
+        &["a second reply for one request, for the prompt", "the line was \"{\\\"id\\\": 0}\""],
+    );
     bench.edit("tiny.mopd", "at_most: 2,", "at_most: 2, depends: [\"rules.json\"],");
     assert_says(&bench.fails(&[]), &["`depends` names", "rules.json"]);
     bench.edit("tiny.mopd", "depends: [\"rules.json\"],", "");
@@ -130,6 +135,36 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     );
 }
 
+/// A class is looked for, called and named before anything is trained.
+#[test]
+fn a_class_that_fails_is_named_with_the_line() {
+    let bench = bench();
+    let check = || {
+        let output = mopd(&bench, &["check", "--files", "tiny.mopd"]).output().expect("mopd starts");
+        (output.status.code(), text(&output))
+    };
+    assert_eq!(check().0, Some(0));
+    bench.edit("lookup/environment.py", "class Lookup", "class Found");
+    let (status, said) = check();
+    assert_eq!(status, Some(1), "{said}");
+    let missing = "lookup/environment.py has no class `Lookup`";
+    assert_says(
+        &said,
+        &["error[environment]", missing, "lookup/train.jsonl:1), before the first turn", "expert"],
+    );
+    assert_says(&bench.fails(&[]), &[missing, "no stage was finished"]);
+    bench.edit("lookup/environment.py", "class Found", "class Lookup");
+    bench.edit("lookup/environment.py", "return None, 0.5 if", "return None, \"much\", 0.5 if");
+    let said = bench.fails(&[]);
+    assert_says(
+        &said,
+        &["`lookup/environment.py:Lookup` failed for the prompt", ", turn 2: `step` returned 'much' as the"],
+    );
+    assert_says(&said, &["`observation, reward, done`", "expert"]);
+    fs::remove_file(bench.path("lookup/environment.py")).expect("removable");
+    assert_says(&check().1, &["error[environment]", "No such file or directory", "lookup/environment.py"]);
+}
+
 /// An environment's rewards may have parts, which the domain's reward names.
 #[test]
 fn an_environment_gives_parts() {
@@ -146,7 +181,7 @@ fn an_environment_gives_parts() {
     let end = expert + lines[expert..].iter().position(|line| *line == "}").expect("its end");
     let trained = "model expert = distill(start) {
   objective = paid
-  rollout = turns(\"python3 lookup/environment.py\", at_most: 2, sample(n: 4, temperature: 1, max_tokens: 2))
+  rollout = turns(python(\"lookup/environment.py:Lookup\"), at_most: 2, sample(n: 4, temperature: 1, max_tokens: 2))
   prompts = 4
   steps = 3
   lr = 1e-3
@@ -155,7 +190,7 @@ fn an_environment_gives_parts() {
     bench.write("tiny.mopd", &text_of.replace("reward = exact_match(key)", &format!("reward = {rewards}")));
     let said = bench.fails(&[]);
     assert_says(&said, &["returned a reward without the part `form`", "\"parts\": {\"form\": 0.5}"]);
-    bench.edit("lookup/environment.py", "\"reward\":", "\"parts\": {\"form\": 0.25}, \"reward\":");
+    bench.edit("lookup/environment.py", "else 0.0, True", "else 0.0, True, {\"form\": 0.25}");
     let output = bench.run(&["--out", "out", "--format", "json"]);
     assert!(output.status.success(), "{}", text(&output));
 }

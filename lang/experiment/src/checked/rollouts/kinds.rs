@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::{ReplayContents, Rollout, RolloutEngine, Sampling, Temperature};
+use super::{EnvironmentProgram, ReplayContents, Rollout, RolloutEngine, Sampling, Temperature};
 use crate::checked::formula::{Formula, Role, text};
 use crate::checked::{Capability, ModelId, Template};
 
@@ -62,8 +62,7 @@ pub struct Replay {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Turns {
-    /// The command.
-    pub environment: String,
+    pub environment: EnvironmentProgram,
     /// The limit for one reply.
     pub time_limit_seconds: f64,
     /// Files and folders that the program depends on besides its sources.
@@ -255,7 +254,7 @@ impl RolloutSource {
             },
             Source::Turns(Turns { environment, depends, at_most, of, .. }) => SourceFacts {
                 moving: Some(MovingNumber { formula: at_most, what: "`at_most`", range: MovingRange::Turns }),
-                program: Some(AuthorProgram { kind: "environment", command: environment, depends }),
+                program: Some(AuthorProgram { kind: "environment", command: environment.command(), depends }),
                 ..SourceFacts::new("turns", &[of], TokensOf::Inside)
             },
             Source::Denoise { of, .. } => SourceFacts::new("denoise", &[of], TokensOf::Changed(None)),
@@ -336,11 +335,14 @@ impl RolloutSource {
                 arguments
             }
             Source::Speculative { block, of } => vec![("", Of::Rollout(of)), ("block", Of::Count(*block))],
-            Source::Turns(Turns { environment, at_most, of, .. }) => vec![
-                ("", Of::Rollout(of)),
-                ("with", Of::Text(environment)),
-                ("at_most", Of::Formula(at_most)),
-            ],
+            Source::Turns(Turns { environment, at_most, of, .. }) => {
+                let mut arguments = vec![("", Of::Rollout(of)), ("with", Of::Text(environment.command()))];
+                if let EnvironmentProgram::Python { class, .. } = environment {
+                    arguments.push(("class", Of::Word(class)));
+                }
+                arguments.push(("at_most", Of::Formula(at_most)));
+                arguments
+            }
             Source::Denoise { steps, block, of } => {
                 vec![("", Of::Rollout(of)), ("steps", Of::Count(*steps)), ("block", Of::Count(*block))]
             }

@@ -1,6 +1,7 @@
 //! Rollouts, the sources of the tokens that an objective scores, and their edits.
 
 mod alike;
+mod environments;
 mod kinds;
 
 use std::rc::Rc;
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use super::{ModelId, Origin, Secret, Temperature, Template};
 use crate::checked::formula::{Formula, FormulaKind, Role};
 pub use alike::are_exchanged;
+pub use environments::EnvironmentProgram;
 pub use kinds::{
     AuthorProgram, MovingNumber, MovingRange, Replay, RolloutArgument, RolloutSource, SourceFacts, TokensOf,
     Turns,

@@ -164,6 +164,7 @@ pub static TYPES: &[Word] = &[
     word("teacher", "a frozen model in the role of a teacher"),
     word("panel", "teachers that discuss a prompt before they score it"),
     word("rollout", "where completions come from"),
+    word("environment", "the program or class of Python that replies to a student in turns"),
     word("template", "a text with slots"),
     word("objective", "the loss of a stage"),
     word("reward", "the reward of a completion"),

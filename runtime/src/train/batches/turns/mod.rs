@@ -59,7 +59,7 @@ struct Played {
 
 pub(super) fn make(turns: &Turns, context: &ProducerContext) -> Result<TurnsProducer> {
     let Turns {
-        environment: command,
+        environment: program,
         time_limit_seconds,
         depends: _,
         at_most,
@@ -68,12 +68,12 @@ pub(super) fn make(turns: &Turns, context: &ProducerContext) -> Result<TurnsProd
         sampling,
     } = turns.clone();
     let environment = match context.stage.environments {
-        Environments::In(folder) => Some(Environment::new(&command, time_limit_seconds, folder)?),
+        Environments::In(folder) => Some(Environment::new(&program, time_limit_seconds, folder)?),
         Environments::Untouched => None,
     };
     Ok(TurnsProducer {
         environment,
-        command,
+        command: program.to_string(),
         at_most,
         first_turns,
         expert_turns,
@@ -102,7 +102,8 @@ impl SequenceProducer for TurnsProducer {
                 // 32 bits: every language's random generators take them.
                 let seed = seeds.row(one.number, 0).below(1 << 32) as u64;
                 let (domain, prompt) = (stage.sources[one.source].name, dataset(one).prompt(one.record));
-                Episode::new(Start { seed, domain, prompt, record }, one.dialogue.is_some())
+                let row = dataset(one).place(one.record);
+                Episode::new(Start { seed, domain, prompt, record, row }, one.dialogue.is_some())
             })
             .collect();
         let all: Vec<usize> = (0..played.len()).collect();
@@ -159,9 +160,8 @@ impl TurnsProducer {
             }
             self.answer(played, episodes, &acting, batch, sampling)?;
             if let Some(over) = acting.iter().find(|index| played[**index].over) {
-                let one = &played[*over];
-                let prompt = batch.stage.sources[one.source].prompts.dataset.prompt(one.record).to_owned();
-                return Err(EnvironmentError::Over { command: self.command.clone(), prompt }.into());
+                let (command, episode) = (self.command.clone(), episodes[*over].named());
+                return Err(EnvironmentError::Over { command, episode }.into());
             }
         }
         Ok(())
