@@ -9,10 +9,11 @@ use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_lang::source::{FileId, SourceFile};
 
 /// The completions of the stages that an objective is tried in.
-const ROLLOUTS: [&str; 3] = [
+const ROLLOUTS: [&str; 4] = [
     "sample(n: 4, temperature: 1, max_tokens: 16)",
     "data(answer)",
     "from(alone_teacher, n: 4, temperature: 1, max_tokens: 16)",
+    "turns(\"alone\", at_most: 4, sample(n: 4, temperature: 1, max_tokens: 16))",
 ];
 
 /// Warnings of what no stage can run in the objectives that no stage uses. `only`: the objective of this
@@ -97,11 +98,14 @@ fn stage_of(analysis: &Analysis, named: &NamedObjective, rollout: &str) -> Optio
     let reference = if objective.reads(&Role::Reference) { "reference = alone_start, " } else { "" };
     let route = if objective.reads(&Role::Teacher) { "route { else -> alone_teacher }, " } else { "" };
     let name = &objective.name;
+    // A teacher that nothing names is an error.
+    let is_named = [route, rollout, &arguments].iter().any(|text| text.contains("alone_teacher"));
+    let teacher = if is_named { "teacher alone_teacher = alone_expert\n" } else { "" };
     Some(format!(
         "\n{head}\
          model alone_start = llama {{ layers = 1, width = 32, heads = 2, context = 64, tokenizer = bytes }}\n\
          model alone_expert = sft(alone_start, on: {domain}) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}\n\
-         teacher alone_teacher = alone_expert\n\
+         {teacher}\
          model alone = distill(alone_start) {{ objective = {name}({arguments}), rollout = {rollout}, {reference}{route}\
          domains = [{domain}], prompts = 8, steps = 10, lr = 1e-3 }}\n"
     ))
