@@ -166,6 +166,7 @@ impl<'a> ToySample<'a> {
             Signal::Plain(PlainSignal::Head) => (position % 2) as f64,
             // The whole completion is one turn of a conversation, which may have others.
             Signal::Plain(PlainSignal::Turn) => (3.0 * chance("turn", &[prompt])).floor(),
+            Signal::Plain(PlainSignal::TurnReward) => reward(self.toy, prompt, &self.outcome[sequence]),
             Signal::Plain(PlainSignal::Block) => (3.0 * chance("block", &[prompt])).floor(),
             Signal::Plain(PlainSignal::Accepted) => truth(chance("accepted", &[prefix, taken]) > 0.4),
             Signal::InSpan(span) => truth(chance(span.name(), &[prefix]) > 0.5),

@@ -76,7 +76,7 @@ fn has_assumed_values(node: &FormulaNode) -> bool {
         &node.kind,
         FormulaKind::Signal(
             Signal::Data { .. }
-                | Signal::Plain(PlainSignal::Reward)
+                | Signal::Plain(PlainSignal::Reward | PlainSignal::TurnReward)
                 | Signal::RewardPart { .. }
                 | Signal::SpanScore { .. }
                 | Signal::Plain(PlainSignal::Loss)

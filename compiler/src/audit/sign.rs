@@ -173,7 +173,7 @@ impl Query<'_> {
 
 /// Whether a signal is the verdict on a completion.
 pub(super) fn is_verdict(signal: &Signal) -> bool {
-    matches!(signal, Signal::Plain(PlainSignal::Reward | PlainSignal::Correct))
+    matches!(signal, Signal::Plain(PlainSignal::Reward | PlainSignal::Correct | PlainSignal::TurnReward))
 }
 
 /// Whether a signal judges completions in another way, or is a field of the data.

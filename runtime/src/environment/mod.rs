@@ -148,6 +148,11 @@ impl<'a> Episode<'a> {
         given.fold(None, |sum, reward| Some(sum.unwrap_or(0.0) + reward))
     }
 
+    /// The reward in each reply to a turn, also to those of an expert.
+    pub fn rewards(&self) -> impl Iterator<Item = Option<f64>> {
+        self.replies.iter().skip(1).map(|reply| reply.reward)
+    }
+
     /// For each part of the episode's rewards, its name and its sum.
     fn parts(&self) -> Vec<(String, f64)> {
         let mut sums: Vec<(String, f64)> = Vec::new();

@@ -147,8 +147,9 @@ fn names(words: &[Word]) -> impl Iterator<Item = &'static str> {
     words.iter().map(|word| word.name)
 }
 
+/// Those of one word: `reward.turn` has the colours of `reward` and of a part.
 fn signals(signals: &[SignalName]) -> impl Iterator<Item = &'static str> {
-    signals.iter().map(|signal| signal.name)
+    signals.iter().map(|signal| signal.name).filter(|name| !name.contains('.'))
 }
 
 /// Functions of numbers, in two groups: elementwise ones, and those that go along an axis.

@@ -33,7 +33,7 @@ pub fn with(
             Signal::Plain(PlainSignal::Length | PlainSignal::Truncated | PlainSignal::Position)
         );
         of_completions
-            || signal.is_of_reward()
+            || (signal.is_of_reward() && *signal != Signal::Plain(PlainSignal::TurnReward))
             || signal.is_of_step()
             || matches!(signal, Signal::Measured { .. })
             || (axis > Axis::Group && of_student(signal))

@@ -1595,4 +1595,25 @@ fn refuses_unsupported_turns() {
     let mut sound = experiment();
     distilled(&mut sound).rollout.source = turns(&|_| {});
     compiled(&sound);
+    // Only an environment gives rewards to turns.
+    let by_turn = || {
+        let paid = apply(
+            Function::Multiply,
+            [&signal(PlainSignal::TurnReward), &live(Live::Part(ModelSignal::Logp))],
+        );
+        objective(paid, token_mean())
+    };
+    distilled(&mut sound).objective = by_turn();
+    compiled(&sound);
+    assert_eq!(
+        refusals(|experiment| distilled(experiment).objective = by_turn()),
+        supported("the signal `reward.turn` of completions without an environment")
+    );
+    let kept = refusals(|experiment| {
+        let rollout = &mut distilled(experiment).rollout;
+        let paid = reduce(Reduction::Mean, &signal(PlainSignal::TurnReward), Axis::Sequence);
+        let condition = apply(Function::Greater, [&paid, &number(0.5)]);
+        (rollout.source, rollout.edits) = (turns(&|_| {}), vec![Edit::Keep { condition }]);
+    });
+    assert!(kept.iter().any(|said| said.contains("that reads more than rewards")), "{kept:?}");
 }

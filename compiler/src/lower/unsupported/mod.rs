@@ -52,6 +52,7 @@ pub fn refusal(
             .or_else(|| attempts::refusal(part, rollout, scorers, origins))
             .or_else(|| agreement::refusal(part, rollout, scorers, origins))
             .or_else(|| drafts::refusal(part, rollout, scorers, origins))
+            .or_else(|| environments::turn_rewards(part, rollout, scorers, origins))
             .or_else(|| sampler::refusal(part, rollout, origins))
             .or_else(|| {
                 let student = train.sees.as_ref();

@@ -4,7 +4,8 @@ use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, Name};
 use mopd_experiment::formula::{
-    Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, Role, Signal, StepWindow, Unit,
+    Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, PlainSignal, Role, Signal,
+    StepWindow, Unit,
 };
 use mopd_experiment::{SelfCopy, TeacherWeights};
 
@@ -54,6 +55,9 @@ pub fn read_signal(reporter: &mut Reporter, signal: impl Into<Signal>, span: Spa
     Value::Formula(Formula::signal(signal, origin))
 }
 
+/// `reward.turn` is the reward of a turn, so no part of a reward has this name.
+pub const TURN: &str = "turn";
+
 /// `student.logp`, `data.level`, `span.answer`, `reward.format`, `self.initial`, `pair.guide`
 pub fn field(checker: &mut Checker, base: &Expr, field: &Name, span: Span, env: &Env) -> Value {
     if let ExprKind::Name(name) = &base.kind
@@ -61,6 +65,7 @@ pub fn field(checker: &mut Checker, base: &Expr, field: &Name, span: Span, env: 
     {
         let known = match name.as_str() {
             "data" => Some(Signal::Data { field: field.text.clone() }),
+            "reward" if field.text == TURN => Some(PlainSignal::TurnReward.into()),
             "reward" => Some(Signal::RewardPart { part: field.text.clone() }),
             "span" => match named_span(checker, field) {
                 Some(span) => Some(Signal::InSpan(span)),

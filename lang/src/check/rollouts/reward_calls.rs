@@ -9,6 +9,7 @@ use crate::check::builtins::Builtin;
 use crate::check::builtins::declare::Call;
 use crate::check::builtins::rewards::{Parts, Python, RewardCall};
 use crate::check::checker::Checker;
+use crate::check::formulas::signals::TURN;
 use crate::check::read::numbers::{self, rounded};
 use crate::check::read::read;
 use crate::check::rollouts::rewards;
@@ -135,7 +136,15 @@ pub fn reward_parts(checker: &mut Checker, given: Parts, env: &Env) -> Option<Re
             good = false;
             continue;
         };
-        if name.text == "weights" {
+        if name.text == TURN {
+            let text = format!("no part of a reward is called `{TURN}`");
+            checker.report(
+                Diagnostic::error(Code::DuplicateName, name.span, text)
+                    .label("`reward.turn` is the reward of a turn with an environment")
+                    .help("give the part another name, such as `each_turn`"),
+            );
+            good = false;
+        } else if name.text == "weights" {
             weights = Some(&argument.value);
         } else if let Some((_, first, _)) = parts.iter().find(|(known, _, _)| *known == name.text) {
             let text = format!("the part `{}` is given twice", name.text);

@@ -59,6 +59,7 @@ pub use self::sampled_by::SampledAt;
 use self::sampled_by::SentWeights;
 pub use self::teacher::{RolloutCache, no_teacher};
 use self::through::ProgramEditor;
+pub use self::turns::TurnRewards;
 use super::mini_batches;
 use super::models::Models;
 use super::objective::States;

@@ -4,7 +4,7 @@ use mopd_plan::{DataFormula, ModelSignal, Objective, PlainSignal, Role, Signal, 
 
 use crate::failure::Result;
 use crate::rollout::{Sequence, Speculation};
-use crate::train::batches::{ChosenSide, CorrectOf};
+use crate::train::batches::{ChosenSide, CorrectOf, TurnRewards};
 use crate::train::objective::missing;
 use crate::train::sequences::Sequences;
 use crate::train::stage::StageSources;
@@ -47,6 +47,12 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
             |sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))),
             "reward",
         ),
+        Signal::Plain(signal @ PlainSignal::TurnReward) => {
+            let values: Option<Vec<Vec<f32>>> = sequences.list.iter().map(TurnRewards::of_tokens).collect();
+            let why = "the environment gives no rewards";
+            let values = values.ok_or_else(|| missing(&format!("`{}`", signal.name()), why, objective))?;
+            Ok(Some(values.concat()))
+        }
         Signal::Of { role, part: ModelSignal::Correct } => {
             let of = |sequence: &Sequence| Some(f32::from(u8::from(CorrectOf::role(sequence, *role)?)));
             let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();

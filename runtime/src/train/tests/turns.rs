@@ -2,9 +2,10 @@
 
 use mopd_expr::graph::Graph;
 use mopd_plan::producers::{ExpertTurns, Turns};
-use mopd_plan::{AdaptiveSchedule, Axis, EnvironmentProgram, Formula, Function, ScheduleLength};
+use mopd_plan::{AdaptiveSchedule, Axis, EnvironmentProgram, Formula, Function, Live, ScheduleLength};
 
 use super::super::batches::Batches;
+use super::super::objective::objectives::objective;
 use super::*;
 use crate::rollout::Sequence;
 
@@ -207,6 +208,72 @@ fn loss_and_gradient_of_turns_equal_the_reference() {
             assert!(apart < 1e-5, "{name}: {apart:e}");
         }
     }
+}
+
+/// -(reward.turn - 0.1) * live student.logp
+fn paid_by_turn() -> Objective {
+    objective("paid", Live::Logp, |graph, logp| {
+        let (paid, expected) = (graph.signal(PlainSignal::TurnReward), graph.constant(Axis::Token, 0.1));
+        let more = graph.apply(Function::Subtract, &[expected, paid]);
+        (graph.apply(Function::Multiply, &[more, logp]), None)
+    })
+}
+
+/// Each token has the reward of its turn, also where only first turns are trained on: loss and gradient
+/// against float64.
+#[test]
+fn reward_of_a_turn_is_that_of_its_tokens() {
+    let (fixture, models) = (Fixture::new(), models(false));
+    // 0.05 for the first turn, 0.1 for the second, and so on: at most 0.5 in all.
+    let count = "episode['turn'] = episode.get('turn', 0) + 1; text = ''.join";
+    let program = environment("'reward': 0.05 * episode['turn']").replace("text = ''.join", count);
+    std::fs::write(fixture.folder.path().join("env.py"), program).unwrap();
+    for first in [None, Some(grown())] {
+        let mut train = train(paid_by_turn(), 1);
+        let played = turns(constant(4.0), Sampling::new(2, 1.0, 3));
+        train.rollout = Rollout::new(4, edited(played, |turns| turns.first_turns = first.clone()));
+        let mut stage = fixture.stage(&train, ROUTED, &models);
+        let (_, _, rollouts) = first_step(&stage);
+        let list = &rollouts.sequences.list;
+        let most = list.iter().map(|sequence| sequence.completion.turns().count()).max();
+        assert_eq!(most, if first.is_some() { Some(1) } else { Some(4) });
+        let student = Reference::new(&models[0]);
+        let losses = list.iter().map(|sequence| {
+            let stored = serde_json::to_string(sequence).unwrap();
+            assert_eq!(serde_json::from_str::<Sequence>(&stored).unwrap(), *sequence);
+            let turns = sequence.completion.turns().enumerate();
+            let weights = turns.flat_map(|(turn, tokens)| vec![0.1 - 0.05 * (turn + 1) as f64; tokens.len()]);
+            let weights = Tensor::from_slice(&weights.collect::<Vec<f64>>());
+            let trained: Vec<i64> = sequence.completion.trained_indices().map(|index| index as i64).collect();
+            let all = student.logps(sequence.prompt(&stage.sources), &sequence.completion);
+            let taken = all.gather(1, &Tensor::from_slice(&sequence.completion).unsqueeze(1), false);
+            let own = taken.squeeze_dim(1).index_select(0, &Tensor::from_slice(&trained));
+            (weights * own).mean(Kind::Double)
+        });
+        let loss = Tensor::stack(&losses.collect::<Vec<_>>(), 0).mean(Kind::Double);
+        let gradient = student.gradient(&loss);
+        let loss = loss.double_value(&[]);
+        for micro_batch in [None, Some(3)] {
+            stage.micro_batch = micro_batch;
+            let (got_loss, got, _) = first_step(&stage);
+            assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{got_loss} {loss}");
+            assert!(apart(&got, &gradient) < 1e-5, "{:e}", apart(&got, &gradient));
+        }
+    }
+}
+
+/// An environment without rewards has none for a turn either.
+#[test]
+fn a_turn_without_a_reward_is_named() {
+    let (fixture, models) = (Fixture::new(), models(false));
+    std::fs::write(fixture.folder.path().join("env.py"), environment("")).unwrap();
+    let mut train = train(paid_by_turn(), 1);
+    train.rollout = Rollout::new(4, turns(constant(3.0), Sampling::new(2, 1.0, 3)));
+    let stage = fixture.stage(&train, ROUTED, &models);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
+    let error = trainer.evaluate(0, &rollouts, 0).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("`reward.turn`") && error.contains("the environment gives no rewards"), "{error}");
 }
 
 /// If the environment gives no reward, the domain's verifier judges the student's last turn.

@@ -213,7 +213,11 @@ impl Signal {
 
     /// Whether it depends on the rewards of completions.
     pub fn is_of_reward(&self) -> bool {
-        matches!(self, Signal::Plain(PlainSignal::Reward | PlainSignal::Correct) | Signal::RewardPart { .. })
+        matches!(
+            self,
+            Signal::Plain(PlainSignal::Reward | PlainSignal::Correct | PlainSignal::TurnReward)
+                | Signal::RewardPart { .. }
+        )
     }
 
     /// The roles whose distributions must be known.

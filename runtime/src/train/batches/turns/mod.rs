@@ -4,12 +4,14 @@
 mod dialogue;
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use mopd_expr::batch::{self, Layout};
 use mopd_expr::interpret::interpret;
 use mopd_plan::events::FailureKind;
 use mopd_plan::producers::{ExpertTurns, Turns};
-use mopd_plan::{AdaptiveSchedule, Formula, Sampling, Signal};
+use mopd_plan::{AdaptiveSchedule, Formula, PlainSignal, Sampling, Signal};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::dialogue::Dialogue;
@@ -20,7 +22,7 @@ use crate::environment::{
 };
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
-use crate::rollout::{Completion, Prompt, SegmentedTokens, Sequence, rollout};
+use crate::rollout::{Completion, Extra, Prompt, SegmentedTokens, Sequence, rollout};
 use crate::tokenizer::{Token, Tokenizer};
 use crate::train::stage::StageSources;
 use crate::zip::zip_equal;
@@ -38,6 +40,34 @@ pub(super) struct TurnsProducer {
     judged: bool,
     /// Whether it was said that a chat template writes earlier turns otherwise.
     told_of_rewriting: Cell<bool>,
+}
+
+/// The reward that each turn of a completion got. Only where it is read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TurnRewards(Vec<f64>);
+
+impl Extra for TurnRewards {
+    const NAME: &str = "turn_rewards";
+}
+
+impl TurnRewards {
+    /// The rewards of an episode's last turns, which are the student's.
+    fn of(episode: &Episode, turns: usize) -> Option<TurnRewards> {
+        let rewards: Option<Vec<f64>> = episode.rewards().collect();
+        let mut rewards = rewards?;
+        let expert = rewards.len().checked_sub(turns).expect("every turn has a reply");
+        rewards.drain(..expert);
+        Some(TurnRewards(rewards))
+    }
+
+    /// For each trained token of a sequence, the reward of its turn. Perhaps only first turns are left of it.
+    pub fn of_tokens(sequence: &Sequence) -> Option<Vec<f32>> {
+        let TurnRewards(rewards) = sequence.extra()?;
+        let turns: Vec<Range<usize>> = sequence.completion.turns().collect();
+        assert!(turns.len() <= rewards.len(), "a reward for each turn");
+        let of_turn = |(turn, reward): (Range<usize>, f64)| std::iter::repeat_n(reward as f32, turn.len());
+        Some(turns.into_iter().zip(rewards).flat_map(of_turn).collect())
+    }
 }
 
 /// One episode so far.
@@ -230,7 +260,9 @@ impl TurnsProducer {
     /// The sequences with rewards: the environment's, or the domains' verifiers' if it gives none.
     fn sequences(&self, batch: &Batch, played: Vec<Played>, episodes: &[Episode]) -> Result<Vec<Sequence>> {
         let mut list = Vec::with_capacity(played.len());
-        let signals = batch.stage.train.objective.signals();
+        let train = &batch.stage.train;
+        let signals = [train.objective.signals(), train.scorers.signals()].concat();
+        let reads_turns = signals.contains(&Signal::Plain(PlainSignal::TurnReward));
         let read: Vec<String> = signals.into_iter().filter_map(part).collect();
         for (one, episode) in zip_equal(played, episodes) {
             self.tell_of_rewriting(batch, &one);
@@ -241,7 +273,13 @@ impl TurnsProducer {
                     reward_parts = environment.reward_parts(episode, &read)?;
                 }
             }
-            list.push(Sequence { truncated: !episode.done(), reward, reward_parts, ..one.sequence() });
+            let played = Sequence { truncated: !episode.done(), reward, reward_parts, ..one.sequence() };
+            let turns = played.completion.turns().count();
+            let of_turns = reads_turns.then(|| TurnRewards::of(episode, turns)).flatten();
+            list.push(match of_turns {
+                Some(rewards) => played.with_extra(&rewards),
+                None => played,
+            });
         }
         if self.judged && list.iter().all(|sequence| sequence.reward.is_none()) {
             // The answer is in the last turn of an episode.

@@ -152,6 +152,13 @@ signals! {
         )
         .is_positional(),
         Turn = signal("turn", Unit::Count, Axis::Token, "Index of the token's turn, from 0."),
+        TurnReward = signal(
+            "reward.turn",
+            Unit::Real,
+            Axis::Token,
+            "The reward in the environment's reply to the token's turn; `reward` is the sum of those of all \
+             turns.",
+        ),
         Block = signal("block", Unit::Count, Axis::Token, "Index of the token's block, from 0."),
         Head = signal(
             "head",
