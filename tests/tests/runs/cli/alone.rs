@@ -19,12 +19,19 @@ const USUAL: &str = r#"pub objective usual(guide: teacher, most: nats) {
 }
 "#;
 
+/// Only completions with an environment have such rewards. No teacher is in it.
+const PLAYED: &str = r#"pub objective played {
+  term policy = -reward.turn * live student.logp
+  reduce      = mean(token) then mean(sequence)
+}
+"#;
+
 const SAID: [&str; 3] = ["warning[not-supported-yet]", "`masked`", "no stage can run `waiting`"];
 
 #[test]
 fn what_no_stage_can_run_is_said_of_the_objective_alone() {
-    let place =
-        Place::with(&[("a.mopd", WAITING), ("b.mopd", USUAL), ("c.mopd", &format!("{GOOD}{WAITING}"))]);
+    let both = format!("{GOOD}{WAITING}");
+    let place = Place::with(&[("a.mopd", WAITING), ("b.mopd", USUAL), ("c.mopd", &both), ("d.mopd", PLAYED)]);
     for file in ["a.mopd", "c.mopd"] {
         for arguments in [vec!["check", file], vec!["audit", file], vec!["try", file, "waiting"]] {
             let said = place.mopd(&arguments);
@@ -32,7 +39,9 @@ fn what_no_stage_can_run_is_said_of_the_objective_alone() {
             assert!(SAID.iter().all(|part| all.contains(part)), "{arguments:?}: {said:?}");
         }
     }
-    for arguments in [vec!["check", "b.mopd"], vec!["audit", "b.mopd"], vec!["try", "b.mopd", "usual"]] {
+    let runs = [("b.mopd", "usual"), ("d.mopd", "played")];
+    let commands = |(file, name)| [vec!["check", file], vec!["audit", file], vec!["try", file, name]];
+    for arguments in runs.into_iter().flat_map(commands) {
         let said = place.mopd(&arguments).is(0, &[]);
         assert!(!format!("{}{}", said.out, said.err).contains("not-supported-yet"), "{said:?}");
     }
