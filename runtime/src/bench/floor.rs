@@ -226,17 +226,13 @@ pub fn phases(
 /// The number of an adapter's weights, including DoRA's magnitudes, one per row.
 fn numbers(adapter: &Adapter, config: &Config) -> f64 {
     let rank = adapter.rank as usize;
-    let of_layer = |name: &str| {
-        name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok())
-    };
     let adapted = layout(config).into_iter().filter(|entry| {
-        let own = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-        let within = match (adapter.layers, of_layer(&entry.name)) {
+        let within = match (adapter.layers, entry.layer) {
             (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
             (None, layer) => layer.is_some(),
             (Some(_), None) => false,
         };
-        within && adapter.targets.iter().any(|target| Some(target.module()) == own)
+        within && entry.is_adapted(&adapter.targets)
     });
     let magnitudes = |rows: usize| if adapter.kind == AdapterKind::Dora { rows } else { 0 };
     adapted.map(|entry| rank * (entry.shape[0] + entry.shape[1]) + magnitudes(entry.shape[0])).sum::<usize>()

@@ -51,8 +51,14 @@ struct AdaptedMatrix {
     magnitude: Option<usize>,
 }
 
-/// A part of an adapter's gradient: the offset of its parameters, and the gradient.
-pub(super) type PartGradient = (usize, Tensor);
+/// A part of an adapter's gradient.
+pub(super) struct PartGradient {
+    /// Of its parameters.
+    pub offset: usize,
+    pub numbers: Tensor,
+    /// Whether it is one term of several: A reads the input of all rows of its matrix.
+    pub is_term: bool,
+}
 
 impl AdaptedMatrix {
     /// The range of the matrix in the model's flat vector.
@@ -63,6 +69,16 @@ impl AdaptedMatrix {
     /// `[outputs, inputs]`
     fn shape(&self) -> [i64; 2] {
         [self.entry.shape[0] as i64, self.entry.shape[1] as i64]
+    }
+
+    /// The gradient of A, from some rows of the matrix.
+    fn gradient_of_a(&self, rows: &Range<usize>, numbers: Tensor) -> PartGradient {
+        PartGradient { offset: self.a, numbers, is_term: rows.len() < self.entry.shape[0] }
+    }
+
+    /// The gradient of these rows of B.
+    fn gradient_of_b(&self, rows: &Range<usize>, numbers: Tensor) -> PartGradient {
+        PartGradient { offset: self.b + rows.start * self.rank, numbers, is_term: false }
     }
 
     /// The parts of its adapter; `part` makes each from its offset and shape.
@@ -89,6 +105,12 @@ struct Factors {
 }
 
 impl Factors {
+    /// Those of some rows of the matrix.
+    fn of_rows(self, rows: &Range<usize>) -> Factors {
+        let of = |all: &Tensor| all.narrow(0, rows.start as i64, rows.len() as i64);
+        Factors { b: of(&self.b), magnitude: self.magnitude.as_ref().map(of), ..self }
+    }
+
     /// W + scale * B A, `[outputs, inputs]`, for W = `base`.
     fn direction(&self, base: Tensor) -> Tensor {
         base + self.b.matmul(&self.a) * self.scale
@@ -126,9 +148,7 @@ impl Adapted {
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        let chosen = |entry: &ParameterEntry| {
-            settings.targets.iter().any(|target| Some(target.module()) == entry.module()) && within(entry)
-        };
+        let chosen = |entry: &ParameterEntry| entry.is_adapted(&settings.targets) && within(entry);
         let entries: Vec<ParameterEntry> = layout(&base.config).into_iter().filter(chosen).collect();
         if entries.is_empty() {
             return Err(Error::new(
@@ -209,14 +229,20 @@ impl Adapted {
         Merged { base: self.base.clone(), layout: self.layout.clone(), parameters: to_vec(&self.parameters) }
     }
 
-    /// The adapted matrices in a range of the model's flat vector.
-    fn within(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &AdaptedMatrix)> {
-        let first = self.layout.matrices.partition_point(|matrix| matrix.range().start < range.start);
+    /// The adapted matrices in a range of the model's flat vector, which has whole rows of them: each with
+    /// the rows in the range. The decoder may read the rows of one stored matrix as several.
+    fn within(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &AdaptedMatrix, Range<usize>)> {
+        let first = self.layout.matrices.partition_point(|matrix| matrix.range().end <= range.start);
         let from_there = self.layout.matrices.iter().enumerate().skip(first);
-        from_there.take_while(move |(_, matrix)| matrix.range().end <= range.end)
+        let Range { start, end } = range;
+        from_there.take_while(move |(_, matrix)| matrix.range().start < end).map(move |(index, matrix)| {
+            let (own, inputs) = (matrix.range(), matrix.entry.shape[1]);
+            let row = |offset: usize| (offset - own.start) / inputs;
+            (index, matrix, row(start.max(own.start))..row(end.min(own.end)))
+        })
     }
 
-    /// Whether it changes a matrix in this range of the flat vector, which has whole matrices.
+    /// Whether it changes a matrix in this range of the flat vector.
     pub(super) fn changes(&self, range: Range<usize>) -> bool {
         self.within(range).next().is_some()
     }
@@ -233,26 +259,30 @@ impl Adapted {
     pub(super) fn gradient(&self, offset: usize, by_weights: &Tensor) -> Vec<PartGradient> {
         let by_weights = by_weights.reshape([-1]);
         let mut gradients = Vec::new();
-        for (index, matrix) in self.within(offset..offset + by_weights.numel()) {
-            let (factors, shape) = (self.factors(matrix), matrix.shape());
-            let of_merged = part(&by_weights, matrix.entry.offset - offset, &shape).to_kind(Kind::Float);
+        for (index, matrix, rows) in self.within(offset..offset + by_weights.numel()) {
+            let inputs = matrix.entry.shape[1];
+            let factors = self.factors(matrix).of_rows(&rows);
+            let first = matrix.entry.offset + rows.start * inputs - offset;
+            let shape = [rows.len() as i64, inputs as i64];
+            let of_merged = part(&by_weights, first, &shape).to_kind(Kind::Float);
             let of_direction = match (matrix.magnitude, &factors.magnitude) {
                 (Some(offset), Some(magnitude)) => {
-                    let direction = factors.direction(self.base(index));
+                    let base = self.base(index).narrow(0, rows.start as i64, rows.len() as i64);
+                    let direction = factors.direction(base);
                     let norms = norms(&direction);
-                    let by_rows = (&of_merged * &direction / &norms).sum_dim_intlist(
+                    let numbers = (&of_merged * &direction / &norms).sum_dim_intlist(
                         [1].as_slice(),
                         false,
                         Kind::Float,
                     );
-                    gradients.push((offset, by_rows));
+                    gradients.push(PartGradient { offset: offset + rows.start, numbers, is_term: false });
                     of_merged * (magnitude / norms)
                 }
                 _ => of_merged,
             };
             let Factors { a, b, scale, .. } = factors;
-            gradients.push((matrix.a, b.tr().matmul(&of_direction) * scale));
-            gradients.push((matrix.b, of_direction.matmul(&a.tr()) * scale));
+            gradients.push(matrix.gradient_of_a(&rows, b.tr().matmul(&of_direction) * scale));
+            gradients.push(matrix.gradient_of_b(&rows, of_direction.matmul(&a.tr()) * scale));
         }
         gradients
     }
@@ -270,12 +300,13 @@ impl Adapted {
         let (outputs, inputs) = (grad_output.size()[1], input.size()[1]);
         let input = input.to_kind(Kind::Float);
         let mut gradients = Vec::new();
-        for (_, matrix) in self.within(offset..offset + (outputs * inputs) as usize) {
-            let first = (matrix.entry.offset - offset) as i64 / inputs;
-            let grad_output = grad_output.narrow(1, first, matrix.shape()[0]).to_kind(Kind::Float);
-            let Factors { a, b, scale, .. } = self.factors(matrix);
-            gradients.push((matrix.a, grad_output.matmul(&b).tr().matmul(&input) * scale));
-            gradients.push((matrix.b, grad_output.tr().matmul(&input.matmul(&a.tr())) * scale));
+        for (_, matrix, rows) in self.within(offset..offset + (outputs * inputs) as usize) {
+            let first = (matrix.entry.offset + rows.start * inputs as usize - offset) as i64 / inputs;
+            let grad_output = grad_output.narrow(1, first, rows.len() as i64).to_kind(Kind::Float);
+            let Factors { a, b, scale, .. } = self.factors(matrix).of_rows(&rows);
+            gradients.push(matrix.gradient_of_a(&rows, grad_output.matmul(&b).tr().matmul(&input) * scale));
+            gradients
+                .push(matrix.gradient_of_b(&rows, grad_output.tr().matmul(&input.matmul(&a.tr())) * scale));
         }
         gradients
     }

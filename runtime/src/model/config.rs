@@ -3,6 +3,8 @@
 //! Families differ in few places, and each has a field here. So the forward pass tests features, never a
 //! family's name; the name only decides how a `config.json` is read and written.
 
+mod check;
+
 use mopd_plan as plan;
 use serde::Serialize;
 
@@ -83,6 +85,7 @@ pub enum ModelFamily {
     #[serde(rename = "qwen3_5")]
     Qwen35,
     SmolLm3,
+    Phi3,
     Gemma,
     Gemma2,
     Gemma3,
@@ -175,6 +178,17 @@ pub enum RopeScaling {
         original_context: usize,
         truncate: bool,
     },
+    /// LongRoPE (arXiv:2402.13753): each frequency is divided by a factor of its own, and cosines and sines
+    /// are multiplied by `attention`. A sequence longer than the original context has the long factors, in
+    /// all of its positions, others the short ones.
+    LongRope {
+        attention: f64,
+        short: Vec<f64>,
+        long: Vec<f64>,
+        original_context: usize,
+        /// The context with long factors.
+        context: usize,
+    },
 }
 
 impl Rope {
@@ -185,6 +199,9 @@ impl Rope {
             RopeScaling::Yarn { factor, original_context, .. } => {
                 context.max((factor * original_context as f64) as usize)
             }
+            // Sequences are read with short factors only: with one more token than the original context, all
+            // positions of a sequence would change, and with them what was cached of it.
+            RopeScaling::LongRope { original_context, .. } => context.min(original_context),
             _ => context,
         }
     }
@@ -389,107 +406,4 @@ impl Config {
         let layers = self.attention.iter().enumerate();
         layers.filter(|(layer, _)| self.gated_delta_of(*layer).is_none()).map(|(_, attention)| attention)
     }
-
-    /// Checks that the numbers form a valid model; errors name the settings.
-    pub fn check(&self) -> Result<(), String> {
-        let sizes = [
-            ("layers", self.layers),
-            ("width", self.width),
-            ("heads", self.heads),
-            ("key_value_heads", self.key_value_heads),
-            ("hidden", self.intermediate_size),
-            ("context", self.context),
-            ("vocabulary", self.vocabulary),
-            ("head_dim", self.head_dim),
-        ];
-        // As with layers: sizes must not overflow.
-        const MOST: usize = 1 << 24;
-        for (name, size) in sizes {
-            if size == 0 {
-                return Err(format!("`{name}` must be at least 1"));
-            }
-            if size > MOST || (name == "layers" && size > Config::MOST_LAYERS) {
-                return Err(format!("`{name} = {size}` is more than any decoder has"));
-            }
-        }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(format!(
-                "a head must have an even width, not {}: rotary positions rotate pairs",
-                self.head_dim
-            ));
-        }
-        if !self.heads.is_multiple_of(self.key_value_heads) {
-            let Config { heads, key_value_heads, .. } = self;
-            return Err(format!(
-                "`heads = {heads}` must be a multiple of `key_value_heads = {key_value_heads}`"
-            ));
-        }
-        if self.attention.len() != self.layers {
-            return Err(format!(
-                "{} layers, but attention is described for {}",
-                self.layers,
-                self.attention.len()
-            ));
-        }
-        if let Some(delta) = &self.gated_delta {
-            check_gated_delta(delta, self.layers)?;
-        }
-        if self.rotary_dim.is_some_and(|dim| dim == 0 || dim > self.head_dim || !dim.is_multiple_of(2)) {
-            let Config { head_dim, .. } = self;
-            return Err(format!(
-                "an even part of a head's {head_dim} numbers must be rotated, not {}",
-                self.rotary_dim.unwrap_or(0)
-            ));
-        }
-        if let Some(experts) = &self.experts {
-            if experts.layers.len() != self.layers {
-                return Err(format!(
-                    "{} layers, but experts are described for {}",
-                    self.layers,
-                    experts.layers.len()
-                ));
-            }
-            if experts.per_token == 0
-                || experts.per_token > experts.count
-                || experts.intermediate_size == 0
-                || experts.count > 65_536
-            {
-                let Experts { count, per_token, intermediate_size, .. } = experts;
-                return Err(format!(
-                    "{per_token} of {count} experts of width {intermediate_size} cannot form a feed-forward part"
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_gated_delta(delta: &GatedDelta, layers: usize) -> Result<(), String> {
-    let GatedDelta { key_heads, value_heads, key_head_dim, value_head_dim, convolution, .. } = *delta;
-    let sizes = [
-        ("linear_num_key_heads", key_heads),
-        ("linear_num_value_heads", value_heads),
-        ("linear_key_head_dim", key_head_dim),
-        ("linear_value_head_dim", value_head_dim),
-        ("linear_conv_kernel_dim", convolution),
-    ];
-    for (name, size) in sizes {
-        // Products of two must not overflow, and no decoder has more.
-        if size == 0 || size > 1 << 16 {
-            return Err(format!("`{name}` is {size}; it must be from 1 to 65536"));
-        }
-    }
-    if !value_heads.is_multiple_of(key_heads) {
-        return Err(format!(
-            "`linear_num_value_heads` is {value_heads}, which must be a multiple of `linear_num_key_heads`, \
-             which is {key_heads}"
-        ));
-    }
-    if delta.layers.len() != layers {
-        return Err(format!(
-            "{layers} layers, but the gated delta rule is described for {}",
-            delta.layers.len()
-        ));
-    }
-    Ok(())
 }

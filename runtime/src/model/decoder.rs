@@ -15,6 +15,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::attention::{LayerRead, SequenceLayout, cap};
 use super::feed_forward::ExpertLoad;
 use super::gated::{GatedUnit, SavedForBackward};
+use super::layout::parts;
 use super::packed_attention::{BatchPlaces, PackedAttention};
 use super::packed_batch::PackedBatch;
 use super::parameters::{FlatVector, Layer, Mixer, ParameterLeaf, ParameterViews};
@@ -100,7 +101,7 @@ impl Decoder {
         decoder_use: DecoderUse,
     ) -> Decoder {
         let config = weights.config.clone();
-        let list = layout(&config);
+        let list = parts(&config);
         let decayed: usize =
             list.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
         let entries = list.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
@@ -144,7 +145,7 @@ impl Decoder {
         }
     }
 
-    /// A parameter by its name in checkpoints.
+    /// A part of the model by its name in a checkpoint of Llama.
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         let entry = self.entries.get(name)?;
         let shape: Vec<i64> = entry.shape.iter().map(|&size| size as i64).collect();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::adapter::Adapted;
+use super::adapter::{Adapted, PartGradient};
 use crate::machine::place::Place;
 
 /// A vector in the order of the parameters, in pieces that are allocated when they are first written. During
@@ -133,8 +133,8 @@ impl Gradient {
     pub(super) fn write_parameters(&mut self, offset: usize, numbers: &Tensor) {
         let _guard = no_grad_guard();
         let GradientOf::Adapter(adapted) = &self.of else { return self.write(offset, numbers) };
-        for (offset, numbers) in adapted.clone().gradient(offset, numbers) {
-            self.write(offset, &numbers);
+        for PartGradient { offset, numbers, is_term } in adapted.clone().gradient(offset, numbers) {
+            self.write_as(offset, &numbers, self.adds || is_term);
         }
     }
 
@@ -144,13 +144,19 @@ impl Gradient {
     pub(super) fn write_product(&mut self, offset: usize, grad_output: &Tensor, input: &Tensor) {
         let _guard = no_grad_guard();
         let GradientOf::Adapter(adapted) = &self.of else { unreachable!("it follows products") };
-        for (offset, numbers) in adapted.clone().gradient_of_product(offset, grad_output, input) {
-            self.write(offset, &numbers);
+        let parts = adapted.clone().gradient_of_product(offset, grad_output, input);
+        for PartGradient { offset, numbers, is_term } in parts {
+            self.write_as(offset, &numbers, self.adds || is_term);
         }
     }
 
     /// Writes elements from `offset` on.
     pub fn write(&mut self, offset: usize, numbers: &Tensor) {
+        self.write_as(offset, numbers, self.adds);
+    }
+
+    /// Writes elements, or adds them to what is there.
+    fn write_as(&mut self, offset: usize, numbers: &Tensor, adds: bool) {
         let _guard = no_grad_guard();
         let numbers = numbers.reshape([-1]);
         let mut done = 0;
@@ -158,13 +164,13 @@ impl Gradient {
             let count = part.len() as i64;
             let bounds = self.bounds(index);
             let piece = self.pieces[index].get_or_insert_with(|| {
-                let whole = part.len() == bounds.len() && !self.adds;
+                let whole = part.len() == bounds.len() && !adds;
                 let make = if whole { Tensor::empty } else { Tensor::zeros };
                 make([bounds.len() as i64], (self.kind, self.place.device))
             });
             let (mut place, numbers) =
                 (piece.narrow(0, part.start as i64, count), numbers.narrow(0, done, count));
-            if self.adds {
+            if adds {
                 place += numbers;
             } else {
                 place.copy_(&numbers);

@@ -1,13 +1,15 @@
 //! The parameters of a decoder and their order in the flat vector.
 
-use mopd_plan::WeightGroup;
+use mopd_plan::{Projection, WeightGroup};
 
+use super::stored_names::as_stored;
 use super::{Config, Experts};
 
 /// A parameter and its place in a model's flat vector. Matrices are `[outputs, inputs]`, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterEntry {
-    /// The name in published checkpoints: `model.layers.0.self_attn.q_proj.weight`.
+    /// The name in published checkpoints: `model.layers.0.self_attn.q_proj.weight`. Of a part that the
+    /// decoder computes with: its name in a checkpoint of Llama.
     pub name: String,
     pub shape: Vec<usize>,
     pub offset: usize,
@@ -16,6 +18,8 @@ pub struct ParameterEntry {
     pub group: WeightGroup,
     /// `None` outside layers.
     pub layer: Option<u32>,
+    /// The matrices of a layer that it holds, by which adapters name them.
+    pub projections: Vec<Projection>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +45,9 @@ impl ParameterEntry {
         self.len() == 0
     }
 
-    /// The module that has it, for a matrix: `q_proj`.
-    pub fn module(&self) -> Option<&str> {
-        if self.kind != EntryKind::Matrix {
-            return None;
-        }
-        self.name.strip_suffix(".weight")?.rsplit('.').next()
+    /// Whether an adapter with these targets changes it. Matrices that are stored as one have one adapter.
+    pub fn is_adapted(&self, targets: &[Projection]) -> bool {
+        !self.projections.is_empty() && self.projections.iter().all(|own| targets.contains(own))
     }
 
     /// Whether it is the scalar head.
@@ -73,10 +74,16 @@ impl ParameterEntry {
 /// The prefix of the names of a second head's entries.
 const SECOND_HEAD: &str = "second_head";
 
-/// All parameters in order. Matrices come first, so that weight decay is one range. Matrices with the same
-/// input are adjacent, so that they form one matrix; so do their biases. All gate and up matrices of experts
-/// come before all down matrices, so that a layer's experts form two stacks.
+/// All parameters in order, as checkpoints store them.
 pub fn layout(config: &Config) -> Vec<ParameterEntry> {
+    as_stored(config.family, parts(config))
+}
+
+/// The parts that the decoder computes with, in the order of [`layout`]. Matrices come first, so that weight
+/// decay is one range. Matrices with the same input are adjacent, so that they form one matrix; so do their
+/// biases. All gate and up matrices of experts come before all down matrices, so that a layer's experts form
+/// two stacks.
+pub(super) fn parts(config: &Config) -> Vec<ParameterEntry> {
     let mut entries = Entries(Vec::new());
     let embedding = || vec![config.vocabulary, config.width];
     entries.whole_model("model.embed_tokens", embedding());
@@ -130,8 +137,8 @@ impl Entries {
             Some(layer) => format!("model.layers.{layer}.{name}"),
             None => name,
         };
-        let layer = layer.map(|layer| layer as u32);
-        self.0.push(ParameterEntry { name, shape, offset, kind, group, layer });
+        let (layer, projections) = (layer.map(|layer| layer as u32), Vec::new());
+        self.0.push(ParameterEntry { name, shape, offset, kind, group, layer, projections });
     }
 
     /// A matrix outside of layers.
@@ -143,49 +150,49 @@ impl Entries {
         use WeightGroup::{Attention, FeedForward};
         let (width, heads) = (config.width, config.heads * config.head_dim);
         let key_value = config.key_value_heads * config.head_dim;
-        let mut matrix = |group: WeightGroup, part: &str, outputs: usize, inputs: usize| {
+        let mut matrix = |part: &str, projection: Option<Projection>, outputs: usize, inputs: usize| {
+            let group = if part.starts_with("mlp") { FeedForward } else { Attention };
             self.add(Some(layer), part, vec![outputs, inputs], EntryKind::Matrix, group);
+            self.0.last_mut().expect("it was added").projections = projection.into_iter().collect();
         };
         match config.gated_delta_of(layer) {
             Some(delta) => {
-                matrix(Attention, "linear_attn.in_proj_qkv", delta.channels(), width);
-                matrix(Attention, "linear_attn.in_proj_z", delta.values(), width);
-                matrix(Attention, "linear_attn.in_proj_b", delta.value_heads, width);
-                matrix(Attention, "linear_attn.in_proj_a", delta.value_heads, width);
-                matrix(Attention, "linear_attn.out_proj", width, delta.values());
+                let mut matrix = |part: &str, projection, outputs, inputs| {
+                    matrix(&format!("linear_attn.{part}"), Some(projection), outputs, inputs);
+                };
+                matrix("in_proj_qkv", Projection::DeltaInput, delta.channels(), width);
+                matrix("in_proj_z", Projection::DeltaGate, delta.values(), width);
+                matrix("in_proj_b", Projection::DeltaStrength, delta.value_heads, width);
+                matrix("in_proj_a", Projection::DeltaDecay, delta.value_heads, width);
+                matrix("out_proj", Projection::DeltaOutput, width, delta.values());
             }
             None => {
-                matrix(Attention, "self_attn.q_proj", config.query_and_gate_heads() * config.head_dim, width);
-                matrix(Attention, "self_attn.k_proj", key_value, width);
-                matrix(Attention, "self_attn.v_proj", key_value, width);
-                matrix(Attention, "self_attn.o_proj", width, heads);
+                let mut matrix = |part: &str, projection, outputs, inputs| {
+                    matrix(&format!("self_attn.{part}"), Some(projection), outputs, inputs);
+                };
+                let queries = config.query_and_gate_heads() * config.head_dim;
+                matrix("q_proj", Projection::Query, queries, width);
+                matrix("k_proj", Projection::Key, key_value, width);
+                matrix("v_proj", Projection::Value, key_value, width);
+                matrix("o_proj", Projection::Output, width, heads);
             }
         }
+        let [gate, up, down] = [Projection::Gate, Projection::Up, Projection::Down].map(Some);
         match config.experts_of(layer) {
-            Some(Experts { count, intermediate_size, .. }) => {
-                matrix(FeedForward, "mlp.gate", *count, width);
+            Some(Experts { count, intermediate_size: inner, .. }) => {
+                matrix("mlp.gate", None, *count, width);
                 for expert in 0..*count {
-                    matrix(
-                        FeedForward,
-                        &format!("mlp.experts.{expert}.gate_proj"),
-                        *intermediate_size,
-                        width,
-                    );
-                    matrix(FeedForward, &format!("mlp.experts.{expert}.up_proj"), *intermediate_size, width);
+                    matrix(&format!("mlp.experts.{expert}.gate_proj"), gate, *inner, width);
+                    matrix(&format!("mlp.experts.{expert}.up_proj"), up, *inner, width);
                 }
                 for expert in 0..*count {
-                    matrix(
-                        FeedForward,
-                        &format!("mlp.experts.{expert}.down_proj"),
-                        width,
-                        *intermediate_size,
-                    );
+                    matrix(&format!("mlp.experts.{expert}.down_proj"), down, width, *inner);
                 }
             }
             None => {
-                matrix(FeedForward, "mlp.gate_proj", config.intermediate_size, width);
-                matrix(FeedForward, "mlp.up_proj", config.intermediate_size, width);
-                matrix(FeedForward, "mlp.down_proj", width, config.intermediate_size);
+                matrix("mlp.gate_proj", gate, config.intermediate_size, width);
+                matrix("mlp.up_proj", up, config.intermediate_size, width);
+                matrix("mlp.down_proj", down, width, config.intermediate_size);
             }
         }
     }

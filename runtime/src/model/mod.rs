@@ -24,6 +24,7 @@ mod rope;
 mod saved_activations;
 mod second_head;
 mod step;
+mod stored_names;
 mod streamed;
 mod weights;
 

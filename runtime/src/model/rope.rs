@@ -114,10 +114,10 @@ fn frequencies(rope: &Rope, rotary_dim: usize) -> (Vec<f32>, f64) {
         1.0 / (rope.theta.powf(f64::from(exponent)) as f32)
     };
     let pairs = 0..rotary_dim / 2;
-    match rope.scaling {
+    match &rope.scaling {
         RopeScaling::None => (pairs.map(plain).collect(), 1.0),
-        RopeScaling::Linear { factor } => (pairs.map(|pair| plain(pair) / factor as f32).collect(), 1.0),
-        RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_context } => {
+        &RopeScaling::Linear { factor } => (pairs.map(|pair| plain(pair) / factor as f32).collect(), 1.0),
+        &RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_context } => {
             let scaled = |pair| {
                 let frequency = f64::from(plain(pair));
                 // The number of full rotations within the original context.
@@ -127,7 +127,12 @@ fn frequencies(rope: &Rope, rotary_dim: usize) -> (Vec<f32>, f64) {
             };
             (pairs.map(scaled).collect(), 1.0)
         }
-        RopeScaling::Yarn { factor, attention, beta_fast, beta_slow, original_context, truncate } => {
+        RopeScaling::LongRope { attention, short, .. } => {
+            let powers = |pair: usize| rope.theta.powf(f64::from((2 * pair) as f32 / rotary_dim as f32));
+            let divided = |pair: usize| 1.0 / (short[pair] as f32 * powers(pair) as f32);
+            (pairs.map(divided).collect(), *attention)
+        }
+        &RopeScaling::Yarn { factor, attention, beta_fast, beta_slow, original_context, truncate } => {
             // arXiv:2309.00071, section 3.2: the pair with `turns` full rotations within the original
             // context.
             let width = rotary_dim as f64;

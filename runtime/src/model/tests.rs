@@ -12,6 +12,7 @@ use crate::machine::transfer::to_vec;
 use crate::random::{Key, Purpose};
 use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
 
+mod adapted;
 mod generated;
 pub mod parity;
 mod places;

@@ -11,7 +11,7 @@ use super::{DomainData, ModelSpec, trained, validated};
 use crate::data::{ContextLength, Longest, experts};
 use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
-use crate::model::{FastPath, layout};
+use crate::model::{FastPath, ParameterEntry, layout};
 use crate::tokenizer::{
     ONE_VOCABULARY, Tokenizer, TokenizerDifference, VocabularyMap, difference, scoring_difference,
     vocabulary_difference,
@@ -109,12 +109,29 @@ impl<'a> StageModels<'a> {
     fn has_targets(&self) -> Result<()> {
         let Trainable::Adapter(adapter) = &self.train.trainable else { return Ok(()) };
         let entries = layout(&self.spec(self.model).config);
+        let targets = &adapter.targets;
         let is_missing =
-            |target: &&Projection| !entries.iter().any(|entry| entry.module() == Some(target.module()));
-        let Some(missing) = adapter.targets.iter().find(is_missing) else { return Ok(()) };
-        let (name, module) = (missing.name(), missing.module());
-        let message = format!("an adapter of `{name}`, but the model has no matrix `{module}`");
-        Err(Error::new(FailureKind::Runtime, message).help("name matrices of the model in `targets`"))
+            |target: &&Projection| !entries.iter().any(|entry| entry.projections.contains(target));
+        if let Some(missing) = targets.iter().find(is_missing) {
+            let (name, module) = (missing.name(), missing.module());
+            let message = format!("an adapter of `{name}`, but the model has no matrix `{module}`");
+            return Err(
+                Error::new(FailureKind::Runtime, message).help("name matrices of the model in `targets`")
+            );
+        }
+        // PEFT adapts what is stored, and this is what a folder of the model can hold.
+        let is_in_part = |entry: &&ParameterEntry| {
+            entry.projections.iter().any(|own| targets.contains(own)) && !entry.is_adapted(targets)
+        };
+        let Some(entry) = entries.iter().find(is_in_part) else { return Ok(()) };
+        let list = |all: &mut dyn Iterator<Item = &Projection>| {
+            all.map(|one| format!("`{}`", one.name())).collect::<Vec<_>>().join(", ")
+        };
+        let named = list(&mut entry.projections.iter().filter(|own| targets.contains(own)));
+        let whole = list(&mut entry.projections.iter());
+        let module = entry.name.trim_end_matches(".weight").rsplit('.').next().unwrap_or(&entry.name);
+        let message = format!("an adapter of {named}, but the model stores {whole} as one matrix `{module}`");
+        Err(Error::new(FailureKind::Runtime, message).help("name all of them in `targets`, or none"))
     }
 
     /// `changed`

@@ -4,6 +4,7 @@ mod bench;
 mod cli;
 mod composed;
 mod endurance;
+mod families;
 mod lsp;
 mod mechanisms;
 mod playground;

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 /// Runs an experiment of two domains whose models are `start` and those that `models` adds; returns its
 /// folder.
-fn run(models: &str, compared: &[&str]) -> TempDir {
+pub fn run(models: &str, compared: &[&str]) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
     for domain in ["copy", "last"] {

@@ -3,7 +3,7 @@
 use crate::model::ModelFamily;
 
 /// A family's name in `model_type`, and the class of transformers, which other tools look for.
-pub(super) const NAMES: [(ModelFamily, &str, &str); 11] = [
+pub(super) const NAMES: [(ModelFamily, &str, &str); 12] = [
     (ModelFamily::Llama, "llama", "LlamaForCausalLM"),
     (ModelFamily::Granite, "granite", "GraniteForCausalLM"),
     (ModelFamily::Mistral, "mistral", "MistralForCausalLM"),
@@ -12,6 +12,7 @@ pub(super) const NAMES: [(ModelFamily, &str, &str); 11] = [
     (ModelFamily::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
     (ModelFamily::Qwen35, "qwen3_5_text", "Qwen3_5ForCausalLM"),
     (ModelFamily::SmolLm3, "smollm3", "SmolLM3ForCausalLM"),
+    (ModelFamily::Phi3, "phi3", "Phi3ForCausalLM"),
     (ModelFamily::Gemma, "gemma", "GemmaForCausalLM"),
     (ModelFamily::Gemma2, "gemma2", "Gemma2ForCausalLM"),
     (ModelFamily::Gemma3, "gemma3_text", "Gemma3ForCausalLM"),
@@ -26,6 +27,15 @@ pub(super) fn names() -> String {
     NAMES.map(|(_, name, _)| format!("`{name}`")).join(", ")
 }
 
+/// The part of a head that is rotated where the file does not say it; `None` where the file can't say it.
+pub(super) fn rotated_part(family: ModelFamily) -> Option<f64> {
+    match family {
+        ModelFamily::Qwen35 => Some(0.25),
+        ModelFamily::Phi3 => Some(1.0),
+        _ => None,
+    }
+}
+
 /// A model that reads images too, and the family of its text part, which `text_config` describes.
 const WITH_IMAGES: [(&str, ModelFamily); 1] = [("qwen3_5", ModelFamily::Qwen35)];
 
@@ -34,7 +44,7 @@ pub(super) fn text_part(name: &str) -> Option<ModelFamily> {
     WITH_IMAGES.iter().find(|(known, _)| *known == name).map(|(_, family)| *family)
 }
 
-/// A family's defaults in transformers 5.23; those of Qwen3.5 in 5.24.
+/// A family's defaults in transformers 5.23; those of Qwen3.5 and later families in 5.24.
 pub(super) struct Defaults {
     pub vocabulary: usize,
     pub width: usize,
@@ -48,6 +58,7 @@ pub(super) struct Defaults {
     pub context: usize,
     pub tied: bool,
     pub theta: f64,
+    pub epsilon: f64,
 }
 
 impl Defaults {
@@ -63,6 +74,7 @@ impl Defaults {
             context: 2048,
             tied: false,
             theta: 10_000.0,
+            epsilon: 1e-6,
         };
         let qwen2 = Defaults {
             vocabulary: 151_936,
@@ -81,7 +93,7 @@ impl Defaults {
             head_dim: Some(256),
             context: 8192,
             tied: true,
-            theta: 10_000.0,
+            ..llama
         };
         match family {
             ModelFamily::Llama | ModelFamily::Granite => llama,
@@ -115,6 +127,14 @@ impl Defaults {
                 context: 32_768,
                 tied: true,
                 theta: 2_000_000.0,
+                ..llama
+            },
+            ModelFamily::Phi3 => Defaults {
+                vocabulary: 32_064,
+                width: 3072,
+                intermediate_size: 8192,
+                context: 4096,
+                epsilon: 1e-5,
                 ..llama
             },
             ModelFamily::Gemma => Defaults {

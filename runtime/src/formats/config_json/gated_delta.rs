@@ -1,14 +1,9 @@
-//! The keys of `config.json` about layers with the gated delta rule, and about heads that are rotated in
-//! part.
+//! The keys of `config.json` about layers with the gated delta rule.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::keys::ConfigKeys;
-use super::rope::PARTIAL;
 use crate::model::{Config, GatedDelta};
-
-/// The part of a head that is rotated where the file does not say it.
-const ROTATED: f64 = 0.25;
 
 const LINEAR: &str = "linear_attention";
 const FULL: &str = "full_attention";
@@ -49,29 +44,6 @@ fn layer_types(keys: &ConfigKeys, layers: usize) -> Result<Vec<bool>, String> {
     types.iter().map(linear).collect()
 }
 
-/// The part of a head that is rotated, if the file says it: the parameters of rotary positions come first, as
-/// in the reference.
-fn rotary_factor(keys: &ConfigKeys) -> Result<Option<f64>, String> {
-    for parameters in ["rope_scaling", "rope_parameters"] {
-        if keys.present(parameters).is_some()
-            && let Some(factor) = keys.nested(parameters)?.number(PARTIAL)?
-        {
-            return Ok(Some(factor));
-        }
-    }
-    keys.number(PARTIAL)
-}
-
-/// The numbers of a head that are rotated; `None`: all.
-pub(super) fn rotary_dim(keys: &ConfigKeys, head_dim: usize) -> Result<Option<usize>, String> {
-    let factor = rotary_factor(keys)?.unwrap_or(ROTATED);
-    if !(0.0..=1.0).contains(&factor) {
-        return Err(format!("`{PARTIAL}` is {factor}, it must be from 0 to 1"));
-    }
-    let rotated = (head_dim as f64 * factor) as usize;
-    Ok((rotated < head_dim).then_some(rotated))
-}
-
 /// The keys of a configuration with such layers.
 pub(super) fn write(config: &Config) -> Vec<(&'static str, Value)> {
     let Some(delta) = &config.gated_delta else { return Vec::new() };
@@ -84,15 +56,4 @@ pub(super) fn write(config: &Config) -> Vec<(&'static str, Value)> {
         ("linear_conv_kernel_dim", json!(delta.convolution)),
         ("layer_types", json!(kinds.collect::<Vec<&str>>())),
     ]
-}
-
-/// Adds to the parameters of rotary positions which part of a head is rotated.
-pub(super) fn with_rotary_factor(config: &Config, mut parameters: Map<String, Value>) -> Map<String, Value> {
-    let rotated = config.rotary_dim.unwrap_or(config.head_dim);
-    let factor = rotated as f64 / config.head_dim as f64;
-    // The product with the width of a head may be rounded below the number.
-    let exact = (config.head_dim as f64 * factor) as usize == rotated;
-    let factor = if exact { factor } else { (rotated as f64 + 0.5) / config.head_dim as f64 };
-    parameters.insert(PARTIAL.to_owned(), json!(factor));
-    parameters
 }

@@ -67,7 +67,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
             || matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
         attention_gate: qwen35,
         norm: Norm {
-            epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6) / multipliers.residual.powi(2),
+            epsilon: keys.number("rms_norm_eps")?.unwrap_or(defaults.epsilon) / multipliers.residual.powi(2),
             offset: if gemma || qwen35 { 1.0 } else { 0.0 },
             after: matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3),
         },
@@ -83,7 +83,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
         attention: attention(&keys, family, layers)?,
         rope,
         local_rope,
-        rotary_dim: if qwen35 { gated_delta::rotary_dim(&keys, head_dim)? } else { None },
+        rotary_dim: rope::rotary_dim(&keys, family, head_dim)?,
         gated_delta: if qwen35 { Some(gated_delta::read(&keys, layers)?) } else { None },
         experts: if family == ModelFamily::Qwen3Moe { Some(experts(&keys, layers)?) } else { None },
         initial_deviation: keys.number("initializer_range")?.unwrap_or(0.02),
@@ -166,14 +166,20 @@ fn refuse_what_changes_the_model(keys: &ConfigKeys, family: ModelFamily) -> Resu
             return Err(format!("`{key}` is {bidirectional}: such a model does not predict the next token"));
         }
     }
-    if let Some(dropout) = keys.number("attention_dropout")?
-        && dropout != 0.0
-    {
-        return Err(format!(
-            "`attention_dropout` is {dropout}, which is not supported: set it to 0 to train without"
-        ));
+    let dropouts: &[&str] = match family {
+        ModelFamily::Phi3 => &["attention_dropout", "resid_pdrop", "embd_pdrop"],
+        _ => &["attention_dropout"],
+    };
+    for key in dropouts {
+        if let Some(dropout) = keys.number(key)?
+            && dropout != 0.0
+        {
+            return Err(format!(
+                "`{key}` is {dropout}, which is not supported: set it to 0 to train without"
+            ));
+        }
     }
-    if family != ModelFamily::Qwen35
+    if families::rotated_part(family).is_none()
         && let Some(factor) = keys.number(rope::PARTIAL)?
         && factor != 1.0
     {
@@ -187,7 +193,7 @@ fn biases(keys: &ConfigKeys, family: ModelFamily) -> Result<Biases, String> {
     Ok(match family {
         // Qwen2 has no key for it: queries, keys and values have biases, the output projection has none.
         ModelFamily::Qwen2 => Biases { query_key_value: true, output: false, feed_forward: false },
-        ModelFamily::Mistral => Biases::default(),
+        ModelFamily::Mistral | ModelFamily::Phi3 => Biases::default(),
         _ => {
             let attention = flag("attention_bias")?;
             let feed_forward =
@@ -305,6 +311,7 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
         ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma | ModelFamily::Qwen35 => {
             Ok(vec![full; layers])
         }
+        ModelFamily::Phi3 => Ok(vec![LayerAttention { window: window(None)?, ..full }; layers]),
         // With `layer_types` the reference reads the file as `ministral`, which is the same otherwise.
         ModelFamily::Mistral => {
             let window = window(Some(4096))?;

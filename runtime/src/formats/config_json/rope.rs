@@ -3,14 +3,19 @@
 
 use serde_json::{Map, Value, json};
 
+use super::families::rotated_part;
 use super::keys::ConfigKeys;
-use crate::model::{ModelFamily, Rope, RopeScaling};
+use crate::model::{Config, ModelFamily, Rope, RopeScaling};
 
 /// Base of Gemma 3's layers with a window.
 const LOCAL_THETA: f64 = 10_000.0;
 
-/// The key of the part of a head that is rotated, which `gated_delta.rs` reads where it is supported.
+/// The key of the part of a head that is rotated.
 pub(super) const PARTIAL: &str = "partial_rotary_factor";
+
+/// The key of the context before a scaling, and its default in a file of Phi-3.
+pub(super) const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
+const PHI3_CONTEXT: usize = 4096;
 
 /// What a file says of positions outside the parameters of a scaling.
 #[derive(Clone, Copy)]
@@ -36,7 +41,10 @@ pub(super) fn read(
         let local = rope(&ConfigKeys::of(&local), local_theta, positions)?;
         return Ok((rope(&ConfigKeys::of(&full), theta, positions)?, Some(local)));
     }
-    let positions = Positions { original: keys.size("original_max_position_embeddings")?, context };
+    if family == ModelFamily::Phi3 {
+        return Ok((of_phi3(keys, theta, context)?, None));
+    }
+    let positions = Positions { original: keys.size(ORIGINAL_CONTEXT)?, context };
     for key in ["rope_scaling", "rope_parameters"] {
         // An empty object is as good as none, as in the reference.
         let Some(parameters) = filled(keys, key)? else { continue };
@@ -46,12 +54,97 @@ pub(super) fn read(
             }
         }
         let mut parameters = parameters.to_map();
-        if family == ModelFamily::Qwen35 {
+        if rotated_part(family).is_some() {
             parameters.remove(PARTIAL);
         }
         return Ok((rope(&ConfigKeys::of(&parameters), theta, positions)?, None));
     }
     Ok((Rope { theta: checked(theta)?, scaling: RopeScaling::None }, None))
+}
+
+/// The part of a head that is rotated, if the file says it: the parameters of rotary positions come first, as
+/// in the reference.
+fn rotary_factor(keys: &ConfigKeys) -> Result<Option<f64>, String> {
+    for parameters in ["rope_scaling", "rope_parameters"] {
+        if keys.present(parameters).is_some()
+            && let Some(factor) = keys.nested(parameters)?.number(PARTIAL)?
+        {
+            return Ok(Some(factor));
+        }
+    }
+    keys.number(PARTIAL)
+}
+
+/// The numbers of a head that are rotated; `None`: all.
+pub(super) fn rotary_dim(
+    keys: &ConfigKeys,
+    family: ModelFamily,
+    head_dim: usize,
+) -> Result<Option<usize>, String> {
+    let Some(default) = rotated_part(family) else { return Ok(None) };
+    let factor = rotary_factor(keys)?.unwrap_or(default);
+    if !(0.0..=1.0).contains(&factor) {
+        return Err(format!("`{PARTIAL}` is {factor}, it must be from 0 to 1"));
+    }
+    let rotated = (head_dim as f64 * factor) as usize;
+    Ok((rotated < head_dim).then_some(rotated))
+}
+
+/// The part of a head that is rotated, as [`rotary_dim`] reads it.
+pub(super) fn rotary_factor_of(config: &Config) -> f64 {
+    let rotated = config.rotary_dim.unwrap_or(config.head_dim);
+    let factor = rotated as f64 / config.head_dim as f64;
+    // The product with the width of a head may be rounded below the number.
+    let exact = (config.head_dim as f64 * factor) as usize == rotated;
+    if exact { factor } else { (rotated as f64 + 0.5) / config.head_dim as f64 }
+}
+
+/// The rotary embeddings of Phi-3, whose only scaling has three names in files.
+fn of_phi3(keys: &ConfigKeys, theta: f64, context: usize) -> Result<Rope, String> {
+    let scaling = filled(keys, "rope_scaling")?;
+    let parameters = if scaling.is_some() { scaling } else { filled(keys, "rope_parameters")? };
+    let Some(parameters) = parameters else {
+        return Ok(Rope { theta: checked(theta)?, scaling: RopeScaling::None });
+    };
+    let theta = checked(parameters.number("rope_theta")?.unwrap_or(theta))?;
+    let kind = match parameters.text("rope_type")? {
+        Some(kind) => kind,
+        None => parameters.text("type")?.unwrap_or("default"),
+    };
+    let factors = |key: &str| -> Result<Vec<f64>, String> {
+        let list = parameters.array(key)?;
+        let list = list.ok_or_else(|| format!("rotary positions of type `{kind}` need `{key}`"))?;
+        let factor = |value: &Value| value.as_f64().filter(|factor| factor.is_finite() && *factor > 0.0);
+        let factors: Option<Vec<f64>> = list.iter().map(factor).collect();
+        factors.ok_or_else(|| format!("`{key}` must be a list of numbers above 0"))
+    };
+    match kind {
+        "default" => Ok(Rope { theta, scaling: RopeScaling::None }),
+        "longrope" | "su" | "yarn" => {
+            // The key beside the parameters counts before one in them, and has a default.
+            let original_context = keys.size(ORIGINAL_CONTEXT)?.unwrap_or(PHI3_CONTEXT).max(1);
+            let attention = match parameters.number("attention_factor")? {
+                Some(given) => given,
+                None => {
+                    let ratio = context as f64 / original_context as f64;
+                    long_rope_attention(parameters.number("factor")?.unwrap_or(ratio), original_context)
+                }
+            };
+            let (short, long) = (factors("short_factor")?, factors("long_factor")?);
+            let scaling = RopeScaling::LongRope { attention, short, long, original_context, context };
+            Ok(Rope { theta, scaling })
+        }
+        other => Err(format!(
+            "rotary positions of type `{other}` are not supported for `phi3`; supported are `default` and \
+             `longrope`"
+        )),
+    }
+}
+
+/// arXiv:2402.13753, in the implementation of its authors: the factor of cosines and sines where the context
+/// is `factor` times the original one.
+pub(super) fn long_rope_attention(factor: f64, original_context: usize) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_context as f64).ln()).sqrt() }
 }
 
 /// The object at a key, unless it is absent, null or empty.
@@ -139,7 +232,7 @@ fn scaling(parameters: &ConfigKeys, positions: Positions) -> Result<RopeScaling,
     // The top-level key wins over the one in the parameters, as in the reference.
     let original_context = || match original {
         Some(original) => Ok::<usize, String>(original.max(1)),
-        None => Ok(parameters.size("original_max_position_embeddings")?.unwrap_or(context).max(1)),
+        None => Ok(parameters.size(ORIGINAL_CONTEXT)?.unwrap_or(context).max(1)),
     };
     match kind {
         "default" => Ok(RopeScaling::None),
@@ -199,5 +292,7 @@ fn yarn_attention(parameters: &ConfigKeys, factor: f64) -> Result<f64, String> {
 }
 
 pub(super) fn partial(factor: f64) -> String {
-    format!("`{PARTIAL}` is {factor}: heads that are rotated in part are supported for `qwen3_5_text` only")
+    format!(
+        "`{PARTIAL}` is {factor}: heads that are rotated in part are supported for `phi3` and `qwen3_5_text` only"
+    )
 }

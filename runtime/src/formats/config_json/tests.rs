@@ -64,6 +64,8 @@ fn absent_keys_have_the_familys_default() {
     assert_eq!(sizes("qwen3"), (151_936, 4096, 22_016, 32, 32, 32, 128, 32_768, false, 1e4));
     assert_eq!(sizes("qwen3_moe"), (151_936, 2048, 6144, 24, 32, 4, 64, 32_768, false, 1e4));
     assert_eq!(sizes("smollm3"), (128_256, 2048, 11_008, 36, 16, 4, 128, 32_768, true, 2e6));
+    assert_eq!(sizes("phi3"), (32_064, 3072, 8192, 32, 32, 32, 96, 4096, false, 1e4));
+    assert_eq!(parse(json!({ "model_type": "phi3" })).norm.epsilon, 1e-5);
     assert_eq!(sizes("gemma"), (256_000, 3072, 24_576, 28, 16, 16, 256, 8192, true, 1e4));
     assert_eq!(sizes("gemma2"), (256_000, 2304, 9216, 26, 8, 4, 256, 8192, true, 1e4));
     assert_eq!(sizes("gemma3_text"), (262_208, 2304, 9216, 26, 8, 4, 256, 131_072, true, 1e6));
@@ -117,6 +119,60 @@ fn families_differ_by_features() {
     let gemma3 = parse(small("gemma3_text", json!({})));
     assert!(gemma3.query_key_norm && gemma3.attention_softcap.is_none() && gemma3.logit_softcap.is_none());
     assert_eq!(gemma3.attention_scale, 1.0 / 16.0);
+}
+
+/// The names of one scaling in files of Phi-3, and the context for which its short factors are right.
+#[test]
+fn phi3_has_short_factors_up_to_its_original_context() {
+    let more = |kind: &str| {
+        json!({
+            "max_position_embeddings": 4096, "original_max_position_embeddings": 64, "partial_rotary_factor": 0.5,
+            "attention_bias": true, "sliding_window": 16,
+            "rope_scaling": { "type": kind, "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0] },
+        })
+    };
+    for kind in ["longrope", "su", "yarn"] {
+        let config = parse(small("phi3", more(kind)));
+        let scaling = RopeScaling::LongRope {
+            attention: 2.0f64.sqrt(),
+            short: vec![1.0, 1.5],
+            long: vec![2.0, 4.0],
+            original_context: 64,
+            context: 4096,
+        };
+        assert_eq!((config.context, config.rotary_dim, &config.rope.scaling), (64, Some(4), &scaling));
+        assert_eq!((windows(&config), config.biases), (vec![Some(16); 4], Biases::default()));
+        let written = write(&config, &TokenIds::default());
+        assert_eq!(parse(written.clone()), config);
+        assert_eq!(written["max_position_embeddings"], 4096);
+        assert_eq!(written["rope_scaling"].as_object().unwrap().len(), 3, "{written}");
+    }
+    // The default of the original context is Phi-3's own.
+    let mut given = more("longrope");
+    given["original_max_position_embeddings"] = Value::Null;
+    given["rope_scaling"]["attention_factor"] = json!(1.25);
+    let config = parse(small("phi3", given));
+    assert_eq!(config.context, 4096);
+    assert_eq!(parse(write(&config, &TokenIds::default())), config);
+    for (key, value, said) in [
+        ("type", json!("linear"), "`linear` are not supported for `phi3`"),
+        (
+            "short_factor",
+            json!([1.0]),
+            "`short_factor` has 1 numbers and `long_factor` 2, but 2 pairs are rotated",
+        ),
+        ("short_factor", json!([1.0, 0.0]), "`short_factor` must be a list of numbers above 0"),
+        ("long_factor", Value::Null, "need `long_factor`"),
+    ] {
+        let mut wrong = more("longrope");
+        wrong["rope_scaling"][key] = value;
+        let problem = problem(&small("phi3", wrong));
+        assert!(problem.contains(said), "{problem}");
+    }
+    for dropout in ["resid_pdrop", "embd_pdrop"] {
+        let problem = problem(&small("phi3", json!({ dropout: 0.1 })));
+        assert!(problem.starts_with(&format!("`{dropout}` is 0.1")), "{problem}");
+    }
 }
 
 #[test]

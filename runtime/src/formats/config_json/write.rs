@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::families::NAMES;
+use super::rope::{ORIGINAL_CONTEXT, PARTIAL, long_rope_attention, rotary_factor_of};
 use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, TEXT_PART, gated_delta, read};
 use crate::model::{Activation, Config, LayerAttention, ModelFamily, Rope, RopeScaling};
 
@@ -50,7 +51,11 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     put("num_attention_heads", json!(config.heads));
     put("num_key_value_heads", json!(config.key_value_heads));
     put("head_dim", json!(config.head_dim));
-    put("max_position_embeddings", json!(config.context));
+    let context = match &config.rope.scaling {
+        RopeScaling::LongRope { context, .. } => *context,
+        _ => config.context,
+    };
+    put("max_position_embeddings", json!(context));
     put("tie_word_embeddings", json!(config.tied));
     put("rms_norm_eps", json!(config.norm.epsilon));
     put("initializer_range", json!(config.initial_deviation));
@@ -69,7 +74,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     if gemma {
         put("hidden_activation", json!(activation));
     }
-    if !matches!(family, ModelFamily::Mistral | ModelFamily::Qwen2) {
+    if !matches!(family, ModelFamily::Mistral | ModelFamily::Qwen2 | ModelFamily::Phi3) {
         put("attention_bias", json!(config.biases.query_key_value));
     }
     if family == ModelFamily::Granite {
@@ -176,6 +181,7 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
     let mut keys = Vec::new();
     match config.family {
         ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma | ModelFamily::Qwen35 => {}
+        ModelFamily::Phi3 => keys.push(("sliding_window", json!(window))),
         ModelFamily::Mistral => {
             keys.push(("sliding_window", json!(window)));
             // Only if layers differ: with this key the reference reads another model type.
@@ -214,10 +220,20 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
 fn rotary(config: &Config) -> Vec<(&'static str, Value)> {
     // Not known to versions that read flat keys.
     if config.family == ModelFamily::Qwen35 {
-        return vec![(
-            "rope_parameters",
-            Value::Object(gated_delta::with_rotary_factor(config, nested(&config.rope))),
-        )];
+        let mut parameters = nested(&config.rope);
+        parameters.insert(PARTIAL.to_owned(), json!(rotary_factor_of(config)));
+        return vec![("rope_parameters", Value::Object(parameters))];
+    }
+    if config.family == ModelFamily::Phi3 {
+        let mut keys = vec![
+            ("rope_theta", json!(config.rope.theta)),
+            ("rope_scaling", scaling(&config.rope.scaling)),
+            (PARTIAL, json!(rotary_factor_of(config))),
+        ];
+        if let RopeScaling::LongRope { original_context, .. } = config.rope.scaling {
+            keys.push((ORIGINAL_CONTEXT, json!(original_context)));
+        }
+        return keys;
     }
     if let Some(local) = &config.local_rope {
         if local.scaling != RopeScaling::None {
@@ -243,7 +259,7 @@ fn nested(rope: &Rope) -> Map<String, Value> {
 }
 
 fn scaling(scaling: &RopeScaling) -> Value {
-    match *scaling {
+    match scaling {
         RopeScaling::None => Value::Null,
         RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
         RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_context } => json!({
@@ -262,5 +278,15 @@ fn scaling(scaling: &RopeScaling) -> Value {
             "original_max_position_embeddings": original_context,
             "truncate": truncate,
         }),
+        // Version 4 of the reference allows no other keys in it.
+        RopeScaling::LongRope { attention, short, long, original_context, context } => {
+            let mut scaling = json!({ "type": "longrope", "short_factor": short, "long_factor": long });
+            if *attention
+                != long_rope_attention(*context as f64 / *original_context as f64, *original_context)
+            {
+                scaling["attention_factor"] = json!(attention);
+            }
+            scaling
+        }
     }
 }

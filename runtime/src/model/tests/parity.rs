@@ -14,7 +14,7 @@ use crate::model::attention::cap;
 use crate::model::*;
 use crate::tokenizer::{Token, Tokenizer};
 
-pub(super) const CASES: [&str; 18] = [
+pub(super) const CASES: [&str; 20] = [
     "llama",
     "llama_tied",
     "llama_bias",
@@ -30,6 +30,8 @@ pub(super) const CASES: [&str; 18] = [
     "qwen3_5",
     "qwen3_5_untied",
     "smollm3",
+    "phi3",
+    "phi3_longrope",
     "gemma",
     "gemma2",
     "gemma3_text",
@@ -107,7 +109,7 @@ impl Reference {
 }
 
 /// Sequences of different lengths, all in one batch.
-fn batch(references: &[Reference]) -> PackedBatch {
+pub(super) fn batch(references: &[Reference]) -> PackedBatch {
     batch_at(references, Place::cpu())
 }
 
@@ -219,7 +221,7 @@ fn every_feature_changes_the_logits() {
     };
     let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_dim as f64).sqrt();
     let unscaled: Change = |config| config.embedding_scale = EmbeddingScale::Exact(1.0);
-    let cases: [(&str, &str, Change); 28] = [
+    let cases: [(&str, &str, Change); 32] = [
         ("llama", "theta", |config| config.rope.theta = 10_000.0),
         ("llama_rope_llama3", "scaling", no_scaling),
         ("llama_rope_linear", "scaling", no_scaling),
@@ -247,6 +249,18 @@ fn every_feature_changes_the_logits() {
         ("qwen3_5", "heads rotated in part", |config| config.rotary_dim = None),
         ("smollm3", "no positions", |config| {
             config.attention.iter_mut().for_each(|layer| layer.rotary = true)
+        }),
+        ("phi3", "window", no_window),
+        ("phi3_longrope", "scaling", no_scaling),
+        ("phi3_longrope", "attention factor", |config| {
+            if let RopeScaling::LongRope { attention, .. } = &mut config.rope.scaling {
+                *attention = 1.0;
+            }
+        }),
+        ("phi3_longrope", "short factors", |config| {
+            if let RopeScaling::LongRope { short, long, .. } = &mut config.rope.scaling {
+                std::mem::swap(short, long);
+            }
         }),
         ("gemma", "embedding scale", unscaled),
         ("gemma", "offset", |config| config.norm.offset = 0.0),

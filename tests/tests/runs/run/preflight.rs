@@ -574,3 +574,28 @@ model adapted = sft(base, on: domains) {
     assert_says(&bench.fails(&[]), &[said]);
     assert_says(&text(&check(&bench, &[])), &[said]);
 }
+
+/// PEFT adapts what checkpoints store.
+#[test]
+fn an_adapter_of_a_part_of_a_stored_matrix_is_refused() {
+    let bench = Bench::new();
+    let folder = crate::families::loaded("phi3");
+    bench.write(
+        "tiny.mopd",
+        &format!(
+            "experiment \"adapted\" {{ seed = 1 }}
+domain copy {{ prompts = \"copy.jsonl\", reward = exact_match }}
+model base = checkpoint(\"{}\")
+model adapted = sft(base, on: domains) {{
+  adapter = lora(rank: 2, alpha: 4, targets: [query, value, output])
+  target = answer, steps = 1, batch = 2, lr = 1e-3
+}}
+",
+            folder.path().display()
+        ),
+    );
+    let said = "an adapter of `query`, `value`, but the model stores `query`, `key`, `value` as one matrix \
+                `qkv_proj`";
+    assert_says(&bench.fails(&[]), &[said]);
+    assert_says(&text(&check(&bench, &[])), &[said]);
+}
