@@ -391,12 +391,14 @@ fn shape(projection: Projection, architecture: &Architecture) -> (u64, u64) {
         Projection::Key | Projection::Value => (key_values, width),
         Projection::Gate | Projection::Up => (hidden, width),
         Projection::Down => (width, hidden),
-        // No family that the language makes has it.
+        // No family that the language makes has them.
         Projection::DeltaInput
         | Projection::DeltaGate
         | Projection::DeltaStrength
         | Projection::DeltaDecay
-        | Projection::DeltaOutput => (0, 0),
+        | Projection::DeltaOutput
+        | Projection::ConvInput
+        | Projection::ConvOutput => (0, 0),
     }
 }
 

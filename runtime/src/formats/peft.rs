@@ -332,10 +332,16 @@ fn config(merged: &Merged, base: &str) -> Value {
     let alike = |adapter: &MatrixAdapter| (adapter.rank, adapter.alpha) == (first.rank, first.alpha);
     assert!(adapters.iter().all(alike), "a stage trains one rank");
     let layers: BTreeSet<u32> = adapters.iter().filter_map(|adapter| adapter.entry.layer).collect();
+    let adapted =
+        |entry: &ParameterEntry| adapters.iter().any(|adapter| adapter.entry.offset == entry.offset);
+    let others: Vec<ParameterEntry> = layout(&merged.base().config)
+        .into_iter()
+        .filter(|entry| is_linear(entry) && !adapted(entry))
+        .filter(|entry| entry.layer.is_none_or(|layer| layers.contains(&layer)))
+        .collect();
     let mut targets: Vec<&str> = Vec::new();
     for adapter in &adapters {
-        let module = adapter.entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-        let module = module.unwrap_or(&adapter.entry.name);
+        let module = target(&adapter.entry, &others);
         if !targets.contains(&module) {
             targets.push(module);
         }
@@ -358,6 +364,18 @@ fn config(merged: &Merged, base: &str) -> Value {
         config["layers_to_transform"] = layers.into_iter().collect::<Vec<u32>>().into();
     }
     config
+}
+
+/// The end of a module's name that no module of other matrices has, which PEFT finds it by.
+fn target<'e>(entry: &'e ParameterEntry, others: &[ParameterEntry]) -> &'e str {
+    let module = |entry: &'e ParameterEntry| entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
+    let whole = module(entry);
+    let ends = whole.rmatch_indices('.').map(|(dot, _)| &whole[dot + 1..]);
+    let is_unique = |end: &&str| {
+        let end = format!(".{end}.weight");
+        !others.iter().any(|other| other.name.ends_with(&end))
+    };
+    ends.into_iter().find(is_unique).unwrap_or(whole)
 }
 
 /// The content of `adapter_config.json` with another place of the base.

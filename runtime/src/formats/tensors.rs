@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::mapped::MappedFile;
 use crate::mapped::{MappedTensor, NumberEncoding};
-use crate::model::{Config, GatedDelta, ModelFamily, ParameterEntry, layout};
+use crate::model::{Config, GatedDelta, ModelFamily, ParameterEntry, ShortConv, layout};
 
 /// A tensor in a file, of any number of dimensions, row-major.
 #[derive(Clone, Debug)]
@@ -136,7 +136,9 @@ fn named_as_whole(tensors: &Tensors) -> Cow<'_, Tensors> {
         return Cow::Borrowed(tensors);
     }
     let named = |(name, tensor): (&String, &Tensor)| {
-        let part = ["embed_tokens.", "layers.", "norm."].iter().any(|part| name.starts_with(part));
+        let part = ["embed_tokens.", "layers.", "norm.", "embedding_norm."]
+            .iter()
+            .any(|part| name.starts_with(part));
         (if part { format!("{BASE}{name}") } else { name.clone() }, tensor.clone())
     };
     Cow::Owned(tensors.iter().map(named).collect())
@@ -153,18 +155,21 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
     let heads = config.heads + config.key_value_heads;
     let attention_layers = config.attention_layers().count();
     let attention = product(&[attention_layers, 2, heads, config.head_dim, config.width]);
+    let count = |layers: &[bool]| layers.iter().filter(|layer| **layer).count();
     let of_delta = |delta: &GatedDelta| {
-        product(&[config.layers - attention_layers, delta.channels() + 2 * delta.values(), config.width])
+        product(&[count(&delta.layers), delta.channels() + 2 * delta.values(), config.width])
     };
     let gated_delta = config.gated_delta.as_ref().map_or(0, of_delta);
+    let of_conv = |conv: &ShortConv| product(&[count(&conv.layers), 4, config.width, config.width]);
+    let short_conv = config.short_conv.as_ref().map_or(0, of_conv);
     let experts = config.experts.as_ref();
-    let with_experts = experts.map_or(0, |experts| experts.layers.iter().filter(|layer| **layer).count());
+    let with_experts = experts.map_or(0, |experts| count(&experts.layers));
     let feed_forward = product(&[config.layers - with_experts, 3, config.width, config.intermediate_size]);
     let expert = experts.map_or(0, |experts| {
         product(&[with_experts, experts.count, 3, config.width, experts.intermediate_size])
     });
     let embedding = product(&[config.vocabulary, config.width]);
-    let described = embedding + attention + gated_delta + feed_forward + expert;
+    let described = embedding + attention + gated_delta + short_conv + feed_forward + expert;
     // No encoding has fewer than four bits a number.
     if described > 2 * stored {
         return Err(format!(

@@ -210,7 +210,7 @@ fn a_folder_of_peft_gives_the_log_probabilities_of_transformers() {
         tokens: Vec<Token>,
         logp: Vec<Vec<f64>>,
     }
-    for case in ["lora", "dora", "patterns", "half", "fused", "fused_dora"] {
+    for case in ["lora", "dora", "patterns", "half", "fused", "fused_dora", "conv"] {
         let folder = adapters().join(case);
         let weights = adapted(&folder).unwrap();
         let text = fs::read(folder.join("reference.json")).unwrap();

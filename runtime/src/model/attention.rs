@@ -4,9 +4,9 @@
 use mopd_kernels::cuda::FlashAttention;
 use tch::{Device, Kind, Tensor};
 
+use super::causal_conv::RecurrentState;
 use super::config::FastPath;
 use super::decoder::{Decoder, ForwardContext, gather};
-use super::gated_delta::DeltaState;
 use super::packed_attention::SavedForBackward;
 use super::packed_batch::PackedBatch;
 use super::parameters::AttentionWeights;
@@ -47,8 +47,8 @@ pub(super) enum LayerRead {
     Padded { keys: Tensor, values: Tensor },
     /// `[tokens, groups, head width]`
     Packed { keys: Tensor, values: Tensor },
-    /// By the gated delta rule, with one row for each sequence.
-    GatedDelta(DeltaState),
+    /// By a part in place of attention, with one row for each sequence.
+    Recurrent(RecurrentState),
 }
 
 impl LayerRead {
@@ -56,7 +56,7 @@ impl LayerRead {
     pub fn saved_for_backward(self) -> Option<SavedForBackward> {
         match self {
             LayerRead::Own(kept) => Some(kept),
-            LayerRead::Padded { .. } | LayerRead::Packed { .. } | LayerRead::GatedDelta(_) => None,
+            LayerRead::Padded { .. } | LayerRead::Packed { .. } | LayerRead::Recurrent(_) => None,
         }
     }
 
@@ -71,7 +71,7 @@ impl LayerRead {
                 [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack))
             }
             LayerRead::Packed { keys, values } => [keys.shallow_clone(), values.shallow_clone()],
-            LayerRead::GatedDelta(_) => unreachable!("only attention has keys and values"),
+            LayerRead::Recurrent(_) => unreachable!("only attention has keys and values"),
         }
     }
 }

@@ -9,8 +9,8 @@ use tch::{Tensor, no_grad_guard};
 
 use self::on_gpu::OnGpu;
 use super::attention::{HIDDEN, LayerRead, attend_stored};
+use super::causal_conv::RecurrentState;
 use super::decoder::Decoder;
-use super::gated_delta::DeltaState;
 use super::packed_batch::PackedBatch;
 use super::parameters::{AttentionWeights, Layer, Mixer};
 use super::rope::Rotaries;
@@ -50,7 +50,7 @@ enum LayerCache {
         keys: Tensor,
         values: Tensor,
     },
-    GatedDelta(DeltaState),
+    Recurrent(RecurrentState),
 }
 
 impl LayerCache {
@@ -58,7 +58,7 @@ impl LayerCache {
     fn keys_values(&self) -> [&Tensor; 2] {
         match self {
             LayerCache::Attention { keys, values } => [keys, values],
-            LayerCache::GatedDelta(_) => unreachable!("`Config::runs_on` excludes such models"),
+            LayerCache::Recurrent(_) => unreachable!("`Config::runs_on` excludes such models"),
         }
     }
 }
@@ -95,9 +95,10 @@ impl<'a> Generator<'a> {
         let length = longest as i64;
         let [groups, width] = [config.key_value_heads as i64, config.head_dim as i64];
         let empty = || Tensor::zeros([rows, groups, capacity as i64, width], (kind, device));
-        let of_layer = |layer| match config.gated_delta_of(layer) {
-            Some(delta) => LayerCache::GatedDelta(DeltaState::empty(delta, rows, kind, device)),
-            None => LayerCache::Attention { keys: empty(), values: empty() },
+        let of_layer = |layer| match (config.gated_delta_of(layer), config.short_conv_of(layer)) {
+            (Some(delta), _) => LayerCache::Recurrent(delta.empty(rows, kind, device)),
+            (None, Some(conv)) => LayerCache::Recurrent(conv.empty(config, rows, kind, device)),
+            (None, None) => LayerCache::Attention { keys: empty(), values: empty() },
         };
         let caches: Vec<LayerCache> = (0..config.layers).map(of_layer).collect();
         // Only the position after a prompt is predicted; which token stands there does not matter.
@@ -123,7 +124,7 @@ impl<'a> Generator<'a> {
             let mut caches = caches.iter();
             last.push(decoder.uncounted(|| {
                 decoder.pass(&batch, |read| match (caches.next().expect("one of each layer"), read) {
-                    (LayerCache::GatedDelta(remembered), LayerRead::GatedDelta(read)) => {
+                    (LayerCache::Recurrent(remembered), LayerRead::Recurrent(read)) => {
                         remembered.write(first, &read);
                     }
                     (cache, read) => {
@@ -196,8 +197,11 @@ impl<'a> Generator<'a> {
                     let attended = attend_stored(config, &query.unsqueeze(2), &keys, &values, Some(&bias));
                     gated(attended.flatten(1, 3), gate)
                 }
-                (LayerCache::GatedDelta(remembered), Mixer::GatedDelta(weights)) => {
+                (LayerCache::Recurrent(remembered), Mixer::GatedDelta(weights)) => {
                     decoder.gated_delta_step(weights, &normed, remembered)
+                }
+                (LayerCache::Recurrent(remembered), Mixer::ShortConv(weights)) => {
+                    decoder.short_conv_step(weights, &normed, remembered)
                 }
                 _ => unreachable!("a cache is of its layer"),
             };
@@ -274,7 +278,7 @@ impl<'a> Generator<'a> {
                 LayerCache::Attention { keys, values } => {
                     (*keys, *values) = (keys.index_select(0, &rows), values.index_select(0, &rows));
                 }
-                LayerCache::GatedDelta(remembered) => *remembered = remembered.select(&rows),
+                LayerCache::Recurrent(remembered) => *remembered = remembered.select(&rows),
             }
         }
         self.bias = self.bias.index_select(0, &rows);

@@ -68,6 +68,8 @@ pub struct Config {
     pub rotary_dim: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gated_delta: Option<GatedDelta>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_conv: Option<ShortConv>,
     pub experts: Option<Experts>,
     /// Standard deviation of initial weights.
     pub initial_deviation: f64,
@@ -85,6 +87,7 @@ pub enum ModelFamily {
     #[serde(rename = "qwen3_5")]
     Qwen35,
     SmolLm3,
+    Lfm2,
     Phi3,
     Gemma,
     Gemma2,
@@ -258,6 +261,18 @@ impl GatedDelta {
     }
 }
 
+/// A gated convolution over few tokens (LFM2, arXiv:2511.23404), which some layers have in place of
+/// attention.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShortConv {
+    /// The number of tokens that it reads.
+    pub taps: usize,
+    /// Of its projections, and of the convolution.
+    pub biases: bool,
+    /// Which layers have it; the others have attention.
+    pub layers: Vec<bool>,
+}
+
 /// A way to compute a part of a decoder beside libtorch's graph, which computes every model. Each is written
 /// for some features only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,19 +323,19 @@ impl Config {
             local_rope: _,
             rotary_dim,
             gated_delta,
+            short_conv,
             experts: _,
             initial_deviation: _,
         } = self;
         let is_windowed = |LayerAttention { window, rotary: _ }: &LayerAttention| window.is_some();
         let gate_or_partial_rope = *attention_gate || rotary_dim.is_some();
+        let only_attention = gated_delta.is_none() && short_conv.is_none();
         match path {
             FastPath::PackedAttention => attention_softcap.is_none() && !after && !gate_or_partial_rope,
             FastPath::GatedUnit => !after,
             FastPath::FlashAttention => attention_softcap.is_none(),
-            FastPath::DecodingLoops | FastPath::DecodingKernels => {
-                !gate_or_partial_rope && gated_delta.is_none()
-            }
-            FastPath::TokenPairs => !attention.iter().any(is_windowed) && gated_delta.is_none(),
+            FastPath::DecodingLoops | FastPath::DecodingKernels => !gate_or_partial_rope && only_attention,
+            FastPath::TokenPairs => !attention.iter().any(is_windowed) && only_attention,
         }
     }
 
@@ -372,6 +387,7 @@ impl Config {
             local_rope: None,
             rotary_dim: None,
             gated_delta: None,
+            short_conv: None,
             experts: None,
             initial_deviation: architecture.initial_deviation,
         }
@@ -392,18 +408,29 @@ impl Config {
         self.gated_delta.as_ref().filter(|delta| delta.layers[layer])
     }
 
-    /// Bytes that generation keeps of a sequence whatever its length: what layers with the gated delta rule
-    /// remember, in single precision.
+    /// The short convolution of a layer; `None` where it has attention.
+    pub fn short_conv_of(&self, layer: usize) -> Option<&ShortConv> {
+        self.short_conv.as_ref().filter(|conv| conv.layers[layer])
+    }
+
+    /// Whether a layer has attention, not another part in its place.
+    pub fn has_attention(&self, layer: usize) -> bool {
+        self.gated_delta_of(layer).is_none() && self.short_conv_of(layer).is_none()
+    }
+
+    /// Bytes that generation keeps of a sequence whatever its length: what layers without attention remember,
+    /// in single precision.
     pub fn state_bytes(&self) -> usize {
-        let bytes = |delta: &GatedDelta| {
-            delta.layers.iter().filter(|layer| **layer).count() * delta.remembered() * size_of::<f32>()
+        let of_layer = |layer: usize| {
+            let delta = self.gated_delta_of(layer).map_or(0, GatedDelta::remembered);
+            delta + self.short_conv_of(layer).map_or(0, |conv| self.width * (conv.taps - 1))
         };
-        self.gated_delta.as_ref().map_or(0, bytes)
+        (0..self.layers).map(of_layer).sum::<usize>() * size_of::<f32>()
     }
 
     /// The layers with attention, which cache keys and values.
     pub fn attention_layers(&self) -> impl Iterator<Item = &LayerAttention> {
         let layers = self.attention.iter().enumerate();
-        layers.filter(|(layer, _)| self.gated_delta_of(*layer).is_none()).map(|(_, attention)| attention)
+        layers.filter(|(layer, _)| self.has_attention(*layer)).map(|(_, attention)| attention)
     }
 }

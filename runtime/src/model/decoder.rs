@@ -3,8 +3,8 @@
 //!
 //! It tests features of the configuration, never a family: RMSNorm (arXiv:1910.07467) before and, in some
 //! families, after each part, rotary positions ([`super::rope`]), grouped heads with windows and caps
-//! ([`super::attention`]) or the gated delta rule ([`super::gated_delta`]), gated linear units or experts
-//! ([`super::feed_forward`]).
+//! ([`super::attention`]), or the gated delta rule ([`super::gated_delta`]) or a short convolution
+//! ([`super::short_conv`]) in their place, gated linear units or experts ([`super::feed_forward`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -268,6 +268,7 @@ impl Decoder {
         let (attended, read) = match &layer.mixer {
             Mixer::Attention(weights) => self.attention(weights, &normed, context, last),
             Mixer::GatedDelta(weights) => self.gated_delta(weights, &normed, batch, last),
+            Mixer::ShortConv(weights) => self.short_conv(weights, &normed, batch, last),
         };
         let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
         // Never in place: the backward pass reads what the normalisations read.

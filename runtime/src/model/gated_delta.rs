@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::GatedDelta;
 use super::attention::LayerRead;
+use super::causal_conv::{RecurrentState, convolve, last_inputs, padded, with_past};
 use super::decoder::{Decoder, gather};
 use super::linear::Linear;
 use super::packed_batch::PackedBatch;
@@ -31,44 +32,6 @@ pub(super) struct DeltaWeights {
     pub norm: Tensor,
 }
 
-/// What a layer remembers of sequences, one row for each.
-pub(super) struct DeltaState {
-    /// `[rows, channels, taps - 1]`: the last inputs of the convolution, 0 before the first token.
-    pub window: Tensor,
-    /// `[rows, value heads, key head width, value head width]`, in single precision.
-    pub state: Tensor,
-}
-
-impl DeltaState {
-    /// The state before the first token.
-    pub fn empty(delta: &GatedDelta, rows: i64, kind: Kind, device: Device) -> DeltaState {
-        let [channels, taps, heads, keys, values] = [
-            delta.channels(),
-            delta.convolution,
-            delta.value_heads,
-            delta.key_head_dim,
-            delta.value_head_dim,
-        ]
-        .map(|size| size as i64);
-        DeltaState {
-            window: Tensor::zeros([rows, channels, taps - 1], (kind, device)),
-            state: Tensor::zeros([rows, heads, keys, values], (computed_in(kind), device)),
-        }
-    }
-
-    /// Only these rows, in this order; a row may be repeated.
-    pub fn select(&self, rows: &Tensor) -> DeltaState {
-        DeltaState { window: self.window.index_select(0, rows), state: self.state.index_select(0, rows) }
-    }
-
-    /// Overwrites the rows from `first` on.
-    pub fn write(&self, first: i64, read: &DeltaState) {
-        for (own, read) in [(&self.window, &read.window), (&self.state, &read.state)] {
-            own.narrow(0, first, read.size()[0]).copy_(read);
-        }
-    }
-}
-
 /// The inputs of the recurrence, in single precision: `[rows, value heads, tokens, ..]`.
 struct DeltaInputs {
     query: Tensor,
@@ -85,6 +48,17 @@ struct DeltaInputs {
 const CHUNK: i64 = 64;
 
 impl GatedDelta {
+    /// What a layer remembers before the first token.
+    pub(super) fn empty(&self, rows: i64, kind: Kind, device: Device) -> RecurrentState {
+        let [channels, taps, heads, keys, values] =
+            [self.channels(), self.convolution, self.value_heads, self.key_head_dim, self.value_head_dim]
+                .map(|size| size as i64);
+        RecurrentState {
+            window: Tensor::zeros([rows, channels, taps - 1], (kind, device)),
+            state: Some(Tensor::zeros([rows, heads, keys, values], (computed_in(kind), device))),
+        }
+    }
+
     /// Approximate bytes of activations while a layer reads `tokens` tokens of `prompts` prompts of about the
     /// same length, which are padded to whole chunks.
     pub fn bytes_to_read(&self, prompts: usize, tokens: usize) -> usize {
@@ -115,7 +89,7 @@ impl DeltaWeights {
     /// The convolution with its activation: `[rows, channels, taps - 1 + tokens]` to `[rows, channels,
     /// tokens]`.
     fn convolve(&self, x: &Tensor) -> Tensor {
-        x.conv1d::<&Tensor>(&self.convolution, None, [1], [0], [1], x.size()[1]).silu()
+        convolve(x, &self.convolution, None).silu()
     }
 
     /// The recurrence's inputs. `mixed` is `[rows, channels, tokens]` after the convolution; `strength` and
@@ -226,9 +200,9 @@ impl Decoder {
         let delta = self.delta();
         let [sequences, longest] = batch.shape;
         let [mixed, gate, strength, decay] = weights.project(delta, normed);
-        let padded = |x: &Tensor| gather(x, &batch.unpack).view([sequences, longest, -1]);
-        let before = delta.convolution as i64 - 1;
-        let mixed = padded(&mixed).transpose(1, 2).constant_pad_nd([before, 0]);
+        let mixed = with_past(&mixed, batch, delta.convolution);
+        let window = last_inputs(&mixed, batch, delta.convolution);
+        let padded = |x: &Tensor| padded(x, batch);
         let mut inputs =
             weights.inputs(delta, &weights.convolve(&mixed), &padded(&strength), &padded(&decay));
         // Padding must not change the state. In the packed layout it repeats the first token.
@@ -243,11 +217,7 @@ impl Decoder {
         let output = gather(&output, if last { &batch.predictors_padded } else { &batch.pack });
         let gate = if last { gather(&gate, &batch.predictors) } else { gate };
         let output = output.unflatten(-1, [delta.value_heads as i64, -1]);
-        // The inputs of the last tokens, or the zeros before the first.
-        let places = lengths.unsqueeze(1) + Tensor::arange(before, (Kind::Int64, self.device()));
-        let places = places.unsqueeze(1).expand([sequences, mixed.size()[1], before], false);
-        let window = mixed.detach().gather(2, &places, false);
-        let read = LayerRead::GatedDelta(DeltaState { window, state: state.detach() });
+        let read = LayerRead::Recurrent(RecurrentState { window, state: Some(state.detach()) });
         (weights.gated(&output, &gate, self.config.norm.epsilon), read)
     }
 
@@ -257,15 +227,13 @@ impl Decoder {
         &self,
         weights: &DeltaWeights,
         normed: &Tensor,
-        remembered: &mut DeltaState,
+        remembered: &mut RecurrentState,
     ) -> Tensor {
         let delta = self.delta();
         let [mixed, gate, strength, decay] = weights.project(delta, normed);
-        let mixed = Tensor::cat(&[&remembered.window, &mixed.unsqueeze(-1)], -1);
-        remembered.window = mixed.narrow(-1, 1, delta.convolution as i64 - 1).contiguous();
-        let mixed = weights.convolve(&mixed);
+        let mixed = weights.convolve(&remembered.append(&mixed));
         let inputs = weights.inputs(delta, &mixed, &strength.unsqueeze(1), &decay.unsqueeze(1));
-        let output = inputs.step(&mut remembered.state);
+        let output = inputs.step(remembered.state.as_mut().expect("the rule has a state"));
         weights.gated(&output, &gate, self.config.norm.epsilon)
     }
 }

@@ -110,6 +110,10 @@ pub(super) fn parts(config: &Config) -> Vec<ParameterEntry> {
     for layer in 0..config.layers {
         entries.norms(config, layer);
         entries.gated_delta(config, layer);
+        if let Some(conv) = config.short_conv_of(layer) {
+            let kernels = vec![config.width, 1, conv.taps];
+            entries.add(Some(layer), "conv.conv", kernels, EntryKind::Convolution, WeightGroup::Attention);
+        }
     }
     entries.add(None, "model.norm", vec![config.width], EntryKind::Norm, WeightGroup::Norm);
     entries.0
@@ -155,8 +159,8 @@ impl Entries {
             self.add(Some(layer), part, vec![outputs, inputs], EntryKind::Matrix, group);
             self.0.last_mut().expect("it was added").projections = projection.into_iter().collect();
         };
-        match config.gated_delta_of(layer) {
-            Some(delta) => {
+        match (config.gated_delta_of(layer), config.short_conv_of(layer)) {
+            (Some(delta), _) => {
                 let mut matrix = |part: &str, projection, outputs, inputs| {
                     matrix(&format!("linear_attn.{part}"), Some(projection), outputs, inputs);
                 };
@@ -166,7 +170,11 @@ impl Entries {
                 matrix("in_proj_a", Projection::DeltaDecay, delta.value_heads, width);
                 matrix("out_proj", Projection::DeltaOutput, width, delta.values());
             }
-            None => {
+            (None, Some(_)) => {
+                matrix("conv.in_proj", Some(Projection::ConvInput), 3 * width, width);
+                matrix("conv.out_proj", Some(Projection::ConvOutput), width, width);
+            }
+            (None, None) => {
                 let mut matrix = |part: &str, projection, outputs, inputs| {
                     matrix(&format!("self_attn.{part}"), Some(projection), outputs, inputs);
                 };
@@ -203,7 +211,7 @@ impl Entries {
         let mut bias = |group: WeightGroup, part: &str, outputs: usize| {
             self.add(Some(layer), part, vec![outputs], EntryKind::Bias, group);
         };
-        let attention = config.gated_delta_of(layer).is_none();
+        let attention = config.has_attention(layer);
         if config.biases.query_key_value && attention {
             bias(Attention, "self_attn.q_proj", config.query_and_gate_heads() * config.head_dim);
             bias(Attention, "self_attn.k_proj", key_value);
@@ -211,6 +219,11 @@ impl Entries {
         }
         if config.biases.output && attention {
             bias(Attention, "self_attn.o_proj", config.width);
+        }
+        if config.short_conv_of(layer).is_some_and(|conv| conv.biases) {
+            bias(Attention, "conv.in_proj", 3 * config.width);
+            bias(Attention, "conv.out_proj", config.width);
+            bias(Attention, "conv.conv", config.width);
         }
         if config.biases.feed_forward && config.experts_of(layer).is_none() {
             bias(FeedForward, "mlp.gate_proj", config.intermediate_size);
@@ -232,7 +245,7 @@ impl Entries {
         if let Some(after) = names.after_feed_forward {
             norm(after, config.width);
         }
-        if config.query_key_norm && config.gated_delta_of(layer).is_none() {
+        if config.query_key_norm && config.has_attention(layer) {
             norm("self_attn.q_norm", config.head_dim);
             norm("self_attn.k_norm", config.head_dim);
         }

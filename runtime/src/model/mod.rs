@@ -3,6 +3,7 @@
 mod adapter;
 mod attention;
 mod cache;
+mod causal_conv;
 pub mod change;
 mod config;
 mod decoder;
@@ -23,6 +24,7 @@ mod parameters;
 mod rope;
 mod saved_activations;
 mod second_head;
+mod short_conv;
 mod step;
 mod stored_names;
 mod streamed;
@@ -33,7 +35,7 @@ pub use attention::cap;
 pub use cache::Generator;
 pub use config::{
     Activation, Biases, Config, EmbeddingScale, Experts, FastPath, GatedDelta, LayerAttention, ModelFamily,
-    Norm, Rope, RopeScaling,
+    Norm, Rope, RopeScaling, ShortConv,
 };
 pub use decoder::{Decoder, logits};
 pub use feed_forward::ExpertLoad;

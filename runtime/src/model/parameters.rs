@@ -9,7 +9,8 @@ use super::feed_forward::{ExpertWeights, FeedForward};
 use super::gated_delta::DeltaWeights;
 use super::layout::NormNames;
 use super::linear::Linear;
-use super::{Config, EntryKind, LayerAttention, ParameterEntry, Weights};
+use super::short_conv::ShortConvWeights;
+use super::{Config, EntryKind, LayerAttention, ParameterEntry, ShortConv, Weights};
 
 /// Parameters of one layer.
 pub(super) struct Layer {
@@ -29,6 +30,7 @@ pub(super) struct Layer {
 pub(super) enum Mixer {
     Attention(AttentionWeights),
     GatedDelta(DeltaWeights),
+    ShortConv(ShortConvWeights),
 }
 
 impl Mixer {
@@ -180,9 +182,14 @@ impl<'a> ParameterViews<'a> {
         let names = NormNames::new(config);
         let norm_attention = of.norm(names.attention);
         let after_attention = names.after_attention.map(|name| of.norm(name));
-        let (mixer, output) = match config.gated_delta_of(index) {
-            Some(_) => (Mixer::GatedDelta(of.gated_delta()), of.linear(&["linear_attn.out_proj"], false)),
-            None => {
+        let (mixer, output) = match (config.gated_delta_of(index), config.short_conv_of(index)) {
+            (Some(_), _) => {
+                (Mixer::GatedDelta(of.gated_delta()), of.linear(&["linear_attn.out_proj"], false))
+            }
+            (None, Some(conv)) => {
+                (Mixer::ShortConv(of.short_conv(conv)), of.linear(&["conv.out_proj"], conv.biases))
+            }
+            (None, None) => {
                 let weights = of.attention(config);
                 (Mixer::Attention(weights), of.linear(&["self_attn.o_proj"], config.biases.output))
             }
@@ -285,16 +292,29 @@ impl LayerParameters<'_, '_> {
             self.parameters.leaf(self.reader, &[name], &[-1])
         };
         let (decay, decay_bias, norm) = (vector("A_log"), vector("dt_bias"), vector("norm.weight"));
-        let kernels = self.names(&["linear_attn.conv1d"], "weight");
-        let shape = self.parameters.entries[&kernels[0]].shape.clone();
-        let shape: Vec<i64> = shape.into_iter().map(|size| size as i64).collect();
         DeltaWeights {
             inputs: self.linear(&inputs.each_ref().map(String::as_str), false),
-            convolution: self.parameters.leaf(self.reader, &kernels, &shape),
+            convolution: self.convolution("linear_attn.conv1d"),
             decay,
             decay_bias,
             norm,
         }
+    }
+
+    fn short_conv(&mut self, conv: &ShortConv) -> ShortConvWeights {
+        let bias = self.names(&["conv.conv"], "bias");
+        ShortConvWeights {
+            inputs: self.linear(&["conv.in_proj"], conv.biases),
+            convolution: self.convolution("conv.conv"),
+            bias: conv.biases.then(|| self.parameters.leaf(self.reader, &bias, &[-1])),
+        }
+    }
+
+    fn convolution(&mut self, part: &str) -> Tensor {
+        let kernels = self.names(&[part], "weight");
+        let shape = self.parameters.entries[&kernels[0]].shape.clone();
+        let shape: Vec<i64> = shape.into_iter().map(|size| size as i64).collect();
+        self.parameters.leaf(self.reader, &kernels, &shape)
     }
 
     fn feed_forward(&mut self, config: &Config) -> FeedForward {

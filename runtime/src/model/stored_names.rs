@@ -13,6 +13,17 @@ fn table(family: ModelFamily) -> &'static [Stored] {
             (&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "self_attn.qkv_proj"),
             (&["mlp.gate_proj", "mlp.up_proj"], "mlp.gate_up_proj"),
         ],
+        ModelFamily::Lfm2 => &[
+            (&["self_attn.o_proj"], "self_attn.out_proj"),
+            (&["self_attn.q_norm"], "self_attn.q_layernorm"),
+            (&["self_attn.k_norm"], "self_attn.k_layernorm"),
+            (&["mlp.gate_proj"], "feed_forward.w1"),
+            (&["mlp.up_proj"], "feed_forward.w3"),
+            (&["mlp.down_proj"], "feed_forward.w2"),
+            (&["input_layernorm"], "operator_norm"),
+            (&["post_attention_layernorm"], "ffn_norm"),
+            (&["model.norm"], "model.embedding_norm"),
+        ],
         ModelFamily::Llama
         | ModelFamily::Granite
         | ModelFamily::Mistral

@@ -479,6 +479,9 @@ fn cut(config: &Config, layers: usize) -> Config {
     if let Some(delta) = &mut config.gated_delta {
         delta.layers.truncate(layers);
     }
+    if let Some(conv) = &mut config.short_conv {
+        conv.layers.truncate(layers);
+    }
     config
 }
 

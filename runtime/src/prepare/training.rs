@@ -100,8 +100,8 @@ impl<'a> StageModels<'a> {
         if !self.train.trains_second_head() || runs() {
             return Ok(());
         }
-        let message = "sampling with two output heads from a model with sliding attention or the gated delta \
-                       rule is not supported yet";
+        let message = "sampling with two output heads from a model with sliding attention, or with layers \
+                       without attention, is not supported yet";
         Err(Error::new(FailureKind::Runtime, message).help("leave `heads` and `accept` out"))
     }
 

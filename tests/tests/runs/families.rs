@@ -19,12 +19,20 @@ struct Family {
     adapted: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 1] = [Family {
-    fixture: "phi3_longrope",
-    targets: "[attention, feed_forward]",
-    keys: &["original_max_position_embeddings", "max_position_embeddings", "sliding_window"],
-    adapted: &["0.self_attn.qkv_proj", "1.self_attn.o_proj", "0.mlp.gate_up_proj", "1.mlp.down_proj"],
-}];
+const FAMILIES: &[Family] = &[
+    Family {
+        fixture: "phi3_longrope",
+        targets: "[attention, feed_forward]",
+        keys: &["original_max_position_embeddings", "max_position_embeddings", "sliding_window"],
+        adapted: &["0.self_attn.qkv_proj", "1.self_attn.o_proj", "0.mlp.gate_up_proj", "1.mlp.down_proj"],
+    },
+    Family {
+        fixture: "lfm2",
+        targets: "[attention, short_conv, gate]",
+        keys: &["layer_types", "conv_L_cache", "conv_bias"],
+        adapted: &["0.conv.in_proj", "2.conv.out_proj", "1.self_attn.out_proj", "3.feed_forward.w1"],
+    },
+];
 
 /// A copy of a fixture, with the tokenizer of bytes.
 pub fn loaded(fixture: &str) -> TempDir {
@@ -68,14 +76,14 @@ model adapted = sft(student, on: domains) {{
         let models = folder.path().join("out/models");
         let (before, after) =
             (json(&loaded.path().join("config.json")), json(&models.join("student-seed1/config.json")));
-        for key in ["model_type", "num_hidden_layers", "hidden_size"].iter().chain(keys) {
+        for key in ["model_type", "num_hidden_layers", "hidden_size"].iter().chain(*keys) {
             assert_eq!(after[key], before[key], "{fixture}: {key}");
         }
         let weights = |name: &str| fs::read(models.join(name).join("model.safetensors")).expect("weights");
         assert_ne!(weights("student-seed1"), weights("tuned-seed1"), "{fixture}: nothing was trained");
         let adapter = fs::read(models.join("adapted-seed1/adapter_model.safetensors")).expect("an adapter");
         let header = String::from_utf8_lossy(&adapter).into_owned();
-        for module in adapted {
+        for module in *adapted {
             let name = format!("base_model.model.model.layers.{module}.lora_B.weight");
             assert!(header.contains(&name), "{fixture}: no {name}");
         }

@@ -304,6 +304,9 @@ pub enum Projection {
     DeltaStrength,
     DeltaDecay,
     DeltaOutput,
+    /// Of the gates and inputs of a short convolution, as one matrix.
+    ConvInput,
+    ConvOutput,
 }
 
 impl Projection {
@@ -321,7 +324,8 @@ impl Projection {
             Projection::DeltaGate => "in_proj_z",
             Projection::DeltaStrength => "in_proj_b",
             Projection::DeltaDecay => "in_proj_a",
-            Projection::DeltaOutput => "out_proj",
+            Projection::DeltaOutput | Projection::ConvOutput => "out_proj",
+            Projection::ConvInput => "in_proj",
         }
     }
 
@@ -336,6 +340,8 @@ impl Projection {
         Projection::DeltaDecay,
         Projection::DeltaOutput,
     ];
+    /// In layers that have a short convolution in place of attention.
+    pub const SHORT_CONV: &'static [Projection] = &[Projection::ConvInput, Projection::ConvOutput];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -351,6 +357,8 @@ impl Projection {
             Projection::DeltaStrength => "delta_strength",
             Projection::DeltaDecay => "delta_decay",
             Projection::DeltaOutput => "delta_output",
+            Projection::ConvInput => "conv_input",
+            Projection::ConvOutput => "conv_output",
         }
     }
 }

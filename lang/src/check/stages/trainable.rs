@@ -160,6 +160,7 @@ pub fn adapted(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Vec<Proj
         ("attention", Projection::ATTENTION),
         ("feed_forward", Projection::FEED_FORWARD),
         ("gated_delta", Projection::GATED_DELTA),
+        ("short_conv", Projection::SHORT_CONV),
     ];
     let each = groups.iter().flat_map(|(_, group)| *group);
     let single = each.map(|one| (one.name(), std::slice::from_ref(one)));
@@ -321,9 +322,10 @@ pub fn check_trainable(declarations: &mut Declarations, train: &Train, settings:
     match &train.trainable {
         Trainable::Adapter(adapter) => {
             beyond.extend(adapter.layers.map(|(_, last)| (last, settings.place(&["adapter"]))));
-            // No family that is made from random weights has the gated delta rule.
+            // No family that is made from random weights has others.
             let made = declarations.parts.architecture(train.start).is_some();
-            let absent = adapter.targets.iter().find(|target| Projection::GATED_DELTA.contains(target));
+            let known = [Projection::ATTENTION, Projection::FEED_FORWARD].concat();
+            let absent = adapter.targets.iter().find(|target| !known.contains(target));
             if let Some(target) = absent.filter(|_| made) {
                 let (name, module) = (target.name(), target.module());
                 let text = format!("an adapter of `{name}`, but the model has no matrix `{module}`");

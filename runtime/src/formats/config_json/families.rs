@@ -3,7 +3,7 @@
 use crate::model::ModelFamily;
 
 /// A family's name in `model_type`, and the class of transformers, which other tools look for.
-pub(super) const NAMES: [(ModelFamily, &str, &str); 12] = [
+pub(super) const NAMES: [(ModelFamily, &str, &str); 13] = [
     (ModelFamily::Llama, "llama", "LlamaForCausalLM"),
     (ModelFamily::Granite, "granite", "GraniteForCausalLM"),
     (ModelFamily::Mistral, "mistral", "MistralForCausalLM"),
@@ -12,6 +12,7 @@ pub(super) const NAMES: [(ModelFamily, &str, &str); 12] = [
     (ModelFamily::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
     (ModelFamily::Qwen35, "qwen3_5_text", "Qwen3_5ForCausalLM"),
     (ModelFamily::SmolLm3, "smollm3", "SmolLM3ForCausalLM"),
+    (ModelFamily::Lfm2, "lfm2", "Lfm2ForCausalLM"),
     (ModelFamily::Phi3, "phi3", "Phi3ForCausalLM"),
     (ModelFamily::Gemma, "gemma", "GemmaForCausalLM"),
     (ModelFamily::Gemma2, "gemma2", "Gemma2ForCausalLM"),
@@ -25,6 +26,11 @@ pub(super) fn named(name: &str) -> Option<ModelFamily> {
 /// The supported families, for messages.
 pub(super) fn names() -> String {
     NAMES.map(|(_, name, _)| format!("`{name}`")).join(", ")
+}
+
+/// The key of the epsilon of normalisations.
+pub(super) fn epsilon_key(family: ModelFamily) -> &'static str {
+    if family == ModelFamily::Lfm2 { "norm_eps" } else { "rms_norm_eps" }
 }
 
 /// The part of a head that is rotated where the file does not say it; `None` where the file can't say it.
@@ -127,6 +133,17 @@ impl Defaults {
                 context: 32_768,
                 tied: true,
                 theta: 2_000_000.0,
+                ..llama
+            },
+            ModelFamily::Lfm2 => Defaults {
+                vocabulary: 65_536,
+                width: 2560,
+                intermediate_size: 12_288,
+                key_value_heads: Some(8),
+                context: 128_000,
+                tied: true,
+                theta: 1_000_000.0,
+                epsilon: 1e-5,
                 ..llama
             },
             ModelFamily::Phi3 => Defaults {

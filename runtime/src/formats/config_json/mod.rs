@@ -7,6 +7,7 @@
 mod families;
 mod gated_delta;
 mod keys;
+mod lfm2;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -57,17 +58,29 @@ pub fn read(json: &Value) -> Result<Config, String> {
         heads,
         key_value_heads,
         head_dim,
-        intermediate_size: size("intermediate_size", defaults.intermediate_size)?,
+        intermediate_size: match family {
+            ModelFamily::Lfm2 => lfm2::intermediate_size(&keys, defaults.intermediate_size)?,
+            _ => size("intermediate_size", defaults.intermediate_size)?,
+        },
         context,
-        tied: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
+        tied: match family {
+            // The older key counts before the other one.
+            ModelFamily::Lfm2 if keys.present("tie_embedding").is_some() => keys.flag("tie_embedding")?,
+            _ => keys.flag("tie_word_embeddings")?,
+        }
+        .unwrap_or(defaults.tied),
         scalar_head: scalar_head(&keys)?,
         second_head: keys.flag(SECOND_HEAD)?.unwrap_or(false),
         biases: biases(&keys, family)?,
         query_key_norm: qwen35
-            || matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
+            || matches!(
+                family,
+                ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Lfm2 | ModelFamily::Gemma3
+            ),
         attention_gate: qwen35,
         norm: Norm {
-            epsilon: keys.number("rms_norm_eps")?.unwrap_or(defaults.epsilon) / multipliers.residual.powi(2),
+            epsilon: keys.number(families::epsilon_key(family))?.unwrap_or(defaults.epsilon)
+                / multipliers.residual.powi(2),
             offset: if gemma || qwen35 { 1.0 } else { 0.0 },
             after: matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3),
         },
@@ -85,6 +98,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
         local_rope,
         rotary_dim: rope::rotary_dim(&keys, family, head_dim)?,
         gated_delta: if qwen35 { Some(gated_delta::read(&keys, layers)?) } else { None },
+        short_conv: if family == ModelFamily::Lfm2 { Some(lfm2::read(&keys, layers)?) } else { None },
         experts: if family == ModelFamily::Qwen3Moe { Some(experts(&keys, layers)?) } else { None },
         initial_deviation: keys.number("initializer_range")?.unwrap_or(0.02),
     };
@@ -96,7 +110,8 @@ pub fn read(json: &Value) -> Result<Config, String> {
         );
     }
     if config.norm.epsilon <= 0.0 {
-        return Err(format!("`rms_norm_eps` is {}, it must be above 0", config.norm.epsilon));
+        let key = families::epsilon_key(family);
+        return Err(format!("`{key}` is {}, it must be above 0", config.norm.epsilon));
     }
     config.check()?;
     Ok(config)
@@ -193,7 +208,7 @@ fn biases(keys: &ConfigKeys, family: ModelFamily) -> Result<Biases, String> {
     Ok(match family {
         // Qwen2 has no key for it: queries, keys and values have biases, the output projection has none.
         ModelFamily::Qwen2 => Biases { query_key_value: true, output: false, feed_forward: false },
-        ModelFamily::Mistral | ModelFamily::Phi3 => Biases::default(),
+        ModelFamily::Mistral | ModelFamily::Lfm2 | ModelFamily::Phi3 => Biases::default(),
         _ => {
             let attention = flag("attention_bias")?;
             let feed_forward =
@@ -227,6 +242,8 @@ fn activation(keys: &ConfigKeys, family: ModelFamily) -> Result<Activation, Stri
         ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
             activation_of(keys, "hidden_activation", "gelu_pytorch_tanh")
         }
+        // It has no key for it.
+        ModelFamily::Lfm2 => Ok(Activation::Silu),
         _ => activation_of(keys, "hidden_act", "silu"),
     }
 }
@@ -308,9 +325,11 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
     };
     let used = keys.flag("use_sliding_window")?.unwrap_or(false);
     match family {
-        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma | ModelFamily::Qwen35 => {
-            Ok(vec![full; layers])
-        }
+        ModelFamily::Llama
+        | ModelFamily::Granite
+        | ModelFamily::Gemma
+        | ModelFamily::Lfm2
+        | ModelFamily::Qwen35 => Ok(vec![full; layers]),
         ModelFamily::Phi3 => Ok(vec![LayerAttention { window: window(None)?, ..full }; layers]),
         // With `layer_types` the reference reads the file as `ministral`, which is the same otherwise.
         ModelFamily::Mistral => {

@@ -64,6 +64,7 @@ fn absent_keys_have_the_familys_default() {
     assert_eq!(sizes("qwen3"), (151_936, 4096, 22_016, 32, 32, 32, 128, 32_768, false, 1e4));
     assert_eq!(sizes("qwen3_moe"), (151_936, 2048, 6144, 24, 32, 4, 64, 32_768, false, 1e4));
     assert_eq!(sizes("smollm3"), (128_256, 2048, 11_008, 36, 16, 4, 128, 32_768, true, 2e6));
+    assert_eq!(sizes("lfm2"), (65_536, 2560, 8192, 32, 32, 8, 80, 128_000, true, 1e6));
     assert_eq!(sizes("phi3"), (32_064, 3072, 8192, 32, 32, 32, 96, 4096, false, 1e4));
     assert_eq!(parse(json!({ "model_type": "phi3" })).norm.epsilon, 1e-5);
     assert_eq!(sizes("gemma"), (256_000, 3072, 24_576, 28, 16, 16, 256, 8192, true, 1e4));
@@ -119,6 +120,45 @@ fn families_differ_by_features() {
     let gemma3 = parse(small("gemma3_text", json!({})));
     assert!(gemma3.query_key_norm && gemma3.attention_softcap.is_none() && gemma3.logit_softcap.is_none());
     assert_eq!(gemma3.attention_scale, 1.0 / 16.0);
+}
+
+/// The width of the feed-forward part follows from keys of its own, as in published files.
+#[test]
+fn lfm2_has_layers_with_a_convolution() {
+    let of = |more: Value| parse(small("lfm2", more));
+    let plain = of(json!({ "hidden_act": "gelu", "attention_bias": true }));
+    assert_eq!(
+        (plain.activation, plain.biases, plain.query_key_norm),
+        (Activation::Silu, Biases::default(), true)
+    );
+    let none = plain.short_conv.unwrap();
+    assert_eq!((none.taps, none.biases, none.layers), (3, false, vec![false; 4]));
+    let published = of(json!({
+        "block_ff_dim": 12_288, "block_multiple_of": 256, "full_attn_idxs": [1, 3], "tie_embedding": false,
+        "tie_word_embeddings": true, "norm_eps": 1e-4, "rms_norm_eps": 1e-2, "conv_bias": true, "conv_L_cache": 4,
+    }));
+    assert_eq!((published.intermediate_size, published.tied, published.norm.epsilon), (8192, false, 1e-4));
+    let conv = published.short_conv.clone().unwrap();
+    assert_eq!((conv.taps, conv.biases, conv.layers), (4, true, vec![true, false, true, false]));
+    assert_eq!(parse(write(&published, &TokenIds::default())), published);
+    let size = |more: Value| of(more).intermediate_size;
+    assert_eq!(size(json!({})), 256);
+    assert_eq!(size(json!({ "block_multiple_of": 10 })), 40);
+    assert_eq!(size(json!({ "block_multiple_of": 10, "block_ffn_dim_multiplier": 1.5 })), 50);
+    assert_eq!(size(json!({ "block_ffn_dim_multiplier": null })), 32);
+    assert_eq!(size(json!({ "block_auto_adjust_ff_dim": false })), 48);
+    for (more, said) in [
+        (
+            json!({ "layer_types": ["conv", "conv", "sliding_attention", "conv"] }),
+            "has \"sliding_attention\"",
+        ),
+        (json!({ "conv_L_cache": 0 }), "`conv_L_cache` is 0"),
+        (json!({ "block_multiple_of": 0 }), "`block_multiple_of` is 0"),
+        (json!({ "norm_eps": 0 }), "`norm_eps` is 0"),
+    ] {
+        let problem = problem(&small("lfm2", more));
+        assert!(problem.contains(said), "{problem}");
+    }
 }
 
 /// The names of one scaling in files of Phi-3, and the context for which its short factors are right.

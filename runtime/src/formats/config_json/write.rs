@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::families::NAMES;
+use super::families::{NAMES, epsilon_key};
 use super::rope::{ORIGINAL_CONTEXT, PARTIAL, long_rope_attention, rotary_factor_of};
-use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, TEXT_PART, gated_delta, read};
+use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, TEXT_PART, gated_delta, lfm2, read};
 use crate::model::{Activation, Config, LayerAttention, ModelFamily, Rope, RopeScaling};
 
 /// The token ids in `config.json`, each as it stands there: a number, a list of numbers, or null.
@@ -57,7 +57,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     };
     put("max_position_embeddings", json!(context));
     put("tie_word_embeddings", json!(config.tied));
-    put("rms_norm_eps", json!(config.norm.epsilon));
+    put(epsilon_key(family), json!(config.norm.epsilon));
     put("initializer_range", json!(config.initial_deviation));
     put("attention_dropout", json!(0.0));
     put("bos_token_id", ids.begin.clone());
@@ -74,7 +74,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     if gemma {
         put("hidden_activation", json!(activation));
     }
-    if !matches!(family, ModelFamily::Mistral | ModelFamily::Qwen2 | ModelFamily::Phi3) {
+    if !matches!(family, ModelFamily::Mistral | ModelFamily::Qwen2 | ModelFamily::Lfm2 | ModelFamily::Phi3) {
         put("attention_bias", json!(config.biases.query_key_value));
     }
     if family == ModelFamily::Granite {
@@ -93,7 +93,9 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
         put("attn_logit_softcapping", json!(config.attention_softcap));
         put("final_logit_softcapping", json!(config.logit_softcap));
     }
-    for (key, value) in windows(config).into_iter().chain(gated_delta::write(config)) {
+    for (key, value) in
+        windows(config).into_iter().chain(gated_delta::write(config)).chain(lfm2::write(config))
+    {
         put(key, value);
     }
     if let Some(experts) = &config.experts {
@@ -127,6 +129,7 @@ pub fn unwritten(config: &Config) -> Option<String> {
         ("biases", again.biases != config.biases),
         ("gate of attention", again.attention_gate != config.attention_gate),
         ("gated delta rule", again.gated_delta != config.gated_delta),
+        ("short convolutions", again.short_conv != config.short_conv),
         ("normalisation of queries and keys", again.query_key_norm != config.query_key_norm),
         ("normalisation", again.norm != config.norm),
         ("activation", again.activation != config.activation),
@@ -180,7 +183,11 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
     let types: Vec<&str> = config.attention.iter().map(|layer| kind(layer.window.is_some())).collect();
     let mut keys = Vec::new();
     match config.family {
-        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma | ModelFamily::Qwen35 => {}
+        ModelFamily::Llama
+        | ModelFamily::Granite
+        | ModelFamily::Gemma
+        | ModelFamily::Lfm2
+        | ModelFamily::Qwen35 => {}
         ModelFamily::Phi3 => keys.push(("sliding_window", json!(window))),
         ModelFamily::Mistral => {
             keys.push(("sliding_window", json!(window)));

@@ -167,6 +167,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
         local_rope: local_rope(&keys, family)?,
         rotary_dim: None,
         gated_delta: None,
+        short_conv: None,
         experts: experts(&keys, family, layers, contents)?,
         // Files don't record how their weights were initialised.
         initial_deviation: 0.02,

@@ -1,6 +1,6 @@
 //! Whether the numbers of a configuration form a decoder. They come from files that are not trusted.
 
-use super::{Config, Experts, GatedDelta, RopeScaling};
+use super::{Config, Experts, GatedDelta, RopeScaling, ShortConv};
 
 impl Config {
     /// Checks that the numbers form a valid model; errors name the settings.
@@ -46,6 +46,14 @@ impl Config {
         }
         if let Some(delta) = &self.gated_delta {
             check_gated_delta(delta, self.layers)?;
+        }
+        if let Some(ShortConv { taps, layers, .. }) = &self.short_conv {
+            if *taps == 0 || *taps > 1 << 16 {
+                return Err(format!("`conv_L_cache` is {taps}; it must be from 1 to 65536"));
+            }
+            if layers.len() != self.layers || self.gated_delta.is_some() {
+                return Err("short convolutions are described for other layers than the model has".to_owned());
+            }
         }
         if self.rotary_dim.is_some_and(|dim| dim == 0 || dim > self.head_dim || !dim.is_multiple_of(2)) {
             let Config { head_dim, .. } = self;

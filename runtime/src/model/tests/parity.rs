@@ -14,7 +14,7 @@ use crate::model::attention::cap;
 use crate::model::*;
 use crate::tokenizer::{Token, Tokenizer};
 
-pub(super) const CASES: [&str; 20] = [
+pub(super) const CASES: [&str; 22] = [
     "llama",
     "llama_tied",
     "llama_bias",
@@ -30,6 +30,8 @@ pub(super) const CASES: [&str; 20] = [
     "qwen3_5",
     "qwen3_5_untied",
     "smollm3",
+    "lfm2",
+    "lfm2_bias",
     "phi3",
     "phi3_longrope",
     "gemma",
@@ -221,7 +223,7 @@ fn every_feature_changes_the_logits() {
     };
     let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_dim as f64).sqrt();
     let unscaled: Change = |config| config.embedding_scale = EmbeddingScale::Exact(1.0);
-    let cases: [(&str, &str, Change); 32] = [
+    let cases: [(&str, &str, Change); 33] = [
         ("llama", "theta", |config| config.rope.theta = 10_000.0),
         ("llama_rope_llama3", "scaling", no_scaling),
         ("llama_rope_linear", "scaling", no_scaling),
@@ -250,6 +252,7 @@ fn every_feature_changes_the_logits() {
         ("smollm3", "no positions", |config| {
             config.attention.iter_mut().for_each(|layer| layer.rotary = true)
         }),
+        ("lfm2_bias", "epsilon", |config| config.norm.epsilon = 1e-6),
         ("phi3", "window", no_window),
         ("phi3_longrope", "scaling", no_scaling),
         ("phi3_longrope", "attention factor", |config| {

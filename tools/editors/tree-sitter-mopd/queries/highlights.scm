@@ -24,6 +24,7 @@
     ; formats of prompts, parts of a model
     "chat" "attention" "feed_forward" "query" "key" "value" "output" "gate" "up" "down"
     "gated_delta" "delta_input" "delta_gate" "delta_strength" "delta_decay" "delta_output"
+    "short_conv" "conv_input" "conv_output"
     ; rollouts that are kept, merges, teachers
     "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "shifted" "equal" "uniform"
     ; budgets, metrics, ways to compare texts

@@ -95,6 +95,10 @@ pub static PROJECTIONS: &[Word] = &[
     word("attention", "queries, keys, values and the output projection"),
     word("feed_forward", "the three matrices of the feed-forward part"),
     word("gated_delta", "all matrices of the gated delta rule, in layers that have it in place of attention"),
+    word(
+        "short_conv",
+        "both matrices of the short convolution, in layers that have it in place of attention",
+    ),
     word("query", "the query projection"),
     word("key", "the key projection"),
     word("value", "the value projection"),
@@ -107,6 +111,8 @@ pub static PROJECTIONS: &[Word] = &[
     word("delta_strength", "the gated delta rule's projection of write strengths"),
     word("delta_decay", "the gated delta rule's projection of decays"),
     word("delta_output", "the gated delta rule's output projection"),
+    word("conv_input", "the short convolution's projection of gates and inputs"),
+    word("conv_output", "the short convolution's output projection"),
 ];
 
 pub static ALIGNMENTS: &[Word] = &[

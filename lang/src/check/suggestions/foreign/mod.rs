@@ -106,6 +106,8 @@ const WORDS: &[(&[&str], &[&str])] = &[
     (&["in_proj_b"], &["delta_strength"]),
     (&["in_proj_a"], &["delta_decay"]),
     (&["linear_attn", "linear_attention"], &["gated_delta"]),
+    (&["in_proj"], &["conv_input"]),
+    (&["conv", "short_convolution"], &["short_conv"]),
     (&["mlp", "ffn", "feedforward"], &["feed_forward"]),
     (&["attn", "self_attn", "self_attention"], &["attention"]),
     (&["embeddings", "embed_tokens", "lm_head"], &["embedding"]),
