@@ -453,6 +453,7 @@ mod tests {
             intermediate_size: 5,
             normalised: true,
             layers: vec![true, true],
+            clamped: None,
         };
         let config = Config { experts: Some(experts), ..small() };
         // Attention 48 and the router 4 x 4 in each layer; an expert has 3 x 20.

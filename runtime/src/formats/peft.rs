@@ -219,7 +219,7 @@ pub fn read(folder: &Path, config: &Config) -> Result<Vec<MatrixAdapter>> {
 
 /// Whether PEFT multiplies by it. It adapts embeddings in another way.
 fn is_linear(entry: &ParameterEntry) -> bool {
-    entry.kind == EntryKind::Matrix && entry.name != "model.embed_tokens.weight"
+    entry.kind == EntryKind::Matrix && entry.shape.len() == 2 && entry.name != "model.embed_tokens.weight"
 }
 
 impl Settings {
@@ -428,6 +428,7 @@ mod tests {
                 intermediate_size: 5,
                 normalised: true,
                 layers: layers.to_vec(),
+                clamped: None,
             }),
             ..tiny()
         };

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use super::tensors::{Tensor, Tensors, is_derived};
+use super::tensors::{BLOCKS, EXPONENTS, Tensor, Tensors, is_derived};
 use super::{LARGEST_TEXT, unreadable};
 use crate::failure::Result;
 use crate::mapped::MappedFile;
@@ -142,6 +142,7 @@ fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
             Dtype::F32 => NumberEncoding::F32,
             Dtype::F16 => NumberEncoding::F16,
             Dtype::BF16 => NumberEncoding::Bf16,
+            Dtype::U8 if [BLOCKS, EXPONENTS].iter().any(|end| name.ends_with(end)) => NumberEncoding::U8,
             // Buffers saved by old versions, never read: masks and tables that follow from the configuration.
             _ if is_derived(&name) => continue,
             other => {

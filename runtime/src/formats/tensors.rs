@@ -65,13 +65,18 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<MappedTensor>,
     let mut parts = Vec::new();
     let mut missing = Vec::new();
     for entry in layout(config) {
-        match find(config, tensors, &entry)? {
-            Some((name, stored)) => {
-                used.insert(name);
-                parts.push(stored);
-            }
-            None => missing.push(entry.name),
-        }
+        let (names, stored) = match find(config, tensors, &entry)? {
+            Some((name, stored)) => (vec![name], stored),
+            None => match microscaled(tensors, &entry)? {
+                Some(found) => found,
+                None => {
+                    missing.push(entry.name);
+                    continue;
+                }
+            },
+        };
+        used.extend(names);
+        parts.push(stored);
     }
     if missing.iter().any(|name| name == OUTPUT) && tensors.contains_key(EMBEDDING) {
         return Err(format!(
@@ -225,6 +230,37 @@ fn find(
         return Ok(all.narrow((2 * index + place) * rows, rows).map(|stored| (both, stored)));
     }
     Ok(None)
+}
+
+/// The ends of the names of a stack's tensors in MXFP4.
+pub const BLOCKS: &str = "_blocks";
+pub const EXPONENTS: &str = "_scales";
+
+/// A stack of matrices, `[matrices, inputs, outputs]`, that is stored in MXFP4: the names of its tensors, and
+/// its numbers.
+fn microscaled(
+    tensors: &Tensors,
+    entry: &ParameterEntry,
+) -> Result<Option<(Vec<String>, MappedTensor)>, String> {
+    let [matrices, inputs, outputs] = entry.shape[..] else { return Ok(None) };
+    let names = [BLOCKS, EXPONENTS].map(|end| format!("{}{end}", entry.name));
+    let [Some(blocks), Some(exponents)] = names.each_ref().map(|name| tensors.get(name)) else {
+        return Ok(None);
+    };
+    let expected = [matrices, outputs, inputs / 32];
+    let wrong = || {
+        format!(
+            "{} and {} have the shapes {:?} and {:?}, but the configuration asks for {expected:?} blocks of 16 \
+             bytes, and as many exponents",
+            names[0], names[1], blocks.shape, exponents.shape
+        )
+    };
+    if exponents.shape != expected || blocks.shape != [&expected[..], &[16]].concat() {
+        return Err(wrong());
+    }
+    let of = |tensor: &Tensor| (tensor.file.clone(), tensor.range.clone());
+    let stored = MappedTensor::microscaled(of(blocks), of(exponents), [matrices, inputs, outputs]);
+    Ok(Some((names.to_vec(), stored.ok_or_else(wrong)?)))
 }
 
 /// `model.layers.0.mlp.experts.3.gate_proj.weight`, taken apart.

@@ -9,6 +9,8 @@ pub enum NumberEncoding {
     F32,
     F16,
     Bf16,
+    /// Whole numbers from 0 to 255.
+    U8,
     Q4_0,
     Q4_1,
     Q5_0,
@@ -28,6 +30,7 @@ impl NumberEncoding {
     const fn block(self) -> (usize, usize) {
         match self {
             NumberEncoding::F32 => (1, 4),
+            NumberEncoding::U8 => (1, 1),
             NumberEncoding::F16 | NumberEncoding::Bf16 => (1, 2),
             NumberEncoding::Q4_0 => (BLOCK, 18),
             NumberEncoding::Q4_1 => (BLOCK, 20),
@@ -71,6 +74,9 @@ impl NumberEncoding {
                 for (value, bytes) in into.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *value = bf16::from_le_bytes(*bytes).to_f32();
                 }
+            }
+            NumberEncoding::U8 => {
+                into.iter_mut().zip(bytes).for_each(|(value, byte)| *value = f32::from(*byte));
             }
             NumberEncoding::Q4_0 => blocks(bytes, into, |block: &[u8; 18], values: &mut [f32; BLOCK]| {
                 let (scale, nibbles) = (f16_at(block, 0), &block[2..]);

@@ -2,6 +2,7 @@
 
 mod encoding;
 mod file;
+mod microscaled;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use half::bf16;
 
 pub use self::encoding::NumberEncoding;
 pub use self::file::MappedFile;
+use self::microscaled::{BLOCK, BLOCK_BYTES, Exponents};
 
 /// One matrix or vector in a file.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct MappedTensor {
     order: RowOrder,
     /// Added to every number when read.
     shift: f32,
+    /// Of numbers in MXFP4.
+    exponents: Option<Exponents>,
 }
 
 /// The order of the rows of a query or key projection.
@@ -47,9 +51,37 @@ impl MappedTensor {
     ) -> Option<MappedTensor> {
         let expected = encoding.bytes(columns)?.checked_mul(rows)?;
         let inside = range.start <= range.end && range.end <= file.bytes().len();
+        let order = RowOrder::Halves;
         let stored =
-            MappedTensor { file, range, encoding, rows, columns, order: RowOrder::Halves, shift: 0.0 };
+            MappedTensor { file, range, encoding, rows, columns, order, shift: 0.0, exponents: None };
         (inside && stored.range.len() == expected).then_some(stored)
+    }
+
+    /// A stack of matrices in MXFP4, `[matrices, outputs, inputs]`, which is read as `[matrices * inputs,
+    /// outputs]`. `blocks` and `exponents` are bytes in files. None if they are not as many.
+    pub fn microscaled(
+        blocks: (Arc<MappedFile>, Range<usize>),
+        exponents: (Arc<MappedFile>, Range<usize>),
+        [matrices, inputs, outputs]: [usize; 3],
+    ) -> Option<MappedTensor> {
+        let count = matrices.checked_mul(outputs)?.checked_mul(inputs / BLOCK)?;
+        let ((file, range), (of_exponents, exponents)) = (blocks, exponents);
+        let inside = range.end <= file.bytes().len() && exponents.end <= of_exponents.bytes().len();
+        let all = inputs.is_multiple_of(BLOCK)
+            && range.len() == count.checked_mul(BLOCK_BYTES)?
+            && exponents.len() == count;
+        let exponents = Exponents { file: of_exponents, range: exponents, inputs };
+        let stored = MappedTensor {
+            file,
+            range,
+            encoding: NumberEncoding::U8,
+            rows: matrices * inputs,
+            columns: outputs,
+            order: RowOrder::Halves,
+            shift: 0.0,
+            exponents: Some(exponents),
+        };
+        (inside && all).then_some(stored)
     }
 
     /// Rows and columns.
@@ -70,9 +102,10 @@ impl MappedTensor {
         self.encoding
     }
 
-    /// Rows `first..first + rows` as a matrix; none if there are fewer, or rows are reordered.
+    /// Rows `first..first + rows` as a matrix; none if there are fewer, or if they are not in order.
     pub fn narrow(&self, first: usize, rows: usize) -> Option<MappedTensor> {
-        if first.checked_add(rows)? > self.rows || self.order != RowOrder::Halves {
+        if first.checked_add(rows)? > self.rows || self.order != RowOrder::Halves || self.exponents.is_some()
+        {
             return None;
         }
         let row = self.row_bytes();
@@ -104,7 +137,7 @@ impl MappedTensor {
 
     /// Whether the numbers are in order and unshifted in the file.
     fn is_plain(&self) -> bool {
-        self.order == RowOrder::Halves && self.shift == 0.0
+        self.order == RowOrder::Halves && self.shift == 0.0 && self.exponents.is_none()
     }
 
     fn row_bytes(&self) -> usize {
@@ -164,6 +197,12 @@ impl MappedTensor {
 
     /// Decodes whole rows from `first` on, as many as fit into `into`.
     fn read_rows(&self, first: usize, into: &mut [f32]) {
+        if let Some(exponents) = &self.exponents {
+            for (index, values) in into.chunks_mut(self.columns.max(1)).enumerate() {
+                exponents.decode_row(self.bytes(), first + index, values);
+            }
+            return;
+        }
         let row = self.row_bytes();
         match self.order {
             RowOrder::Halves => {

@@ -123,15 +123,8 @@ impl Decoder {
         let values = gather(&value, &batch.unpack).view([sequences, longest, groups, head_dim]);
         let [query, keys] = split(&query_key, 2);
         let by_head = |part: &Tensor| part.transpose(1, 2);
-        let attended = attend(
-            self.place,
-            config,
-            &weights.kind,
-            masks,
-            &by_head(&query),
-            &by_head(&keys),
-            &by_head(&values),
-        );
+        let attended =
+            attend(self.place, config, weights, masks, &by_head(&query), &by_head(&keys), &by_head(&values));
         let attended = attended.transpose(1, 2).reshape([sequences * longest, heads * head_dim]);
         let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
         (gated(attended), LayerRead::Padded { keys, values })
@@ -178,8 +171,8 @@ impl Masks {
             if masks.iter().any(|(made, _)| *made == window) {
                 continue;
             }
-            // libtorch's causal attention is the fastest, but it has neither windows nor caps.
-            let plain = window.is_none() && config.attention_softcap.is_none();
+            // libtorch's causal attention is the fastest, but it has no windows, caps or sinks.
+            let plain = window.is_none() && config.attention_softcap.is_none() && !config.attention_sinks;
             masks.push((window, (!plain).then(|| triangle(length, window, device).to_kind(kind))));
         }
         Masks { masks }
@@ -229,15 +222,15 @@ fn has_grouped_kernel(kind: Kind, mask: Option<&Tensor>) -> bool {
 pub(super) fn attend(
     place: Place,
     config: &Config,
-    layer: &LayerAttention,
+    weights: &AttentionWeights,
     masks: &Masks,
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
 ) -> Tensor {
     let length = query.size()[2];
-    let mask = masks.of(layer, length as usize);
-    if config.attention_softcap.is_none() {
+    let mask = masks.of(&weights.kind, length as usize);
+    if config.attention_softcap.is_none() && weights.sinks.is_none() {
         let (causal, grouped) = (mask.is_none(), config.heads != config.key_value_heads);
         if grouped && place.loops().is_none() && !has_grouped_kernel(query.kind(), mask) {
             let [key, value] = [key, value].map(|part| for_every_head(config, part));
@@ -263,18 +256,20 @@ pub(super) fn attend(
             grouped,
         );
     }
-    attend_stored(config, query, key, value, mask)
+    attend_stored(config, query, key, value, mask, weights.sinks.as_ref())
 }
 
 /// Attention that computes all scores, with any setting of the model: queries are `[rows, heads, queries,
 /// head width]`, keys and values `[rows, groups, length, head width]`; `mask` is added to the scores, `[rows,
-/// heads, queries, length]`. The result has the shape of the queries.
+/// heads, queries, length]`; `sinks` are scores without a token, `[heads]`. The result has the shape of the
+/// queries.
 pub(super) fn attend_stored(
     config: &Config,
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
     mask: Option<&Tensor>,
+    sinks: Option<&Tensor>,
 ) -> Tensor {
     let [rows, heads, queries, width] = query.size()[..] else { unreachable!("it has four axes") };
     let [_, groups, length, _] = key.size()[..] else { unreachable!("it has four axes") };
@@ -287,8 +282,15 @@ pub(super) fn attend_stored(
         Some(mask) => scores + mask,
         None => scores,
     };
-    let weights = wide_softmax(&scores).to_kind(value.kind());
-    let attended = weights.view([grouped[0], grouped[1], grouped[2], length]).matmul(value);
+    let scores = match sinks {
+        Some(sinks) => {
+            let sinks = sinks.to_kind(scores.kind()).view([1, heads, 1, 1]);
+            Tensor::cat(&[scores, sinks.expand([rows, heads, queries, 1], false)], -1)
+        }
+        None => scores,
+    };
+    let weights = wide_softmax(&scores).narrow(-1, 0, length).to_kind(value.kind());
+    let attended = weights.reshape([grouped[0], grouped[1], grouped[2], length]).matmul(value);
     attended.view([rows, heads, queries, width])
 }
 

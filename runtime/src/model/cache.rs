@@ -194,7 +194,8 @@ impl<'a> Generator<'a> {
                     let cached = |cache: &Tensor| cache.narrow(2, first, length - first);
                     let bias = self.bias.narrow(3, first, length - first);
                     let (keys, values) = (cached(keys), cached(values));
-                    let attended = attend_stored(config, &query.unsqueeze(2), &keys, &values, Some(&bias));
+                    let (query, sinks) = (query.unsqueeze(2), weights.sinks.as_ref());
+                    let attended = attend_stored(config, &query, &keys, &values, Some(&bias), sinks);
                     gated(attended.flatten(1, 3), gate)
                 }
                 (LayerCache::Recurrent(remembered), Mixer::GatedDelta(weights)) => {

@@ -44,6 +44,10 @@ pub struct Config {
     /// of queries has the rows of both: for each head those of the query, then those of the gate.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub attention_gate: bool,
+    /// The softmax of each head has one score more, a parameter, whose weight no token gets (gpt-oss,
+    /// arXiv:2508.10925).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub attention_sinks: bool,
     pub norm: Norm,
     pub activation: Activation,
     /// Embeddings are multiplied by it.
@@ -87,6 +91,7 @@ pub enum ModelFamily {
     #[serde(rename = "qwen3_5")]
     Qwen35,
     SmolLm3,
+    GptOss,
     Lfm2,
     Phi3,
     Gemma,
@@ -223,6 +228,18 @@ pub struct Experts {
     pub normalised: bool,
     /// Which layers have experts; the others have one plain part of width [`Config::intermediate_size`].
     pub layers: Vec<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clamped: Option<ClampedUnit>,
+}
+
+/// The experts of gpt-oss (arXiv:2508.10925): clamped units, `(up + 1) * gate * sigmoid(alpha * gate)`, and
+/// biases, of the router too. The matrices of a layer are stored as two stacks, `[experts, inputs, outputs]`,
+/// with the outputs of gate and up in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ClampedUnit {
+    pub alpha: f64,
+    /// The gate is at most this, and up at most so far from 0.
+    pub limit: f64,
 }
 
 /// The gated delta rule (arXiv:2412.06464), which some layers have in place of attention: a recurrence over a
@@ -311,6 +328,7 @@ impl Config {
             biases: Biases { query_key_value: _, output: _, feed_forward: _ },
             query_key_norm: _,
             attention_gate,
+            attention_sinks,
             norm: Norm { epsilon: _, offset: _, after },
             activation: _,
             embedding_scale: _,
@@ -324,18 +342,25 @@ impl Config {
             rotary_dim,
             gated_delta,
             short_conv,
-            experts: _,
+            experts,
             initial_deviation: _,
         } = self;
         let is_windowed = |LayerAttention { window, rotary: _ }: &LayerAttention| window.is_some();
-        let gate_or_partial_rope = *attention_gate || rotary_dim.is_some();
+        let plain_attention = !attention_gate && rotary_dim.is_none() && !attention_sinks;
+        let plain_experts = experts.as_ref().is_none_or(|experts| {
+            let Experts { count: _, per_token: _, intermediate_size: _, normalised: _, layers: _, clamped } =
+                experts;
+            clamped.is_none()
+        });
         let only_attention = gated_delta.is_none() && short_conv.is_none();
         match path {
-            FastPath::PackedAttention => attention_softcap.is_none() && !after && !gate_or_partial_rope,
+            FastPath::PackedAttention => attention_softcap.is_none() && !after && plain_attention,
             FastPath::GatedUnit => !after,
-            FastPath::FlashAttention => attention_softcap.is_none(),
-            FastPath::DecodingLoops | FastPath::DecodingKernels => !gate_or_partial_rope && only_attention,
-            FastPath::TokenPairs => !attention.iter().any(is_windowed) && only_attention,
+            FastPath::FlashAttention => attention_softcap.is_none() && !attention_sinks,
+            FastPath::DecodingLoops | FastPath::DecodingKernels => {
+                plain_attention && only_attention && plain_experts
+            }
+            FastPath::TokenPairs => !attention.iter().any(is_windowed) && only_attention && !attention_sinks,
         }
     }
 
@@ -371,6 +396,7 @@ impl Config {
             },
             query_key_norm: architecture.family == plan::Family::Qwen3,
             attention_gate: false,
+            attention_sinks: false,
             norm: Norm {
                 epsilon: architecture.norm_epsilon,
                 offset: if gemma { 1.0 } else { 0.0 },

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::attention::wide_softmax;
 use super::linear::Linear;
-use super::{Activation, Experts};
+use super::{Activation, ClampedUnit, Experts};
 
 pub(super) enum FeedForward {
     /// Training multiplies by gate and up separately, because the backward pass of a split costs more than it
@@ -23,10 +23,13 @@ pub(super) enum FeedForward {
 pub(super) struct ExpertWeights {
     /// `[experts, width]`
     pub router: Linear,
-    /// `[experts, 2 * inner, width]`: for each expert, gate then up.
+    /// `[experts, 2 * inner, width]`: for each expert, gate then up. Of clamped units `[experts, width,
+    /// 2 * inner]`, with outputs of gate and up in turn.
     pub gate_up: Tensor,
-    /// `[experts, width, inner]`
+    /// `[experts, width, inner]`. Of clamped units `[experts, inner, width]`.
     pub down: Tensor,
+    /// Of clamped units: `[experts, 2 * inner]` and `[experts, width]`.
+    pub biases: Option<[Tensor; 2]>,
 }
 
 impl FeedForward {
@@ -87,15 +90,23 @@ impl ExpertWeights {
         let order = chosen.argsort_stable(true, 0, false);
         let inputs = x.index_select(0, &order.divide_scalar_mode(used, "floor"));
         let sizes = Vec::<i64>::try_from(&counts).expect("counts are integers in one row");
+        let biases = self.biases.as_ref().map(|both| both.each_ref().map(|all| all.unbind(0)));
         let outputs: Vec<Tensor> = inputs
             .split_with_sizes(sizes.as_slice(), 0)
             .iter()
             .zip(self.gate_up.unbind(0))
             .zip(self.down.unbind(0))
-            .filter(|((inputs, _), _)| inputs.size()[0] > 0)
-            .map(|((inputs, gate_up), down)| {
-                let inner = gated(&inputs.linear::<&Tensor>(&gate_up, None), activation);
-                inner.linear::<&Tensor>(&down, None)
+            .enumerate()
+            .filter(|(_, ((inputs, _), _))| inputs.size()[0] > 0)
+            .map(|(expert, ((inputs, gate_up), down))| match (&experts.clamped, &biases) {
+                (Some(unit), Some([of_gate_up, of_down])) => {
+                    let inner = unit.apply(&(inputs.matmul(&gate_up) + &of_gate_up[expert]));
+                    inner.matmul(&down) + &of_down[expert]
+                }
+                _ => {
+                    let inner = gated(&inputs.linear::<&Tensor>(&gate_up, None), activation);
+                    inner.linear::<&Tensor>(&down, None)
+                }
             })
             .collect();
         // Back to the order of the tokens. Each token's parts are summed in the order of their weights, so
@@ -104,6 +115,15 @@ impl ExpertWeights {
             Tensor::cat(&outputs, 0).index_select(0, &order.argsort(0, false)).view([tokens, used, width]);
         let output = (parts * weights.unsqueeze(-1)).sum_dim_intlist(1i64, false, None::<Kind>);
         (output, counts)
+    }
+}
+
+impl ClampedUnit {
+    /// From `[.., 2 * inner]`, with gate and up in turn.
+    fn apply(&self, gate_up: &Tensor) -> Tensor {
+        let parts = gate_up.unflatten(-1, [-1, 2]).unbind(-1);
+        let (gate, up) = (parts[0].clamp_max(self.limit), parts[1].clamp(-self.limit, self.limit));
+        (up + 1.0) * (&gate * (&gate * self.alpha).sigmoid())
     }
 }
 

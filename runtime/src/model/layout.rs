@@ -187,6 +187,15 @@ impl Entries {
         }
         let [gate, up, down] = [Projection::Gate, Projection::Up, Projection::Down].map(Some);
         match config.experts_of(layer) {
+            Some(Experts { clamped: Some(_), count, intermediate_size: inner, .. }) => {
+                matrix("mlp.gate", None, *count, width);
+                for (part, shape) in [
+                    ("mlp.experts.gate_up_proj", vec![*count, width, 2 * inner]),
+                    ("mlp.experts.down_proj", vec![*count, *inner, width]),
+                ] {
+                    self.add(Some(layer), part, shape, EntryKind::Matrix, FeedForward);
+                }
+            }
             Some(Experts { count, intermediate_size: inner, .. }) => {
                 matrix("mlp.gate", None, *count, width);
                 for expert in 0..*count {
@@ -208,9 +217,15 @@ impl Entries {
     fn biases(&mut self, config: &Config, layer: usize) {
         use WeightGroup::{Attention, FeedForward};
         let key_value = config.key_value_heads * config.head_dim;
-        let mut bias = |group: WeightGroup, part: &str, outputs: usize| {
-            self.add(Some(layer), part, vec![outputs], EntryKind::Bias, group);
+        let mut add = |group: WeightGroup, part: &str, shape: Vec<usize>| {
+            self.add(Some(layer), part, shape, EntryKind::Bias, group);
         };
+        if let Some(Experts { clamped: Some(_), count, intermediate_size, .. }) = config.experts_of(layer) {
+            add(FeedForward, "mlp.gate", vec![*count]);
+            add(FeedForward, "mlp.experts.gate_up_proj", vec![*count, 2 * intermediate_size]);
+            add(FeedForward, "mlp.experts.down_proj", vec![*count, config.width]);
+        }
+        let mut bias = |group: WeightGroup, part: &str, outputs: usize| add(group, part, vec![outputs]);
         let attention = config.has_attention(layer);
         if config.biases.query_key_value && attention {
             bias(Attention, "self_attn.q_proj", config.query_and_gate_heads() * config.head_dim);
@@ -219,6 +234,9 @@ impl Entries {
         }
         if config.biases.output && attention {
             bias(Attention, "self_attn.o_proj", config.width);
+        }
+        if config.attention_sinks && attention {
+            bias(Attention, "self_attn.sinks", config.heads);
         }
         if config.short_conv_of(layer).is_some_and(|conv| conv.biases) {
             bias(Attention, "conv.in_proj", 3 * config.width);

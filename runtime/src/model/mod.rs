@@ -34,8 +34,8 @@ pub use adapter::{Adapted, MatrixAdapter, Merged};
 pub use attention::cap;
 pub use cache::Generator;
 pub use config::{
-    Activation, Biases, Config, EmbeddingScale, Experts, FastPath, GatedDelta, LayerAttention, ModelFamily,
-    Norm, Rope, RopeScaling, ShortConv,
+    Activation, Biases, ClampedUnit, Config, EmbeddingScale, Experts, FastPath, GatedDelta, LayerAttention,
+    ModelFamily, Norm, Rope, RopeScaling, ShortConv,
 };
 pub use decoder::{Decoder, logits};
 pub use feed_forward::ExpertLoad;

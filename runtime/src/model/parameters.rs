@@ -51,6 +51,8 @@ pub(super) struct AttentionWeights {
     pub query_key_value: Linear,
     /// `[2, head width]`: the scale of queries, then that of keys.
     pub query_key_norm: Option<Tensor>,
+    /// `[heads]`
+    pub sinks: Option<Tensor>,
 }
 
 /// A tensor that gradients are taken for.
@@ -243,6 +245,11 @@ impl LayerParameters<'_, '_> {
         self.parameters.leaf(self.reader, &names, shape)
     }
 
+    fn bias(&mut self, part: &str, shape: &[i64]) -> Tensor {
+        let names = self.names(&[part], "bias");
+        self.parameters.leaf(self.reader, &names, shape)
+    }
+
     fn norm(&mut self, part: &str) -> Tensor {
         self.stack(&[part], &[-1])
     }
@@ -281,6 +288,7 @@ impl LayerParameters<'_, '_> {
             value: self.linear(&projections[2..], bias),
             query_key_value: self.fused(&projections, bias),
             query_key_norm: config.query_key_norm.then(|| self.stack(&norms, &[2, -1])),
+            sinks: config.attention_sinks.then(|| self.bias("self_attn.sinks", &[-1])),
         }
     }
 
@@ -302,11 +310,10 @@ impl LayerParameters<'_, '_> {
     }
 
     fn short_conv(&mut self, conv: &ShortConv) -> ShortConvWeights {
-        let bias = self.names(&["conv.conv"], "bias");
         ShortConvWeights {
             inputs: self.linear(&["conv.in_proj"], conv.biases),
             convolution: self.convolution("conv.conv"),
-            bias: conv.biases.then(|| self.parameters.leaf(self.reader, &bias, &[-1])),
+            bias: conv.biases.then(|| self.bias("conv.conv", &[-1])),
         }
     }
 
@@ -330,6 +337,15 @@ impl LayerParameters<'_, '_> {
         };
         let (count, width, hidden) =
             (experts.count as i64, config.width as i64, experts.intermediate_size as i64);
+        if experts.clamped.is_some() {
+            let [gate_up, down] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"];
+            return FeedForward::Experts(ExpertWeights {
+                router: self.linear(&["mlp.gate"], true),
+                gate_up: self.stack(&[gate_up], &[count, width, 2 * hidden]),
+                down: self.stack(&[down], &[count, hidden, width]),
+                biases: Some([self.bias(gate_up, &[count, 2 * hidden]), self.bias(down, &[count, width])]),
+            });
+        }
         let part = |expert: usize, part: &str| format!("mlp.experts.{expert}.{part}");
         let gate_up: Vec<String> = (0..experts.count)
             .flat_map(|expert| [part(expert, "gate_proj"), part(expert, "up_proj")])
@@ -339,6 +355,7 @@ impl LayerParameters<'_, '_> {
             router: self.linear(&["mlp.gate"], false),
             gate_up: self.stack(&gate_up, &[count, 2 * hidden, width]),
             down: self.stack(&down, &[count, width, hidden]),
+            biases: None,
         })
     }
 }

@@ -4,7 +4,7 @@
 use super::{ModelFamily, ParameterEntry};
 
 /// Adjacent parts, and the name of the one parameter that holds them in checkpoints. One part is only
-/// renamed.
+/// renamed. A name with `.weight` or `.bias` is replaced with this end, others keep it.
 type Stored = (&'static [&'static str], &'static str);
 
 fn table(family: ModelFamily) -> &'static [Stored] {
@@ -12,6 +12,14 @@ fn table(family: ModelFamily) -> &'static [Stored] {
         ModelFamily::Phi3 => &[
             (&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "self_attn.qkv_proj"),
             (&["mlp.gate_proj", "mlp.up_proj"], "mlp.gate_up_proj"),
+        ],
+        ModelFamily::GptOss => &[
+            (&["mlp.gate"], "mlp.router"),
+            (&["mlp.experts.gate_up_proj.weight"], "mlp.experts.gate_up_proj"),
+            (&["mlp.experts.gate_up_proj.bias"], "mlp.experts.gate_up_proj_bias"),
+            (&["mlp.experts.down_proj.weight"], "mlp.experts.down_proj"),
+            (&["mlp.experts.down_proj.bias"], "mlp.experts.down_proj_bias"),
+            (&["self_attn.sinks.bias"], "self_attn.sinks"),
         ],
         ModelFamily::Lfm2 => &[
             (&["self_attn.o_proj"], "self_attn.out_proj"),
@@ -48,7 +56,9 @@ pub(super) fn as_stored(family: ModelFamily, parts: Vec<ParameterEntry>) -> Vec<
     let mut rest = parts.into_iter();
     while let Some(mut entry) = rest.next() {
         let (before, part, end) = taken_apart(&entry.name);
-        if let Some((joined, name)) = table.iter().find(|(joined, _)| joined[0] == part) {
+        let with_end = &entry.name[before.len()..];
+        if let Some((joined, name)) = table.iter().find(|(all, _)| all[0] == part || all[0] == with_end) {
+            let end = if joined[0] == part { end } else { "" };
             let name = format!("{before}{name}{end}");
             for _ in &joined[1..] {
                 let next = rest.next().expect("parts that are stored as one are adjacent");

@@ -121,6 +121,7 @@ mod tests {
             intermediate_size: 5,
             normalised: true,
             layers: vec![true, false],
+            clamped: None,
         };
         let biases = Biases { query_key_value: true, output: true, feed_forward: true };
         let families = [Family::Llama, Family::Qwen2, Family::Qwen3, Family::Gemma].map(of_family);

@@ -242,6 +242,7 @@ mod tests {
             intermediate_size: 5,
             normalised: true,
             layers: vec![true, false],
+            clamped: None,
         };
         for config in [
             Config { tied: false, ..tiny() },

@@ -27,6 +27,12 @@ const FAMILIES: &[Family] = &[
         adapted: &["0.self_attn.qkv_proj", "1.self_attn.o_proj", "0.mlp.gate_up_proj", "1.mlp.down_proj"],
     },
     Family {
+        fixture: "gpt_oss_mxfp4",
+        targets: "[attention]",
+        keys: &["layer_types", "sliding_window", "num_local_experts", "swiglu_limit", "attention_bias"],
+        adapted: &["0.self_attn.q_proj", "1.self_attn.o_proj"],
+    },
+    Family {
         fixture: "lfm2",
         targets: "[attention, short_conv, gate]",
         keys: &["layer_types", "conv_L_cache", "conv_bias"],

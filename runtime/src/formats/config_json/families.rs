@@ -3,7 +3,7 @@
 use crate::model::ModelFamily;
 
 /// A family's name in `model_type`, and the class of transformers, which other tools look for.
-pub(super) const NAMES: [(ModelFamily, &str, &str); 13] = [
+pub(super) const NAMES: [(ModelFamily, &str, &str); 14] = [
     (ModelFamily::Llama, "llama", "LlamaForCausalLM"),
     (ModelFamily::Granite, "granite", "GraniteForCausalLM"),
     (ModelFamily::Mistral, "mistral", "MistralForCausalLM"),
@@ -12,6 +12,7 @@ pub(super) const NAMES: [(ModelFamily, &str, &str); 13] = [
     (ModelFamily::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
     (ModelFamily::Qwen35, "qwen3_5_text", "Qwen3_5ForCausalLM"),
     (ModelFamily::SmolLm3, "smollm3", "SmolLM3ForCausalLM"),
+    (ModelFamily::GptOss, "gpt_oss", "GptOssForCausalLM"),
     (ModelFamily::Lfm2, "lfm2", "Lfm2ForCausalLM"),
     (ModelFamily::Phi3, "phi3", "Phi3ForCausalLM"),
     (ModelFamily::Gemma, "gemma", "GemmaForCausalLM"),
@@ -133,6 +134,19 @@ impl Defaults {
                 context: 32_768,
                 tied: true,
                 theta: 2_000_000.0,
+                ..llama
+            },
+            ModelFamily::GptOss => Defaults {
+                vocabulary: 201_088,
+                width: 2880,
+                intermediate_size: 2880,
+                layers: 36,
+                heads: 64,
+                key_value_heads: Some(8),
+                head_dim: Some(64),
+                context: 131_072,
+                theta: 150_000.0,
+                epsilon: 1e-5,
                 ..llama
             },
             ModelFamily::Lfm2 => Defaults {

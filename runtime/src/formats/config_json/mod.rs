@@ -4,6 +4,7 @@
 //! features of [`Config`]. A feature that our decoder lacks is refused by name: a key that changes what a
 //! model computes is never ignored. In comments here, the *reference* is the transformers library.
 
+mod experts;
 mod families;
 mod gated_delta;
 mod keys;
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use self::families::Defaults;
 use self::keys::ConfigKeys;
-use crate::model::{Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm};
+use crate::model::{Activation, Biases, Config, EmbeddingScale, LayerAttention, ModelFamily, Norm};
 
 pub use self::write::{TokenIds, unwritten, write};
 
@@ -78,6 +79,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
                 ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Lfm2 | ModelFamily::Gemma3
             ),
         attention_gate: qwen35,
+        attention_sinks: family == ModelFamily::GptOss,
         norm: Norm {
             epsilon: keys.number(families::epsilon_key(family))?.unwrap_or(defaults.epsilon)
                 / multipliers.residual.powi(2),
@@ -99,7 +101,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
         rotary_dim: rope::rotary_dim(&keys, family, head_dim)?,
         gated_delta: if qwen35 { Some(gated_delta::read(&keys, layers)?) } else { None },
         short_conv: if family == ModelFamily::Lfm2 { Some(lfm2::read(&keys, layers)?) } else { None },
-        experts: if family == ModelFamily::Qwen3Moe { Some(experts(&keys, layers)?) } else { None },
+        experts: experts::read(&keys, family, layers)?,
         initial_deviation: keys.number("initializer_range")?.unwrap_or(0.02),
     };
     if family == ModelFamily::Gemma3 && config.attention_softcap.is_some() {
@@ -168,12 +170,10 @@ fn family<'a>(keys: &ConfigKeys<'a>) -> Result<(ModelFamily, ConfigKeys<'a>), St
 /// Refuses settings of the reference that no family here has, unless they have the value that does nothing.
 fn refuse_what_changes_the_model(keys: &ConfigKeys, family: ModelFamily) -> Result<(), String> {
     if keys.present("quantization_config").is_some() {
-        let method = keys.nested("quantization_config")?.text("quant_method")?.map(str::to_owned);
-        let method = method.map_or(String::new(), |method| format!(" (`{method}`)"));
-        return Err(format!(
-            "the checkpoint is quantised{method}, which is not supported in this format: load the \
-             unquantised weights, or a GGUF file"
-        ));
+        let method = keys.nested("quantization_config")?.text("quant_method")?;
+        if family != ModelFamily::GptOss || method != Some(MXFP4) {
+            return Err(quantised(method));
+        }
     }
     // Both let a token attend to later ones.
     for (key, bidirectional) in [("use_bidirectional_attention", true), ("is_causal", false)] {
@@ -203,6 +203,17 @@ fn refuse_what_changes_the_model(keys: &ConfigKeys, family: ModelFamily) -> Resu
     Ok(())
 }
 
+/// The quantisation of published checkpoints of gpt-oss.
+const MXFP4: &str = "mxfp4";
+
+fn quantised(method: Option<&str>) -> String {
+    let method = method.map_or(String::new(), |method| format!(" (`{method}`)"));
+    format!(
+        "the checkpoint is quantised{method}, which is not supported in this format: load the unquantised \
+         weights, or a GGUF file"
+    )
+}
+
 fn biases(keys: &ConfigKeys, family: ModelFamily) -> Result<Biases, String> {
     let flag = |key: &str| Ok::<bool, String>(keys.flag(key)?.unwrap_or(false));
     Ok(match family {
@@ -210,7 +221,7 @@ fn biases(keys: &ConfigKeys, family: ModelFamily) -> Result<Biases, String> {
         ModelFamily::Qwen2 => Biases { query_key_value: true, output: false, feed_forward: false },
         ModelFamily::Mistral | ModelFamily::Lfm2 | ModelFamily::Phi3 => Biases::default(),
         _ => {
-            let attention = flag("attention_bias")?;
+            let attention = keys.flag("attention_bias")?.unwrap_or(family == ModelFamily::GptOss);
             let feed_forward =
                 matches!(family, ModelFamily::Llama | ModelFamily::Granite | ModelFamily::SmolLm3)
                     && flag("mlp_bias")?;
@@ -242,8 +253,8 @@ fn activation(keys: &ConfigKeys, family: ModelFamily) -> Result<Activation, Stri
         ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
             activation_of(keys, "hidden_activation", "gelu_pytorch_tanh")
         }
-        // It has no key for it.
-        ModelFamily::Lfm2 => Ok(Activation::Silu),
+        // They have no key for it.
+        ModelFamily::GptOss | ModelFamily::Lfm2 => Ok(Activation::Silu),
         _ => activation_of(keys, "hidden_act", "silu"),
     }
 }
@@ -355,6 +366,10 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
             }
             Ok(attention)
         }
+        ModelFamily::GptOss => {
+            let window = window(Some(128))?;
+            by_type(keys, layers, window, |layer| layer % 2 == 0)
+        }
         ModelFamily::Gemma2 => {
             let window = window(Some(GEMMA_WINDOW))?;
             by_type(keys, layers, window, |layer| layer % 2 == 0)
@@ -414,33 +429,4 @@ fn rotary_layers(keys: &ConfigKeys, layers: usize) -> Result<Vec<bool>, String> 
         return Err("`no_rope_layer_interval` is 0".to_owned());
     }
     Ok((0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect())
-}
-
-fn experts(keys: &ConfigKeys, layers: usize) -> Result<Experts, String> {
-    let count = match keys.size("num_experts")? {
-        Some(count) => count,
-        // The name since version 5 of the reference.
-        None => keys.size("num_local_experts")?.unwrap_or(128),
-    };
-    let step = keys.size("decoder_sparse_step")?.unwrap_or(1);
-    if step == 0 {
-        return Err("`decoder_sparse_step` is 0".to_owned());
-    }
-    let mut with: Vec<bool> =
-        (0..layers).map(|layer| count > 0 && (layer + 1).is_multiple_of(step)).collect();
-    for value in keys.array("mlp_only_layers")?.into_iter().flatten() {
-        let layer = value
-            .as_u64()
-            .and_then(|layer| usize::try_from(layer).ok())
-            .and_then(|layer| with.get_mut(layer));
-        *layer.ok_or_else(|| format!("`mlp_only_layers` has {value}, but there are {layers} layers"))? =
-            false;
-    }
-    Ok(Experts {
-        count,
-        per_token: keys.size("num_experts_per_tok")?.unwrap_or(8),
-        intermediate_size: keys.size("moe_intermediate_size")?.unwrap_or(768),
-        normalised: keys.flag("norm_topk_prob")?.unwrap_or(false),
-        layers: with,
-    })
 }

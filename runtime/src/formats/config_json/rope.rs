@@ -59,6 +59,12 @@ pub(super) fn read(
         }
         return Ok((rope(&ConfigKeys::of(&parameters), theta, positions)?, None));
     }
+    if family == ModelFamily::GptOss {
+        let parameters = json!({
+            "rope_type": "yarn", "factor": 32.0, "truncate": false, ORIGINAL_CONTEXT: 4096,
+        });
+        return Ok((rope(&ConfigKeys::new(&parameters)?, theta, positions)?, None));
+    }
     Ok((Rope { theta: checked(theta)?, scaling: RopeScaling::None }, None))
 }
 

@@ -64,6 +64,7 @@ fn absent_keys_have_the_familys_default() {
     assert_eq!(sizes("qwen3"), (151_936, 4096, 22_016, 32, 32, 32, 128, 32_768, false, 1e4));
     assert_eq!(sizes("qwen3_moe"), (151_936, 2048, 6144, 24, 32, 4, 64, 32_768, false, 1e4));
     assert_eq!(sizes("smollm3"), (128_256, 2048, 11_008, 36, 16, 4, 128, 32_768, true, 2e6));
+    assert_eq!(sizes("gpt_oss"), (201_088, 2880, 2880, 36, 64, 8, 64, 131_072, false, 1.5e5));
     assert_eq!(sizes("lfm2"), (65_536, 2560, 8192, 32, 32, 8, 80, 128_000, true, 1e6));
     assert_eq!(sizes("phi3"), (32_064, 3072, 8192, 32, 32, 32, 96, 4096, false, 1e4));
     assert_eq!(parse(json!({ "model_type": "phi3" })).norm.epsilon, 1e-5);
@@ -120,6 +121,42 @@ fn families_differ_by_features() {
     let gemma3 = parse(small("gemma3_text", json!({})));
     assert!(gemma3.query_key_norm && gemma3.attention_softcap.is_none() && gemma3.logit_softcap.is_none());
     assert_eq!(gemma3.attention_scale, 1.0 / 16.0);
+}
+
+/// Without parameters, rotary positions are scaled; the quantisation of published files is read.
+#[test]
+fn gpt_oss_has_sinks_and_clamped_experts() {
+    let config = parse(json!({
+        "model_type": "gpt_oss", "num_hidden_layers": 4,
+        "quantization_config": { "quant_method": "mxfp4", "modules_to_not_convert": [] },
+    }));
+    let experts = config.experts.clone().unwrap();
+    let clamped = experts.clamped.unwrap();
+    assert_eq!((clamped.alpha, clamped.limit, experts.normalised), (1.702, 7.0, true));
+    assert_eq!((experts.count, experts.per_token, experts.intermediate_size), (128, 4, 2880));
+    assert_eq!(windows(&config), [Some(128), None, Some(128), None]);
+    assert_eq!(config.biases, Biases { query_key_value: true, output: true, feed_forward: false });
+    assert!(config.attention_sinks && config.norm.epsilon == 1e-5);
+    let RopeScaling::Yarn { factor, original_context, truncate, .. } = config.rope.scaling else {
+        panic!("{:?}", config.rope)
+    };
+    assert_eq!((factor, original_context, truncate), (32.0, 4096, false));
+    assert_eq!(parse(write(&config, &TokenIds::default())), config);
+    let plain = parse(small(
+        "gpt_oss",
+        json!({ "rope_parameters": { "rope_type": "default" }, "sliding_window": 8 }),
+    ));
+    assert_eq!(plain.rope, Rope { theta: 1.5e5, scaling: RopeScaling::None });
+    assert_eq!(parse(write(&plain, &TokenIds::default())), plain);
+    for (name, more, said) in [
+        ("gpt_oss", json!({ "swiglu_limit": 0.0 }), "`swiglu_limit` is 0"),
+        ("gpt_oss", json!({ "quantization_config": { "quant_method": "fp8" } }), "quantised (`fp8`)"),
+        ("qwen3_moe", json!({ "quantization_config": { "quant_method": "mxfp4" } }), "quantised (`mxfp4`)"),
+        ("gpt_oss", json!({ "num_experts_per_tok": 200 }), "200 of 128 experts"),
+    ] {
+        let problem = problem(&small(name, more));
+        assert!(problem.contains(said), "{problem}");
+    }
 }
 
 /// The width of the feed-forward part follows from keys of its own, as in published files.

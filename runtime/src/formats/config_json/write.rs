@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::families::{NAMES, epsilon_key};
 use super::rope::{ORIGINAL_CONTEXT, PARTIAL, long_rope_attention, rotary_factor_of};
-use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, TEXT_PART, gated_delta, lfm2, read};
+use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, TEXT_PART, experts, gated_delta, lfm2, read};
 use crate::model::{Activation, Config, LayerAttention, ModelFamily, Rope, RopeScaling};
 
 /// The token ids in `config.json`, each as it stands there: a number, a list of numbers, or null.
@@ -93,19 +93,13 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
         put("attn_logit_softcapping", json!(config.attention_softcap));
         put("final_logit_softcapping", json!(config.logit_softcap));
     }
-    for (key, value) in
-        windows(config).into_iter().chain(gated_delta::write(config)).chain(lfm2::write(config))
+    for (key, value) in windows(config)
+        .into_iter()
+        .chain(gated_delta::write(config))
+        .chain(lfm2::write(config))
+        .chain(experts::write(config))
     {
         put(key, value);
-    }
-    if let Some(experts) = &config.experts {
-        put("num_experts", json!(experts.count));
-        put("num_experts_per_tok", json!(experts.per_token));
-        put("moe_intermediate_size", json!(experts.intermediate_size));
-        put("norm_topk_prob", json!(experts.normalised));
-        put("decoder_sparse_step", json!(1));
-        let without: Vec<usize> = (0..config.layers).filter(|layer| !experts.layers[*layer]).collect();
-        put("mlp_only_layers", json!(without));
     }
     for (key, value) in rotary(config) {
         put(key, value);
@@ -128,6 +122,7 @@ pub fn unwritten(config: &Config) -> Option<String> {
     let features = [
         ("biases", again.biases != config.biases),
         ("gate of attention", again.attention_gate != config.attention_gate),
+        ("attention sinks", again.attention_sinks != config.attention_sinks),
         ("gated delta rule", again.gated_delta != config.gated_delta),
         ("short convolutions", again.short_conv != config.short_conv),
         ("normalisation of queries and keys", again.query_key_norm != config.query_key_norm),
@@ -215,6 +210,9 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
                 keys.push(("max_window_layers", json!(first.unwrap_or(config.layers))));
             }
         }
+        ModelFamily::GptOss => {
+            keys.extend([("sliding_window", json!(window)), ("layer_types", json!(types))]);
+        }
         ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
             // The reference computes with the number even where `layer_types` names no such layer.
             let window = window.unwrap_or(GEMMA_WINDOW);
@@ -241,6 +239,10 @@ fn rotary(config: &Config) -> Vec<(&'static str, Value)> {
             keys.push((ORIGINAL_CONTEXT, json!(original_context)));
         }
         return keys;
+    }
+    if config.family == ModelFamily::GptOss && config.rope.scaling == RopeScaling::None {
+        // Without parameters, the reference scales.
+        return vec![("rope_parameters", Value::Object(nested(&config.rope)))];
     }
     if let Some(local) = &config.local_rope {
         if local.scaling != RopeScaling::None {

@@ -146,6 +146,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
             feed_forward: bias("ffn_gate"),
         },
         attention_gate: false,
+        attention_sinks: false,
         query_key_norm: matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
         norm: norm(&keys, family)?,
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
@@ -222,6 +223,7 @@ fn experts(
         // True of every published model of the family; other programs assume it too if the key is absent.
         normalised: keys.flag("expert_weights_norm")?.unwrap_or(true),
         layers: (0..layers).map(has).collect(),
+        clamped: None,
     }))
 }
 

@@ -51,7 +51,7 @@ impl Generator<'_> {
             let [keys, values] = self.caches[index].keys_values();
             let (keys, values) = (cached(keys, &key), cached(values, &value));
             let query = query.reshape([rows, 2, heads, width]).transpose(1, 2);
-            let attended = attend_stored(config, &query, &keys, &values, Some(&bias)).transpose(1, 2);
+            let attended = attend_stored(config, &query, &keys, &values, Some(&bias), None).transpose(1, 2);
             let attended = gated(attended.reshape([rows * 2, heads * width]), gate);
             stream = decoder.finish(layer, stream, &attended);
         }

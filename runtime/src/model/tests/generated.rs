@@ -88,7 +88,11 @@ fn the_gradient_of_generation_is_that_of_a_forward_pass() {
     let expected = ["llama_bias", "qwen3_moe", "qwen3_moe_unnormalised", "qwen3_5", "qwen3_5_untied"];
     assert_eq!(
         others,
-        [&expected[..], &["lfm2", "lfm2_bias", "phi3_longrope", "gemma2", "gemma3_text"]].concat()
+        [
+            &expected[..],
+            &["gpt_oss", "gpt_oss_mxfp4", "lfm2", "lfm2_bias", "phi3_longrope", "gemma2", "gemma3_text"]
+        ]
+        .concat()
     );
 }
 

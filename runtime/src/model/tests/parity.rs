@@ -14,7 +14,7 @@ use crate::model::attention::cap;
 use crate::model::*;
 use crate::tokenizer::{Token, Tokenizer};
 
-pub(super) const CASES: [&str; 22] = [
+pub(super) const CASES: [&str; 24] = [
     "llama",
     "llama_tied",
     "llama_bias",
@@ -30,6 +30,8 @@ pub(super) const CASES: [&str; 22] = [
     "qwen3_5",
     "qwen3_5_untied",
     "smollm3",
+    "gpt_oss",
+    "gpt_oss_mxfp4",
     "lfm2",
     "lfm2_bias",
     "phi3",
@@ -223,7 +225,7 @@ fn every_feature_changes_the_logits() {
     };
     let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_dim as f64).sqrt();
     let unscaled: Change = |config| config.embedding_scale = EmbeddingScale::Exact(1.0);
-    let cases: [(&str, &str, Change); 33] = [
+    let cases: [(&str, &str, Change); 36] = [
         ("llama", "theta", |config| config.rope.theta = 10_000.0),
         ("llama_rope_llama3", "scaling", no_scaling),
         ("llama_rope_linear", "scaling", no_scaling),
@@ -251,6 +253,15 @@ fn every_feature_changes_the_logits() {
         ("qwen3_5", "heads rotated in part", |config| config.rotary_dim = None),
         ("smollm3", "no positions", |config| {
             config.attention.iter_mut().for_each(|layer| layer.rotary = true)
+        }),
+        ("gpt_oss", "window", no_window),
+        ("gpt_oss", "factor of the gate", |config| {
+            let unit = config.experts.as_mut().and_then(|experts| experts.clamped.as_mut());
+            unit.unwrap().alpha = 1.702;
+        }),
+        ("gpt_oss", "limit", |config| {
+            let unit = config.experts.as_mut().and_then(|experts| experts.clamped.as_mut());
+            unit.unwrap().limit = 7.0;
         }),
         ("lfm2_bias", "epsilon", |config| config.norm.epsilon = 1e-6),
         ("phi3", "window", no_window),
