@@ -55,8 +55,8 @@ pub fn analyse_every_run(
     })
 }
 
-/// The analysis of a file in all its runs, with the values of `--set`, and the plan of the first that has one.
-/// Reports also what a plan can't express, and paths that do not exist.
+/// The analysis of a file in all its runs, with the values of `--set`, and the plan of the first that has
+/// one. Reports also what a plan can't express, and paths that do not exist.
 pub fn check_file(path: &Path, overrides: &[(String, String)]) -> Result<(Analysis, Option<Plan>), Problem> {
     let folder = folder_of(path);
     let audit = |experiment: &Experiment, origins: &[Span]| {

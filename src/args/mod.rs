@@ -204,8 +204,8 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 #[derive(Debug, Args)]
 pub struct Overrides {
-    /// Set a value in place of the file's: the seed, a `param`, a parameter of the file's objective, or any setting
-    /// of a model, domain, teacher, table or `experiment`: `--set seed=2`, `--set student.lr=1e-4`
+    /// Set a value in place of the file's: the seed, a `param`, a parameter of the file's objective, or any
+    /// setting of a model, domain, teacher, table or `experiment`: `--set seed=2`, `--set student.lr=1e-4`
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
 }

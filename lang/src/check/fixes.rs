@@ -1,7 +1,7 @@
 //! Certain fixes of a text whose grammar is broken. There, what was meant is a guess: `clip((x, -5, 5)` needs
-//! another bracket, and only one of the places for it gives `clip` its arguments. So each fix is applied alone,
-//! and the text that it makes is checked. A fix that leaves a new error where it was applied, or a grammar that
-//! is no better, is not offered.
+//! another bracket, and only one of the places for it gives `clip` its arguments. So each fix is applied
+//! alone, and the text that it makes is checked. A fix that leaves a new error where it was applied, or a
+//! grammar that is no better, is not offered.
 
 use crate::check::analysis::Checked;
 use crate::diag::{Applicability, Code, Diagnostic, Severity, apply_once};

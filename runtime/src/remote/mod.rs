@@ -8,6 +8,7 @@
 
 mod address;
 mod ask;
+mod context;
 mod hedge;
 mod identity;
 pub mod ledger;
@@ -118,9 +119,9 @@ impl Server {
         &self.identity
     }
 
-    /// Longest sequence, in tokens; `None` where the server does not report it.
+    /// The longest sequence that it scores, in tokens; `None` where the server does not report it.
     pub fn context(&self) -> Option<usize> {
-        self.identity.context
+        context::scored(&self.served, &self.identity)
     }
 
     /// Whether whole distributions are requested.
@@ -178,7 +179,7 @@ impl Server {
         }
         let readings = batches.iter().flatten();
         if let Some(longest) = readings.clone().map(|reading| reading.ids().len()).max() {
-            self.check_length(longest)?;
+            context::check_sequence(&self.served, &self.address, &self.identity, longest)?;
         }
         let requests = readings.map(|reading| request_listed(&self.served, reading, entries));
         Ok(ServedScores::Listed(self.ask(requests.collect(), cancel)?))
@@ -202,24 +203,6 @@ impl Server {
                 dist`",
             ))
         })
-    }
-
-    /// Checks that sequences fit: vLLM generates one token after those it scores, which has to fit, too.
-    fn check_length(&self, longest: usize) -> Result<()> {
-        let full = |context: &usize| self.served.engine == Engine::Vllm && longest >= *context;
-        let Some(context) = self.context().filter(full) else { return Ok(()) };
-        let message = format!(
-            "a sequence of {longest} tokens can't be scored by the teacher `{}` on {}: its context is \
-            {context} tokens, and vLLM needs one token more than it scores",
-            self.served.model,
-            self.place()
-        );
-        let help = format!(
-            "start it with `--max-model-len {}` (and `VLLM_ALLOW_LONG_MAX_MODEL_LEN=1` if that is more \
-            than its model's own limit), or lower `max_tokens`",
-            longest + 1
-        );
-        Err(Error::new(FailureKind::Context, message).help(help))
     }
 
     fn ask<T: Send + 'static>(&self, requests: Vec<ServerRequest<T>>, cancel: CancelToken) -> Result<Vec<T>> {
@@ -321,27 +304,6 @@ fn short_sequence(student: &Tokenizer) -> Result<Option<ScoredSequence>> {
     Ok(tokens.then_some(ScoredSequence { prompt, completion, scored: None }))
 }
 
-/// Checks that the longest sequence of a stage fits the server's context, and the token that vLLM generates
-/// after those it scores.
-fn check_context(
-    served: &Served,
-    address: &Address,
-    identity: &ServerIdentity,
-    longest: usize,
-) -> Result<()> {
-    let needed = longest.saturating_add(usize::from(served.engine == Engine::Vllm));
-    let Some(own) = identity.context.filter(|own| *own < needed) else { return Ok(()) };
-    let message = format!(
-        "the teacher `{}` on {} has a context of {own} tokens, but needs {needed}: the longest sequence of \
-         the stage has {longest}{}",
-        served.model,
-        address.shown(),
-        if needed > longest { ", and vLLM needs one token more than it scores" } else { "" }
-    );
-    Err(Error::new(FailureKind::Context, message)
-        .help("start it with a longer context, lower `max_tokens`, or leave the longest prompts out"))
-}
-
 /// The servers of a run, without duplicates.
 #[derive(Default)]
 pub struct Servers {
@@ -429,7 +391,7 @@ impl Servers {
             if !train.served().any(|asked| asked == served) {
                 continue;
             }
-            check_context(served, &server.address, &server.identity, student.longest)?;
+            context::check_longest(served, &server.address, &server.identity, student.longest)?;
             let StudentIdentity { tokenizer, .. } = student;
             if compared.insert((place, tokenizer.hash())) {
                 server.compare_tokenizer(tokenizer, control)?;

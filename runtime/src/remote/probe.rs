@@ -12,8 +12,8 @@ use super::address::Address;
 use super::ask::{self, ReplyProblem};
 use super::sampling::{self, SamplingServer};
 use super::{
-    ScoredSequence, ServerIdentity, StudentIdentity, TEACHER, are_probabilities, check_context, identity,
-    own, request_listed, short_sequence,
+    ScoredSequence, ServerIdentity, StudentIdentity, TEACHER, are_probabilities, context, identity, own,
+    request_listed, short_sequence,
 };
 use crate::failure::{Error, Result};
 
@@ -76,7 +76,7 @@ pub fn probe_teacher(
     let Some(there) = findings.known(there) else { return };
     findings.identity(&address, &there);
     let Some(student) = student else { return };
-    findings.known(check_context(served, &address, &there, student.longest));
+    findings.known(context::check_longest(served, &address, &there, student.longest));
     let compared = identity::compare(&address, served, &there, student.tokenizer).map_err(failed);
     let agree = findings.known(compared).is_some();
     findings.note(|report| report.ids_agree = agree);

@@ -168,15 +168,14 @@ fn with_help(problem: ReplyProblem, help: &str) -> ReplyProblem {
 }
 
 fn not_taken(problem: ReplyProblem, engine: Engine) -> ReplyProblem {
+    let readable =
+        "the server must be able to read the folder `push` under the same path; its log has details";
     match (engine, problem) {
         // vLLM reports an unreadable folder as an internal error.
-        (Engine::Vllm, ReplyProblem::Faulty(what)) => {
-            let help = "the server must be able to read the folder `push` under the same path; its log \
-                has details";
-            ReplyProblem::lasting(what, help)
-        }
+        (Engine::Vllm | Engine::Sglang, ReplyProblem::Faulty(what)) => ReplyProblem::lasting(what, readable),
         (Engine::Vllm, problem) => with_help(problem, DEVELOPMENT),
-        (_, problem) => {
+        (Engine::Sglang, problem) => with_help(problem, readable),
+        (Engine::Mopd, problem) => {
             with_help(problem, "let the server read the folder `push`: `mopd serve --allow-updates FOLDER`")
         }
     }

@@ -18,7 +18,7 @@ use super::ask::{self, CancelToken, Recipient, ReplyProblem, ServerRequest};
 use super::identity::{self, ServerIdentity, StudentIdentity, parse};
 use super::ledger::ending::{self, Ending};
 use super::push::{self, Push, PushedWeights, canary};
-use super::{own, sglang, vllm};
+use super::{context, own, sglang, vllm};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
@@ -232,10 +232,13 @@ impl SamplingServer {
                 "start it with the student's initial model: its weights are replaced",
             );
         }
-        if let Some(own) = there.context.filter(|own| *own < longest) {
+        let reserve = context::of_completions(self.served.engine);
+        let needed = longest + reserve.map_or(0, |reserve| reserve.tokens);
+        if let Some(own) = there.context.filter(|own| *own < needed) {
+            let said = reserve.map_or_else(String::new, |reserve| format!(", and {}", reserve.said));
             return other(
                 &format!(
-                    "has a context of {own} tokens, but the longest sequence of the stage has {longest}"
+                    "has a context of {own} tokens, but the longest sequence of the stage has {longest}{said}"
                 ),
                 "start it with a longer context, or lower `max_tokens`",
             );

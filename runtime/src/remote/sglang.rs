@@ -51,7 +51,11 @@ pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<WrittenByEngine, Re
         Some("length") => Ending::Length,
         _ => return Err(wrong("the completion is not finished")),
     };
-    let weights = meta["weight_version"].as_str().ok_or_else(|| wrong("no `weight_version`"))?;
+    let last = meta["weight_version"].as_str().ok_or_else(|| wrong("no `weight_version`"))?;
+    // Where weights were replaced meanwhile: those of each part of the completion.
+    let parts = meta["weight_versions"].as_array().into_iter().flatten();
+    let others = parts.map(|part| part["version"].as_str().unwrap_or("?")).filter(|version| *version != last);
+    let weights = others.fold(last.to_owned(), |weights, other| format!("{weights}, {other}"));
     let written = meta["output_token_logprobs"].as_array().and_then(|list| list.iter().map(entry).collect());
     let written: Vec<(Option<f64>, Token)> = written.ok_or_else(|| wrong("no `output_token_logprobs`"))?;
     if meta["completion_tokens"].as_u64().is_some_and(|count| count != written.len() as u64) {
@@ -63,13 +67,20 @@ pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<WrittenByEngine, Re
     }
     let logps: Option<Vec<f64>> = written.iter().map(|(logp, _)| *logp).collect();
     let logps = logps.ok_or_else(|| wrong("a token without its log-probability"))?;
-    Ok(WrittenByEngine { weights: weights.to_owned(), tokens, logps, ending })
+    Ok(WrittenByEngine { weights, tokens, logps, ending })
 }
 
 /// A log-probability and its token; the text is ignored.
 fn entry(entry: &Value) -> Option<(Option<f64>, Token)> {
     let [logp, id, ..] = entry.as_array()?.as_slice() else { return None };
     Some((logp.as_f64(), id.as_i64()?))
+}
+
+/// Whether an id of `input_token_logprobs` names the token that was sent. SGLang 0.5.23 writes 0 there for
+/// the last id of a vocabulary (`logprob_result_processor.py` has `x if x < vocab_size - 1 else 0`); the
+/// number beside it is the token's.
+fn names(id: Token, sent: Token, entries: usize) -> bool {
+    id == sent || (id == 0 && usize::try_from(sent) == Ok(entries - 1))
 }
 
 /// Reads the scored tokens' log-probabilities from a response.
@@ -100,7 +111,7 @@ pub fn read(
     };
     let own: Option<Vec<_>> = of("input_token_logprobs")?.iter().map(entry).collect();
     let own = own.ok_or_else(|| wrong("an entry that is not a pair of a number and a token".to_owned()))?;
-    if own.iter().zip(&ids[start..]).any(|((_, id), sent)| id != sent) {
+    if own.iter().zip(&ids[start..]).any(|((_, id), sent)| !names(*id, *sent, entries)) {
         return Err(wrong("it has other tokens than the request".to_owned()));
     }
     if let Some(place) = (0..own.len()).find(|place| own[*place].0.is_none() != (*place == 0)) {
@@ -126,4 +137,45 @@ pub fn read(
     };
     let version = meta["weight_version"].as_str().map(str::to_owned);
     Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()?, version })
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_plan::{Answers, Engine, Secret};
+
+    use super::*;
+
+    /// As a real SGLang 0.5.23 replies: the last id of a vocabulary of 259 tokens is written as 0.
+    #[test]
+    fn the_last_id_of_the_vocabulary_is_written_as_0() {
+        let reading = ScoredSequence { prompt: vec![97], completion: vec![98, 258], scored: None };
+        let said = |ids: [i64; 3]| {
+            let entries = json!([[null, ids[0], null], [-0.5, ids[1], null], [-0.25, ids[2], null]]);
+            let meta =
+                json!({ "prompt_tokens": 3, "weight_version": "default", "input_token_logprobs": entries });
+            let said = json!({ "meta_info": meta }).to_string();
+            let (url, model) = (Secret::Text("http://x".to_owned()), "big".to_owned());
+            let served = Served { engine: Engine::Sglang, url, model, answers: Answers::Sampled, key: None };
+            read(&served, &reading, 259, said.as_bytes())
+        };
+        let read = |ids| said(ids).map(|listed| listed.tokens).ok();
+        assert_eq!(read([97, 98, 0]), read([97, 98, 258]));
+        assert!(read([97, 98, 258]).is_some());
+        for other in [[97, 0, 258], [0, 98, 258], [97, 98, 257]] {
+            assert!(said(other).is_err(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_completion_by_several_weights_names_them_all() {
+        let said = |versions: Value| {
+            let meta = json!({ "prompt_tokens": 1, "completion_tokens": 1, "weight_version": "two",
+                "weight_versions": versions, "finish_reason": { "type": "length" },
+                "output_token_logprobs": [[-0.5, 98, null]] });
+            let said = json!({ "output_ids": [98], "meta_info": meta }).to_string();
+            read_rollout(&[97], said.as_bytes()).map(|written| written.weights).ok()
+        };
+        assert_eq!(said(json!([{ "version": "two" }])), Some("two".to_owned()));
+        assert_eq!(said(json!([{ "version": "one" }, { "version": "two" }])), Some("two, one".to_owned()));
+    }
 }

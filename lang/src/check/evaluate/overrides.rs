@@ -1,4 +1,4 @@
-//! Values set from outside with `--set name=value`: of a `param`, of an objective's parameter, of any setting.
+//! Values set from outside with `--set name=value`: of a `param`, of an objective's parameter, of a setting.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ use crate::check::values::value::Value;
 /// place.
 pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(String, String)]) {
     for (name, value) in overrides {
-        // `mopd.clip_at` is a parameter of the objective `mopd`, `student.lr` a setting of the model `student`.
+        // `mopd.clip_at` is a parameter of the objective `mopd`, `student.lr` a setting of a model.
         let (owner, parameter) = match name.split_once('.') {
             Some((owner, parameter)) => (Some(owner), parameter),
             None => (None, name.as_str()),

@@ -74,9 +74,10 @@ fn engine_that_returns_logits_is_refused_before_the_first_stage() {
     }
 }
 
-/// vLLM writes a token after a sequence that it scores, which must fit into its context.
+/// vLLM writes a token after a sequence that it scores, which must fit into its context. SGLang keeps seven
+/// free.
 #[test]
-fn a_sequence_that_fills_the_context_is_not_sent_to_vllm() {
+fn a_sequence_that_fills_the_context_is_not_sent_to_an_engine() {
     let folder = tempfile::tempdir().unwrap();
     let weights = random_model(&tiny(), 1);
     let server = start(job(&saved(&weights, folder.path(), "one")));
@@ -88,11 +89,15 @@ fn a_sequence_that_fills_the_context_is_not_sent_to_vllm() {
         client.score(&[full], weights.tokenizer.vocabulary(), CancelToken::new(&control)).map(drop)
     };
     let context = weights.config.context;
-    score(Engine::Vllm, context - 1).unwrap();
-    score(Engine::Sglang, context).unwrap();
-    let said = score(Engine::Vllm, context).unwrap_err().to_string();
-    let parts = ["can't be scored by the teacher `teacher`", "vLLM needs one token more than it scores"];
-    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    for (engine, reserve, why) in [
+        (Engine::Vllm, 1, "vLLM needs one token more than it scores"),
+        (Engine::Sglang, 7, "SGLang needs seven tokens more than it reads"),
+    ] {
+        score(engine, context - reserve).unwrap();
+        let said = score(engine, context - reserve + 1).unwrap_err().to_string();
+        let parts = ["can't be scored by the teacher `teacher`", why];
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    }
 }
 
 /// If vLLM does not see the folder, it reports its own internal error, which retries don't fix.

@@ -185,7 +185,7 @@ stage taught(o: objective) = distill(start) {
         .is(1, &["expected a number", "--set mine.scale"]);
 }
 
-/// `--set OWNER.SETTING=...` gives the plan of the file with that setting, whether the file has the setting or not.
+/// `--set OWNER.SETTING=...` gives the plan of the file with that setting, whether the file has it or not.
 #[test]
 fn a_setting_is_set_as_if_it_were_written() {
     let other = "stage taught(rate: real) = distill(start) {

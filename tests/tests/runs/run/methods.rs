@@ -1,5 +1,5 @@
-//! Every published experiment that a plan can be made of trains: a few steps each, on small models, one day by
-//! the rules of a CPU and the next by those of a GPU.
+//! Every published experiment that a plan can be made of trains: a few steps each, on small models, one day
+//! by the rules of a CPU and the next by those of a GPU.
 
 use std::fmt::Write as _;
 use std::fs;

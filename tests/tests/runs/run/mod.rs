@@ -7,6 +7,7 @@ mod data;
 mod delta;
 mod disk;
 mod elements;
+mod engines;
 mod exported_rewards;
 mod faulty_data;
 mod finite;
@@ -27,7 +28,6 @@ mod tables;
 mod trackers;
 mod train;
 mod turns;
-mod vllm;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
