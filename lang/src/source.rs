@@ -60,6 +60,13 @@ pub struct SourceFile {
     pub text: String,
 }
 
+impl SourceFile {
+    /// Another text in place of the file's.
+    pub fn with_text(&self, text: &str) -> SourceFile {
+        SourceFile { path: self.path.clone(), text: text.to_owned() }
+    }
+}
+
 /// All files of one analysis.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {

@@ -52,36 +52,8 @@ impl Analysis {
     }
 }
 
-/// Checks one run: with the file's own values, and with those set from outside, as `--set name=value` does:
-/// `seed`, or any `param` of the entry file.
-pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    analyse_once(entry, load, overrides, None)
-}
-
-fn analyse_once(
-    entry: SourceFile,
-    load: Loader,
-    overrides: &[(String, String)],
-    audit: Option<Auditor>,
-) -> Analysis {
-    stack::with_room(|| {
-        let parsed = parse_all(entry, load, &mut ParseCache::default());
-        Checker::new(parsed, Cancellation::default()).check(overrides, &[]).audited(audit)
-    })
-}
-
 /// Finds further mistakes in an experiment whose text has no errors. Also gets the places of its parts.
 pub type Auditor<'a> = &'a dyn Fn(&Experiment, &[Span]) -> Vec<Diagnostic>;
-
-/// [`analyse_with`], followed by `audit` if there are no errors.
-pub fn analyse_run(
-    entry: SourceFile,
-    load: Loader,
-    overrides: &[(String, String)],
-    audit: Auditor,
-) -> Analysis {
-    analyse_once(entry, load, overrides, Some(audit))
-}
 
 /// Trees and names only, without a check.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
@@ -91,10 +63,10 @@ pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
 
 /// The files and everything known about them, before the audit.
 pub struct Checked {
-    pub sources: Sources,
+    sources: Sources,
     modules: Modules,
     recorded: RecordedValues,
-    pub diagnostics: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
     experiment: Option<Experiment>,
     /// The axes of the `sweep`, also where the experiment has errors; empty if an axis is faulty.
     pub sweep: Vec<SweepAxis>,

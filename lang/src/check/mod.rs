@@ -72,7 +72,7 @@ mod teachers;
 mod unused;
 mod values;
 
-pub use analysis::{Analysis, Auditor, SweptValue, analyse_run, analyse_with, outline};
+pub use analysis::{Analysis, Auditor, SweptValue, outline};
 pub(crate) use builtins::reserved::{is_role, named_number};
 pub use builtins::{bounds, vocabulary};
 pub use checker::{CancellationCheck, DEEPEST_CHAIN};
@@ -84,6 +84,6 @@ pub(crate) use names::load::{is_slot, is_taken};
 pub use names::modules::is_standard_divergence;
 pub(crate) use names::modules::{declared_name, import_edit};
 pub use names::parse_cache::ParseCache;
-pub use runs::{analyse, analyse_audited, analyse_edited, analyse_runs};
+pub use runs::{analyse, analyse_audited, analyse_edited, analyse_run, analyse_runs, analyse_with};
 pub use stages::capability::{nearest_form, needed_of};
 pub use values::recorded::ValueInfo;

@@ -9,6 +9,7 @@ use mopd_experiment::{SweepAxis, stack};
 
 use crate::check::analysis::{Analysis, Auditor, Checked, SweptValue};
 use crate::check::checker::{Cancellation, CancellationCheck, Checker};
+use crate::check::fixes;
 use crate::check::names::load::{Loader, parse_all};
 use crate::check::names::parse_cache::ParseCache;
 
@@ -31,30 +32,76 @@ pub fn analyse_edited(
     // The cache stays empty if the parser panics: a half-changed cache can't be trusted.
     let mut trees = std::mem::take(cache);
     let analysis = stack::with_room(|| {
-        let mut run = |swept: &[SweptValue]| {
-            let cancellation = || Cancellation { keep_going: keep_going.clone(), ..Cancellation::default() };
-            checked(&entry, load, &mut trees, &cancellation, &[], swept)
+        let mut check = |text: &str, swept: &[SweptValue]| {
+            let cancellation = Cancellation { keep_going: keep_going.clone(), ..Cancellation::default() };
+            let parsed = parse_all(entry.with_text(text), load, &mut trees);
+            Checker::new(parsed, cancellation).check(&[], swept)
         };
-        let first = run(&[]);
+        let first = check(&entry.text, &[]);
         let combinations = Combinations::new(&first.sweep, &first.origins, &[]);
         let mut analysis = first.audited(None);
-        if analysis.stopped || combinations.is_single() {
-            return analysis;
-        }
-        let mut findings = RunFindings::default();
-        for number in 0..combinations.len() {
-            let checked = run(&combinations.values(number));
-            // A short run may end before it looks.
-            if checked.stopped || keep_going.as_ref().is_some_and(|keep_going| !keep_going()) {
-                return Analysis { diagnostics: Vec::new(), stopped: true, ..analysis };
+        if !analysis.stopped && !combinations.is_single() {
+            let mut findings = RunFindings::default();
+            for number in 0..combinations.len() {
+                let checked = check(&entry.text, &combinations.values(number));
+                // A short run may end before it looks.
+                if checked.stopped || keep_going.as_ref().is_some_and(|keep_going| !keep_going()) {
+                    return Analysis { diagnostics: Vec::new(), stopped: true, ..analysis };
+                }
+                findings.add(number, checked.audited(None).diagnostics);
             }
-            findings.add(number, checked.audited(None).diagnostics);
+            analysis.diagnostics = findings.merged(&combinations);
         }
-        analysis.diagnostics = findings.merged(&combinations);
+        let diagnostics = |text: &str| check(text, &[]).audited(None).diagnostics;
+        fixes::drop_failing(&mut analysis.diagnostics, &entry.text, diagnostics);
         analysis
     });
     *cache = trees;
     analysis
+}
+
+/// Checks one run: with the file's own values, and with those set from outside, as `--set name=value` does:
+/// `seed`, any `param` of the entry file, a parameter of an objective, or a setting.
+pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
+    analyse_once(entry, load, overrides, None)
+}
+
+/// [`analyse_with`], followed by `audit` if there are no errors.
+pub fn analyse_run(
+    entry: SourceFile,
+    load: Loader,
+    overrides: &[(String, String)],
+    audit: Auditor,
+) -> Analysis {
+    analyse_once(entry, load, overrides, Some(audit))
+}
+
+fn analyse_once(
+    entry: SourceFile,
+    load: Loader,
+    overrides: &[(String, String)],
+    audit: Option<Auditor>,
+) -> Analysis {
+    stack::with_room(|| {
+        let mut check = checks(&entry, load, overrides);
+        let mut analysis = check(&entry.text, &[]).audited(audit);
+        let diagnostics = |text: &str| check(text, &[]).audited(None).diagnostics;
+        fixes::drop_failing(&mut analysis.diagnostics, &entry.text, diagnostics);
+        analysis
+    })
+}
+
+/// The check of a run of a text in place of the entry file's, with swept values. Files are parsed once.
+fn checks<'a>(
+    entry: &'a SourceFile,
+    load: Loader<'a>,
+    overrides: &'a [(String, String)],
+) -> impl FnMut(&str, &[SweptValue]) -> Checked + 'a {
+    let mut trees = ParseCache::default();
+    move |text, swept| {
+        let parsed = parse_all(entry.with_text(text), load, &mut trees);
+        Checker::new(parsed, Cancellation::default()).check(overrides, swept)
+    }
 }
 
 /// The analysis of every run with values set from outside, each followed by `audit` if it has no errors: that
@@ -87,42 +134,23 @@ pub fn analyse_runs(
     each: &mut dyn FnMut(&[SweptValue], Analysis) -> Vec<Diagnostic>,
 ) -> Vec<Diagnostic> {
     stack::with_room(|| {
-        // Files are parsed once.
-        let mut trees = ParseCache::default();
-        let mut run = |swept: &[SweptValue]| {
-            checked(&entry, load, &mut trees, &Cancellation::default, overrides, swept)
-        };
-        let first = run(&[]);
+        let mut check = checks(&entry, load, overrides);
+        let first = check(&entry.text, &[]);
         let combinations = Combinations::new(&first.sweep, &first.origins, overrides);
-        if combinations.is_single() {
-            return each(&[], first.audited(audit));
-        }
-        let mut findings = RunFindings::default();
-        for number in 0..combinations.len() {
-            let swept = combinations.values(number);
-            findings.add(number, each(&swept, run(&swept).audited(audit)));
-        }
-        findings.merged(&combinations)
+        let mut diagnostics = if combinations.is_single() {
+            each(&[], first.audited(audit))
+        } else {
+            let mut findings = RunFindings::default();
+            for number in 0..combinations.len() {
+                let swept = combinations.values(number);
+                findings.add(number, each(&swept, check(&entry.text, &swept).audited(audit)));
+            }
+            findings.merged(&combinations)
+        };
+        let of_text = |text: &str| check(text, &[]).audited(None).diagnostics;
+        fixes::drop_failing(&mut diagnostics, &entry.text, of_text);
+        diagnostics
     })
-}
-
-/// Checks one run. Each of its certain fixes holds.
-fn checked(
-    entry: &SourceFile,
-    load: Loader,
-    trees: &mut ParseCache,
-    cancellation: &dyn Fn() -> Cancellation,
-    overrides: &[(String, String)],
-    swept: &[SweptValue],
-) -> Checked {
-    let mut check = |text: &str| {
-        let entry = SourceFile { path: entry.path.clone(), text: text.to_owned() };
-        let parsed = parse_all(entry, load, trees);
-        Checker::new(parsed, cancellation()).check(overrides, swept)
-    };
-    let mut checked = check(&entry.text);
-    checked.drop_fixes_that_fail(check);
-    checked
 }
 
 /// Every combination of values; the last axis varies fastest. Without axes, a single empty one.

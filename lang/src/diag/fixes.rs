@@ -130,6 +130,21 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_other_files_do_not_decide_on_a_fix() {
+        let library = |path: &[&str]| {
+            let text = format!("{}let bad = missing\n", "\n".repeat(200));
+            (path == ["other"]).then(|| SourceFile { path: "other.mopd".to_owned(), text })
+        };
+        let text = "use other.bad\nexperiment \"a\" { seed = 1 }\nlet most = clip(1, 0, 2\n";
+        let check = |text: &str| {
+            crate::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &library)
+                .diagnostics
+        };
+        let fixed = apply_certain(text, FILE, check).expect("a bracket is added");
+        assert_eq!(fixed, (text.replace("2\n", "2)\n"), 1));
+    }
+
+    #[test]
     fn a_setting_is_added_where_a_block_ends() {
         let added = |text: &str| {
             let (start, end) = (text.find('{').expect("a block") as u32, text.trim_end().len() as u32);

@@ -67,22 +67,22 @@ pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(Str
             checker.modules.loaded[entry.0 as usize].tree = Rc::new(changed);
             continue;
         }
-        let (message, known) = match owner {
+        let (message, candidates) = match owner {
             Some(owner) if !parameters.is_empty() => {
                 (format!("no objective `{owner}` of the file has a parameter `{parameter}`"), parameters)
             }
             Some(owner) => {
                 let owners = tree.items.iter().filter(|item| settings(&mut Item::clone(item)).is_some());
-                let known = owners.filter_map(|item| Some(format!("{}.{parameter}", owner_name(item)?)));
-                (format!("the file declares no `{owner}` with settings"), known.collect())
+                let candidates = owners.filter_map(|item| Some(format!("{}.{parameter}", owner_name(item)?)));
+                (format!("the file declares no `{owner}` with settings"), candidates.collect())
             }
             None => (format!("the experiment has no `param {name}` that could be set"), parameters),
         };
         let mut diagnostic = Diagnostic::error(Code::UnknownName, place.span, message);
-        if !known.is_empty() {
-            diagnostic = diagnostic.label(format!("can be set: {}", known.join(", ")));
+        if !candidates.is_empty() {
+            diagnostic = diagnostic.label(format!("can be set: {}", candidates.join(", ")));
         }
-        if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
+        if let Some(near) = nearest(name, candidates.iter().map(String::as_str)) {
             diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
         }
         checker.report(diagnostic);
@@ -139,12 +139,12 @@ fn with_setting(
             let named = arguments
                 .iter()
                 .position(|argument| argument.name.as_ref().is_some_and(|name| name.text == key.text));
-            let by_place = || {
-                let place = parameter_place(modules, module, callee, key)?;
-                arguments.get(place).is_some_and(|argument| argument.name.is_none()).then_some(place)
+            let by_position = || {
+                let index = parameter_index(modules, module, callee, key)?;
+                arguments.get(index).is_some_and(|argument| argument.name.is_none()).then_some(index)
             };
-            match (named.or_else(by_place), block) {
-                (Some(place), _) => arguments[place].value = value.clone(),
+            match (named.or_else(by_position), block) {
+                (Some(index), _) => arguments[index].value = value.clone(),
                 (None, Some(block)) => set_entry(block, key, value),
                 (None, None) => arguments.push(Argument { name: Some(key.clone()), value: value.clone() }),
             }
@@ -153,8 +153,8 @@ fn with_setting(
     Some((index, item))
 }
 
-/// The place of a parameter among those of what is called.
-fn parameter_place(modules: &Modules, module: ModuleId, callee: &Expr, parameter: &Name) -> Option<usize> {
+/// The index of a parameter among those of what is called.
+fn parameter_index(modules: &Modules, module: ModuleId, callee: &Expr, parameter: &Name) -> Option<usize> {
     let ExprKind::Name(callee) = &callee.kind else { return None };
     let (_, parameters) = signature(&modules.item(modules.lookup(module, callee)?.item).kind)?;
     parameters.iter().position(|known| known.name.text == parameter.text)

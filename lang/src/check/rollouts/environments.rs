@@ -19,9 +19,9 @@ reads! {
 fn environment(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<EnvironmentProgram> {
     match checker.evaluate(expr, env) {
         Value::Text(text) if function_of(&text).is_some() => {
-            let said = "an environment that is a class of Python is named by `python(...)`";
+            let text = "an environment that is a class of Python is named by `python(...)`";
             let diagnostic =
-                Diagnostic::error(Code::TypeMismatch, expr.span, said).label("this is a command");
+                Diagnostic::error(Code::TypeMismatch, expr.span, text).label("this is a command");
             let named = format!("python({})", checker.sources.text(expr.span));
             checker.report(diagnostic.replace_with(format!("write `{named}`"), named));
             None

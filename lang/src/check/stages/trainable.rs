@@ -324,8 +324,8 @@ pub fn check_trainable(declarations: &mut Declarations, train: &Train, settings:
             beyond.extend(adapter.layers.map(|(_, last)| (last, settings.place(&["adapter"]))));
             // No family that is made from random weights has others.
             let made = declarations.parts.architecture(train.start).is_some();
-            let known = [Projection::ATTENTION, Projection::FEED_FORWARD].concat();
-            let absent = adapter.targets.iter().find(|target| !known.contains(target));
+            let adaptable = [Projection::ATTENTION, Projection::FEED_FORWARD].concat();
+            let absent = adapter.targets.iter().find(|target| !adaptable.contains(target));
             if let Some(target) = absent.filter(|_| made) {
                 let (name, module) = (target.name(), target.module());
                 let text = format!("an adapter of `{name}`, but the model has no matrix `{module}`");
