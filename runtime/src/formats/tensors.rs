@@ -258,8 +258,8 @@ fn microscaled(
     if exponents.shape != expected || blocks.shape != [&expected[..], &[16]].concat() {
         return Err(wrong());
     }
-    let of = |tensor: &Tensor| (tensor.file.clone(), tensor.range.clone());
-    let stored = MappedTensor::microscaled(of(blocks), of(exponents), [matrices, inputs, outputs]);
+    let bytes = |tensor: &Tensor| (tensor.file.clone(), tensor.range.clone());
+    let stored = MappedTensor::microscaled(bytes(blocks), bytes(exponents), [matrices, inputs, outputs]);
     Ok(Some((names.to_vec(), stored.ok_or_else(wrong)?)))
 }
 

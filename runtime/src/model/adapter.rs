@@ -107,8 +107,8 @@ struct Factors {
 impl Factors {
     /// Those of some rows of the matrix.
     fn of_rows(self, rows: &Range<usize>) -> Factors {
-        let of = |all: &Tensor| all.narrow(0, rows.start as i64, rows.len() as i64);
-        Factors { b: of(&self.b), magnitude: self.magnitude.as_ref().map(of), ..self }
+        let these = |all: &Tensor| all.narrow(0, rows.start as i64, rows.len() as i64);
+        Factors { b: these(&self.b), magnitude: self.magnitude.as_ref().map(these), ..self }
     }
 
     /// W + scale * B A, `[outputs, inputs]`, for W = `base`.

@@ -21,8 +21,8 @@ impl RecurrentState {
 
     /// Only these rows, in this order; a row may be repeated.
     pub fn select(&self, rows: &Tensor) -> RecurrentState {
-        let of = |all: &Tensor| all.index_select(0, rows);
-        RecurrentState { window: of(&self.window), state: self.state.as_ref().map(of) }
+        let selected = |all: &Tensor| all.index_select(0, rows);
+        RecurrentState { window: selected(&self.window), state: self.state.as_ref().map(selected) }
     }
 
     /// Overwrites the rows from `first` on.

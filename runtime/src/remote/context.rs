@@ -10,26 +10,26 @@ use crate::failure::{Error, Result};
 /// What an engine keeps free of its context, beside the tokens that it reads.
 pub struct Reserve {
     pub tokens: usize,
-    pub said: &'static str,
+    pub reason: &'static str,
     /// The option that starts it with another context, and the variable that lets it exceed the model's own.
     option: &'static str,
     variable: &'static str,
 }
 
 /// The reserve for sequences that are scored.
-fn of_scores(engine: Engine) -> Option<&'static Reserve> {
+fn scoring_reserve(engine: Engine) -> Option<&'static Reserve> {
     match engine {
         // It generates one token after those that it scores.
         Engine::Vllm => Some(&Reserve {
             tokens: 1,
-            said: "vLLM needs one token more than it scores",
+            reason: "vLLM needs one token more than it scores",
             option: "--max-model-len",
             variable: "VLLM_ALLOW_LONG_MAX_MODEL_LEN",
         }),
         // 0.5.23 takes prompts shorter than `max_req_input_len`, the context less 6 (`tp_worker.py`).
         Engine::Sglang => Some(&Reserve {
             tokens: 7,
-            said: "SGLang needs seven tokens more than it reads",
+            reason: "SGLang needs seven tokens more than it reads",
             option: "--context-length",
             variable: "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN",
         }),
@@ -38,13 +38,13 @@ fn of_scores(engine: Engine) -> Option<&'static Reserve> {
 }
 
 /// The reserve for prompts and their completions.
-pub fn of_completions(engine: Engine) -> Option<&'static Reserve> {
-    of_scores(engine).filter(|_| engine == Engine::Sglang)
+pub fn completion_reserve(engine: Engine) -> Option<&'static Reserve> {
+    scoring_reserve(engine).filter(|_| engine == Engine::Sglang)
 }
 
 /// The longest sequence that a server scores.
-pub fn scored(served: &Served, identity: &ServerIdentity) -> Option<usize> {
-    let reserve = of_scores(served.engine).map_or(0, |reserve| reserve.tokens);
+pub fn longest_scored(served: &Served, identity: &ServerIdentity) -> Option<usize> {
+    let reserve = scoring_reserve(served.engine).map_or(0, |reserve| reserve.tokens);
     identity.context.map(|context| context.saturating_sub(reserve))
 }
 
@@ -55,7 +55,7 @@ pub fn check_longest(
     identity: &ServerIdentity,
     longest: usize,
 ) -> Result<()> {
-    let reserve = of_scores(served.engine);
+    let reserve = scoring_reserve(served.engine);
     let needed = longest.saturating_add(reserve.map_or(0, |reserve| reserve.tokens));
     let Some(context) = identity.context.filter(|context| *context < needed) else { return Ok(()) };
     let message = format!(
@@ -63,7 +63,7 @@ pub fn check_longest(
          the stage has {longest}{}",
         served.model,
         address.shown(),
-        reserve.map_or_else(String::new, |reserve| format!(", and {}", reserve.said))
+        reserve.map_or_else(String::new, |reserve| format!(", and {}", reserve.reason))
     );
     Err(Error::new(FailureKind::Context, message)
         .help("start it with a longer context, lower `max_tokens`, or leave the longest prompts out"))
@@ -76,7 +76,7 @@ pub fn check_sequence(
     identity: &ServerIdentity,
     tokens: usize,
 ) -> Result<()> {
-    let Some(reserve) = of_scores(served.engine) else { return Ok(()) };
+    let Some(reserve) = scoring_reserve(served.engine) else { return Ok(()) };
     let needed = tokens + reserve.tokens;
     let Some(context) = identity.context.filter(|context| *context < needed) else { return Ok(()) };
     let message = format!(
@@ -84,7 +84,7 @@ pub fn check_sequence(
          tokens, and {}",
         served.model,
         address.shown(),
-        reserve.said
+        reserve.reason
     );
     let help = format!(
         "start it with `{} {needed}` (and `{}=1` if that is more than its model's own limit), or lower \

@@ -121,7 +121,7 @@ impl Server {
 
     /// The longest sequence that it scores, in tokens; `None` where the server does not report it.
     pub fn context(&self) -> Option<usize> {
-        context::scored(&self.served, &self.identity)
+        context::longest_scored(&self.served, &self.identity)
     }
 
     /// Whether whole distributions are requested.

@@ -232,13 +232,13 @@ impl SamplingServer {
                 "start it with the student's initial model: its weights are replaced",
             );
         }
-        let reserve = context::of_completions(self.served.engine);
+        let reserve = context::completion_reserve(self.served.engine);
         let needed = longest + reserve.map_or(0, |reserve| reserve.tokens);
         if let Some(own) = there.context.filter(|own| *own < needed) {
-            let said = reserve.map_or_else(String::new, |reserve| format!(", and {}", reserve.said));
+            let reason = reserve.map_or_else(String::new, |reserve| format!(", and {}", reserve.reason));
             return other(
                 &format!(
-                    "has a context of {own} tokens, but the longest sequence of the stage has {longest}{said}"
+                    "has a context of {own} tokens, but the longest sequence of the stage has {longest}{reason}"
                 ),
                 "start it with a longer context, or lower `max_tokens`",
             );

@@ -1609,11 +1609,11 @@ fn refuses_unsupported_turns() {
         refusals(|experiment| distilled(experiment).objective = by_turn()),
         supported("the signal `reward.turn` of completions without an environment")
     );
-    let kept = refusals(|experiment| {
+    let selected = refusals(|experiment| {
         let rollout = &mut distilled(experiment).rollout;
         let paid = reduce(Reduction::Mean, &signal(PlainSignal::TurnReward), Axis::Sequence);
         let condition = apply(Function::Greater, [&paid, &number(0.5)]);
         (rollout.source, rollout.edits) = (turns(&|_| {}), vec![Edit::Keep { condition }]);
     });
-    assert!(kept.iter().any(|said| said.contains("that reads more than rewards")), "{kept:?}");
+    assert!(selected.iter().any(|text| text.contains("that reads more than rewards")), "{selected:?}");
 }

@@ -29,19 +29,13 @@ pub(super) fn read(keys: &ConfigKeys, layers: usize) -> Result<GatedDelta, Strin
 
 /// Which layers have the rule.
 fn layer_types(keys: &ConfigKeys, layers: usize) -> Result<Vec<bool>, String> {
-    let Some(types) = keys.list("layer_types", layers)? else {
-        let interval = keys.size("full_attention_interval")?.unwrap_or(4);
-        if interval == 0 {
-            return Err("`full_attention_interval` is 0".to_owned());
-        }
-        return Ok((0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect());
-    };
-    let linear = |kind: &Value| match kind.as_str() {
-        Some(LINEAR) => Ok(true),
-        Some(FULL) => Ok(false),
-        _ => Err(format!("`layer_types` has {kind}; supported are `{LINEAR}` and `{FULL}`")),
-    };
-    types.iter().map(linear).collect()
+    if let Some(types) = keys.layer_types(layers, [LINEAR, FULL])? {
+        return Ok(types);
+    }
+    match keys.size("full_attention_interval")?.unwrap_or(4) {
+        0 => Err("`full_attention_interval` is 0".to_owned()),
+        interval => Ok((0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect()),
+    }
 }
 
 /// The keys of a configuration with such layers.

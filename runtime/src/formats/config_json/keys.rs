@@ -80,6 +80,21 @@ impl<'a> ConfigKeys<'a> {
         }
     }
 
+    /// For each layer, whether `layer_types` has the first of two kinds.
+    pub fn layer_types(
+        &self,
+        layers: usize,
+        [first, second]: [&str; 2],
+    ) -> Result<Option<Vec<bool>>, String> {
+        let is_first = |kind: &Value| match kind.as_str() {
+            Some(kind) if kind == first => Ok(true),
+            Some(kind) if kind == second => Ok(false),
+            _ => Err(format!("`layer_types` has {kind}; supported are `{first}` and `{second}`")),
+        };
+        let types = self.list("layer_types", layers)?;
+        types.map(|types| types.iter().map(is_first).collect()).transpose()
+    }
+
     pub fn nested(&self, key: &str) -> Result<ConfigKeys<'a>, String> {
         let nested = self.typed(key, "an object", Value::as_object)?;
         nested.map(ConfigKeys).ok_or_else(|| format!("`{key}` is missing"))

@@ -18,13 +18,8 @@ pub(super) fn read(keys: &ConfigKeys, layers: usize) -> Result<ShortConv, String
 
 /// Which layers have the convolution. Older files list those with attention.
 fn layer_types(keys: &ConfigKeys, layers: usize) -> Result<Vec<bool>, String> {
-    if let Some(types) = keys.list("layer_types", layers)? {
-        let kind = |kind: &Value| match kind.as_str() {
-            Some(CONVOLUTION) => Ok(true),
-            Some(ATTENTION) => Ok(false),
-            _ => Err(format!("`layer_types` has {kind}; supported are `{CONVOLUTION}` and `{ATTENTION}`")),
-        };
-        return types.iter().map(kind).collect();
+    if let Some(types) = keys.layer_types(layers, [CONVOLUTION, ATTENTION])? {
+        return Ok(types);
     }
     let Some(with_attention) = keys.array("full_attn_idxs")? else { return Ok(vec![false; layers]) };
     Ok((0..layers).map(|layer| !with_attention.contains(&json!(layer))).collect())
