@@ -116,10 +116,10 @@ pub(super) fn apply(function: Function, operands: &[&Dual]) -> Dual {
         let Some(partial) = function.gradient(position).filter(|_| !operand.gradient.is_empty()) else {
             continue;
         };
-        let through = operand.gradient.iter().map(|inner| {
-            let arguments = Arguments { operands: numbers, reverse: Some([&value, inner]) };
-            partial.evaluate(&mut NumberOps, arguments)
-        });
+        // It is linear in the gradient, so one evaluation serves every logit.
+        let arguments = Arguments { operands: numbers, reverse: Some([&value, &1.0]) };
+        let slope = partial.evaluate(&mut NumberOps, arguments);
+        let through = operand.gradient.iter().map(|inner| slope * inner);
         gradient = match gradient.is_empty() {
             true => through.collect(),
             false => gradient.iter().zip(through).map(|(a, b)| cancelled(a + b, *a, b)).collect(),

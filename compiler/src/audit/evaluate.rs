@@ -132,10 +132,11 @@ impl<'a> Evaluator<'a> {
                         .map(|index| values.at(unbounded, index).clone())
                         .collect());
                 }
+                let mut at: Vec<&Dual> = Vec::with_capacity(operands.len());
                 let each = (0..layout.len(axis)).map(|index| {
-                    let operands: Vec<&Dual> =
-                        operands.iter().map(|operand| values.at(*operand, index)).collect();
-                    dual::apply(*function, &operands)
+                    at.clear();
+                    at.extend(operands.iter().map(|operand| values.at(*operand, index)));
+                    dual::apply(*function, &at)
                 });
                 each.collect()
             }
