@@ -84,6 +84,7 @@ pub(crate) use names::load::{is_slot, is_taken};
 pub use names::modules::is_standard_divergence;
 pub(crate) use names::modules::{declared_name, import_edit};
 pub use names::parse_cache::ParseCache;
+pub use read::changes::MOST_CHANGES;
 pub use runs::{analyse, analyse_audited, analyse_edited, analyse_run, analyse_runs, analyse_with};
 pub use stages::capability::{nearest_form, needed_of};
 pub use values::recorded::ValueInfo;

@@ -4,6 +4,7 @@
 //! The text may be half typed. As in the parser, a line that begins an item closes everything that is open
 //! before it.
 
+use crate::check::MOST_CHANGES;
 use crate::syntax::tokens::{SyntaxToken, TokenKind, lex};
 use crate::syntax::words::{self, LineHead};
 
@@ -239,6 +240,9 @@ impl<'a> CompletionContext<'a> {
         {
             return head;
         }
+        if self.is(last, "with") {
+            return self.changed(last, head);
+        }
         // The block after the value of a term belongs to the term.
         let around = self
             .open
@@ -268,6 +272,31 @@ impl<'a> CompletionContext<'a> {
             Some(word @ ("by" | "step")) => word,
             _ => self.text(last),
         }
+    }
+
+    /// The owner of the settings that `base with { ... }` changes: the stage that made the base.
+    fn changed(&self, with: usize, head: &'a str) -> &'a str {
+        if matches!(head, "domain" | "eval" | "teacher") {
+            return head;
+        }
+        let named = |at: usize| self.before(at).filter(|at| self.kind(*at) == TokenKind::Word);
+        // `expert[d] with`: the name stands before the bracket.
+        let base = (0..with).rev().find(|at| self.is(*at, "=")).map_or(with, |sign| sign + 1);
+        let mut name = self.text(base);
+        for _ in 0..MOST_CHANGES {
+            let declared = (0..self.tokens.len())
+                .find(|at| self.is(*at, name) && named(*at).is_some_and(|word| self.is(word, "model")));
+            let Some(declared) = declared else { return "" };
+            let Some(sign) = (declared..self.tokens.len()).find(|at| self.is(*at, "=")) else { return "" };
+            let made = self.text(sign + 1);
+            // A call, whose owner is its function, or changes of changes.
+            let after = (sign + 2..self.tokens.len()).find(|at| !self.tokens[*at].is_comment());
+            match after.map(|at| self.text(at)) {
+                Some("(" | "{") => return made,
+                _ => name = made,
+            }
+        }
+        ""
     }
 
     /// The number of commas in the bracket at `open` before `end`, at its own depth.

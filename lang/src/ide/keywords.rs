@@ -67,6 +67,9 @@ fn text(word: &str) -> Option<&'static str> {
             "What comes after: the next value of a state, the next mean of `reduce`, the next part of a \
                    schedule."
         }
+        "with" => {
+            "The same model, teacher, domain or `eval`, with some settings changed: `student with { lr = 1e-4 }`."
+        }
         "when" => "The tokens, sequences or prompts that a term or an arm is for.",
         "match" => "The value of the first arm whose condition holds.",
         "for" => "One of these for each member of a family: `for d in domains`.",

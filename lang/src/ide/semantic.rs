@@ -122,6 +122,7 @@ fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(SemanticTokenKi
         || matches!(word, "route" | "experiment" | "compare" | "sweep" | "match") && begins(b"{\"")
         // A keyword that follows a value comes before a name.
         || matches!(word, "where" | "by") && next.bytes().next().is_some_and(words::is_word_byte)
+        || word == "with" && begins(b"{")
         || matches!(word, "state" | "trains" | "step") && named;
     if keyword {
         Some((SemanticTokenKind::Keyword, false, false))

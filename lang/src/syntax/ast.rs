@@ -61,9 +61,10 @@ pub enum ItemKind {
         parameters: Vec<Parameter>,
         body: Expr,
     },
-    /// `domain name { ... }`
+    /// `domain name { ... }`, or `domain name = base with { ... }`
     Domain {
         name: Name,
+        base: Option<Name>,
         block: Block,
     },
     /// `reward name = value`
@@ -108,9 +109,10 @@ pub enum ItemKind {
         span: Span,
         axes: Vec<Index>,
     },
-    /// `eval name { ... }`
+    /// `eval name { ... }`, or `eval name = base with { ... }`
     Eval {
         name: Name,
+        base: Option<Name>,
         block: Block,
     },
     /// `stage name(from: model, ...) = body`
@@ -157,7 +159,7 @@ pub struct Parameter {
     pub default: Option<Expr>,
 }
 
-/// `d in domains`
+/// `d in domains`, `how in { gold: gold(), uld: uld() }`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Index {
     pub name: Name,
@@ -241,6 +243,13 @@ pub struct Expr {
     pub kind: ExprKind,
 }
 
+/// One of several values, with the name of the member or the run that has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedValue {
+    pub name: Name,
+    pub value: Expr,
+}
+
 /// A name that a `where` gives to a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WhereBinding {
@@ -276,6 +285,13 @@ pub enum ExprKind {
         block: Option<Block>,
     },
     List(Vec<Expr>),
+    /// `student with { lr = 1e-4 }`
+    With {
+        base: Box<Expr>,
+        block: Block,
+    },
+    /// `{ gold: gold(), uld: uld() }`, after the `in` of a family or a sweep.
+    NamedValues(Vec<NamedValue>),
     Unary {
         operator: UnaryOperator,
         operand: Box<Expr>,

@@ -112,6 +112,7 @@ structs! {
     Parameter { name, annotation, default }
     Index { name, over }
     Binding { name, index, value }
+    NamedValue { name, value }
     WhereBinding { name, value }
     Block { span, statements, broken }
     Entry { key, value, marks }
@@ -135,7 +136,7 @@ enums! {
         Param(parameter),
         Let { name, annotation, value },
         Fn { name, parameters, body },
-        Domain { name, block },
+        Domain { name, base, block },
         Reward { name, value },
         Schedule { name, value },
         Model(binding),
@@ -145,7 +146,7 @@ enums! {
         Rollout { name, parameters, body },
         Panel { name, value },
         Sweep { span, axes },
-        Eval { name, block },
+        Eval { name, base, block },
         Stage { name, parameters, body },
         Route(route),
         Objective { name, parameters, body },
@@ -170,6 +171,8 @@ enums! {
         Index { base, index },
         Call { callee, arguments, block },
         List(elements),
+        With { base, block },
+        NamedValues(values),
         Unary { operator, operand },
         Binary { operator, operator_span, left, right },
         Live(operand),

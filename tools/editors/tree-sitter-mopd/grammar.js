@@ -136,8 +136,14 @@ module.exports = grammar({
 
     experiment_item: ($) => seq("experiment", field("name", $.string), field("body", $.block)),
     compare_item: ($) => seq("compare", field("name", $.string), field("body", $.block)),
-    eval_item: ($) => seq("eval", field("name", $.identifier), field("body", $.block)),
-    domain_item: ($) => seq("domain", field("name", $.identifier), field("body", $.block)),
+    eval_item: ($) => seq("eval", $._block_or_changed),
+    domain_item: ($) => seq("domain", $._block_or_changed),
+    _block_or_changed: ($) =>
+      seq(
+        field("name", $.identifier),
+        optional(seq(runsOn($, "="), field("base", $.identifier), "with")),
+        field("body", $.block),
+      ),
     objective_item: ($) =>
       seq("objective", field("name", $.identifier), field("parameters", optional($.parameters)), field("body", $.block)),
 
@@ -163,7 +169,7 @@ module.exports = grammar({
     route_item: ($) => seq("route", field("body", $.arms)),
     sweep_item: ($) => seq("sweep", field("body", $.axes)),
     axes: ($) => entries($, $.axis),
-    axis: ($) => seq(field("name", $.identifier), "in", field("values", $.expression)),
+    axis: ($) => seq(field("name", $.identifier), "in", field("values", choice($.named_values, $.expression))),
 
     _binding: ($) => seq(field("name", $.identifier), $._value),
     _family_binding: ($) => seq(field("name", $.identifier), optional($.family), $._value),
@@ -189,7 +195,10 @@ module.exports = grammar({
     one_where: ($) => seq(runsOn($, "where"), $.where_binding),
     where_binding: ($) => seq(field("name", $.identifier), runsOn($, "="), field("value", $.expression)),
 
-    family: ($) => bracketed($, seq(field("name", $.identifier), "in", field("over", $.expression))),
+    family: ($) =>
+      bracketed($, seq(field("name", $.identifier), "in", field("over", choice($.named_values, $.expression)))),
+    named_values: ($) => entries($, $.named_value),
+    named_value: ($) => seq(field("name", $.identifier), runsOn($, ":"), field("value", $.expression)),
     parameters: ($) => parenthesised($, listed($.parameter)),
     // `(p || q, a: fraction)`: the sides of a divergence whose order matters.
     sided_parameters: ($) =>
@@ -310,6 +319,7 @@ module.exports = grammar({
       choice(
         $.call,
         $.application,
+        $.changed,
         $.index,
         $.field,
         $.quantity,
@@ -326,6 +336,8 @@ module.exports = grammar({
     call: ($) => prec(POWER.chain, seq(field("function", $._chain), field("arguments", $.arguments))),
     // `llama { ... }`, `sft(base, on: d) { ... }`
     application: ($) => prec(POWER.chain, seq(field("constructor", $._chain), field("body", $.block))),
+    // `student with { lr = 1e-4 }`
+    changed: ($) => prec(POWER.chain, seq(field("base", $._chain), "with", field("body", $.block))),
     index: ($) => prec(POWER.chain, seq(field("of", $._chain), bracketed($, field("index", $.expression)))),
     field: ($) => prec(POWER.chain, seq(field("of", $._chain), ".", field("name", word($, $.field_name)))),
 

@@ -2,14 +2,14 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Name};
+use crate::syntax::ast::{Expr, ExprKind, Item, ItemKind, Module, Name};
 use mopd_experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Reward, WithOrigin};
 
 use crate::check::builtins::vocabulary::{DomainBlock, ExperimentBlock};
 use crate::check::checker::Checker;
 use crate::check::data;
 use crate::check::names::modules::{ItemId, ModuleId};
-use crate::check::read::{numbers, read, read_with_origin, reads, settings};
+use crate::check::read::{changes, numbers, read, read_with_origin, reads, settings};
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::unknown;
 use crate::check::values::environment::Env;
@@ -95,7 +95,8 @@ pub fn declare_domains(checker: &mut Checker, entry: ModuleId) {
         };
         for id in found {
             let tree = checker.modules.tree(id.module);
-            let ItemKind::Domain { name, block } = &tree.items[id.index].kind else { continue };
+            let item = &tree.items[id.index].kind;
+            let ItemKind::Domain { name, .. } = item else { continue };
             // A second domain of a name has been reported and takes no part.
             if id.module == entry
                 && checker.modules.lookup(entry, &name.text).map(|declared| declared.item) != Some(id)
@@ -105,7 +106,7 @@ pub fn declare_domains(checker: &mut Checker, entry: ModuleId) {
             if checker.recorded.progress.contains_key(&id) {
                 continue;
             }
-            let value = declare_domain(checker, id.module, name, block, &mut shares);
+            let value = declare_domain(checker, id.module, name, item, &mut shares);
             checker
                 .recorded
                 .progress
@@ -123,12 +124,16 @@ fn declare_domain(
     checker: &mut Checker,
     module: ModuleId,
     name: &Name,
-    block: &Block,
+    item: &ItemKind,
     shares: &mut Vec<Spanned<Option<f64>>>,
 ) -> Option<DomainId> {
     let env = Env::constant(module);
     let owner = format!("domain {}", name.text);
-    let (settings, given) = settings::block::<DomainBlock>(checker, Some(block), &owner, name.span);
+    let Some(block) = changes::changed_block(checker, module, item) else {
+        shares.push(Spanned::new(None, name.span));
+        return None;
+    };
+    let (settings, given) = settings::block::<DomainBlock>(checker, Some(&block), &owner, name.span);
     settings::keep_marks(&mut checker.parts, &settings, &owner);
     let limit = given.limits.and_then(|limit| read_with_origin(checker, limit, &env));
     let share = given.share.map(|share| Spanned::new(read(checker, share, &env), share.expr.span));

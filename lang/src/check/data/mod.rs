@@ -315,7 +315,7 @@ fn check_format_of(
 fn block_of_prompts(modules: &Modules, span: Span) -> Option<Span> {
     let (module, _) = modules.files().find(|(_, file)| *file == span.file)?;
     modules.tree(module).items.iter().find_map(|item| match &item.kind {
-        ItemKind::Domain { name, block } | ItemKind::Eval { name, block } => {
+        ItemKind::Domain { name, block, .. } | ItemKind::Eval { name, block, .. } => {
             (name.span == span && !block.broken).then_some(block.span)
         }
         _ => None,

@@ -93,11 +93,12 @@ impl ExperimentParts {
     }
 
     /// The key as it is written in the name of a member: `expert[sort]`.
-    pub fn key_text(&self, key: MemberKey) -> String {
+    pub fn key_text(&self, key: &MemberKey) -> String {
         match key {
-            MemberKey::Domain(domain) => self.domain(domain).name.clone(),
-            MemberKey::Teacher(teacher) => self.teacher(teacher).name.clone(),
+            MemberKey::Domain(domain) => self.domain(*domain).name.clone(),
+            MemberKey::Teacher(teacher) => self.teacher(*teacher).name.clone(),
             MemberKey::Number(number) => number.to_string(),
+            MemberKey::Name(name) => name.to_string(),
         }
     }
 

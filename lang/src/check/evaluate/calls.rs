@@ -62,7 +62,7 @@ impl Checker {
         if !self.spend(1, span) {
             return Value::Error;
         }
-        let mut inner = Env { module: id.module, locals: Rc::default(), ..env.clone() };
+        let mut inner = Env { context: env.context, ..Env::constant(id.module) }.named(&env.model_name);
         if inner.model_name.is_empty() {
             inner.model_name = name.text.clone();
         }
@@ -207,6 +207,15 @@ pub fn call(
             let diagnostic = Diagnostic::error(Code::TypeMismatch, whole.span, text);
             checker.report(diagnostic.replace_with("remove the parentheses", written));
             Value::Formula(number)
+        }
+        Value::Model(_) | Value::Teacher(_) if arguments.is_empty() && block.is_some() => {
+            let text = "only functions, stages and objectives can be called";
+            let after = Span { start: callee.span.end, ..callee.span };
+            let fix = format!("change settings of `{}`", checker.sources.text(callee.span));
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, callee.span, text);
+            let diagnostic = diagnostic.label("this has a value already");
+            checker.report(diagnostic.fix(fix, after, " with").possibly());
+            Value::Error
         }
         other => expected::wrong_kind(
             checker,

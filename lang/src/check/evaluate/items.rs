@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
+use crate::syntax::ast::{Binding, ExprKind, Item, ItemKind, Name, Parameter};
 use crate::syntax::tokens;
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, Unit};
 use mopd_experiment::{
@@ -14,7 +14,7 @@ use mopd_experiment::{
 
 use crate::check::checker::{Checker, DEEPEST_CHAIN, ItemEffort};
 use crate::check::declarations::{Declarations, NamedObjective, plain_teachers};
-use crate::check::evaluate::{self, calls, overrides};
+use crate::check::evaluate::{self, calls, overrides, with};
 use crate::check::evaluation::{benchmarks, sweep};
 use crate::check::formulas::{declared, schedules};
 use crate::check::names::callable;
@@ -116,7 +116,7 @@ fn evaluate_item(checker: &mut Checker, id: ItemId, item: &Item) -> Value {
             rollouts::rollout_value(checker, body, &env).map_or(Value::Error, Value::Rollout)
         }
         ItemKind::Panel { name, value } => panels::panel_item(checker, name, value, &env),
-        ItemKind::Eval { name, block } => benchmarks::eval_item(checker, name, block, &env),
+        ItemKind::Eval { name, .. } => benchmarks::eval_item(checker, name, &item.kind, &env),
         ItemKind::Reward { value, .. } => {
             rewards::reward(checker, value, &env).map_or(Value::Error, Value::Reward)
         }
@@ -159,20 +159,27 @@ fn evaluate_binding(checker: &mut Checker, id: ItemId, binding: &Binding, teache
     let Some(turns) = turns::members(checker, index, &env) else { return Value::Error };
     for (key, inner) in turns {
         let Some(key) = key else {
-            let wanted = "a family has one member per domain or whole number";
+            let wanted = "a family has one member per domain, teacher, whole number or named value";
             checker.report(
                 Diagnostic::error(Code::TypeMismatch, index.over.span, wanted)
-                    .help("for example `[d in domains]`"),
+                    .help("for example `[d in domains]`, or `[how in { gold: gold(), uld: uld() }]`"),
             );
             return Value::Error;
         };
-        let member_name = format!("{}[{}]", name.text, checker.parts.key_text(key));
+        let member_name = format!("{}[{}]", name.text, checker.parts.key_text(&key));
         members.push((key, bound(checker, &member_name, binding, teacher, &inner.named(&member_name))));
     }
     Value::Family(Rc::new(FamilyMembers { name: name.text.clone(), members }))
 }
 
 fn bound(checker: &mut Checker, name: &str, binding: &Binding, teacher: bool, env: &Env) -> Value {
+    if let ExprKind::With { base, block } = &binding.value.kind {
+        let Some((value, env)) = with::changed(checker, base, block, binding.value.span, env) else {
+            return Value::Error;
+        };
+        let changed = Binding { name: binding.name.clone(), index: None, value };
+        return bound(checker, name, &changed, teacher, &env);
+    }
     if teacher {
         return teachers::teacher_binding(checker, name, &binding.value, binding.name.span, env);
     }

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod items;
 mod matches;
 pub mod overrides;
+mod with;
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
@@ -74,6 +75,16 @@ fn evaluated(checker: &mut Checker, expr: &Expr, env: &Env) -> Value {
         ExprKind::Call { callee, arguments, block } => {
             calls::call(checker, expr, callee, arguments, block.as_ref(), env)
         }
+        ExprKind::With { base, block } => match with::changed(checker, base, block, expr.span, env) {
+            Some((value, env)) => checker.evaluate(&value, &env),
+            None => Value::Error,
+        },
+        ExprKind::NamedValues(_) => expected::misplaced(
+            checker,
+            expr.span,
+            "named values belong to a family or a sweep, nothing else",
+            "for example `model student[how in { gold: gold(), uld: uld() }] = ...`",
+        ),
         ExprKind::List(items) => Value::List(items.iter().map(|item| checker.evaluate(item, env)).collect()),
         ExprKind::Unary { operator, operand } => unary(checker, *operator, operand, expr.span, env),
         ExprKind::Binary { operator, operator_span, left, right } => {
@@ -122,7 +133,7 @@ fn evaluated(checker: &mut Checker, expr: &Expr, env: &Env) -> Value {
                     if let Some(key) = key
                         && turn + 1 < last
                     {
-                        inner.model_name = format!("{}[{}]", env.model_name, checker.parts.key_text(key));
+                        inner.model_name = format!("{}[{}]", env.model_name, checker.parts.key_text(&key));
                     }
                     inner.bind(&carried.name.text, value);
                     value = checker.evaluate(body, &inner);
@@ -232,27 +243,45 @@ fn evaluate_index(checker: &mut Checker, base: &Expr, index: &Expr, env: &Env) -
             );
         }
     };
-    let at = checker.evaluate(index, env);
-    let Some(key) = MemberKey::from_value(&at) else {
-        return expected::wrong_kind(
-            checker,
-            index.span,
-            "a member is picked by its domain, number or teacher",
-            &at,
-        );
-    };
-    match family.get(key) {
+    let keys = family.members.iter().map(|(key, _)| key);
+    let Some(key) = member_key(checker, index, keys, env) else { return Value::Error };
+    match family.get(&key) {
         Some(value) => value.clone(),
         None => {
             let names: Vec<String> =
-                family.members.iter().map(|(key, _)| checker.parts.key_text(*key)).collect();
+                family.members.iter().map(|(key, _)| checker.parts.key_text(key)).collect();
             let what = if matches!(key, MemberKey::Domain(_)) { "the domain " } else { "" };
-            let text = format!("`{}` has no member for {what}`{}`", family.name, checker.parts.key_text(key));
+            let text =
+                format!("`{}` has no member for {what}`{}`", family.name, checker.parts.key_text(&key));
             let help = format!("it has: {}", names.join(", "));
             checker.report(Diagnostic::error(Code::UnknownName, index.span, text).help(help));
             Value::Error
         }
     }
+}
+
+/// The member that an index picks of a family with these.
+pub(super) fn member_key<'a>(
+    checker: &mut Checker,
+    index: &Expr,
+    mut members: impl Iterator<Item = &'a MemberKey>,
+    env: &Env,
+) -> Option<MemberKey> {
+    if let ExprKind::Name(name) = &index.kind
+        && members.any(|key| matches!(key, MemberKey::Name(_)))
+    {
+        return match env.local(name) {
+            Some(_) => env.turn(name).cloned(),
+            None => Some(MemberKey::Name(name.as_str().into())),
+        };
+    }
+    let at = checker.evaluate(index, env);
+    let key = MemberKey::from_value(&at);
+    if key.is_none() {
+        let wanted = "a member is picked by its domain, number, teacher or name";
+        expected::wrong_kind(checker, index.span, wanted, &at);
+    }
+    key
 }
 
 fn binary_expression(

@@ -4,15 +4,13 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Spanned};
-use crate::syntax::ast::{
-    Argument, Block, Entry, Expr, ExprKind, Item, ItemKind, Name, Parameter, Statement,
-};
+use crate::syntax::ast::{Entry, Expr, Item, ItemKind, Name, Parameter};
 use crate::syntax::parse;
 use mopd_experiment::formula::Unit;
 
 use crate::check::checker::Checker;
-use crate::check::names::callable::signature;
 use crate::check::names::modules::{ModuleId, Modules, declared_name};
+use crate::check::read::changes::Settings;
 use crate::check::read::declared_type::unit_of_type;
 use crate::check::read::numbers;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -98,26 +96,16 @@ fn owner_name(item: &Item) -> Option<&str> {
     }
 }
 
-/// Where the settings of an item stand.
-enum Settings<'a> {
-    Block(&'a mut Block),
-    Call { callee: &'a Expr, arguments: &'a mut Vec<Argument>, block: Option<&'a mut Block> },
-}
-
 fn settings(item: &mut Item) -> Option<Settings<'_>> {
-    let value = match &mut item.kind {
+    match &mut item.kind {
         ItemKind::Experiment { block, .. }
         | ItemKind::Domain { block, .. }
         | ItemKind::Eval { block, .. }
-        | ItemKind::Compare { block, .. } => return Some(Settings::Block(block)),
-        ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => &mut binding.value,
-        ItemKind::Panel { value, .. } => value,
-        _ => return None,
-    };
-    match &mut value.kind {
-        ExprKind::Call { callee, arguments, block } => {
-            Some(Settings::Call { callee, arguments, block: block.as_mut() })
+        | ItemKind::Compare { block, .. } => Some(Settings::Block(block)),
+        ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => {
+            Settings::of_value(&mut binding.value)
         }
+        ItemKind::Panel { value, .. } => Settings::of_value(value),
         _ => None,
     }
 }
@@ -133,43 +121,9 @@ fn with_setting(
     let tree = modules.tree(module);
     let index = tree.items.iter().position(|item| owner_name(item) == Some(owner))?;
     let mut item = Item::clone(&tree.items[index]);
-    match settings(&mut item)? {
-        Settings::Block(block) => set_entry(block, key, value),
-        Settings::Call { callee, arguments, block } => {
-            let named = arguments
-                .iter()
-                .position(|argument| argument.name.as_ref().is_some_and(|name| name.text == key.text));
-            let by_position = || {
-                let index = parameter_index(modules, module, callee, key)?;
-                arguments.get(index).is_some_and(|argument| argument.name.is_none()).then_some(index)
-            };
-            match (named.or_else(by_position), block) {
-                (Some(index), _) => arguments[index].value = value.clone(),
-                (None, Some(block)) => set_entry(block, key, value),
-                (None, None) => arguments.push(Argument { name: Some(key.clone()), value: value.clone() }),
-            }
-        }
-    }
-    Some((index, item))
-}
-
-/// The index of a parameter among those of what is called.
-fn parameter_index(modules: &Modules, module: ModuleId, callee: &Expr, parameter: &Name) -> Option<usize> {
-    let ExprKind::Name(callee) = &callee.kind else { return None };
-    let (_, parameters) = signature(&modules.item(modules.lookup(module, callee)?.item).kind)?;
-    parameters.iter().position(|known| known.name.text == parameter.text)
-}
-
-fn set_entry(block: &mut Block, key: &Name, value: &Expr) {
-    let entries = block.statements.iter_mut().filter_map(|statement| match statement {
-        Statement::Entry(entry) => Some(entry),
-        _ => None,
-    });
     let set = Entry { key: key.clone(), value: value.clone(), marks: Vec::new() };
-    match entries.into_iter().find(|entry| entry.key.text == key.text) {
-        Some(entry) => *entry = set,
-        None => block.statements.push(Statement::Entry(set)),
-    }
+    settings(&mut item)?.set(modules, module, &set);
+    Some((index, item))
 }
 
 /// The value that `--set OBJECTIVE.PARAMETER=...` gives a parameter of an objective. It comes before the

@@ -3,7 +3,7 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Expr, ExprKind, Name};
+use crate::syntax::ast::{Expr, ExprKind, ItemKind, Name};
 use mopd_experiment::{
     Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange, RewardValues,
 };
@@ -15,15 +15,17 @@ use crate::check::builtins::types::Count;
 use crate::check::builtins::vocabulary::{self, EvalBlock, EvaluationBlock};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
-use crate::check::read::{expected, read, settings};
+use crate::check::read::{changes, expected, read, settings};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
 use crate::check::{data, rollouts};
 
-pub fn eval_item(checker: &mut Checker, name: &Name, block: &Block, env: &Env) -> Value {
+pub fn eval_item(checker: &mut Checker, name: &Name, item: &ItemKind, env: &Env) -> Value {
+    let Some(block) = changes::changed_block(checker, env.module, item) else { return Value::Error };
     let owner = format!("eval {}", name.text);
-    let settings = settings::block_settings(checker, Some(block), &owner, name.span, vocabulary::EVAL, false);
+    let settings =
+        settings::block_settings(checker, Some(&block), &owner, name.span, vocabulary::EVAL, false);
     let given = EvalBlock::of(&settings);
     settings::keep_marks(&mut checker.parts, &settings, &owner);
     let prompts = read(checker, given.prompts, env);

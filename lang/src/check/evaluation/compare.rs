@@ -282,16 +282,25 @@ fn rows(checker: &mut Checker, expr: &Expr, columns: &Columns, env: &Env) -> Opt
             .report(diagnostic.help("list the models that it compares: `models = [start, expert, student]`"));
         return None;
     }
-    let rows: Vec<Option<Row>> = items
+    let rows: Vec<Option<Vec<Row>>> = items
         .iter()
         .map(|item| {
             let label = row_label(checker, item);
-            let value = checker.evaluate(item, &env.named(&label));
-            Some(Row { models: row_models(checker, value, item, columns)?, label })
+            match checker.evaluate(item, &env.named(&label)) {
+                // Members that differ in how they were made are rows; those of domains are columns of one.
+                Value::Family(family) if !family.is_by_domain() => {
+                    let rows = family.members.iter().map(|(key, member)| {
+                        let label = format!("{label}[{}]", checker.parts.key_text(key));
+                        Some(Row { models: row_models(checker, member.clone(), item, columns)?, label })
+                    });
+                    rows.collect()
+                }
+                value => Some(vec![Row { models: row_models(checker, value, item, columns)?, label }]),
+            }
         })
         .collect();
-    let rows: Option<Vec<Row>> = rows.into_iter().collect();
-    let mut rows = rows?;
+    let rows: Option<Vec<Vec<Row>>> = rows.into_iter().collect();
+    let mut rows = rows?.concat();
     let twice = |at: usize| {
         rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at))
     };
@@ -361,7 +370,7 @@ fn row_models(
             }
             let mut models = Vec::new();
             for domain in &columns.domains {
-                match family.get(MemberKey::Domain(*domain)) {
+                match family.get(&MemberKey::Domain(*domain)) {
                     Some(Value::Model(model)) => models.push(*model),
                     Some(Value::Error) => return None,
                     Some(other) => {

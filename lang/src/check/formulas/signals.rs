@@ -116,7 +116,7 @@ pub fn field(checker: &mut Checker, base: &Expr, field: &Name, span: Span, env: 
             let diagnostic = match &other {
                 // `specialist.math`
                 Value::Family(family)
-                    if family.members.iter().any(|(key, _)| checker.parts.key_text(*key) == field.text) =>
+                    if family.members.iter().any(|(key, _)| checker.parts.key_text(key) == field.text) =>
                 {
                     let ours = format!("{}[{}]", checker.sources.text(base.span), field.text);
                     diagnostic.fix(format!("write `{ours}`"), span, ours)

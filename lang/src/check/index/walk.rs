@@ -17,6 +17,7 @@ use crate::check::builtins::vocabulary;
 use crate::check::formulas::divergences::COMMON;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
 use crate::check::objectives::in_reading_order;
+use crate::check::read::changes::MOST_CHANGES;
 use crate::check::teachers::mentions_logits;
 use crate::check::values::environment::EvaluationContext;
 use crate::check::values::resolve::{Resolved, resolve};
@@ -89,7 +90,10 @@ impl Walk<'_> {
             ItemKind::Use(import) => self.import(scope, import),
             ItemKind::Experiment { block, .. } => self.block(scope, block, vocabulary::EXPERIMENT),
             ItemKind::Compare { block, .. } => self.block(scope, block, vocabulary::COMPARE),
-            ItemKind::Domain { block, .. } => self.block(scope, block, vocabulary::DOMAIN),
+            ItemKind::Domain { base, block, .. } => {
+                self.base(scope, base.as_ref());
+                self.block(scope, block, vocabulary::DOMAIN);
+            }
             ItemKind::Param(Parameter { default: value, .. }) => {
                 if let Some(value) = value {
                     self.expr(scope, value);
@@ -135,7 +139,8 @@ impl Walk<'_> {
                 self.expr(&scope.within(EvaluationContext::Entry), body);
             }
             ItemKind::Panel { value, .. } => self.expr(scope, value),
-            ItemKind::Eval { block, .. } => {
+            ItemKind::Eval { base, block, .. } => {
+                self.base(scope, base.as_ref());
                 self.block(scope, block, vocabulary::keys("eval").unwrap_or_default())
             }
             ItemKind::Sweep { axes, .. } => {
@@ -376,6 +381,20 @@ impl Walk<'_> {
             ExprKind::Call { callee, arguments, block } => {
                 self.call(scope, callee, arguments, block.as_ref())
             }
+            ExprKind::With { base, block } => {
+                self.expr(scope, base);
+                let keys = self.keys_of(scope, base).unwrap_or_default();
+                self.block(scope, block, keys);
+            }
+            ExprKind::NamedValues(values) => {
+                for named in values {
+                    self.expr(&scope.within(EvaluationContext::Schedule), &named.value);
+                }
+            }
+            // The name of a member, not of what else has it.
+            ExprKind::Index { base, index } if self.picks_by_name(scope, base, index) => {
+                self.expr(scope, base);
+            }
             ExprKind::List(items) => items.iter().for_each(|item| self.expr(scope, item)),
             ExprKind::Unary { operand, .. } | ExprKind::Live(operand) => self.expr(scope, operand),
             ExprKind::Index { base: left, index: right }
@@ -429,6 +448,57 @@ impl Walk<'_> {
             Resolved::Builtin(builtin) => Some(NameTarget::Builtin(builtin)),
             Resolved::Student | Resolved::Number(_) => None,
         }
+    }
+
+    /// The `sums` of `domain hard = sums with { ... }`.
+    fn base(&mut self, scope: &Scope, base: Option<&Name>) {
+        let Some(base) = base else { return };
+        if let Some(target) = self.resolve(scope, &base.text) {
+            self.record(base.span, target);
+        }
+    }
+
+    /// The model or teacher that a `with`, or an index, is of.
+    fn binding_of(&self, scope: &Scope, base: &Expr) -> Option<(Binding, bool)> {
+        let name = match &base.kind {
+            ExprKind::Name(name) => name,
+            ExprKind::Index { base, .. } => match &base.kind {
+                ExprKind::Name(name) => name,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        match &self.modules.item(self.modules.lookup(scope.module, name)?.item).kind {
+            ItemKind::Model(binding) => Some((binding.clone(), false)),
+            ItemKind::Teacher { binding, .. } => Some((binding.clone(), true)),
+            _ => None,
+        }
+    }
+
+    /// The settings that a `with` of this base may change.
+    fn keys_of(&self, scope: &Scope, base: &Expr) -> Option<&'static [SettingKey]> {
+        let (mut binding, teacher) = self.binding_of(scope, base)?;
+        if teacher {
+            return vocabulary::keys("teacher");
+        }
+        for _ in 0..MOST_CHANGES {
+            match &binding.value.kind {
+                ExprKind::Call { callee, .. } => {
+                    let ExprKind::Name(name) = &callee.kind else { return None };
+                    return vocabulary::keys(builtins::find(name)?.name);
+                }
+                ExprKind::With { base, .. } => binding = self.binding_of(scope, base)?.0,
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn picks_by_name(&self, scope: &Scope, base: &Expr, index: &Expr) -> bool {
+        let ExprKind::Name(name) = &index.kind else { return false };
+        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.index);
+        let named = family.is_some_and(|family| matches!(family.over.kind, ExprKind::NamedValues(_)));
+        named && !self.locals.iter().any(|(local, _)| local == name)
     }
 
     fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {

@@ -132,6 +132,16 @@ impl Labels {
             ExprKind::Field { base: inner, .. }
             | ExprKind::Unary { operand: inner, .. }
             | ExprKind::Live(inner) => self.expr(inner),
+            ExprKind::With { base, block } => {
+                self.expr(base);
+                self.block(block);
+            }
+            ExprKind::NamedValues(values) => {
+                for named in values {
+                    self.name(&named.name);
+                    self.expr(&named.value);
+                }
+            }
             ExprKind::List(items) => items.iter().for_each(|item| self.expr(item)),
             ExprKind::Index { base: left, index: right }
             | ExprKind::Binary { left, right, .. }

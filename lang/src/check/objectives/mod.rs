@@ -141,7 +141,7 @@ fn term_turns(
     let Some(index) = index else { return Some(vec![(name.text.clone(), env.clone())]) };
     let turns = turns::members(checker, index, env)?;
     let named = |(key, env)| match key {
-        Some(key) => (format!("{}[{}]", name.text, checker.parts.key_text(key)), env),
+        Some(key) => (format!("{}[{}]", name.text, checker.parts.key_text(&key)), env),
         None => (name.text.clone(), env),
     };
     Some(turns.into_iter().map(named).collect())
@@ -156,7 +156,7 @@ fn keep_let(parts: &ExperimentParts, name: &str, value: &Value, lets: &mut Vec<N
         Value::Family(family) => {
             for (key, member) in &family.members {
                 if let Value::Formula(formula) = member {
-                    let name = format!("{name}[{}]", parts.key_text(*key));
+                    let name = format!("{name}[{}]", parts.key_text(key));
                     lets.push(NamedFormula { name, formula: formula.clone() });
                 }
             }

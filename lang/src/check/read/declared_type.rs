@@ -73,7 +73,9 @@ pub fn as_declared(
     if let Value::Family(family) = &value {
         let members = family.members.iter();
         let members = members
-            .map(|(key, member)| (*key, as_declared(declarations, member.clone(), Some(annotation), span)))
+            .map(|(key, member)| {
+                (key.clone(), as_declared(declarations, member.clone(), Some(annotation), span))
+            })
             .collect();
         return Value::Family(Rc::new(FamilyMembers { name: family.name.clone(), members }));
     }

@@ -123,10 +123,8 @@ pub fn wrong_kind(declarations: &mut Declarations, span: Span, wanted: &str, fou
         Value::Epochs(_) => postfix_words::epochs_misplaced(declarations, span, diagnostic),
         Value::Family(family) => match family.members.first() {
             Some((key, _)) => {
-                let member = format!("{}[{}]", family.name, declarations.parts.key_text(*key));
-                diagnostic.help(format!(
-                    "a family has one member for each domain or number: `{member}` is one of them"
-                ))
+                let member = format!("{}[{}]", family.name, declarations.parts.key_text(key));
+                diagnostic.help(format!("a family has several members: `{member}` is one of them"))
             }
             None => diagnostic,
         },

@@ -1,6 +1,7 @@
 //! How arguments and settings are read: each type of argument by the check that knows such values.
 
 pub mod arguments;
+pub mod changes;
 pub mod declared_type;
 pub mod expected;
 pub mod numbers;

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic};
-use crate::syntax::ast::{ExprKind, Index};
+use crate::syntax::ast::{ExprKind, Index, NamedValue};
 use mopd_experiment::formula::Unit;
 
 use crate::check::builtins::reserved::is_reserved;
@@ -11,7 +11,7 @@ use crate::check::builtins::vocabulary;
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::read::{expected, numbers};
-use crate::check::values::environment::Env;
+use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::{MemberKey, Value};
 
 /// One environment per element of `d in domains`, `r in 0..=26`, `t in panel`.
@@ -30,6 +30,9 @@ pub fn turns(checker: &mut Checker, index: &Index, env: &Env) -> Vec<(Option<Mem
         let text = format!("`{}` is a parameter, a `let` or a variable already", name.text);
         let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
         checker.report(diagnostic.label("would hide it in here").help("choose another name"));
+    }
+    if let ExprKind::NamedValues(values) = &index.over.kind {
+        return named_turns(checker, index, values, env);
     }
     let items = match checker.evaluate(&index.over, env) {
         Value::List(items) => items,
@@ -60,10 +63,40 @@ pub fn turns(checker: &mut Checker, index: &Index, env: &Env) -> Vec<(Option<Mem
     let turn = |item: Value| {
         let key = MemberKey::from_value(&item);
         let mut inner = env.clone();
-        inner.bind(&index.name.text, item);
+        match &key {
+            Some(key) => inner.bind_turn(&index.name.text, key.clone(), item),
+            None => inner.bind(&index.name.text, item),
+        }
         (key, inner)
     };
     items.into_iter().map(turn).collect()
+}
+
+/// One environment per named value. It may be a schedule, as an argument may.
+fn named_turns(
+    checker: &mut Checker,
+    index: &Index,
+    values: &[NamedValue],
+    env: &Env,
+) -> Vec<(Option<MemberKey>, Env)> {
+    if values.is_empty() {
+        checker.report(Diagnostic::error(Code::OutOfRange, index.over.span, "there is no value in here"));
+    }
+    if !checker.spend(values.len(), index.over.span) {
+        return Vec::new();
+    }
+    let outer = match env.context {
+        EvaluationContext::Constant => env.with_context(EvaluationContext::Schedule),
+        _ => env.clone(),
+    };
+    let turn = |named: &NamedValue| {
+        let key = MemberKey::Name(named.name.text.as_str().into());
+        let value = checker.evaluate(&named.value, &outer);
+        let mut inner = env.clone();
+        inner.bind_turn(&index.name.text, key.clone(), value);
+        (Some(key), inner)
+    };
+    values.iter().map(turn).collect()
 }
 
 /// The elements of an index that names members: `[d in domains]`. A repeated element would give two
@@ -84,11 +117,12 @@ pub fn repeats(
     let mut known: FxHashMap<MemberKey, usize> = FxHashMap::default();
     for (at, (key, _)) in turns.iter().enumerate() {
         let Some(key) = key else { continue };
-        let Some(first) = known.insert(*key, at) else { continue };
-        let name = declarations.parts.key_text(*key);
+        let Some(first) = known.insert(key.clone(), at) else { continue };
+        let name = declarations.parts.key_text(key);
         let text = format!("`{name}` is in this list twice, and its {what} would be too");
         let place = |at: usize| match &index.over.kind {
             ExprKind::List(items) => items.get(at).map(|item| item.span),
+            ExprKind::NamedValues(values) => values.get(at).map(|named| named.name.span),
             _ => None,
         };
         let diagnostic = Diagnostic::error(Code::DuplicateName, place(at).unwrap_or(index.over.span), text);

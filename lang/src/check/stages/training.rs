@@ -193,7 +193,7 @@ fn references(
     };
     let mut found = Vec::new();
     for &domain in domains {
-        match family.get(MemberKey::Domain(domain)) {
+        match family.get(&MemberKey::Domain(domain)) {
             Some(Value::Model(model)) => found.push((domain, *model)),
             Some(Value::Error) => return None,
             _ => {

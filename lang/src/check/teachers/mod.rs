@@ -282,7 +282,7 @@ pub fn split_block(declarations: &Declarations, value: &Expr, env: &Env) -> (Exp
     {
         return (value.clone(), None);
     }
-    let before = Span { end: block.span.start, ..value.span };
+    let before = Span { end: block.span.start, ..callee.span };
     let written = declarations.sources.text(before).trim_end();
     if !written.ends_with(')')
         || (arguments.is_empty() && declarations.sources.text(callee.span).trim_end().len() == written.len())

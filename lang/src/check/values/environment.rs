@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::check::names::modules::ModuleId;
-use crate::check::values::value::Value;
+use crate::check::values::value::{MemberKey, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvaluationContext {
@@ -34,6 +34,8 @@ pub struct Env {
     pub module: ModuleId,
     /// Shared until something is bound: an environment is copied for every call and every setting.
     pub locals: Rc<Vec<(Rc<str>, Value)>>,
+    /// The members of families that variables among these belong to.
+    pub turns: Rc<Vec<(Rc<str>, MemberKey)>>,
     pub context: EvaluationContext,
     /// The name for a model that is made in this expression.
     pub model_name: String,
@@ -41,11 +43,28 @@ pub struct Env {
 
 impl Env {
     pub fn constant(module: ModuleId) -> Env {
-        Env { module, locals: Rc::default(), context: EvaluationContext::Constant, model_name: String::new() }
+        Env {
+            module,
+            locals: Rc::default(),
+            turns: Rc::default(),
+            context: EvaluationContext::Constant,
+            model_name: String::new(),
+        }
     }
 
     pub fn bind(&mut self, name: &str, value: Value) {
         Rc::make_mut(&mut self.locals).push((name.into(), value));
+    }
+
+    /// Binds the variable of a family in one of its members.
+    pub fn bind_turn(&mut self, name: &str, key: MemberKey, value: Value) {
+        self.bind(name, value);
+        Rc::make_mut(&mut self.turns).push((name.into(), key));
+    }
+
+    /// The member of a family that a variable belongs to.
+    pub fn turn(&self, name: &str) -> Option<&MemberKey> {
+        self.turns.iter().rev().find(|(known, _)| **known == *name).map(|(_, key)| key)
     }
 
     pub fn with_context(&self, context: EvaluationContext) -> Env {

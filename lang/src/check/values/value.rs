@@ -106,8 +106,13 @@ pub struct FamilyMembers {
 }
 
 impl FamilyMembers {
-    pub fn get(&self, key: MemberKey) -> Option<&Value> {
-        self.members.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    /// Whether there is one member for each of some domains.
+    pub fn is_by_domain(&self) -> bool {
+        self.members.iter().all(|(key, _)| matches!(key, MemberKey::Domain(_)))
+    }
+
+    pub fn get(&self, key: &MemberKey) -> Option<&Value> {
+        self.members.iter().find(|(known, _)| known == key).map(|(_, value)| value)
     }
 }
 
@@ -115,11 +120,13 @@ impl FamilyMembers {
 const MOST_KEY: f64 = 9_007_199_254_740_992.0;
 
 /// The key of a member of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum MemberKey {
     Domain(DomainId),
     Teacher(TeacherId),
     Number(i64),
+    /// Of `how in { gold: gold(), uld: uld() }`.
+    Name(Rc<str>),
 }
 
 impl MemberKey {

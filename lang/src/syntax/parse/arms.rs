@@ -162,6 +162,7 @@ impl<'a> AstBuilder<'a> {
                     }
                 }
                 Rule::expression => over = Some(self.expression(part)),
+                Rule::named_values => over = Some(self.named_values(part)),
                 _ => {}
             }
         }

@@ -166,6 +166,10 @@ impl<'a> AstBuilder<'a> {
                         _ => ExprKind::Call { callee: Box::new(expr), arguments: Vec::new(), block },
                     }
                 }
+                Rule::changes => {
+                    let Some(block) = self.changes(part) else { continue };
+                    ExprKind::With { base: Box::new(expr), block }
+                }
                 _ => continue,
             };
             expr = Expr { span, kind };
@@ -290,6 +294,38 @@ impl<'a> AstBuilder<'a> {
             _ => ExprKind::Error,
         };
         Expr { span, kind }
+    }
+
+    /// `with { lr = 1e-4 }`
+    pub fn changes(&mut self, pair: Pair<'a, Rule>) -> Option<Block> {
+        let block = pair.into_inner().find(|part| part.as_rule() == Rule::block)?;
+        Some(self.block(block))
+    }
+
+    /// `{ gold: gold(), uld: uld() }`
+    pub fn named_values(&mut self, pair: Pair<'a, Rule>) -> Expr {
+        let span = self.span(&pair);
+        let mut values = Vec::new();
+        for named in pair.into_inner().filter(|part| part.as_rule() == Rule::named_value) {
+            let (mut name, mut value) = (None, None);
+            for part in named.into_inner() {
+                match part.as_rule() {
+                    Rule::name => name = Some(self.name(&part)),
+                    Rule::equals => {
+                        let place = self.span(&part);
+                        let end = self.text()[..place.start as usize].trim_end().len();
+                        let message = "a named value is written `name: value`, with `:` instead of `=`";
+                        let diagnostic = Diagnostic::error(Code::ForeignSyntax, place, message);
+                        let sign = self.span_at(end, place.end as usize);
+                        self.report(diagnostic.fix("write a colon", sign, ":"));
+                    }
+                    Rule::expression => value = Some(self.expression(part)),
+                    _ => {}
+                }
+            }
+            values.extend(name.zip(value).map(|(name, value)| NamedValue { name, value }));
+        }
+        Expr { span, kind: ExprKind::NamedValues(values) }
     }
 
     fn name_expression(&mut self, word: &str, span: Span) -> ExprKind {

@@ -16,6 +16,8 @@ pub(super) struct ItemParts {
     pub(super) block: Option<Block>,
     pub(super) arms: Option<Route>,
     pub(super) family: Option<Index>,
+    /// What a `with` changes.
+    base: Option<Name>,
     /// The declared type of a `let`.
     pub(super) annotation: Option<Name>,
     /// Whether `||` is between the first two.
@@ -81,6 +83,16 @@ impl<'a> AstBuilder<'a> {
                 }
                 Rule::parameter => return Some(ItemKind::Param(self.parameter(part)?)),
                 Rule::assign => self.assign(part, false),
+                Rule::changed_block => {
+                    for part in part.into_inner() {
+                        match part.as_rule() {
+                            Rule::assign => self.assign(part, false),
+                            Rule::name => parts.base = Some(self.name(&part)),
+                            Rule::changes => parts.block = self.changes(part),
+                            _ => {}
+                        }
+                    }
+                }
                 Rule::value => parts.value = self.value(part),
                 Rule::axes => parts.axes = Some(Spanned { span: self.span(&part), value: self.axes(part) }),
                 _ => {}
@@ -98,7 +110,9 @@ impl<'a> AstBuilder<'a> {
                 ItemKind::Let { name: parts.name?, annotation: parts.annotation, value: parts.value? }
             }
             Rule::fn_item => ItemKind::Fn { name: parts.name?, parameters, body: parts.value? },
-            Rule::domain_item => ItemKind::Domain { name: parts.name?, block: parts.block? },
+            Rule::domain_item => {
+                ItemKind::Domain { name: parts.name?, base: parts.base, block: parts.block? }
+            }
             Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
             Rule::schedule_item => ItemKind::Schedule { name: parts.name?, value: parts.value? },
             Rule::model_item => {
@@ -120,7 +134,7 @@ impl<'a> AstBuilder<'a> {
             }
             Rule::rollout_item => ItemKind::Rollout { name: parts.name?, parameters, body: parts.value? },
             Rule::panel_item => ItemKind::Panel { name: parts.name?, value: parts.value? },
-            Rule::eval_item => ItemKind::Eval { name: parts.name?, block: parts.block? },
+            Rule::eval_item => ItemKind::Eval { name: parts.name?, base: parts.base, block: parts.block? },
             Rule::sweep_item => {
                 let Spanned { value: axes, span } = parts.axes?;
                 ItemKind::Sweep { span, axes }
@@ -171,6 +185,7 @@ impl<'a> AstBuilder<'a> {
             match part.as_rule() {
                 Rule::name => name = Some(self.name(&part)),
                 Rule::expression => over = Some(self.expression(part)),
+                Rule::named_values => over = Some(self.named_values(part)),
                 _ => {}
             }
         }

@@ -94,9 +94,9 @@ impl<'a> AstBuilder<'a> {
             }
             "rollout" => ItemKind::Rollout { name, parameters, body: lost },
             "panel" => ItemKind::Panel { name, value: lost },
-            "eval" => ItemKind::Eval { name, block: self.block_within(span) },
+            "eval" => ItemKind::Eval { name, base: None, block: self.block_within(span) },
             "stage" => ItemKind::Stage { name, parameters, body: lost },
-            "domain" => ItemKind::Domain { name, block: self.block_within(span) },
+            "domain" => ItemKind::Domain { name, base: None, block: self.block_within(span) },
             "objective" => ItemKind::Objective { name, parameters, body: self.block_within(span) },
             _ => return None,
         })

@@ -66,6 +66,12 @@ fn show(expr: &Expr) -> String {
         ExprKind::By { value, axis, block } => {
             format!("({} by {} {{{}}})", show(value), axis.text, show_block(block))
         }
+        ExprKind::With { base, block } => format!("({} with {{{}}})", show(base), show_block(block)),
+        ExprKind::NamedValues(values) => {
+            let values: Vec<String> =
+                values.iter().map(|named| format!("{}: {}", named.name.text, show(&named.value))).collect();
+            format!("{{{}}}", values.join(", "))
+        }
         ExprKind::Error => "?".to_owned(),
     }
 }

@@ -28,6 +28,7 @@ mod tables;
 mod trackers;
 mod train;
 mod turns;
+mod variants;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

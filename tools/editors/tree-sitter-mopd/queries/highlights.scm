@@ -115,7 +115,7 @@
 [
   "experiment" "domain" "model" "teacher" "route" "objective" "compare" "let" "fn" "stage" "schedule" "reward" "param" "use"
   "sweep" "template" "panel" "eval" "divergence" "rollout"
-  "pub" "term" "state" "trains" "step" "in" "for" "match" "where" "by"
+  "pub" "term" "state" "trains" "step" "in" "for" "match" "where" "by" "with"
   (else)
 ] @keyword
 

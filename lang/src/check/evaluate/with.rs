@@ -1,0 +1,160 @@
+//! `student with { lr = 1e-4 }`: the value of another model or teacher with some of its settings changed.
+
+use crate::diag::{Code, Diagnostic};
+use crate::source::Span;
+use crate::syntax::ast::{Binding, Block, Expr, ExprKind, Index, ItemKind};
+
+use crate::check::checker::Checker;
+use crate::check::evaluate::member_key;
+use crate::check::names::modules::ItemId;
+use crate::check::read::changes::{MOST_CHANGES, Settings, change, circle};
+use crate::check::read::{expected, turns};
+use crate::check::reporter::Reporter;
+use crate::check::values::environment::Env;
+
+/// The value that `base with { ... }` stands for, and the environment of its names: that of the `with`, and the
+/// variable of the family that `base` is a member of. Reports what can't be changed.
+pub fn changed(
+    checker: &mut Checker,
+    base: &Expr,
+    block: &Block,
+    span: Span,
+    env: &Env,
+) -> Option<(Expr, Env)> {
+    let (mut value, mut inner) = settled(checker, base, env)?;
+    // Of changes of changes, the last ones count.
+    let mut blocks = vec![block.clone()];
+    for _ in 0..MOST_CHANGES {
+        match value.kind {
+            ExprKind::With { base, block } => {
+                blocks.push(block);
+                (value, inner) = settled(checker, &base, &inner)?;
+            }
+            // Another name of a model.
+            ExprKind::Name(_) | ExprKind::Index { .. } => (value, inner) = settled(checker, &value, &inner)?,
+            _ => break,
+        }
+    }
+    if matches!(value.kind, ExprKind::With { .. } | ExprKind::Name(_) | ExprKind::Index { .. }) {
+        let diagnostic = circle(text(checker, base), base.span);
+        checker.report(diagnostic);
+        return None;
+    }
+    let origin = value.span;
+    // Errors in settings that were not changed are at their own place.
+    value.span = span;
+    let Some(mut settings) = Settings::of_value(&mut value) else {
+        let text = format!("the value of `{}` has no settings that could be changed", text(checker, base));
+        let help = "`with` changes what stands in the braces or arguments of a call, such as `distill(start) { ... }`";
+        checker.report(
+            Diagnostic::error(Code::TypeMismatch, base.span, text).note(origin, "its value").help(help),
+        );
+        return None;
+    };
+    for block in blocks.iter().rev() {
+        change(checker, &mut settings, block, env.module)?;
+    }
+    Some((value, inner))
+}
+
+fn text<'a>(reporter: &'a Reporter, expr: &Expr) -> &'a str {
+    reporter.sources.text(expr.span)
+}
+
+/// The value of a model or teacher as its declaration has it, by its name or as a member of a family.
+fn settled(checker: &mut Checker, base: &Expr, env: &Env) -> Option<(Expr, Env)> {
+    let (name, index) = match &base.kind {
+        ExprKind::Name(name) => (name, None),
+        ExprKind::Index { base: family, index } => match &family.kind {
+            ExprKind::Name(name) => (name, Some(index)),
+            _ => return not_declared(checker, base, env),
+        },
+        ExprKind::Error => return None,
+        _ => return not_declared(checker, base, env),
+    };
+    let declared = match env.local(name) {
+        Some(_) => None,
+        None => checker.modules.lookup(env.module, name).map(|declared| declared.item),
+    };
+    let Some(id) = declared.filter(|id| id.module == env.module) else {
+        return not_declared(checker, base, env);
+    };
+    let Some((binding, teacher)) = binding_of(checker, id) else { return not_declared(checker, base, env) };
+    let mut inner = env.clone();
+    match (&binding.index, index) {
+        (None, None) => {}
+        (Some(family), Some(index)) => {
+            bind_member(checker, name, family, index, &mut inner)?;
+        }
+        (Some(family), None) => {
+            let text = format!("`{name}` is a family: `with` changes one member");
+            let example =
+                format!("write `model other[{0} in ...] = {name}[{0}] with {{ ... }}`", family.name.text);
+            checker.report(Diagnostic::error(Code::TypeMismatch, base.span, text).help(example));
+            return None;
+        }
+        (None, Some(_)) => {
+            // Says that it is no family.
+            checker.evaluate(base, env);
+            return None;
+        }
+    }
+    Some((if teacher { with_braces(binding.value) } else { binding.value }, inner))
+}
+
+/// The binding of a model or teacher, and whether it is a teacher.
+fn binding_of(checker: &Checker, id: ItemId) -> Option<(Binding, bool)> {
+    match &checker.modules.item(id).kind {
+        ItemKind::Model(binding) => Some((binding.clone(), false)),
+        ItemKind::Teacher { binding, parameters } if parameters.is_empty() => Some((binding.clone(), true)),
+        _ => None,
+    }
+}
+
+/// A teacher's value with the braces that its settings stand in, which may have been left out.
+fn with_braces(mut value: Expr) -> Expr {
+    let braces =
+        Block { span: Span { start: value.span.end, ..value.span }, statements: Vec::new(), broken: false };
+    match &mut value.kind {
+        ExprKind::With { .. } | ExprKind::Call { block: Some(_), .. } | ExprKind::Error => value,
+        ExprKind::Call { block, .. } => {
+            *block = Some(braces);
+            value
+        }
+        _ => Expr {
+            span: value.span,
+            kind: ExprKind::Call { callee: Box::new(value), arguments: Vec::new(), block: Some(braces) },
+        },
+    }
+}
+
+fn not_declared<T>(checker: &mut Checker, base: &Expr, env: &Env) -> Option<T> {
+    let value = checker.evaluate(base, env);
+    if !value.is_error() {
+        let wanted = "`with` changes the settings of a model or teacher that the file declares, by its name";
+        expected::wrong_kind(checker, base.span, wanted, &value);
+    }
+    None
+}
+
+/// Binds the variable of a family to its value in one member.
+fn bind_member(checker: &mut Checker, name: &str, family: &Index, index: &Expr, env: &mut Env) -> Option<()> {
+    let members = turns::members(checker, family, &Env::constant(env.module))?;
+    let key = member_key(checker, index, members.iter().filter_map(|(key, _)| key.as_ref()), env)?;
+    let found = members.into_iter().find(|(member, _)| member.as_ref() == Some(&key));
+    let Some((_, member)) = found else {
+        let text = format!("`{name}` has no member `{}`", checker.parts.key_text(&key));
+        checker.report(Diagnostic::error(Code::UnknownName, index.span, text));
+        return None;
+    };
+    let variable = family.name.text.as_str();
+    // Both are read by the same names.
+    if env.local(variable).is_some() && env.turn(variable) != Some(&key) {
+        let text = format!("`{variable}` is the variable of `{name}`, and another value here");
+        let help = "give the variable of one of the two families another name";
+        checker.report(Diagnostic::error(Code::DuplicateName, family.name.span, text).help(help));
+        return None;
+    }
+    env.bind_turn(variable, key, member.local(variable)?.clone());
+    Some(())
+}

@@ -1,0 +1,163 @@
+//! Settings in place of others: those of `student with { lr = 1e-4 }`, and those that `--set` gives.
+
+use std::borrow::Cow;
+use std::mem::discriminant;
+
+use crate::diag::{Code, Diagnostic};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Block, Entry, Expr, ExprKind, ItemKind, Name, Statement};
+
+use crate::check::builtins;
+use crate::check::declarations::Declarations;
+use crate::check::names::callable::signature;
+use crate::check::names::modules::{ModuleId, Modules};
+
+/// The most definitions that each change the settings of the next.
+pub const MOST_CHANGES: usize = 100;
+
+/// Where settings stand.
+pub enum Settings<'a> {
+    Block(&'a mut Block),
+    Call { callee: &'a Expr, arguments: &'a mut Vec<Argument>, block: &'a mut Option<Block> },
+}
+
+impl<'a> Settings<'a> {
+    /// Those of a value. `None` if it is no call.
+    pub fn of_value(value: &'a mut Expr) -> Option<Settings<'a>> {
+        match &mut value.kind {
+            ExprKind::Call { callee, arguments, block } => Some(Settings::Call { callee, arguments, block }),
+            ExprKind::With { block, .. } => Some(Settings::Block(block)),
+            _ => None,
+        }
+    }
+
+    /// Sets one, in place of the one of this name or in addition.
+    pub fn set(&mut self, modules: &Modules, module: ModuleId, entry: &Entry) {
+        let (callee, arguments, block) = match self {
+            Settings::Block(block) => return set_entry(block, entry),
+            Settings::Call { callee, arguments, block } => (callee, arguments, block),
+        };
+        let key = entry.key.text.as_str();
+        let named =
+            arguments.iter().position(|argument| argument.name.as_ref().is_some_and(|name| name.text == key));
+        let by_position = || {
+            let index = parameter_index(modules, module, callee, key)?;
+            arguments.get(index).is_some_and(|argument| argument.name.is_none()).then_some(index)
+        };
+        match (named.or_else(by_position), block) {
+            (Some(index), _) => arguments[index].value = entry.value.clone(),
+            (None, Some(block)) => set_entry(block, entry),
+            (None, None) => {
+                arguments.push(Argument { name: Some(entry.key.clone()), value: entry.value.clone() });
+            }
+        }
+    }
+}
+
+/// The index of a parameter among those of what is called.
+fn parameter_index(modules: &Modules, module: ModuleId, callee: &Expr, parameter: &str) -> Option<usize> {
+    let ExprKind::Name(callee) = &callee.kind else { return None };
+    match modules.lookup(module, callee) {
+        Some(declared) => {
+            let (_, parameters) = signature(&modules.item(declared.item).kind)?;
+            parameters.iter().position(|known| known.name.text == parameter)
+        }
+        None => builtins::find(callee)?.parameters.iter().position(|known| known.name == parameter),
+    }
+}
+
+fn set_entry(block: &mut Block, set: &Entry) {
+    let mut entries = block.statements.iter_mut().filter_map(|statement| match statement {
+        Statement::Entry(entry) => Some(entry),
+        _ => None,
+    });
+    match entries.find(|entry| entry.key.text == set.key.text) {
+        Some(entry) => *entry = set.clone(),
+        None => block.statements.push(Statement::Entry(set.clone())),
+    }
+}
+
+/// Makes the changes of a `with`. Reports what can't be changed.
+pub fn change(
+    declarations: &mut Declarations,
+    settings: &mut Settings,
+    changes: &Block,
+    module: ModuleId,
+) -> Option<()> {
+    for statement in &changes.statements {
+        let block = match settings {
+            Settings::Block(block) => Some(&mut **block),
+            Settings::Call { block, .. } => block.as_mut(),
+        };
+        match (statement, block) {
+            (Statement::Entry(entry), _) => settings.set(&declarations.modules, module, entry),
+            (Statement::Route(route), Some(block)) => {
+                block.statements.retain(|statement| !matches!(statement, Statement::Route(_)));
+                block.statements.push(Statement::Route(route.clone()));
+            }
+            (statement, _) => {
+                let place = match statement {
+                    Statement::Let { name, .. }
+                    | Statement::State { name, .. }
+                    | Statement::Term { name, .. }
+                    | Statement::Trains { name, .. }
+                    | Statement::Step { name, .. } => name.span,
+                    Statement::Route(route) => route.span,
+                    Statement::Entry(entry) => entry.key.span,
+                };
+                let text = "`with` changes settings, such as `lr = 1e-4`, and the route of a stage";
+                declarations
+                    .report(Diagnostic::error(Code::TypeMismatch, place, text).label("can't be changed"));
+                return None;
+            }
+        }
+    }
+    Some(())
+}
+
+/// The settings of `domain hard = sums with { ... }`, or of an `eval`: those of the base with the changes.
+pub fn changed_block<'a>(
+    declarations: &mut Declarations,
+    module: ModuleId,
+    item: &'a ItemKind,
+) -> Option<Cow<'a, Block>> {
+    let (mut base, block) = base_and_block(item)?;
+    let mut blocks = vec![Cow::Borrowed(block)];
+    while let Some(name) = base {
+        let found = declarations.modules.lookup(module, &name.text);
+        let found = found.map(|declared| &declarations.modules.item(declared.item).kind);
+        let found = found.filter(|found| discriminant(*found) == discriminant(item));
+        let Some((next, block)) = found.and_then(base_and_block) else {
+            let what = if matches!(item, ItemKind::Eval { .. }) { "an `eval`" } else { "a domain" };
+            let text = format!("`with` changes the settings of {what}, and `{}` is none", name.text);
+            declarations.report(Diagnostic::error(Code::UnknownName, name.span, text));
+            return None;
+        };
+        if blocks.len() > MOST_CHANGES {
+            declarations.report(circle(&name.text, name.span));
+            return None;
+        }
+        blocks.push(Cow::Owned(block.clone()));
+        base = next;
+    }
+    let mut changed = blocks.pop().expect("its own");
+    while let Some(changes) = blocks.pop() {
+        change(declarations, &mut Settings::Block(changed.to_mut()), &changes, module)?;
+    }
+    Some(changed)
+}
+
+fn base_and_block(item: &ItemKind) -> Option<(Option<Name>, &Block)> {
+    match item {
+        ItemKind::Domain { base, block, .. } | ItemKind::Eval { base, block, .. } => {
+            Some((base.clone(), block))
+        }
+        _ => None,
+    }
+}
+
+/// A `with` that leads back to itself.
+pub fn circle(name: &str, place: Span) -> Diagnostic {
+    let text = format!("`{name}` is a change of itself, or of too many changes");
+    Diagnostic::error(Code::Cycle, place, text).help("write the settings of one of them without `with`")
+}

@@ -1,0 +1,31 @@
+//! Variants of a model are models of one plan: rows of one table, with what they share computed once.
+
+use super::{Bench, OBJECTIVE, assert_says, source, text};
+
+#[test]
+fn variants_are_rows_and_share_what_does_not_differ() {
+    let bench = Bench::new();
+    let program = source(OBJECTIVE, "mopd(clip_at: 5)").replace(
+        "compare \"tiny table\" {",
+        "model slow = student with { lr = 1e-4 }\n\
+         model clipped[bound in { loose: mopd(clip_at: 50), tight: mopd(clip_at: 1/100) }] = slow with { objective = bound }\n\
+         compare \"tiny table\" {",
+    );
+    let program =
+        program.replace("expert, student, weight_average(expert)]", "expert, student, slow, clipped]");
+    bench.write("tiny.mopd", &program);
+    let tables = bench.tables("variants", &[]);
+    let rows = tables[0]["rows"].as_array().expect("rows");
+    let rows: Vec<&str> = rows.iter().map(|row| row["label"].as_str().expect("a label")).collect();
+    assert_eq!(rows, ["start", "expert", "student", "slow", "clipped[loose]", "clipped[tight]"]);
+    // Written out, a variant is the same stage with the same key.
+    let said = text(&bench.run(&["--out", "again", "--set", "student.lr=1e-4", "--format", "json"]));
+    let kept = |stage: &str| format!("{{\"event\":\"stage_kept\",\"stage\":\"{stage}\"");
+    assert_says(&said, &[&kept("start"), &kept("student")]);
+    let model = |name: &str| {
+        let folder = bench.path("variants/models").join(format!("{name}-seed1/model.safetensors"));
+        std::fs::read(&folder).unwrap_or_else(|_| panic!("{}", folder.display()))
+    };
+    assert_ne!(model("slow"), model("student"));
+    assert_ne!(model("slow"), model("clipped[tight]"));
+}
