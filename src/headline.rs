@@ -70,6 +70,11 @@ pub fn difference(found: &RowDifferences, of: usize, to: usize) -> Option<Vec<Op
         .or_else(|| Some(is(of, to)?.iter().map(|difference| difference.as_ref().map(turned)).collect()))
 }
 
+/// The first row of a table that has only distilled models.
+pub fn distilled_row(plan: &Plan, table: &Table) -> Option<usize> {
+    HeadlineTable::new(plan, table, &[])?.distilled()
+}
+
 pub fn is_normalized(table: &Table) -> bool {
     table.rows.iter().any(|row| row.normalized.is_some())
 }

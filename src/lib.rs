@@ -30,8 +30,11 @@ mod render;
 mod run_events;
 mod run_folder;
 mod run_lock;
+mod run_status;
+mod run_time;
 mod standalone;
 mod starter;
+mod sweep_folder;
 mod table;
 mod worker;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use mopd_store::results_folder::PROVENANCE;
 
 /// The provenance of a run. Other programs read this file, so fields are only ever added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunProvenance {
     /// The words of the command line, the program first.
     pub command: Vec<String>,
@@ -22,6 +22,19 @@ pub struct RunProvenance {
     /// The repository of the experiment's folder; `None` if there is none, or no git.
     pub git: Option<Git>,
     pub machine: Machine,
+    /// What ran before that, of the same run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<EarlierPieces>,
+}
+
+/// The pieces of a run before the last one, of the same plan in the same folder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EarlierPieces {
+    /// Seconds up to the last results, and the `keys` of those: with others, they are of another run.
+    pub finished: f64,
+    pub keys: Option<String>,
+    /// Seconds after that, of pieces that did not finish: those in the events file, as long as it exists.
+    pub unfinished: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +63,7 @@ impl RunProvenance {
             started,
             git: git(folder),
             machine: machine(),
+            earlier: None,
         }
     }
 

@@ -9,8 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use chrono::{DateTime, Utc};
 use mopd_plan::events::{Event, MetricsRow};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::progress::utc;
 use crate::run_folder::ColumnTable;
@@ -87,9 +88,24 @@ pub struct EventsSoFar {
     file: Option<FileIdentity>,
     /// By stage and seed: the rows of each step.
     steps: BTreeMap<(String, u64), BTreeMap<u32, Vec<MetricsRow>>>,
+    /// The first and the last event of each piece: a run that is started again goes on in the same file.
+    pieces: Vec<[DateTime<Utc>; 2]>,
+}
+
+/// What tells the pieces of a run apart.
+#[derive(Deserialize)]
+struct EventTime {
+    event: String,
+    time: String,
 }
 
 impl EventsSoFar {
+    /// The time of all pieces; between them, nothing ran.
+    pub fn seconds(&self) -> f64 {
+        let seconds = |[first, last]: &[DateTime<Utc>; 2]| (*last - *first).as_seconds_f64().max(0.0);
+        self.pieces.iter().map(seconds).sum()
+    }
+
     /// Reads what was added, and calls `heard` with each event. Reads nothing of another file than before: a
     /// run that begins again makes a new one, which may be as long by now.
     ///
@@ -113,6 +129,14 @@ impl EventsSoFar {
         // An incomplete line is read later, when it is complete.
         let whole = added.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         for line in added[..whole].split(|byte| *byte == b'\n') {
+            if let Ok(EventTime { event, time }) = serde_json::from_slice(line)
+                && let Ok(time) = time.parse::<DateTime<Utc>>()
+            {
+                match self.pieces.last_mut() {
+                    Some([_, last]) if event != "ready" => *last = time,
+                    _ => self.pieces.push([time, time]),
+                }
+            }
             // Unknown events of other versions are ignored.
             let Ok(event) = serde_json::from_slice::<Event>(line) else { continue };
             self.note(&event);

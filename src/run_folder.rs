@@ -15,8 +15,9 @@ use crate::problem::Problem;
 use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::worker;
 
+use crate::sweep_folder::SweepFolder;
 pub use mopd_store::results_folder::{ANSWERS, METRICS, REWARDS, SAMPLES, WEIGHTS};
-use mopd_store::results_folder::{MODULES, ResultsFolder, SWEEP};
+use mopd_store::results_folder::{MODULES, ResultsFolder};
 
 pub struct RunFolder {
     pub path: PathBuf,
@@ -91,18 +92,15 @@ impl RunFolder {
 
 /// The reason why the folder of a sweep can't be read as that of a run.
 fn is_a_sweep(path: &Path) -> Option<Problem> {
-    let sweep: Value = serde_json::from_str(&std::fs::read_to_string(path.join(SWEEP)).ok()?).ok()?;
-    let members = sweep.get("members")?.as_array()?;
-    let is_good = |member: &&Value| member.get("good").and_then(Value::as_bool) == Some(true);
-    let member = members.iter().find(is_good).or(members.first());
-    // The folder may have moved since.
-    let name = member.and_then(|member| Path::new(member.get("out")?.as_str()?).file_name());
+    let SweepFolder { members, .. } = SweepFolder::read(path)?;
+    let member = members.iter().find(|member| member.good).or(members.first());
     let message =
         format!("{} is a sweep of {}, not a single run", path.display(), counted(members.len(), "run"));
     let problem = Problem::usage("no-run", message);
-    Some(match name {
-        Some(name) => {
-            problem.help(format!("name the folder of one of them, such as `{}`", path.join(name).display()))
+    Some(match member {
+        Some(member) => {
+            let one = path.join(member.name());
+            problem.help(format!("name the folder of one of them, such as `{}`", one.display()))
         }
         None => problem,
     })
@@ -247,9 +245,10 @@ mod tests {
     #[test]
     fn the_folder_of_a_sweep_is_named_as_one() {
         let folder = tempfile::tempdir().unwrap();
-        let member = |n: u32, good: bool| serde_json::json!({ "out": format!("runs/e/n={n}"), "good": good });
-        let sweep = serde_json::json!({ "members": [member(2, false), member(8, true)] });
-        std::fs::write(folder.path().join(SWEEP), sweep.to_string()).unwrap();
+        let member = |n: u32, good: bool| serde_json::json!({ "out": format!("runs/e/n={n}"), "good": good, "values": { "n": n } });
+        let sweep =
+            serde_json::json!({ "schema": 1, "plan": "", "members": [member(2, false), member(8, true)] });
+        std::fs::write(folder.path().join(crate::sweep_folder::SWEEP), sweep.to_string()).unwrap();
         let text = format!("{:?}", RunFolder::open(folder.path()).err().expect("it is no run"));
         assert!(text.contains("is a sweep of 2 runs") && text.contains("n=8"), "{text}");
     }

@@ -6,25 +6,26 @@ use clap::{Args, ValueEnum};
 
 use super::Format;
 
-/// Show a run as one page for a browser: tables, curves, tokens, the plan, the cost, the source
+/// Show a run, or a sweep, as one page for a browser: tables, curves, tokens, the plan, the cost, the source
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mopd report runs/quickstart
   mopd report runs/quickstart --out quickstart.html
   mopd report runs/a runs/b
+  mopd report runs/rates                a sweep: its runs, scores against the swept values
   mopd report --live runs/quickstart    a page that grows with a run in progress
 
 The page needs no network and no other file: it can be sent and kept. The path of the page is the result.")]
 pub struct ReportArgs {
-    /// The folder of a run, or of several for one page
+    /// The folder of a run or of a sweep, or of several runs for one page
     #[arg(value_name = "RUN", required = true)]
     pub runs: Vec<PathBuf>,
-    /// The page [default: report.html in the run's folder; of several runs, in this one]
+    /// The page [default: report.html in the folder; of several runs, in this one]
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     pub out: Option<PathBuf>,
-    /// Serve the page of one run to browsers of this machine, while the run is in progress; nothing can be
-    /// changed through it. Its address is the result
+    /// Serve the page of one run or sweep to browsers of this machine, while it is in progress; nothing can
+    /// be changed through it. Its address is the result
     #[arg(long)]
     pub live: bool,
     /// The port of that address [default: a free one]
@@ -32,13 +33,13 @@ pub struct ReportArgs {
     pub port: Option<u16>,
 }
 
-/// List runs: folder, state, when, and how long
+/// List runs: folder, state, stage, when, how long, and why they failed
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mopd ls
   mopd ls experiments/*/runs
-  mopd ls --format json | jq 'select(.state == \"unfinished\").folder'")]
+  mopd ls --format json | jq 'select(.state == \"failed\") | .folder, .reason'")]
 pub struct LsArgs {
     /// Folders to search for runs, with their subfolders
     #[arg(value_name = "DIR", default_value = "runs")]
@@ -108,7 +109,7 @@ Examples:
   mopd compare --format latex runs/a runs/b > table.tex
   mopd compare --format csv runs/a runs/b runs/c
 
-Every run is compared with the first one.")]
+Every run is compared with the first one. Which of two is named first decides only the signs.")]
 pub struct CompareArgs {
     /// Folders of runs
     #[arg(value_name = "RUN", required = true, num_args = 2..)]

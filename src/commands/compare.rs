@@ -46,6 +46,8 @@ impl CommonTables {
 
 pub struct MeaningChange {
     difference: PlanDifference,
+    /// How many stages of each run the other does not compute, of how many.
+    only: [(usize, usize); 2],
     inputs: Vec<InputChange>,
     /// Other possible causes of a difference: seeds, versions.
     circumstances: Vec<String>,
@@ -120,7 +122,10 @@ pub fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
             }
         }
     }
-    MeaningChange { difference: difference(&before.plan, &after.plan), inputs, circumstances, forked }
+    let there = difference(&before.plan, &after.plan);
+    let here = difference(&after.plan, &before.plan);
+    let only = [&here, &there].map(|one| (one.reruns.len(), one.stages));
+    MeaningChange { difference: there, only, inputs, circumstances, forked }
 }
 
 impl MeaningChange {
@@ -132,8 +137,8 @@ impl MeaningChange {
     }
 
     pub fn summary(&self) -> String {
-        let PlanDifference { items, reruns, stages } = &self.difference;
-        if items.is_empty() && reruns.is_empty() {
+        let [(before, before_all), (after, after_all)] = self.only;
+        if self.difference.items.is_empty() && before + after == 0 {
             let what = match (self.inputs.is_empty(), self.forked) {
                 (_, true) => "the same plan, but a stage was forked from another text",
                 (true, false) => "the same experiment",
@@ -141,11 +146,19 @@ impl MeaningChange {
             };
             return what.to_owned();
         }
-        match reruns.len() {
-            0 => format!("all {} compute the same", counted(*stages, "stage")),
+        if (before, before_all) != (after, after_all) {
+            return format!(
+                "{before} of {} {} only in the first, {after} of {} only in the second",
+                counted(before_all, "stage"),
+                if before == 1 { "is" } else { "are" },
+                counted(after_all, "stage"),
+            );
+        }
+        match after {
+            0 => format!("all {} compute the same", counted(after_all, "stage")),
             n => format!(
                 "{n} of {} {} something else",
-                counted(*stages, "stage"),
+                counted(after_all, "stage"),
                 if n == 1 { "computes" } else { "compute" }
             ),
         }
@@ -453,6 +466,7 @@ pub fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mopd_plan::difference::{ChangeKind, DifferenceKind, ItemChange};
     use mopd_plan::results::{ComparedRow, Interval};
 
     use super::*;
@@ -482,6 +496,7 @@ mod tests {
         };
         let meaning = MeaningChange {
             difference: PlanDifference::default(),
+            only: [(0, 3); 2],
             inputs: Vec::new(),
             circumstances: vec!["seeds 1 -> 2".into()],
             forked: false,
@@ -538,6 +553,29 @@ merging
         assert!(sampling.contains("[+0.12, +0.38]   |") && sampling.contains("the sampling differs, so"));
         let one = of(|table| table.one_prompt.push("a_b".into()));
         assert!(one.contains("[+0.12, +0.38]   |") && one.contains("with one test prompt, the intervals"));
+    }
+
+    #[test]
+    fn stages_of_both_runs_count() {
+        let summary = |only| MeaningChange { only, ..pair().meaning }.summary();
+        let change = |only| {
+            let mut meaning = pair().meaning;
+            let fate = ChangeKind::Added;
+            let item = ItemChange { kind: DifferenceKind::Stage, name: "x".into(), runs: Vec::new(), fate };
+            meaning.difference.items.push(item);
+            MeaningChange { only, ..meaning }.summary()
+        };
+        assert_eq!(summary([(0, 3), (0, 3)]), "the same experiment");
+        assert_eq!(summary([(1, 3), (1, 3)]), "1 of 3 stages computes something else");
+        assert_eq!(change([(0, 3), (0, 3)]), "all 3 stages compute the same");
+        assert_eq!(
+            change([(1, 3), (2, 4)]),
+            "1 of 3 stages is only in the first, 2 of 4 stages only in the second"
+        );
+        assert_eq!(
+            change([(2, 4), (1, 3)]),
+            "2 of 4 stages are only in the first, 1 of 3 stages only in the second"
+        );
     }
 
     #[test]

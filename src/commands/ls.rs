@@ -18,6 +18,9 @@ use crate::host::reason;
 use crate::output::{self, counted, printable};
 use crate::problem::{CommandStatus, Problem};
 use crate::run_lock::LOCK;
+use crate::run_status::FollowedEvents;
+use crate::run_time::whole_seconds;
+use crate::sweep_folder::SweepFolder;
 
 /// The deepest level of folders that is searched.
 const DEEP: usize = 5;
@@ -28,7 +31,12 @@ struct ListedRun {
     state: State,
     /// When its results were written; without results, when its plan was written.
     when: SystemTime,
+    /// Over all pieces; those of all runs of a sweep.
     seconds: Option<f64>,
+    /// The stages at work; if it failed, that where it did.
+    stage: String,
+    /// Why it failed, or ended early.
+    reason: Option<String>,
     tables: Vec<String>,
     /// For a sweep, the numbers of finished runs and of all runs.
     members: Option<(usize, usize)>,
@@ -39,8 +47,10 @@ struct ListedRun {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Finished,
-    /// Interrupted or failed; the same command resumes it.
+    /// Interrupted; the same command resumes it.
     Unfinished,
+    /// The same command resumes it too, when the reason is gone.
+    Failed,
     Running,
 }
 
@@ -49,6 +59,7 @@ impl State {
         match self {
             State::Finished => "finished",
             State::Unfinished => "unfinished",
+            State::Failed => "failed",
             State::Running => "running",
         }
     }
@@ -71,21 +82,9 @@ struct ResultsFile {
     plan: String,
     experiment: String,
     #[serde(default)]
-    seconds: Option<f64>,
-    #[serde(default)]
     tables: Vec<ExperimentName>,
     #[serde(default)]
     forks: Vec<Fork>,
-}
-
-#[derive(Deserialize)]
-struct SweepFile {
-    members: Vec<SweepMemberFile>,
-}
-
-#[derive(Deserialize)]
-struct SweepMemberFile {
-    good: bool,
 }
 
 pub fn ls(arguments: &LsArgs) -> Result<CommandStatus, Problem> {
@@ -103,7 +102,7 @@ pub fn ls(arguments: &LsArgs) -> Result<CommandStatus, Problem> {
             let when = utc(run.when).to_rfc3339_opts(SecondsFormat::Secs, true);
             let members = run.members.map(|(good, all)| json!({ "good": good, "all": all }));
             let line = json!({ "folder": run.folder, "experiment": run.experiment, "state": run.state.name(),
-                "time": when, "seconds": run.seconds, "tables": run.tables, "members": members,
+                "stage": run.stage, "reason": run.reason, "time": when, "seconds": run.seconds, "tables": run.tables, "members": members,
                 "forks": run.forks });
             output::result(&format!("{line}\n"));
         }
@@ -141,7 +140,7 @@ fn visit(folder: &Path, depth: usize, found: &mut Vec<ListedRun>) -> std::io::Re
 
 fn run(folder: &Path) -> Option<ListedRun> {
     let plan: Option<PlanFile> = read(&folder.join("plan.json"));
-    let sweep: Option<SweepFile> = read(&folder.join("sweep.json"));
+    let sweep = SweepFolder::read(folder);
     if plan.is_none() && sweep.is_none() {
         return None;
     }
@@ -149,25 +148,71 @@ fn run(folder: &Path) -> Option<ListedRun> {
     // Results of another plan are from an earlier run.
     let results = results.filter(|results| plan.as_ref().is_none_or(|plan| plan.hash == results.plan));
     let results = results.filter(|_| !ResultsFolder::at(folder).is_undecided());
-    let members =
-        sweep.map(|sweep| (sweep.members.iter().filter(|member| member.good).count(), sweep.members.len()));
-    let state = match &results {
-        _ if Lock::is_held(&folder.join(LOCK)) => State::Running,
-        Some(_) if members.is_none_or(|(good, all)| good == all) => State::Finished,
-        _ => State::Unfinished,
+    let folders = sweep.as_ref().map(|sweep| sweep.folders(folder)).unwrap_or_default();
+    let good = |sweep: &SweepFolder| sweep.members.iter().filter(|member| member.good).count();
+    let members = sweep.as_ref().map(|sweep| (good(sweep), sweep.members.len()));
+    let complete = results.is_some() && members.is_none_or(|(good, all)| good == all);
+    let running = Lock::is_held(&folder.join(LOCK));
+    let mut ends = Vec::new();
+    if running || !complete {
+        match &sweep {
+            None => ends.extend(End::of(folder, "")),
+            Some(_) => ends
+                .extend(folders.iter().filter_map(|run| End::of(run, &run.file_name()?.to_string_lossy()))),
+        }
+    }
+    let state = match () {
+        () if running => State::Running,
+        () if complete => State::Finished,
+        () if ends.iter().any(|end| end.failed) => State::Failed,
+        () => State::Unfinished,
     };
     let written = |name: &str| std::fs::metadata(folder.join(name)).and_then(|found| found.modified()).ok();
     let when = results.as_ref().and_then(|_| written("results.json"));
     let when = when.or_else(|| written("plan.json")).or_else(|| written("sweep.json"))?;
-    let experiment = match (&plan, &results) {
-        (Some(plan), _) => plan.experiment.name.clone(),
-        (None, Some(results)) => results.experiment.clone(),
-        (None, None) => String::new(),
+    let experiment = match (plan, &results, sweep) {
+        (Some(plan), ..) => plan.experiment.name,
+        (None, Some(results), _) => results.experiment.clone(),
+        (None, None, sweep) => sweep.map(|sweep| sweep.experiment).unwrap_or_default(),
     };
-    let (seconds, tables, forks) =
-        results.map(|results| (results.seconds, results.tables, results.forks)).unwrap_or_default();
-    let tables = tables.into_iter().map(|table| table.name).collect();
-    Some(ListedRun { folder: folder.to_owned(), experiment, state, when, seconds, tables, members, forks })
+    let seconds: Option<f64> = match members {
+        None => whole_seconds(folder),
+        Some(_) => folders.iter().filter_map(|run| whole_seconds(run)).reduce(|all, one| all + one),
+    };
+    let (tables, forks) = results.map(|results| (results.tables, results.forks)).unwrap_or_default();
+    let joined =
+        |texts: Vec<String>| texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    let reason = joined(ends.iter().map(|end| end.reason.clone()).collect());
+    Some(ListedRun {
+        folder: folder.to_owned(),
+        experiment,
+        state,
+        when,
+        seconds,
+        stage: joined(ends.into_iter().map(|end| end.stage).collect()),
+        reason: Some(reason).filter(|reason| !reason.is_empty()),
+        tables: tables.into_iter().map(|table| table.name).collect(),
+        members,
+        forks,
+    })
+}
+
+/// How far a run came that is not finished, as texts.
+struct End {
+    stage: String,
+    reason: String,
+    failed: bool,
+}
+
+impl End {
+    /// `name` is that of a run of a sweep. `None` without events.
+    fn of(run: &Path, name: &str) -> Option<End> {
+        let FollowedEvents { so_far, status } = FollowedEvents::of(run).ok()?;
+        let named =
+            |text: String| if name.is_empty() || text.is_empty() { text } else { format!("{name}: {text}") };
+        let (stage, reason) = (named(status.stages()), named(status.ended.clone().unwrap_or_default()));
+        (so_far.read > 0).then_some(End { stage, reason, failed: status.failure.is_some() })
+    }
 }
 
 /// `None` also for a file that does not come from a run.
@@ -179,7 +224,16 @@ fn grid(runs: &[ListedRun]) -> Grid {
     let now = SystemTime::now();
     let mut grid = Grid::new();
     grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
-    grid.force_no_tty().set_header(["folder", "experiment", "state", "when", "took", "tables"]);
+    grid.force_no_tty().set_header([
+        "folder",
+        "experiment",
+        "state",
+        "stage",
+        "when",
+        "took",
+        "tables",
+        "reason",
+    ]);
     for run in runs {
         let members = run
             .members
@@ -188,12 +242,14 @@ fn grid(runs: &[ListedRun]) -> Grid {
             printable(&run.folder.display().to_string()),
             printable(&run.experiment),
             format!("{}{members}{}", run.state.name(), if run.forks.is_empty() { "" } else { ", forked" }),
+            run.stage.clone(),
             format!("{} ago", duration(age(run.when, now).as_secs_f64())),
             run.seconds.map(duration).unwrap_or_default(),
             printable(&run.tables.join(", ")),
+            run.reason.clone().unwrap_or_default(),
         ]);
     }
-    if let Some(column) = grid.column_mut(4) {
+    if let Some(column) = grid.column_mut(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     grid

@@ -2,17 +2,21 @@
 //! other with one store, so that stages they share are computed once. A file without a `sweep` is a sweep of
 //! one run.
 
+mod merged;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use mopd_lang::Analysis;
+use mopd_plan::Plan;
 use mopd_plan::difference::NamedPlan;
-use mopd_plan::results::{Results, Table, TableRow};
-use mopd_plan::{Comparison, DataSource, Domain, ModelId, Plan, PromptFormat, Reward, TableColumn};
-use mopd_store::results_folder::{RESULTS, ResultsFolder, SWEEP};
+use mopd_plan::results::Results;
+use mopd_store::results_folder::{RESULTS, ResultsFolder};
 use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
+pub use self::merged::{FinishedRun, merged};
 use super::run::{event_files, results, run_plan};
 use super::{Compiled, dry_run, files, plan_to_run};
 use crate::archive;
@@ -23,7 +27,8 @@ use crate::problem::{CommandStatus, Problem};
 use crate::progress::utc;
 use crate::run_folder::out_folder;
 use crate::run_lock::RunLock;
-use crate::table::{self, distinct};
+use crate::sweep_folder::{SWEEP, SweepFolder, SweepMember};
+use crate::table;
 use crate::worker;
 use crate::worker::interrupts::Interrupts;
 
@@ -183,12 +188,21 @@ impl Sweep {
 
     /// Writes the list of members, and which of them are good.
     fn write_members(&self, folder: &Path, good: impl Fn(usize) -> bool) -> Result<(), Problem> {
-        let entry = |(member, index): (&SweepRun, usize)| {
-            let (values, good) = (values(member), good(index));
-            json!({ "values": values, "out": member.out(folder), "good": good })
-        };
-        let list: Vec<Value> = self.members.iter().zip(0..).map(entry).collect();
-        write(&folder.join(SWEEP), &json!({ "schema": 1, "plan": self.plan(), "members": list }))
+        let mut known = HashSet::new();
+        let mut members = Vec::new();
+        for (member, index) in self.members.iter().zip(0..) {
+            let plan = member.compiled.as_ref().map(|compiled| &compiled.plan);
+            members.push(SweepMember {
+                values: values(member),
+                out: member.out(folder),
+                good: good(index),
+                plan: plan.map(|plan| plan.hash.clone()),
+                flops: plan.and_then(|plan| new_flops(plan, &mut known)),
+            });
+        }
+        let (_, first) = self.compiled().next().expect("one of them can run");
+        let experiment = first.plan.experiment.name.clone();
+        write(&folder.join(SWEEP), &SweepFolder { schema: 1, plan: self.plan(), experiment, members })
     }
 
     /// Called when a member has ended in any way. If its results are others than those that the merged tables
@@ -241,10 +255,10 @@ impl Sweep {
         let good: Vec<FinishedRun> = ended()
             .filter_map(|(member, results)| {
                 let (plan, results) = (&member.compiled.as_ref()?.plan, results.as_ref()?);
-                Some(FinishedRun { member, plan, results })
+                Some(FinishedRun { name: member.name(), plan, results })
             })
             .collect();
-        let all = combined(&good);
+        let all = merged(&good);
         if let Some(all) = &all {
             ResultsFolder::at(folder).supersede(all.keys.as_deref().unwrap_or_default())?;
             write(&folder.join(RESULTS), all)?;
@@ -272,6 +286,21 @@ impl SweepResults {
         }
         text
     }
+}
+
+/// The work of the stages that are not known yet, for each seed; `None` where one depends on files.
+fn new_flops<'a>(plan: &'a Plan, known: &mut HashSet<(&'a str, u64)>) -> Option<f64> {
+    let experiment = &plan.experiment;
+    let seeds =
+        experiment.comparisons.iter().map(|comparison| u64::from(comparison.seeds)).max().unwrap_or(1);
+    let seeds = (0..seeds.max(1)).map(|index| experiment.seed.wrapping_add(index));
+    let mut flops = Some(0.0);
+    for (seed, stage) in seeds.flat_map(|seed| plan.stages.iter().map(move |stage| (seed, stage))) {
+        if known.insert((&stage.key, seed)) {
+            flops = flops.zip(stage.cost.flops).map(|(all, one)| all + one);
+        }
+    }
+    flops
 }
 
 /// The values of a member, by name.
@@ -370,114 +399,6 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
         ));
     }
     Ok(if ended.iter().any(Option::is_none) { CommandStatus::Failure } else { status })
-}
-
-/// A member of a sweep that finished.
-struct FinishedRun<'a> {
-    member: &'a SweepRun,
-    plan: &'a Plan,
-    results: &'a Results,
-}
-
-/// The results of all members as those of one run: a row that does not depend on the swept values appears
-/// once, others once for each member.
-fn combined(good: &[FinishedRun]) -> Option<Results> {
-    let first = good.first()?.results;
-    let of_table = |index: usize, table: &Table| {
-        let mut rows: Vec<TableRow> = Vec::new();
-        for (place, row) in table.rows.iter().enumerate() {
-            // Compares keys: equal scores prove nothing, since two models may have the same by chance.
-            let mut all = good.iter().map(|run| RowKeys::new(run.plan, index, place));
-            let own = all.next();
-            if all.all(|other| Some(other) == own) {
-                rows.push(row.clone());
-                continue;
-            }
-            rows.extend(good.iter().filter_map(|FinishedRun { member, results, .. }| {
-                let row = results.tables.get(index)?.rows.get(place)?;
-                Some(TableRow { model: table::row_of_run(&row.model, &member.name()), ..row.clone() })
-            }));
-        }
-        let each = || {
-            let own = good.iter().map(|run| (run.member, run.results.tables.get(index)));
-            own.filter_map(|(member, table)| Some((member.name(), table?)))
-        };
-        Table {
-            metric: table::by_run(each().map(|(name, table)| (name, table.metric.clone()))),
-            intervals: table.intervals.filter(|own| each().all(|(_, other)| other.intervals == Some(*own))),
-            metrics: distinct(each().flat_map(|(_, table)| table.metrics.clone())),
-            rows,
-            ..table.clone()
-        }
-    };
-    let results = || good.iter().map(|run| run.results);
-    Some(Results {
-        plan: results().map(|results| results.plan.as_str()).collect::<Vec<_>>().join(","),
-        seeds: distinct(results().flat_map(|results| results.seeds.clone())),
-        data: distinct(results().flat_map(|results| results.data.clone())),
-        rewards: results()
-            .map(|results| results.rewards.clone())
-            .collect::<Option<Vec<_>>>()
-            .map(|rewards| distinct(rewards.into_iter().flatten())),
-        tables: first.tables.iter().enumerate().map(|(index, table)| of_table(index, table)).collect(),
-        stages: results().flat_map(|results| results.stages.clone()).collect(),
-        guards: results().flat_map(|results| results.guards.clone()).collect(),
-        private: results().flat_map(|results| results.private.clone()).collect(),
-        forks: distinct(results().flat_map(|results| results.forks.clone())),
-        keys: results()
-            .map(|results| results.keys.as_deref())
-            .collect::<Option<Vec<_>>>()
-            .map(|keys| keys.join(",")),
-        seconds: results().map(|results| results.seconds).sum(),
-        before_stages: results().map(|results| results.before_stages).sum(),
-        peak_memory: results().map(|results| results.peak_memory).max().unwrap_or(0),
-        predicted_memory: results().filter_map(|results| results.predicted_memory).max(),
-        ..(*first).clone()
-    })
-}
-
-/// Everything that the numbers of a table row depend on.
-#[derive(PartialEq)]
-struct RowKeys<'a> {
-    /// The keys of its models.
-    models: Vec<&'a str>,
-    /// The keys of the rows that a normalized score is relative to.
-    anchors: Option<[Vec<&'a str>; 2]>,
-    columns: &'a [TableColumn],
-    /// By column: the prompts, and the rewards of answers.
-    asked: Vec<AskedOfRow<'a>>,
-    seed: u64,
-    seeds: u32,
-}
-
-#[derive(PartialEq)]
-struct AskedOfRow<'a> {
-    tests: Option<&'a DataSource>,
-    format: &'a PromptFormat,
-    limit: Option<u32>,
-    reward: &'a Reward,
-}
-
-impl RowKeys<'_> {
-    fn new(plan: &Plan, table: usize, row: usize) -> Option<RowKeys<'_>> {
-        let experiment = &plan.experiment;
-        let Comparison { rows, columns, normalized, seeds, .. } = experiment.comparisons.get(table)?;
-        let keys = |models: &[ModelId]| {
-            models.iter().map(|id| plan.stages[id.0 as usize].key.as_str()).collect::<Vec<_>>()
-        };
-        let asked = |column: &TableColumn| {
-            let Domain { tests, format, limit, reward, .. } = experiment.domain(column.domain);
-            AskedOfRow { tests: tests.as_ref(), format, limit: *limit, reward }
-        };
-        Some(RowKeys {
-            models: keys(&rows.get(row)?.models),
-            anchors: normalized.as_ref().map(|anchors| [keys(&anchors.zero), keys(&anchors.one)]),
-            columns,
-            asked: columns.iter().map(asked).collect(),
-            seed: experiment.seed,
-            seeds: *seeds,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! data; no request can change anything.
 
 mod http;
-mod status;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,16 +11,15 @@ use mopd_store::Lock;
 use serde::Serialize;
 
 use self::http::{PageAnswer, PageRequest, PageRequests};
-use self::status::LiveStatus;
 use super::source::RunSources;
 use super::stages::{StageData, stages};
+use super::sweep::{FollowedSweep, SweepData};
 use super::{LoadedRun, page};
-use crate::host::reason;
 use crate::output;
 use crate::problem::{CommandStatus, Problem};
-use crate::run_events::{EventsSoFar, FollowOutcome};
 use crate::run_folder::{ColumnTable, RunFolder};
 use crate::run_lock::LOCK;
+use crate::run_status::{FollowedEvents, RunStatus};
 use crate::worker::interrupts::Interrupts;
 
 /// The interval at which the server checks whether it should end.
@@ -37,7 +35,7 @@ struct LiveState<'a> {
     finished: bool,
     /// Whether a command writes to the folder.
     running: bool,
-    status: &'a LiveStatus,
+    status: &'a RunStatus,
     stages: Vec<StageData>,
 }
 
@@ -45,18 +43,33 @@ struct LiveState<'a> {
 struct FollowedRun {
     path: PathBuf,
     plan: String,
-    so_far: EventsSoFar,
-    status: LiveStatus,
+    events: FollowedEvents,
+}
+
+/// What is served.
+enum Followed {
+    Run(Box<FollowedRun>),
+    Sweep(FollowedSweep),
+}
+
+/// The response to `/state` for a sweep.
+#[derive(Serialize)]
+struct LiveSweep {
+    version: String,
+    body: String,
+    data: SweepData,
 }
 
 pub fn serve(path: &Path, port: u16) -> Result<CommandStatus, Problem> {
-    let mut run = FollowedRun {
-        path: path.to_owned(),
-        plan: String::new(),
-        so_far: EventsSoFar::default(),
-        status: LiveStatus::default(),
+    let mut followed = match FollowedSweep::at(path) {
+        Some(sweep) => Followed::Sweep(sweep),
+        None => Followed::Run(Box::new(FollowedRun {
+            path: path.to_owned(),
+            plan: String::new(),
+            events: FollowedEvents::default(),
+        })),
     };
-    run.look()?;
+    followed.page()?;
     let requests = PageRequests::at(port).map_err(|error| {
         Problem::usage("no-server", format!("can't listen on port {port} of 127.0.0.1: {error}"))
             .help("`--port N` sets another port; without it, a free port is chosen")
@@ -68,14 +81,14 @@ pub fn serve(path: &Path, port: u16) -> Result<CommandStatus, Problem> {
     output::note("open this address in a browser of this machine; Ctrl-C ends the server, not the run\n");
     while !interrupts.any() {
         if let Some(request) = requests.next(LOOK) {
-            let answer = run.answer(&request, address);
+            let answer = followed.answer(&request, address);
             request.respond(answer);
         }
     }
     Err(Problem::interrupted())
 }
 
-impl FollowedRun {
+impl Followed {
     fn answer(&mut self, request: &PageRequest, address: SocketAddr) -> PageAnswer {
         let host = request.host.as_deref();
         // A page of another site whose name resolves to this machine must not read it (DNS rebinding).
@@ -99,6 +112,28 @@ impl FollowedRun {
     }
 
     fn page(&mut self) -> Result<String, Problem> {
+        match self {
+            Followed::Run(run) => run.page(),
+            Followed::Sweep(sweep) => sweep.view()?.page(true),
+        }
+    }
+
+    /// `None` where the page already has this state.
+    fn state(&mut self, since: Option<&str>) -> Result<Option<String>, Problem> {
+        let sweep = match self {
+            Followed::Run(run) => return run.state(since),
+            Followed::Sweep(sweep) => sweep.view()?,
+        };
+        let version = sweep.version();
+        if since == Some(version.as_str()) {
+            return Ok(None);
+        }
+        json(&LiveSweep { version, body: sweep.body, data: sweep.data }).map(Some)
+    }
+}
+
+impl FollowedRun {
+    fn page(&mut self) -> Result<String, Problem> {
         let folder = self.look()?;
         let live = !self.is_finished(&folder);
         let run = if live { self.loaded(folder) } else { LoadedRun::load(folder, self.name(), &[])? };
@@ -119,43 +154,28 @@ impl FollowedRun {
             let run = self.loaded(folder);
             stages(&run, &mut RunSources::new(&run), 1).0
         };
-        let state = LiveState { version, plan: &self.plan, finished, running, status: &self.status, stages };
-        let text = serde_json::to_string(&state)
-            .map_err(|error| Problem::run("no-report", format!("the page's data can't be written: {error}")));
-        text.map(Some)
+        let state =
+            LiveState { version, plan: &self.plan, finished, running, status: &self.events.status, stages };
+        json(&state).map(Some)
     }
 
     /// Reads what was added since the last call. An edit under `mopd watch` makes another run of the folder.
     fn look(&mut self) -> Result<RunFolder, Problem> {
         let folder = RunFolder::open(&self.path)?;
         if folder.plan.hash != self.plan {
-            self.begin(folder.plan.hash.clone());
+            self.plan.clone_from(&folder.plan.hash);
+            self.events = FollowedEvents::default();
         }
-        if self.follow()? != FollowOutcome::Read && self.so_far.read > 0 {
-            self.begin(folder.plan.hash.clone());
-            self.follow()?;
-        }
+        self.events.follow(&self.path)?;
         Ok(folder)
-    }
-
-    fn begin(&mut self, plan: String) {
-        self.plan = plan;
-        self.so_far = EventsSoFar::default();
-        self.status = LiveStatus::default();
-    }
-
-    fn follow(&mut self) -> Result<FollowOutcome, Problem> {
-        let FollowedRun { path, so_far, status, .. } = self;
-        so_far.follow(path, |event| status.note(event)).map_err(|error| {
-            Problem::usage("can't-read", format!("can't read {}: {}", path.display(), reason(&error)))
-        })
     }
 
     /// The data that exists before the end of the run: no table, no samples.
     fn loaded(&self, folder: RunFolder) -> LoadedRun {
         LoadedRun {
-            metrics: self.so_far.metrics(),
+            metrics: self.events.so_far.metrics(),
             folder,
+            failure: None,
             name: self.name(),
             place: 0,
             stages_before: 0,
@@ -180,13 +200,18 @@ impl FollowedRun {
 
     /// A run that is repeated has results from before, and new events.
     fn is_finished(&self, folder: &RunFolder) -> bool {
-        folder.results.is_some() && self.so_far.read == 0
+        folder.results.is_some() && self.events.so_far.read == 0
     }
 
     fn version(&self, folder: &RunFolder) -> String {
         let plan: String = folder.plan.hash.chars().take(12).collect();
-        format!("{plan}-{}-{}-{}", self.so_far.read, folder.results.is_some(), self.is_running())
+        format!("{plan}-{}-{}-{}", self.events.so_far.read, folder.results.is_some(), self.is_running())
     }
+}
+
+fn json(state: &impl Serialize) -> Result<String, Problem> {
+    serde_json::to_string(state)
+        .map_err(|error| Problem::run("no-report", format!("the page's data can't be written: {error}")))
 }
 
 fn whole(status: u16, kind: &'static str, body: String) -> PageAnswer {

@@ -7,6 +7,7 @@ mod page;
 mod samples;
 mod source;
 mod stages;
+mod sweep;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -16,14 +17,15 @@ use mopd_plan::events::{DifferencesJob, Event, Failure, Job};
 use mopd_plan::results::RowDifferences;
 use serde::{Serialize, Serializer};
 
+use self::sweep::FollowedSweep;
 use super::compare::{self, CommonTables, MeaningChange};
 use crate::answers::EvaluatedCompletion;
 use crate::args::ReportArgs;
-use crate::host::{as_text, reason};
+use crate::host::as_text;
 use crate::output;
 use crate::problem::{CommandStatus, Problem};
-use crate::run_events::{EVENTS, EventsSoFar};
 use crate::run_folder::{ColumnTable, METRICS, REWARDS, RunFolder, SAMPLES, WEIGHTS};
+use crate::run_status::FollowedEvents;
 use crate::worker;
 
 /// Larger pages open slowly; data that grows with a run is kept below this size, in bytes.
@@ -32,6 +34,8 @@ const LARGE: usize = 2_000_000;
 /// A run with all data that the page shows.
 pub struct LoadedRun {
     folder: RunFolder,
+    /// Why it did not finish.
+    failure: Option<Failure>,
     /// A name that distinguishes it from the others on the page.
     name: String,
     /// Its index, from 0.
@@ -54,10 +58,13 @@ impl LoadedRun {
     /// Loads the run from its folder; `before` are the runs before it on the page.
     fn load(folder: RunFolder, name: String, before: &[LoadedRun]) -> Result<LoadedRun, Problem> {
         let [metrics, samples, weights] = folder.tables([METRICS, SAMPLES, WEIGHTS])?;
-        let metrics = match metrics {
-            Some(metrics) => metrics,
-            None => steps_so_far(&folder.path)?,
+        // A run that is not finished has its events.
+        let events = match &folder.results {
+            Some(_) => FollowedEvents::default(),
+            None => FollowedEvents::of(&folder.path)?,
         };
+        let metrics = metrics.unwrap_or_else(|| events.so_far.metrics());
+        let failure = events.status.failure;
         let common = before.first().map(|first| common_tables(first, &folder, &name)).transpose()?;
         Ok(LoadedRun {
             name,
@@ -65,6 +72,7 @@ impl LoadedRun {
             stages_before: before
                 .last()
                 .map_or(0, |run| run.stages_before + run.folder.plan.experiment.models.len() as u32),
+            failure,
             metrics,
             samples: samples.unwrap_or_default(),
             weights: weights.unwrap_or_default(),
@@ -93,23 +101,31 @@ impl LoadedRun {
 pub fn report(arguments: &ReportArgs) -> Result<CommandStatus, Problem> {
     if arguments.live {
         let [run] = &arguments.runs[..] else {
-            return Err(Problem::usage("usage", "`--live` shows one run")
+            return Err(Problem::usage("usage", "`--live` shows one run, or one sweep")
                 .help("name one folder; `mopd report A B` makes a page of several"));
         };
         return live::serve(run, arguments.port.unwrap_or_default());
+    }
+    if let [path] = &arguments.runs[..]
+        && let Some(mut sweep) = FollowedSweep::at(path)
+    {
+        return written(arguments, &sweep.view()?.page(false)?);
     }
     let names = names(&arguments.runs);
     let mut runs: Vec<LoadedRun> = Vec::new();
     for (path, name) in arguments.runs.iter().zip(names) {
         runs.push(LoadedRun::load(RunFolder::open(path)?, name, &runs)?);
     }
-    let html = page::page(&runs, false)?;
+    written(arguments, &page::page(&runs, false)?)
+}
+
+fn written(arguments: &ReportArgs, html: &str) -> Result<CommandStatus, Problem> {
     let out = arguments.out.clone().unwrap_or_else(|| match &arguments.runs[..] {
         [run] => run.join("report.html"),
         // The page of several runs is not in the folder of one of them.
         _ => PathBuf::from("report.html"),
     });
-    write(&out, &html)?;
+    write(&out, html)?;
     if html.len() > LARGE {
         let size = crate::figures::bytes(html.len() as u64);
         output::error(&format!(
@@ -118,15 +134,6 @@ pub fn report(arguments: &ReportArgs) -> Result<CommandStatus, Problem> {
     }
     output::result(&format!("{}\n", out.display()));
     Ok(CommandStatus::Success)
-}
-
-/// The steps of an unfinished run, from its events.
-fn steps_so_far(run: &Path) -> Result<ColumnTable, Problem> {
-    let mut so_far = EventsSoFar::default();
-    so_far.follow(run, |_| ()).map_err(|error| {
-        Problem::usage("can't-read", format!("can't read {}: {}", run.join(EVENTS).display(), reason(&error)))
-    })?;
-    Ok(so_far.metrics())
 }
 
 /// The name of each run: the last parts of its path, as many as distinguish it from the others.

@@ -3,6 +3,7 @@
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
 use mopd_plan::columns::METRICS;
+use mopd_plan::events::Failure;
 use serde::Serialize;
 
 use super::LoadedRun;
@@ -16,8 +17,14 @@ use crate::headline::headline;
 use crate::output::{counted, printable};
 use crate::problem::Problem;
 use crate::provenance::{Machine, RunProvenance};
+use crate::run_status::place_of;
+use crate::run_time::whole_seconds;
 
-const TEMPLATE: &str = include_str!("page.html");
+const TEMPLATES: [(&str, &str); 3] = [
+    ("page.html", include_str!("page.html")),
+    ("sweep.html", include_str!("sweep.html")),
+    ("sweep_body.html", include_str!("sweep_body.html")),
+];
 const STYLE: &str = include_str!("page.css");
 /// The parts of the script, in order.
 const SCRIPT: [&str; 9] = [
@@ -31,6 +38,8 @@ const SCRIPT: [&str; 9] = [
     include_str!("script/plan.js"),
     include_str!("script/main.js"),
 ];
+/// The script of the page of a sweep.
+const SWEEP_SCRIPT: [&str; 2] = [include_str!("script/base.js"), include_str!("script/sweep.js")];
 /// The additional script of a page of a run in progress.
 const LIVE: &str = include_str!("script/live.js");
 const D3: &str = include_str!("vendor/d3.min.js");
@@ -108,11 +117,45 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
         dagre => Value::from_safe_string(library(DAGRE)),
         script => Value::from_safe_string(script(live)),
     };
+    rendered("page.html", context)
+}
+
+/// The page of a sweep; one that is served has a version of its state.
+pub fn sweep_page(
+    title: &str,
+    body: &str,
+    data: &impl Serialize,
+    version: Option<String>,
+) -> Result<String, Problem> {
+    let data = serde_json::to_string(data)
+        .map_err(|error| Problem::run("no-report", format!("the page's data can't be written: {error}")))?;
+    let script = format!("\"use strict\";\n(() => {{\n{}}})();\n", SWEEP_SCRIPT.concat());
+    let context = context! {
+        version => env!("CARGO_PKG_VERSION"),
+        title,
+        live => version.is_some(),
+        version_of_state => version,
+        body => Value::from_safe_string(body.to_owned()),
+        style => Value::from_safe_string(STYLE.to_owned()),
+        data => Value::from_safe_string(inside_script(&data)),
+        licenses => Value::from_safe_string(LICENSES.replace("*/", "* /")),
+        d3 => Value::from_safe_string(library(D3)),
+        plot => Value::from_safe_string(library(PLOT)),
+        script => Value::from_safe_string(script),
+    };
+    rendered("sweep.html", context)
+}
+
+/// A filled template.
+pub fn rendered(template: &str, context: Value) -> Result<String, Problem> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // Everything is escaped, except what is marked as safe above.
+    // Everything is escaped, except what is marked as safe.
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
-    let filled = environment.render_str(TEMPLATE, context);
+    let filled = TEMPLATES
+        .iter()
+        .try_for_each(|(name, text)| environment.add_template(name, text))
+        .and_then(|()| environment.get_template(template)?.render(context));
     filled.map_err(|error| Problem::run("no-report", format!("the page can't be made: {error}")))
 }
 
@@ -138,13 +181,14 @@ fn view(
         seeds => list,
         seeds_text,
         versions => Value::from(Serde(results.map(|results| &results.versions))),
-        took => results.map(|results| duration(results.seconds)),
+        took => results.map(|results| duration(whole_seconds(&run.folder.path).unwrap_or(results.seconds))),
         memory => results.map(|results| bytes(results.peak_memory)),
         unfinished => results.is_none(),
         forks => forks(run),
         trained,
         data => Value::from(Serde(results.map_or(&[][..], |results| &results.data))),
         headline => headline_view(run),
+        failure => run.failure.as_ref().map(failure_view),
         first_table,
         tables,
         meaning => run.meaning.as_ref().map(|meaning| {
@@ -167,6 +211,16 @@ fn headline_view(run: &LoadedRun) -> Option<Value> {
     let link = |row: usize| anchor_of(run, Some(found.comparison), &found.comparison.rows[row].label, 0);
     let parts: Vec<_> = found.parts.iter().map(|(row, text)| (row.map(link), text.clone())).collect();
     Some(context! { parts, note => found.note })
+}
+
+/// Where a run failed, why, and the way out.
+pub fn failure_view(failure: &Failure) -> Value {
+    let sentence = |text: &str| format!("{}.", printable(text).trim_end().trim_end_matches('.'));
+    context! {
+        place => place_of(failure),
+        message => sentence(&failure.message),
+        help => failure.help.as_deref().map(sentence),
+    }
 }
 
 /// The stages whose results the text alone does not give.

@@ -36,11 +36,11 @@ pub struct TableData {
 struct RowData {
     model: String,
     /// One cell per domain, then the normalized score, if there is one.
-    cells: Vec<Option<Bounds>>,
+    cells: Vec<Option<ScoreBounds>>,
 }
 
 /// The mean, and the bounds of its 95% interval.
-type Bounds = [Rounded; 3];
+pub type ScoreBounds = [Rounded; 3];
 
 #[derive(Serialize)]
 struct Reference {
@@ -52,7 +52,7 @@ struct Reference {
 /// The mean, the bounds of its 95% interval, and the decimals of all three.
 type Difference = (Rounded, Rounded, Rounded, usize);
 
-fn bounds(interval: &Interval) -> Bounds {
+pub fn bounds(interval: &Interval) -> ScoreBounds {
     [Rounded(interval.mean), Rounded(interval.low), Rounded(interval.high)]
 }
 

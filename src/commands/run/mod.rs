@@ -9,7 +9,7 @@ use std::process::ExitStatus;
 
 use mopd_lang::diag::nearest;
 use mopd_plan::Plan;
-use mopd_plan::events::{Event, Failure, Job, Predict, RunJob};
+use mopd_plan::events::{Event, Failure, FailureKind, Job, Predict, RunJob};
 use mopd_plan::results::{Results, RowDifferences};
 
 use self::tracker::Tracker;
@@ -22,12 +22,13 @@ use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style, printable};
 use crate::problem::{CommandStatus, Problem};
 use crate::progress::{LOG_EVERY, ProgressPrinter, RunProgress, TICK, utc};
-use crate::provenance::{PROVENANCE, RunProvenance};
+use crate::provenance::{EarlierPieces, PROVENANCE, RunProvenance};
 use crate::render;
 use crate::run_events::{EventFile, json_line};
+use crate::run_time::pieces_before;
 use crate::table;
 use crate::worker::interrupts::Interrupts;
-use crate::worker::killed;
+use crate::worker::killed::{self, ActiveStage};
 use crate::worker::{self, Kill, Worker, WorkerMessage};
 use mopd_store::results_folder::MODULES;
 use mopd_store::{Folder, StoreItemKind, WriteError};
@@ -64,7 +65,8 @@ pub fn run_plan(
     let from = stages_named(&arguments.from, compiled)?;
     details(compiled, out);
     let engine = engine::engine(arguments, &compiled.plan)?;
-    provenance(out, compiled)?;
+    let earlier = if arguments.fresh { None } else { pieces_before(out, &compiled.plan.hash) };
+    provenance(out, compiled, earlier)?;
     let job = Job::Run(Box::new(RunJob {
         fresh: arguments.fresh,
         from,
@@ -99,7 +101,7 @@ pub fn run_plan(
     let ending = follow(worker, &mut progress, &mut followers);
     drop(forwarding);
     progress.close();
-    if let Some(tracker) = followers.tracker {
+    if let Some(tracker) = followers.tracker.take() {
         tracker.finish();
     }
     let (last, status) = ending?;
@@ -127,6 +129,8 @@ pub fn run_plan(
                 Some(9) => killed::of_run(&compiled.plan, &progress.at_work(), progress.to_come()),
                 _ => worker::death(status),
             };
+            let failure = failure_of(&problem, progress.at_work().first());
+            followers.write(&Event::Failed(failure), &progress);
             problem.report();
             progress.say_last(&stored(&progress));
             Ok(CommandStatus::Failure)
@@ -176,15 +180,20 @@ struct Followers {
 }
 
 impl Followers {
-    fn note(&mut self, event: &Event, progress: &RunProgress) {
-        if self.format == Format::Json {
-            output::result(&json_line(event));
-        }
+    /// To the run's events, for `mopd ls` and `mopd report`.
+    fn write(&mut self, event: &Event, progress: &RunProgress) {
         if let Some(events) = &mut self.events
             && written(events.note(event), &progress.printer()).is_none()
         {
             self.events = None;
         }
+    }
+
+    fn note(&mut self, event: &Event, progress: &RunProgress) {
+        if self.format == Format::Json {
+            output::result(&json_line(event));
+        }
+        self.write(event, progress);
         if let (Event::Step { step, rows, .. }, Some(files)) = (event, &mut self.event_files)
             && let Err(WriteError { path, source }) = files.step(*step, rows)
         {
@@ -201,6 +210,19 @@ impl Followers {
         if let Some(tracker) = &mut self.tracker {
             tracker.note(event);
         }
+    }
+}
+
+/// The end of a worker that could not say it itself.
+fn failure_of(problem: &Problem, at_work: Option<&ActiveStage>) -> Failure {
+    Failure {
+        kind: FailureKind::Runtime,
+        message: problem.message().to_owned(),
+        help: problem.help_text().map(str::to_owned),
+        origin: None,
+        stage: at_work.map(|at| at.stage.clone()),
+        seed: at_work.and_then(|at| at.seed),
+        step: at_work.map(|at| at.step).filter(|step| *step > 0),
     }
 }
 
@@ -283,7 +305,7 @@ pub fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String
 
 /// Writes the sources of the results: the experiment, the modules that it imports from its folder, and the
 /// plan. Results of another plan are moved away first.
-pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
+pub fn provenance(out: &Path, compiled: &Compiled, earlier: Option<EarlierPieces>) -> Result<(), Problem> {
     let plan = plan_json(&compiled.plan)?;
     let mut sources = compiled.sources.files();
     let mut files: Vec<(PathBuf, &str)> = Vec::new();
@@ -300,6 +322,7 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     }
     let entry = compiled.sources.files().next().map(|(_, entry)| folder_of(Path::new(&entry.path)));
     let started = RunProvenance::now(entry.as_deref().unwrap_or(Path::new(".")), &compiled.set, utc());
+    let started = RunProvenance { earlier, ..started };
     let started = serde_json::to_string_pretty(&started)
         .map_err(|error| Problem::run("plan-not-written", format!("cannot write {PROVENANCE}: {error}")))?;
     files.push((PathBuf::from(PROVENANCE), &started));

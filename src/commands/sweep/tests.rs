@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use mopd_plan::Row;
-use mopd_plan::results::{Intervals, Score};
+use mopd_plan::results::{Intervals, Score, Table, TableRow};
+use mopd_plan::{Comparison, Row};
 
 use super::*;
 
@@ -149,12 +149,12 @@ fn other_seeds_are_told_by_member() {
     );
     let good: Vec<_> = (swept.0.compiled().zip(&swept.1))
         .map(|((member, compiled), results)| FinishedRun {
-            member,
+            name: member.name(),
             plan: &compiled.plan,
             results: results.as_ref().expect("good"),
         })
         .collect();
-    let all = combined(&good).expect("two members");
+    let all = super::merged(&good).expect("two members");
     assert_eq!((all.seeds, all.tables[0].intervals), (vec![1, 2, 3], None));
 }
 

@@ -15,6 +15,7 @@ use crate::commands::run;
 use crate::commands::sweep::SweepRun;
 use crate::problem::Problem;
 use crate::run_events::EventFile;
+use crate::run_time::pieces_before;
 use crate::worker::{self, Worker};
 use mopd_store::WriteError;
 
@@ -132,7 +133,7 @@ impl WatchSession<'_> {
     }
 
     fn begin(&mut self, compiled: &Compiled, out: &Path, forks: Vec<Fork>) -> Result<(), Problem> {
-        run::provenance(out, compiled)?;
+        run::provenance(out, compiled, pieces_before(out, &compiled.plan.hash))?;
         let job = Job::Run(Box::new(RunJob {
             checkpoint_every: self.arguments.checkpoint_every,
             forks,

@@ -34,6 +34,7 @@ use crate::output;
 use crate::problem::{CommandStatus, Problem};
 use crate::run_events::EventFile;
 use crate::run_lock::RunLock;
+use crate::run_time::known_pieces;
 use crate::worker::{self, Kill, Requests, WorkerMessage};
 
 /// The pause after which a save counts as complete: editors write in pieces.
@@ -386,7 +387,7 @@ impl WatchSession<'_> {
         for (member, compiled) in sweep.compiled() {
             let out = member.out(&folder);
             let written = sweep.hold(member, &folder).and_then(|_held| {
-                run::provenance(&out, compiled)?;
+                run::provenance(&out, compiled, known_pieces(&out))?;
                 Ok(ResultsFolder::at(&out).keep_results()?)
             });
             if let Err(problem) = written {

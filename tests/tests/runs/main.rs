@@ -13,6 +13,7 @@ mod report;
 mod routes;
 mod run;
 mod sweep;
+mod sweep_page;
 mod tokenizer;
 mod training;
 mod watch;

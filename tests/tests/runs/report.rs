@@ -165,7 +165,7 @@ print(json.dumps({"wrong": page.wrong, "open": page.open, "ids": page.ids, "targ
                   "tags": page.tags, "events": page.events, "data": data, "text": page.text}))
 "##;
 
-fn parsed(path: &Path) -> Value {
+pub fn parsed(path: &Path) -> Value {
     let output = Command::new("python3").arg("-c").arg(PARSER).arg(path).output().expect("python3 starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("the parser answers JSON")
@@ -482,7 +482,7 @@ fn runs_share_a_page() {
 const TIME: u32 = 10_000;
 
 /// The page as a browser has it when its scripts are done, and what it logged.
-fn opened(browser: &str, path: &Path, anchor: &str, flags: &[&str]) -> (String, String) {
+pub fn opened(browser: &str, path: &Path, anchor: &str, flags: &[&str]) -> (String, String) {
     opened_at(browser, &format!("file://{}{anchor}", path.display()), TIME, flags)
 }
 
@@ -552,7 +552,7 @@ fn a_browser_draws_every_chart() {
 }
 
 /// The values of an attribute, in the order of the elements that have it.
-fn attributes<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+pub fn attributes<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let mark = format!(" {name}=\"");
     text.split(mark.as_str()).skip(1).filter_map(|rest| rest.split('"').next()).collect()
 }
@@ -651,7 +651,7 @@ fn an_unfinished_run_has_a_page_too() {
 }
 
 /// Sends a request to the server of a page. Returns status and body.
-fn asked(address: &str, request: &str) -> (u16, String) {
+pub fn asked(address: &str, request: &str) -> (u16, String) {
     let mut stream = std::net::TcpStream::connect(address).expect("the server listens");
     let text = format!("{request}\r\nConnection: close\r\n\r\n");
     stream.write_all(text.as_bytes()).expect("writing a request");
@@ -664,7 +664,7 @@ fn asked(address: &str, request: &str) -> (u16, String) {
 }
 
 /// A process that is killed when the test ends.
-struct Ended(std::process::Child);
+pub struct Ended(pub std::process::Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -897,6 +897,30 @@ fn runs_are_compared_in_meaning_and_in_result() {
     let text = place.good(&["compare", "first", "longer"]);
     assert!(text.contains("1 of ") && text.contains("`student`: ") && text.contains("6 -> 9"), "{text}");
     assert!(text.contains("prompts and seeds are paired"), "{text}");
+
+    // From the other side, everything is the same with the opposite sign.
+    let numbers = |one: &str, other: &str| -> Vec<(String, [f64; 5])> {
+        let csv = place.good(&["compare", "--format", "csv", one, other]);
+        let line = |line: &str| {
+            let fields: Vec<&str> = line.split(',').collect();
+            let number = |at: usize| fields[at].parse::<f64>().expect("a number");
+            ([&fields[2..5], &fields[10..]].concat().join(","), [5, 6, 7, 8, 9].map(number))
+        };
+        csv.lines().skip(1).map(line).collect()
+    };
+    let (there, back) = (numbers("first", "longer"), numbers("longer", "first"));
+    assert!(there.len() == 4 * 3 && there.len() == back.len());
+    for ((name, [first, second, mean, low, high]), (same, back)) in there.iter().zip(&back) {
+        assert_eq!((name, [second, first].map(|score| *score)), (same, [back[0], back[1]]));
+        for (number, turned) in [(mean, back[2]), (low, back[4]), (high, back[3])] {
+            assert!((number + turned).abs() < 1e-9, "{name}: {number} {turned}");
+        }
+    }
+    let summary = |one: &str, other: &str| {
+        let text = place.good(&["compare", one, other]);
+        text.lines().next().and_then(|line| line.split_once(": ")).expect("a summary").1.to_owned()
+    };
+    assert_eq!(summary("first", "longer"), summary("longer", "first"));
 
     // A page of two runs without a common table says why, as `compare` does.
     let source = fs::read_to_string(place.path("tiny.mopd")).expect("the experiment");

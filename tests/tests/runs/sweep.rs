@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A sweep over two bounds and two learning rates of the fine-tuned start, and a student of it.
-const SOURCE: &str = r#"use std.opd.mopd
+pub const SOURCE: &str = r#"use std.opd.mopd
 
 experiment "tiny" { seed = 1 }
 
@@ -38,7 +38,7 @@ model student = distill(start) {
 compare "t" { models = [other, start, student], samples = 1, temperature = 1.0, max_tokens = 6, seeds = 1 }
 "#;
 
-fn folder(source: &str) -> TempDir {
+pub fn folder(source: &str) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let line = |word: &&str| format!("{{\"prompt\": \"copy: {word}=\", \"answer\": \"{word}\"}}\n");
     let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab"];
@@ -47,17 +47,17 @@ fn folder(source: &str) -> TempDir {
     folder
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> Output {
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(mopd_tests::mopd());
     command.current_dir(folder).args(["run", "tiny.mopd", "--out", "out"]).args(arguments);
     command.stdin(Stdio::null()).output().expect("mopd starts")
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn read(path: &Path) -> Value {
+pub fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
 }
 

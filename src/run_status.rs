@@ -1,17 +1,57 @@
-//! The state of a run, from its events.
+//! The state of a run that is not finished, from its events.
 
 use std::collections::VecDeque;
+use std::path::Path;
 
-use mopd_plan::events::Event;
+use mopd_plan::events::{Event, Failure};
 use serde::Serialize;
 
+use crate::host::reason;
 use crate::output::printable;
+use crate::problem::Problem;
+use crate::run_events::{EVENTS, EventsSoFar, FollowOutcome};
 
 /// The number of last steps that the pace is computed from.
 const RECENT: usize = 20;
 
+/// The events of a run, as far as they were read.
+#[derive(Default)]
+pub struct FollowedEvents {
+    pub so_far: EventsSoFar,
+    pub status: RunStatus,
+}
+
+impl FollowedEvents {
+    /// All events in the folder of a run.
+    pub fn of(run: &Path) -> Result<FollowedEvents, Problem> {
+        let mut events = FollowedEvents::default();
+        events.follow(run)?;
+        Ok(events)
+    }
+
+    /// Reads what was added since the last call. A run that begins again makes another file, which is read
+    /// from its beginning.
+    pub fn follow(&mut self, run: &Path) -> Result<(), Problem> {
+        if self.read(run)? != FollowOutcome::Read && self.so_far.read > 0 {
+            *self = FollowedEvents::default();
+            self.read(run)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, run: &Path) -> Result<FollowOutcome, Problem> {
+        let FollowedEvents { so_far, status } = self;
+        so_far.follow(run, |event| status.note(event)).map_err(|error| {
+            Problem::usage(
+                "can't-read",
+                format!("can't read {}: {}", run.join(EVENTS).display(), reason(&error)),
+            )
+        })
+    }
+}
+
 #[derive(Debug, Default, Serialize)]
-pub struct LiveStatus {
+pub struct RunStatus {
     /// Stages, each once per seed.
     tasks: u32,
     done: u32,
@@ -20,7 +60,17 @@ pub struct LiveStatus {
     scores: Vec<Score>,
     warnings: Vec<String>,
     /// Why the run ended before its end.
-    ended: Option<String>,
+    pub ended: Option<String>,
+    /// The same, if the run failed.
+    #[serde(skip)]
+    pub failure: Option<Failure>,
+}
+
+/// Where in a run: `student, seed 2, step 3`.
+pub fn place_of(failure: &Failure) -> Option<String> {
+    let seed = failure.seed.map(|seed| format!(", seed {seed}")).unwrap_or_default();
+    let step = failure.step.map(|step| format!(", step {step}")).unwrap_or_default();
+    Some(printable(&format!("{}{seed}{step}", failure.stage.as_ref()?)))
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -47,10 +97,10 @@ struct Score {
     score: f64,
 }
 
-impl LiveStatus {
+impl RunStatus {
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Ready { .. } => *self = LiveStatus::default(),
+            Event::Ready { .. } => *self = RunStatus::default(),
             Event::Started { tasks, .. } => self.tasks = *tasks,
             Event::StageStarted { stage, seed, steps } => {
                 self.gone(stage, *seed);
@@ -92,10 +142,25 @@ impl LiveStatus {
                 score: *score,
             }),
             Event::Warning { message } => self.warnings.push(printable(message)),
-            Event::Failed(failure) => self.ended = Some(printable(&failure.message)),
+            Event::Failed(failure) => {
+                self.ended = Some(printable(&failure.message));
+                self.failure = Some(failure.clone());
+            }
             Event::Interrupted { .. } => self.ended = Some("interrupted".to_owned()),
             _ => {}
         }
+    }
+
+    /// The stages at work, with their steps: `student 12 of 160`. After a failure, its stage.
+    pub fn stages(&self) -> String {
+        if let Some(place) = self.failure.as_ref().and_then(place_of) {
+            return place;
+        }
+        let stage = |at: &StageAtWork| match at.steps {
+            0 => printable(&at.stage),
+            steps => format!("{} {} of {steps}", printable(&at.stage), at.step),
+        };
+        self.at_work.iter().map(stage).collect::<Vec<_>>().join(", ")
     }
 
     fn find_stage(&mut self, stage: &str, seed: u64) -> Option<&mut StageAtWork> {
