@@ -30,6 +30,7 @@ mod render;
 mod run_events;
 mod run_folder;
 mod run_lock;
+mod run_settings;
 mod run_status;
 mod run_time;
 mod standalone;

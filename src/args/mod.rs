@@ -84,6 +84,7 @@ pub enum Command {
     Report(ReportArgs),
     Ls(LsArgs),
     Answers(AnswersArgs),
+    Query(QueryArgs),
     Compare(CompareArgs),
     Delta(DeltaArgs),
     Export(ExportArgs),

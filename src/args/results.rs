@@ -101,6 +101,53 @@ pub enum AnswersFormat {
     Csv,
 }
 
+/// Answer a question about runs in SQL, with polars
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd query \"select run, model, domain, mean from tables where metric = 'pass@1'\" runs/quickstart
+  mopd query \"select rate, max(mean) from tables join runs using (run) group by rate\" runs/rates
+  mopd query \"select * from metrics where stage = 'student'\" runs/a --format parquet --out student.parquet
+
+Tables: runs (every setting and swept value), metrics, samples, answers, rewards, tables. A column with a dot in its name \
+is written in double quotes. Of a sweep's folder, all runs are read. No other file is.")]
+pub struct QueryArgs {
+    /// `select ...`
+    #[arg(value_name = "SQL")]
+    pub sql: String,
+    /// Folders of runs, or of sweeps
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// `json` is one object per line; `parquet` needs `--out`
+    #[arg(long, value_enum, default_value_t = QueryFormat::Human)]
+    pub format: QueryFormat,
+    /// The file to write [default: standard output]
+    #[arg(long, visible_alias = "output", value_name = "FILE", required_if_eq("format", "parquet"))]
+    pub out: Option<PathBuf>,
+    /// The Python that has polars [default: MOPD_PYTHON, that of mopd's virtual environment, else python3]
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QueryFormat {
+    Human,
+    Csv,
+    Json,
+    Parquet,
+}
+
+impl QueryFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            QueryFormat::Human => "human",
+            QueryFormat::Csv => "csv",
+            QueryFormat::Json => "json",
+            QueryFormat::Parquet => "parquet",
+        }
+    }
+}
+
 /// Compare runs: differences in meaning, and differences in results with their intervals
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -22,6 +22,7 @@ mod ls;
 mod man;
 mod new;
 mod plan;
+mod query;
 mod report;
 mod rewards;
 mod run;
@@ -60,6 +61,7 @@ const BUILT: &[&str] = &[
     "report",
     "ls",
     "answers",
+    "query",
     "compare",
     "delta",
     "export",
@@ -92,6 +94,7 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (&["list", "runs", "ps"], "ls"),
     (&["show", "view", "dashboard"], "report"),
     (&["outputs", "responses", "generations"], "answers"),
+    (&["sql", "select"], "query"),
     (&["diff"], "compare"),
     (&["convert"], "import"),
     (&["install"], "setup"),
@@ -130,6 +133,7 @@ pub fn dispatch(command: Command) -> Result<CommandStatus, Problem> {
         Command::Import(arguments) => import::import(&arguments),
         Command::Ls(arguments) => ls::ls(&arguments),
         Command::Answers(arguments) => answers::answers(&arguments),
+        Command::Query(arguments) => query::query(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Delta(arguments) => delta::delta(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

@@ -21,6 +21,8 @@ import glibc
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PROGRAMS = ["mopd", "mopd-worker"]
+# What `mopd query` needs, as in tools/python/mopd/_query.py.
+POLARS = "polars>=2.1"
 
 # The least versions of libstdc++ (GLIBCXX_3.4.N, CXXABI_1.3.P) on systems with a glibc (2.M): PEP 600's profiles, (M, N, P).
 PROFILES = [(17, 19, 7), (24, 22, 10), (28, 24, 11), (31, 28, 12), (34, 29, 13), (35, 30, 13), (39, 33, 15)]
@@ -100,6 +102,7 @@ def metadata(project, version):
         *(("License-File", name) for name in project["license-files"]),
         ("Requires-Python", project["requires-python"]),
         ("Provides-Extra", "torch"), ("Requires-Dist", f'{pins[0]}; extra == "torch"'),
+        ("Provides-Extra", "query"), ("Requires-Dist", f'{POLARS}; extra == "query"'),
         ("Description-Content-Type", "text/markdown"),
     ]
     head = "".join(f"{name}: {value}\n" for name, value in fields)

@@ -9,6 +9,7 @@ mod lsp;
 mod mechanisms;
 mod playground;
 mod python;
+mod query;
 mod report;
 mod routes;
 mod run;

@@ -4,6 +4,7 @@
 >>> run = mopd.run("pilot/pilot.mopd")
 >>> run.tables[0]
 >>> run.metrics
+>>> run.query("select model, mean from tables")
 
 The program `mopd` of the same package does everything; this module starts it and reads its output and its
 results.
@@ -11,7 +12,7 @@ results.
 
 from ._check import Diagnostic, Fix, Label, Place, check
 from ._program import Error, program
-from ._results import Run, Table, load
+from ._results import Run, Table, load, query
 from ._run import RunError, run
 from .reward import Completion
 
@@ -28,5 +29,6 @@ __all__ = [
     "check",
     "load",
     "program",
+    "query",
     "run",
 ]

@@ -7,10 +7,14 @@ import html
 import importlib
 import json
 import math
+import os
 import pathlib
-from typing import Any, Dict, List, Optional
+import subprocess
+import sys
+import tempfile
+from typing import Any, Dict, List, Optional, Sequence, Union
 
-from ._program import Error, Source
+from ._program import Error, Source, program
 
 #: In the order of preference.
 FRAMES = ("polars", "pandas")
@@ -29,6 +33,23 @@ def load(run: Source, *, frames: Optional[str] = None) -> Run:
     if frames is not None and frames not in FRAMES:
         raise Error(f"frames are read with polars or pandas, not with {frames!r}")
     return Run(path, frames)
+
+
+def query(sql: str, runs: Union[Source, Sequence[Source]]) -> Any:
+    """The answer to a question in SQL about the runs in these folders, as a frame of polars.
+
+    The tables are `runs`, `metrics`, `samples`, `answers`, `rewards` and `tables`, as in `mopd query`.
+    """
+    folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "answer.parquet"
+        command = [program(), "query", "--format=parquet", f"--out={out}", f"--python={sys.executable}", "--", sql]
+        command += [os.fspath(run) for run in folders]
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+        if said.returncode != 0:
+            raise Error(said.stderr.strip())
+        # Read as a whole: the file is gone afterwards.
+        return _library("polars").read_parquet(out)
 
 
 class Run:
@@ -56,6 +77,10 @@ class Run:
     def tables(self) -> List[Table]:
         """Its tables, in the order of the experiment."""
         return [Table(each, self._frames) for each in self.results["tables"]]
+
+    def query(self, sql: str) -> Any:
+        """The answer to a question in SQL about this run, as a frame of polars; of a sweep, about its runs."""
+        return query(sql, self.path)
 
     def table(self, name: str) -> Table:
         """The table with this name."""

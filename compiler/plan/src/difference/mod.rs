@@ -13,10 +13,12 @@ mod families;
 mod inputs;
 mod objective;
 mod scorers;
+mod settings;
 mod values;
 
 pub use families::{NamedPlan, of_families};
 pub use inputs::{InputChange, input_changes};
+pub use settings::settings;
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -55,12 +55,29 @@ fn same_alternative(old: &serde_json::Map<String, Value>, new: &serde_json::Map<
     })
 }
 
-fn name(path: &[String]) -> String {
+pub fn name(path: &[String]) -> String {
     let said: Vec<&str> = path.iter().map(String::as_str).filter(|part| !SILENT.contains(part)).collect();
     let said = if said.is_empty() { path.iter().map(String::as_str).collect() } else { said };
     match said.is_empty() {
         true => "kind".to_owned(),
         false => said.join("."),
+    }
+}
+
+/// The numbers, truth values and texts in a value, with their paths; lists as texts.
+pub fn leaves(value: &Value) -> Vec<(Vec<String>, Value)> {
+    match value {
+        Value::Null => Vec::new(),
+        Value::Array(_) => plain(value).map(|text| (Vec::new(), Value::String(text))).into_iter().collect(),
+        Value::Object(fields) => {
+            let below = |(name, value): (&String, &Value)| {
+                let found = leaves(value).into_iter();
+                let name = name.clone();
+                found.map(move |(path, leaf)| ([vec![name.clone()], path].concat(), leaf))
+            };
+            fields.iter().flat_map(below).collect()
+        }
+        single => vec![(Vec::new(), single.clone())],
     }
 }
 
@@ -122,6 +139,14 @@ mod tests {
             ["ema none -> 0.99", "steps 160 -> 200", "reward.tolerance 0.5 -> 1e-6"]
         );
         assert!(said(before.clone(), before).is_empty());
+    }
+
+    #[test]
+    fn leaves_are_single_values() {
+        let value = json!({ "length": { "steps": 160 }, "ema": null, "parts": ["a", "b"], "shuffle": false });
+        let leaves: Vec<_> = leaves(&value).into_iter().map(|(path, leaf)| (name(&path), leaf)).collect();
+        let expected = [("steps", json!(160)), ("parts", json!("a, b")), ("shuffle", json!(false))];
+        assert_eq!(leaves, expected.map(|(name, leaf)| (name.to_owned(), leaf)));
     }
 
     #[test]
