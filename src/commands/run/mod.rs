@@ -88,7 +88,7 @@ pub fn run_plan(
         events: written(EventFile::open(out), &printer),
         event_files: arguments.tensorboard.then(|| LiveEventFiles::new(&compiled.plan, out)),
         tracker: tracker
-            .map(|command| Tracker::start(command, &compiled.plan, out, printer.clone()))
+            .map(|command| Tracker::start(command, compiled, out, printer.clone()))
             .transpose()?,
         differences: Vec::new(),
     };

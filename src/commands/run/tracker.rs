@@ -9,16 +9,18 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use mopd_plan::Plan;
 use mopd_plan::events::Event;
 use serde_json::{Value, json};
 
+use crate::commands::Compiled;
 use crate::commands::export::scalars;
 use crate::host::reason;
 use crate::metrics::LearnerTurns;
 use crate::output::printable;
 use crate::problem::Problem;
 use crate::progress::{ProgressPrinter, utc};
+use crate::run_settings::run_settings;
+use crate::sweep_folder::SweepFolder;
 
 /// The `PATH` with the folder of this program in front, if that is in a virtual environment of Python: that
 /// Python has the module `mopd.track`, whether or not the environment is active.
@@ -30,6 +32,21 @@ fn path_of_environment() -> Option<OsString> {
     }
     let known = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths(std::iter::once(folder.to_owned()).chain(std::env::split_paths(&known))).ok()
+}
+
+/// The sweep that a run belongs to: what its runs have in common, and the name of this one; null without one.
+fn sweep(out: &Path) -> Value {
+    let (Some(folder), Some(name)) = (out.parent(), out.file_name().map(|name| name.to_string_lossy()))
+    else {
+        return Value::Null;
+    };
+    let Some(sweep) = SweepFolder::read(folder) else { return Value::Null };
+    if !sweep.members.iter().any(|member| member.name() == name) {
+        return Value::Null;
+    }
+    // The same folder may later have another sweep.
+    let plan: String = sweep.plan.chars().take(8).collect();
+    json!({ "group": format!("{} {} {plan}", sweep.experiment, folder.display()), "run": name })
 }
 
 /// How long the tracker may take for the remaining events after the end of the run.
@@ -55,16 +72,21 @@ impl Tracker {
     /// If no shell can be started; only the shell knows whether the program exists.
     pub fn start(
         command: &str,
-        plan: &Plan,
+        compiled: &Compiled,
         out: &Path,
         printer: ProgressPrinter,
     ) -> Result<Tracker, Problem> {
+        let plan = &compiled.plan;
         let failed = |error| {
             Problem::run("tracker-failed", format!("can't start the tracker `{command}`: {}", reason(&error)))
         };
         let mut shell = Command::new("sh");
         if let Some(path) = path_of_environment() {
             shell.env("PATH", path);
+        }
+        // `mopd.track` asks this program for the answers.
+        if let (None, Ok(program)) = (std::env::var_os("MOPD_BIN"), std::env::current_exe()) {
+            shell.env("MOPD_BIN", program);
         }
         let mut child = shell
             .args(["-c", command])
@@ -107,6 +129,8 @@ impl Tracker {
             "out": out.display().to_string(),
             "plan": plan.hash,
             "tables": tables.collect::<Vec<_>>(),
+            "sweep": sweep(out),
+            "settings": run_settings(plan, compiled.set.iter().map(|(name, value)| (name, value))),
         }));
         Ok(tracker)
     }

@@ -5,9 +5,11 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use mopd_tests::root;
+use serde_json::{Value, json};
 
 use super::{Bench, text};
+use crate::sweep::{SOURCE, folder, read};
 
 /// A tracker that records its input, and at each step the length of the event file of its series.
 const PROBE: &str = r#"
@@ -76,6 +78,69 @@ fn a_tracker_and_event_files_have_each_step_when_it_is_done() {
     fs::remove_dir_all(bench.path("out/tensorboard")).expect("removing");
     run(&[]);
     assert!(grown == files(), "of a run that keeps all stages");
+}
+
+/// A stub of the package `wandb`, which writes what it is told.
+const WANDB: &str = r#"
+import json
+class Table:
+    def __init__(self, columns, data):
+        self.rows = [dict(zip(columns, row)) for row in data]
+class Run:
+    def __init__(self, given):
+        self.given, self.summary, self.scores, self.rows = given, self, {}, []
+    def define_metric(self, name, step_metric=None):
+        pass
+    def log(self, numbers):
+        if "answers" in numbers:
+            self.rows = numbers["answers"].rows
+    def update(self, scores):
+        self.scores = scores
+    def finish(self, exit_code):
+        with open(f"told {self.given['name']}.json", "w") as file:
+            json.dump({**self.given, "summary": self.scores, "answers": self.rows, "status": exit_code}, file)
+def init(**given):
+    return Run(given)
+"#;
+
+#[test]
+fn a_tracker_gets_the_settings_the_group_and_the_answers_of_a_sweep() {
+    let place = folder(&SOURCE.replace("rate in [1e-3, 3e-3], ", ""));
+    fs::write(place.path().join("wandb.py"), WANDB).expect("a module");
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(place.path()).args(["run", "tiny.mopd", "--out", "out"]);
+    command.args(["--tracker", "python3 -m mopd.track wandb"]).env("PYTHONDONTWRITEBYTECODE", "1");
+    let paths = [place.path().to_owned(), root().join("tools/python")];
+    command.env("PYTHONPATH", std::env::join_paths(paths).expect("paths without colons"));
+    let output = command.output().expect("mopd starts");
+    assert!(output.status.success() && !text(&output).contains("tracker"), "{}", text(&output));
+    let told = ["bound=1", "bound=5"].map(|name| read(&place.path().join(format!("told {name}.json"))));
+    assert_eq!(told[0]["group"], told[1]["group"]);
+    assert!(
+        told[0]["group"].as_str().is_some_and(|group| group.starts_with("tiny out ")),
+        "{}",
+        told[0]["group"]
+    );
+    for (told, bound) in told.iter().zip([1, 5]) {
+        let config = &told["config"];
+        let names = ["bound", "seed", "student.steps", "student.objective", "copy.tests.path"];
+        let given = names.map(|name| config[name].clone());
+        assert_eq!(json!(given), json!([bound, 1, 3, "mopd", "copy.jsonl"]), "{config}");
+        assert_eq!((&config["start.lr"], &told["status"]), (&json!(0.001), &json!(0)));
+        let results = read(&place.path().join(format!("out/bound={bound}/results.json")));
+        let score = &results["tables"][0]["rows"][2]["scores"]["copy"]["mean"];
+        assert_eq!(
+            (&told["summary"]["table/t/student/copy"], &told["summary"]["seconds"]),
+            (score, &results["seconds"])
+        );
+        let answers = told["answers"].as_array().expect("answers");
+        assert_eq!(answers.len(), 3 * 8, "rows and prompts");
+        assert!(
+            answers.iter().all(|one| one["text"].is_string() && one["reward"].is_number()),
+            "{}",
+            answers[0]
+        );
+    }
 }
 
 #[test]
