@@ -8,7 +8,7 @@ hljs.registerLanguage("mopd", () => ({
       "and by compare divergence domain else eval experiment fn for" + " " +
       "in lambda let live match model not objective or panel" + " " +
       "param pub reward rollout route schedule stage state step sweep" + " " +
-      "teacher template term then trains use where",
+      "teacher template term then trains use where with",
     literal:
       "false true",
     built_in:

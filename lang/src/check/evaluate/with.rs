@@ -12,8 +12,8 @@ use crate::check::read::{expected, turns};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 
-/// The value that `base with { ... }` stands for, and the environment of its names: that of the `with`, and the
-/// variable of the family that `base` is a member of. Reports what can't be changed.
+/// The value that `base with { ... }` stands for, and the environment of its names: that of the `with`, with
+/// the variable of the family that `base` is a member of. Reports what can't be changed.
 pub fn changed(
     checker: &mut Checker,
     base: &Expr,

@@ -250,7 +250,7 @@ pub fn check_use_of_benchmarks(declarations: &mut Declarations, comparisons: &[C
             declarations.parts.benchmarks[index].name.clone(),
         );
         declarations.report(
-            Diagnostic::error(Code::UnusedDeclaration, span, format!("no table evaluates on `{name}`"))
+            Diagnostic::warning(Code::UnusedDeclaration, span, format!("no table evaluates on `{name}`"))
                 .help(format!("add `on = [{name}]` to a `compare`, or remove it")),
         );
     }

@@ -9,6 +9,7 @@
 mod contexts;
 mod declare;
 mod walk;
+mod with;
 
 use std::cell::LazyCell;
 use std::rc::Rc;

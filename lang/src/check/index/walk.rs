@@ -17,7 +17,6 @@ use crate::check::builtins::vocabulary;
 use crate::check::formulas::divergences::COMMON;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
 use crate::check::objectives::in_reading_order;
-use crate::check::read::changes::MOST_CHANGES;
 use crate::check::teachers::mentions_logits;
 use crate::check::values::environment::EvaluationContext;
 use crate::check::values::resolve::{Resolved, resolve};
@@ -272,7 +271,7 @@ impl Walk<'_> {
         self.locals.truncate(outer);
     }
 
-    fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [SettingKey]) {
+    pub(super) fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [SettingKey]) {
         let outer = self.locals.len();
         // The models that are trained together are visible in the settings of all.
         for statement in &block.statements {
@@ -381,16 +380,8 @@ impl Walk<'_> {
             ExprKind::Call { callee, arguments, block } => {
                 self.call(scope, callee, arguments, block.as_ref())
             }
-            ExprKind::With { base, block } => {
-                self.expr(scope, base);
-                let keys = self.keys_of(scope, base).unwrap_or_default();
-                self.block(scope, block, keys);
-            }
-            ExprKind::NamedValues(values) => {
-                for named in values {
-                    self.expr(&scope.within(EvaluationContext::Schedule), &named.value);
-                }
-            }
+            ExprKind::With { base, block } => self.changed(scope, base, block),
+            ExprKind::NamedValues(values) => self.named_values(scope, values),
             // The name of a member, not of what else has it.
             ExprKind::Index { base, index } if self.picks_by_name(scope, base, index) => {
                 self.expr(scope, base);
@@ -448,57 +439,6 @@ impl Walk<'_> {
             Resolved::Builtin(builtin) => Some(NameTarget::Builtin(builtin)),
             Resolved::Student | Resolved::Number(_) => None,
         }
-    }
-
-    /// The `sums` of `domain hard = sums with { ... }`.
-    fn base(&mut self, scope: &Scope, base: Option<&Name>) {
-        let Some(base) = base else { return };
-        if let Some(target) = self.resolve(scope, &base.text) {
-            self.record(base.span, target);
-        }
-    }
-
-    /// The model or teacher that a `with`, or an index, is of.
-    fn binding_of(&self, scope: &Scope, base: &Expr) -> Option<(Binding, bool)> {
-        let name = match &base.kind {
-            ExprKind::Name(name) => name,
-            ExprKind::Index { base, .. } => match &base.kind {
-                ExprKind::Name(name) => name,
-                _ => return None,
-            },
-            _ => return None,
-        };
-        match &self.modules.item(self.modules.lookup(scope.module, name)?.item).kind {
-            ItemKind::Model(binding) => Some((binding.clone(), false)),
-            ItemKind::Teacher { binding, .. } => Some((binding.clone(), true)),
-            _ => None,
-        }
-    }
-
-    /// The settings that a `with` of this base may change.
-    fn keys_of(&self, scope: &Scope, base: &Expr) -> Option<&'static [SettingKey]> {
-        let (mut binding, teacher) = self.binding_of(scope, base)?;
-        if teacher {
-            return vocabulary::keys("teacher");
-        }
-        for _ in 0..MOST_CHANGES {
-            match &binding.value.kind {
-                ExprKind::Call { callee, .. } => {
-                    let ExprKind::Name(name) = &callee.kind else { return None };
-                    return vocabulary::keys(builtins::find(name)?.name);
-                }
-                ExprKind::With { base, .. } => binding = self.binding_of(scope, base)?.0,
-                _ => return None,
-            }
-        }
-        None
-    }
-
-    fn picks_by_name(&self, scope: &Scope, base: &Expr, index: &Expr) -> bool {
-        let ExprKind::Name(name) = &index.kind else { return false };
-        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.index);
-        let named = family.is_some_and(|family| matches!(family.over.kind, ExprKind::NamedValues(_)));
-        named && !self.locals.iter().any(|(local, _)| local == name)
     }
 
     fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {

@@ -48,7 +48,7 @@ pub(super) fn check_use_of_panels(declarations: &mut Declarations) {
             let (span, text) =
                 (declarations.span(panel.origin), format!("no objective uses the panel `{}`", panel.name));
             declarations.report(
-                Diagnostic::error(Code::UnusedDeclaration, span, text)
+                Diagnostic::warning(Code::UnusedDeclaration, span, text)
                     .help("give it to an objective with a `panel` parameter, or remove it"),
             );
         }

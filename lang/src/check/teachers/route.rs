@@ -403,7 +403,7 @@ fn check_use_of_teachers(declarations: &mut Declarations) {
         let text = format!("no route ever chooses the teacher `{}`", teacher.name);
         let span = declarations.span(teacher.origin);
         declarations.report(
-            Diagnostic::error(Code::UnusedTeacher, span, text).help(
+            Diagnostic::warning(Code::UnusedTeacher, span, text).help(
                 "route some domain to it, or remove it: an unused teacher is usually a typo in a route",
             ),
         );
@@ -427,7 +427,7 @@ pub fn check_use_of_domains(declarations: &mut Declarations, judged: bool) {
                 declarations.span(declarations.parts.domain(id).origin),
             );
             declarations.report(
-                Diagnostic::error(
+                Diagnostic::warning(
                     Code::UnusedDomain,
                     span,
                     format!("no model is trained on the domain `{name}`"),

@@ -16,16 +16,21 @@ fn variants_are_rows_and_share_what_does_not_differ() {
     bench.write("tiny.mopd", &program);
     let tables = bench.tables("variants", &[]);
     let rows = tables[0]["rows"].as_array().expect("rows");
-    let rows: Vec<&str> = rows.iter().map(|row| row["label"].as_str().expect("a label")).collect();
+    let rows: Vec<&str> = rows.iter().map(|row| row["model"].as_str().expect("a name")).collect();
     assert_eq!(rows, ["start", "expert", "student", "slow", "clipped[loose]", "clipped[tight]"]);
     // Written out, a variant is the same stage with the same key.
     let said = text(&bench.run(&["--out", "again", "--set", "student.lr=1e-4", "--format", "json"]));
     let kept = |stage: &str| format!("{{\"event\":\"stage_kept\",\"stage\":\"{stage}\"");
     assert_says(&said, &[&kept("start"), &kept("student")]);
-    let model = |name: &str| {
-        let folder = bench.path("variants/models").join(format!("{name}-seed1/model.safetensors"));
-        std::fs::read(&folder).unwrap_or_else(|_| panic!("{}", folder.display()))
-    };
-    assert_ne!(model("slow"), model("student"));
-    assert_ne!(model("slow"), model("clipped[tight]"));
+    let student = bench.student("variants");
+    assert!(student != bench.student("again"));
+    // Each has weights of its own.
+    let folders = std::fs::read_dir(bench.path("variants/models")).expect("the models");
+    let weights =
+        folders.map(|folder| std::fs::read(folder.expect("a folder").path().join("model.safetensors")));
+    let mut weights: Vec<Vec<u8>> = weights.map(|read| read.expect("weights")).collect();
+    let count = weights.len();
+    weights.sort();
+    weights.dedup();
+    assert_eq!((weights.len(), count), (7, 7));
 }
