@@ -38,6 +38,7 @@ cases = json.loads(pathlib.Path(sys.argv[1]).read_text())
 for case in cases:
     scope = {"mt": mt, "torch": torch}
     exec(case["code"], scope)
+    turns = case["layout"].pop("turns")
     index = {name: torch.tensor(values, dtype=torch.long) for name, values in case["layout"].items() if isinstance(values, list)}
     layout = mt.Layout(
         index["sequence_of_token"],
@@ -45,6 +46,7 @@ for case in cases:
         case["layout"]["groups"],
         index.get("domain_of_group"),
         case["layout"]["domains"],
+        None if turns is None else [torch.tensor(values) for values in turns],
     )
     live = [tensor(values).requires_grad_() for values in case["live"]]
     signals = {name: tensor(values) for name, values in case["signals"].items()}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ModelId, Reward};
+use super::{ModelId, Reward, Teacher};
 
 /// The files of an exported folder with its [`ExportedRewards`], and with an [`ExportedRecord`] a line.
 pub const REWARDS_FILE: &str = "rewards.json";
@@ -34,8 +34,39 @@ pub struct EngineStage {
     pub files: BTreeMap<String, String>,
     /// A hash of its files, without the places of weights.
     pub program: String,
-    /// The names of the routed teachers in the rows, by model.
-    pub teachers: Vec<(ModelId, String)>,
+    /// Who writes the completions that it trains on.
+    pub completions: CompletionsFrom,
+    /// The models beside the student.
+    pub models: Vec<EngineModel>,
+}
+
+/// Who writes the completions that an engine trains on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompletionsFrom {
+    /// The engine samples them from the student.
+    Engine,
+    /// The run, all of them before the first step.
+    Before,
+    /// The run, in each step, with the student's weights of that step.
+    EachStep,
+}
+
+/// A model that an engine loads beside the student.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineModel {
+    pub teacher: Teacher,
+    /// Its name in the rows.
+    pub name: String,
+    /// The model whose weights it has, or begins with.
+    pub model: ModelId,
+}
+
+impl EngineStage {
+    /// The name of a model in the rows.
+    pub fn name(&self, teacher: &Teacher) -> Option<&str> {
+        self.models.iter().find(|model| model.teacher == *teacher).map(|model| model.name.as_str())
+    }
 }
 
 impl EngineJob {

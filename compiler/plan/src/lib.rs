@@ -49,7 +49,10 @@ pub use data::{
     DATA_ENDINGS, DataFault, DataFormula, DataNode, DataSource, DataValue, NullField, is_file_pattern,
     number_of_text, quotas,
 };
-pub use engines::{EngineJob, EngineStage, ExportedRecord, ExportedRewards, RECORDS_FILE, REWARDS_FILE};
+pub use engines::{
+    CompletionsFrom, EngineJob, EngineModel, EngineStage, ExportedRecord, ExportedRewards, RECORDS_FILE,
+    REWARDS_FILE,
+};
 pub use experiment::{Domain, Experiment, Model};
 pub use extrapolation::Extrapolation;
 pub use feedback::{Feedback, FeedbackMeaning};

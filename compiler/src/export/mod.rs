@@ -5,10 +5,12 @@
 //! from the graph that the interpreter, machine code and tensors compute ([`torch`]).
 
 mod adapters;
+mod completions;
 pub mod coverage;
 mod names;
 mod numbers;
 mod options;
+mod places;
 mod rewards;
 pub mod schema;
 pub mod stage;
@@ -24,6 +26,7 @@ use serde_json::json;
 
 use self::coverage::Coverage;
 use self::stage::{ExportRequest, ExportSettings};
+pub use self::trl::reference_of;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportEngine {

@@ -3,7 +3,7 @@
 use super::stage::ExportedTeacher;
 
 /// The name as one word of ASCII letters, digits and `_`, made unique among `others`.
-pub fn word(name: &str, others: &[ExportedTeacher]) -> String {
+pub fn word(name: &str, others: &[&ExportedTeacher]) -> String {
     let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
     let plain = name.chars().map(letter).collect::<String>().trim_matches('_').to_owned();
     // verl drops an entry of this name.

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 
-use mopd_expr::roles::Role;
 use mopd_expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, PlainSignal, Signal};
 use mopd_plan::Divergence;
 use serde_json::{Map, Value, json};
@@ -58,7 +57,6 @@ impl Summands {
 
 /// A live primitive in the JSON format that `mopd_distributions.py` reads.
 pub fn live_number(live: &Live, summands: &Summands) -> Result<Value, String> {
-    check_roles(&live.roles())?;
     match live {
         Live::Logp => Ok(json!({"live": "logp"})),
         Live::EndLogp => Ok(json!({"live": "end_logp"})),
@@ -69,7 +67,7 @@ pub fn live_number(live: &Live, summands: &Summands) -> Result<Value, String> {
             Ok(Value::Object(spec))
         }
         Live::Value | Live::ConfidenceLogit => Err("the engines' models have no such head".to_owned()),
-        Live::Ranking { .. } => Err("the exporter does not support it".to_owned()),
+        Live::Ranking { role, k } => Ok(json!({"live": "ranking", "role": role, "k": k})),
         Live::Other { .. } => Err("this version can't run it".to_owned()),
     }
 }
@@ -84,7 +82,6 @@ pub enum EngineNumber {
 
 /// The number of a signal; nothing if it is the engine that decides whether it has one.
 pub fn number(signal: &Signal, summands: &Summands) -> Result<Option<EngineNumber>, String> {
-    check_roles(&signal.roles())?;
     match signal {
         Signal::Plain(
             plain @ (PlainSignal::Position
@@ -104,7 +101,6 @@ pub fn number(signal: &Signal, summands: &Summands) -> Result<Option<EngineNumbe
             Ok(spec) => Ok(Some(EngineNumber::Distribution(spec))),
             Err(error) => Err(error.to_string()),
         },
-        Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
         _ => Ok(None),
     }
 }
@@ -127,17 +123,5 @@ impl DistributionNumbers {
 
     pub fn json(&self) -> Value {
         Value::Object(self.0.borrow().iter().cloned().collect())
-    }
-}
-
-/// Refuses roles that the engines do not have.
-fn check_roles(roles: &[Role]) -> Result<(), String> {
-    let known = |role: &Role| {
-        matches!(*role, Role::Student | Role::Old | Role::Sampler | Role::TEACHER | Role::REFERENCE)
-    };
-    if roles.iter().all(known) {
-        Ok(())
-    } else {
-        Err("in the engines, each prompt has one teacher".to_owned())
     }
 }

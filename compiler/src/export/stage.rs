@@ -3,11 +3,12 @@
 
 use mopd_experiment as checked;
 use mopd_plan::{
-    Domain, Dtype, Keep, Length, Model, ModelId, Objective, Origin, Plan, Pretrained, Producer, PromptFormat,
-    Recipe, Sampling, Stage, StudentCopy, Teacher, TeacherChoice, Temperature, Train, Trainable, View,
+    CompletionsFrom, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Origin, Plan, Pool, Pretrained,
+    PromptFormat, Recipe, Role, Sampling, Stage, StudentCopy, Teacher, TeacherChoice, Train, Trainable, View,
     WeightFilter,
 };
 
+use super::completions;
 use super::coverage::Coverage;
 use super::names::word;
 use super::options;
@@ -59,6 +60,7 @@ pub struct RowFacts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportedTeacher {
     pub model: ModelId,
+    pub teacher: Teacher,
     /// The value of the routing column: the teacher's name as one word.
     pub key: String,
     /// Its name in the report.
@@ -69,6 +71,13 @@ pub struct ExportedTeacher {
     /// How its weights follow the student's, from those of the start.
     pub copy: Option<StudentCopy>,
     pub origin: Origin,
+}
+
+/// A model that the objective reads by name, or a reference, for the prompts of a domain.
+pub struct ScorerOfDomain {
+    pub role: Role,
+    pub domain: String,
+    pub teacher: ExportedTeacher,
 }
 
 /// A domain's part in the stage.
@@ -92,7 +101,10 @@ pub struct ExportSettings<'a> {
     /// The reference of each domain by its name, where they differ.
     pub references: Vec<(String, WeightsSource)>,
     pub teachers: Vec<ExportedTeacher>,
+    /// The models of the roles after the teacher's that the objective reads.
+    pub beside: Vec<ScorerOfDomain>,
     pub domains: Vec<DomainPart<'a>>,
+    pub completions: CompletionsFrom,
     /// `None` where completions are not the student's.
     pub sampling: Option<&'a Sampling>,
     pub groups: u32,
@@ -107,16 +119,6 @@ pub struct ExportSettings<'a> {
 }
 
 impl ExportSettings<'_> {
-    /// Whether a run writes all completions before the first step.
-    pub fn completed(&self) -> bool {
-        let given = match &self.train.rollout.producer {
-            Producer::Data(_) => true,
-            Producer::Teacher(teacher) => teacher.once.is_some(),
-            _ => false,
-        };
-        given && self.by_run
-    }
-
     /// The batches of rollouts that the steps train on.
     pub fn batches(&self) -> Option<u32> {
         self.steps.map(|steps| steps.div_ceil(self.train.options.updates_per_batch()))
@@ -185,6 +187,11 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
         reference: None,
         references: Vec::new(),
         teachers: Vec::new(),
+        beside: Vec::new(),
+        completions: match request.by_run {
+            true => completions::completions_from(train, &domains),
+            false => CompletionsFrom::Engine,
+        },
         domains,
         sampling: None,
         groups: train.rollout.groups,
@@ -206,7 +213,7 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
     }
     teachers(request, &mut settings, of_checked, coverage);
     data(&settings, coverage);
-    rollout(&mut settings, coverage);
+    completions::report(&mut settings, coverage);
     refusals(&settings, of_checked, coverage);
     Some(settings)
 }
@@ -245,9 +252,10 @@ fn teachers(
             (&other.weights, &other.sees, other.copy) == (&weights, &choice.sees, copy)
         };
         let teacher = found.iter().position(same).unwrap_or_else(|| {
-            let key = word(&choice.name, &found);
+            let key = word(&choice.name, &found.iter().collect::<Vec<_>>());
             let (sees, origin) = (choice.sees.clone(), at(number));
-            found.push(ExportedTeacher { model, key, name, weights, sees, copy, origin });
+            let teacher = choice.teacher.clone();
+            found.push(ExportedTeacher { model, teacher, key, name, weights, sees, copy, origin });
             found.len() - 1
         });
         if let Some(part) = train.mixture.iter().position(|share| share.domain == choice.domain) {
@@ -261,12 +269,21 @@ fn teachers(
     for (part, arms) in settings.domains.iter_mut().zip(arms) {
         part.arms = arms;
     }
-    for scorer in train.scorers.named() {
-        coverage.refuse(
-            format!("`{}`, a teacher that the objective names", scorer.name),
-            settings.origins.objective,
-            "in the engines, each prompt has one teacher",
-        );
+    for (role, scorer) in train.scorers.iter().skip(2).filter(|(role, _)| train.objective.reads(*role)) {
+        for choice in &scorer.choices {
+            let name = format!("teacher `{}`", choice.name);
+            let at = settings.origins.objective;
+            let Some((model, copy)) = model_of(choice, &name, train.start, at, coverage) else { continue };
+            let Some(weights) = weights(request, model, &name, coverage) else { continue };
+            let known: Vec<&ExportedTeacher> =
+                settings.teachers.iter().chain(settings.beside.iter().map(|of| &of.teacher)).collect();
+            let same = known.iter().find(|known| known.teacher == choice.teacher);
+            let key = same.map_or_else(|| word(&choice.name, &known), |known| known.key.clone());
+            let (teacher, sees) = (choice.teacher.clone(), choice.sees.clone());
+            let teacher = ExportedTeacher { model, teacher, key, name, weights, sees, copy, origin: at };
+            let domain = request.plan.experiment.domain(choice.domain).name.clone();
+            settings.beside.push(ScorerOfDomain { role, domain, teacher });
+        }
     }
     let references: Vec<_> = train.scorers.references().collect();
     match references.as_slice() {
@@ -304,6 +321,10 @@ fn model_of(
     match &choice.teacher {
         Teacher::Model(model) => return Some((*model, None)),
         Teacher::Student(copy) => return Some((start, Some(*copy))),
+        // Objectives read its members.
+        Teacher::Composed(of) if of.pool == Pool::Sum => {
+            coverage.exact(format!("{name}, a `{}`, by its members", of.pool.name()), origin);
+        }
         Teacher::Composed(of) => {
             let why = "in the engines, each prompt has one teacher";
             coverage.refuse(format!("{name}, a `{}` of several models", of.pool.name()), origin, why);
@@ -329,7 +350,7 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
             part.domain;
         coverage.exact(format!("prompts of domain `{name}`: {}", prompts.path), *origin);
         // Completions that a run has written keep to it.
-        if let Some(limit) = limit.filter(|_| !settings.completed()) {
+        if let Some(limit) = limit.filter(|_| settings.completions == CompletionsFrom::Engine) {
             coverage.refuse(
                 format!("`limit = {limit}` of domain `{name}`"),
                 *origin,
@@ -358,77 +379,6 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
     );
 }
 
-fn rollout(settings: &mut ExportSettings, coverage: &mut Coverage) {
-    let train = settings.train;
-    let at = settings.origins.rollout;
-    if settings.completed() {
-        coverage.exact("completions, which the run writes before the first step", at);
-        return;
-    }
-    let Producer::Student(student) = &train.rollout.producer else {
-        let kind = serde_json::to_value(&train.rollout).ok();
-        let from = kind.as_ref().and_then(|kind| kind["from"].as_str()).unwrap_or("others").to_owned();
-        coverage.refuse(
-            format!("rollout from `{from}`"),
-            at,
-            "the engines' distillation trains only on completions that the student samples in the same step",
-        );
-        return;
-    };
-    let Sampling {
-        n,
-        temperature,
-        max_tokens,
-        max_tokens_moves,
-        top_p,
-        top_k,
-        repetition_penalty,
-        accept,
-        stop,
-    } = &student.sampling;
-    if temperature.constant().is_none() {
-        coverage.refuse(
-            "a sampling temperature that changes during the run",
-            at,
-            "engines have one temperature for the whole run; write a number",
-        );
-    } else if *temperature == Temperature::Constant(0.0) {
-        coverage.refuse(
-            "`temperature: 0`",
-            at,
-            "engines divide logits by the temperature; `top_k: 1` is greedy too",
-        );
-    } else {
-        coverage.exact(format!("`sample(n: {n}, temperature: {temperature}, max_tokens: {max_tokens})`"), at);
-    }
-    if max_tokens_moves.is_some() {
-        coverage.refuse(
-            "`max_tokens` that changes during the run",
-            at,
-            "engines have one limit for the whole run",
-        );
-    }
-    if top_p.is_some() || top_k.is_some() {
-        coverage.exact("`top_p` and `top_k` of the rollout", at);
-    }
-    if repetition_penalty.is_some() {
-        let why = "the trainer's log-probabilities would differ from those that the tokens were sampled with";
-        coverage.refuse("`repetition_penalty`", at, why);
-    }
-    if accept.is_some() {
-        coverage.refuse(
-            "`accept`, which samples tokens from a second head",
-            at,
-            "the engines' models have one LM head",
-        );
-    }
-    if !stop.is_empty() {
-        let why = "engines end a completion at the end token; they can't end it after a given text";
-        coverage.refuse("`stop`", at, why);
-    }
-    settings.sampling = Some(&student.sampling);
-}
-
 /// Refuses the constructs that no engine has.
 fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, coverage: &mut Coverage) {
     let Train {
@@ -454,19 +404,24 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
         extrapolation,
     } = settings.train;
     let at = settings.origins.model;
+    let (by_engine, by_run) = (settings.completions == CompletionsFrom::Engine, settings.by_run);
     let mut refuse = |holds: bool, construct: &str, why: &str| {
         if holds {
             coverage.refuse(construct, at, why);
         }
     };
     refuse(matches!(recipe, Recipe::Dpo), "`dpo`", "the engines' distillation has no loss over pairs");
-    refuse(sees.is_some(), "`sees` of the student", "engines pass it the prompt of the row");
+    refuse(sees.is_some() && !by_run, "`sees` of the student", "engines pass it the prompt of the row");
     refuse(!panels.is_empty(), "`panel`", "the engines' teachers only score");
     refuse(!feedback.is_empty(), "feedback written by a model", "the engines' teachers only score");
     refuse(rollout.keep != Keep::All, "`keep` of rollouts", "engines train on all completions of a step");
     refuse(filter.is_some(), "`filter` of prompts", "engines train on all prompts of a step");
-    refuse(curriculum.is_some(), "selection of prompts", "engines keep the order of the file");
-    refuse(shares.is_some(), "`shares` that change during the run", "engines keep the order of the file");
+    refuse(curriculum.is_some() && by_engine, "selection of prompts", "engines keep the order of the file");
+    refuse(
+        shares.is_some() && by_engine,
+        "`shares` that change during the run",
+        "engines keep the order of the file",
+    );
     refuse(!own_data.is_empty(), "terms with completions of their own", "an engine's step has one rollout");
     refuse(extrapolation.is_some(), "`extrapolate`", "engines have no extrapolation of weights");
     if let Trainable::Weights { only, except } = trainable {
@@ -479,7 +434,7 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
             "engines train all weights, or adapters",
         );
     }
-    options::refuse(options, at, coverage);
+    options::refuse(options, by_engine, at, coverage);
     for (number, guard) in guards.iter().enumerate() {
         let own = of_checked.and_then(|own| own.guards.get(number)).map_or(at, |own| own.origin);
         let action = guard.action.name();

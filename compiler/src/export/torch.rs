@@ -135,14 +135,15 @@ pub fn literal(value: &Value) -> String {
     }
 }
 
-/// The axis in the engines, where a completion is one turn and a turn is one block.
+/// The axis in the engines, where a turn is one block.
 fn axis(axis: Axis) -> &'static str {
     match axis {
         Axis::Run => "run",
         Axis::Batch => "batch",
         Axis::Domain => "domain",
         Axis::Group => "group",
-        Axis::Sequence | Axis::Turn | Axis::Block => "sequence",
+        Axis::Sequence => "sequence",
+        Axis::Turn | Axis::Block => "turn",
         Axis::Token => "token",
         Axis::Vocab => unreachable!("a checked graph has no number per vocabulary entry"),
     }
@@ -179,7 +180,7 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
             let (name, operand) = (reduction.name(), variable(*operand));
             format!("batch.reduce(\"{name}\", {operand}, \"{fine}\", \"{own}\"{}{q})", mask(by))
         }
-        Operation::Statistic { statistic, operand, over, mask: by, .. } => {
+        Operation::Statistic { statistic, operand, over, mask: by, noise } => {
             let settings = match statistic {
                 Statistic::Zscore { deviation: Deviation::Sample } => ", deviation=\"sample\"".to_owned(),
                 Statistic::Zscore { deviation: Deviation::Population } => {
@@ -193,15 +194,17 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
                 | Statistic::LeaveOneOut
                 | Statistic::Minmax
                 | Statistic::Softmax => String::new(),
-                Statistic::SampleWithoutReplacement { .. }
-                | Statistic::Balance
-                | Statistic::Chunks { .. } => {
-                    return refuse(format!("`{}`", statistic.name()), "the exporter does not support it");
-                }
+                Statistic::SampleWithoutReplacement { keep } => format!(", keep={}", number(*keep)),
+                Statistic::Chunks { most, width } => format!(", most={most}, width={width}"),
+                Statistic::Balance => String::new(),
             };
+            let noise = noise.map_or(String::new(), |noise| format!(", noise={}", variable(noise)));
             let (name, over) = (statistic.name(), axis(*over));
             let operand = variable(*operand);
-            format!("batch.statistic(\"{name}\", {operand}, \"{own}\", \"{over}\"{}{settings})", mask(by))
+            format!(
+                "batch.statistic(\"{name}\", {operand}, \"{own}\", \"{over}\"{}{noise}{settings})",
+                mask(by)
+            )
         }
         Operation::Scan { scan, operand, over, mask: by } => {
             let discount = match scan {

@@ -3,16 +3,19 @@
 use std::cell::RefCell;
 
 use mopd_expr::roles::Role;
-use mopd_expr::signals::Signal;
-use mopd_plan::{Adapter, AdapterKind, Dtype, Objective, PromptFormat, Trainable};
+use mopd_expr::signals::{ModelSignal, PlainSignal, Signal};
+use mopd_plan::{
+    Adapter, AdapterKind, CompletionsFrom, DataFormula, Dtype, Objective, PromptFormat, StudentCopy,
+    Trainable,
+};
 use serde_json::{Map, Value, json};
 
 use super::coverage::Coverage;
 use super::numbers::{DISTRIBUTIONS, DistributionNumbers, EngineNumber, Summands, live_number, number};
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
-use super::stage::ExportSettings;
+use super::stage::{ExportSettings, ExportedTeacher};
 use super::updates::{adamw, checkpointed, micro_batch, rate};
-use super::{Export, ExportFile, adapters, live_text, objective_header, rewards, torch};
+use super::{Export, ExportFile, adapters, live_text, objective_header, places, rewards, torch};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
 const WHOLE: &str = include_str!("python/mopd_whole.py");
@@ -39,6 +42,7 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     if let (Some(objective), Some(rate)) = (objective, rate(settings, coverage)) {
         files.push(ExportFile::new("objective.py", format!("{objective}\n\n{rate}")));
     }
+    places::name(places::TRL, coverage);
     let judged = !settings.by_run && settings.train.objective.reads_reward();
     Export { files, messages: false, judged }
 }
@@ -51,7 +55,8 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
     let mut live: Vec<Value> = Vec::new();
     for primitive in &objective.live {
         let construct = format!("`{}`", live_text(&primitive.primitive));
-        match live_number(&primitive.primitive, &summands) {
+        let spec = sampled_from(&primitive.primitive.roles(), settings);
+        match spec.and_then(|()| live_number(&primitive.primitive, &summands)) {
             Ok(spec) => {
                 coverage.exact(construct, primitive.origin);
                 live.push(spec);
@@ -60,69 +65,83 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
         }
     }
     carried(objective, settings, coverage);
-    let plain = settings.sampling.is_none_or(|sampling| sampling.is_plain());
-    let distributions = DistributionNumbers::default();
+    let (distributions, beside) = (DistributionNumbers::default(), DistributionNumbers::default());
+    let given = DistributionNumbers::default();
     let reads: RefCell<Vec<String>> = RefCell::default();
-    let names = |signal: &Signal| {
-        if signal.roles().contains(&Role::Sampler) && !plain {
-            return Err(
-                "with `top_p` or `top_k`, tokens are sampled from a truncated distribution".to_owned()
-            );
+    let name_of = |signal: &Signal, distributions: &DistributionNumbers| {
+        let of_plan = || serde_json::to_value(signal).map_err(|error| error.to_string());
+        if settings.by_run && is_given(signal, settings.completions) {
+            return Ok(given.name(signal, of_plan()?));
         }
-        let name = match number(signal, &summands)? {
-            Some(EngineNumber::Named(name)) => name.to_owned(),
+        sampled_from(&signal.roles(), settings)?;
+        match number(signal, &summands)? {
+            Some(EngineNumber::Named(name)) => Ok(name.to_owned()),
             Some(EngineNumber::Distribution(mut spec)) => {
                 if matches!(signal, Signal::Divergence(_)) {
                     // As the plan has it, for reports.
-                    spec["signal_of_plan"] =
-                        serde_json::to_value(signal).map_err(|error| error.to_string())?;
+                    spec["signal_of_plan"] = of_plan()?;
                 }
-                distributions.name(signal, spec)
+                Ok(distributions.name(signal, spec))
             }
-            None => match signal {
-                Signal::RewardPart { part } => format!("reward.{part}"),
-                other => return Err(not_received(other).to_owned()),
-            },
-        };
+            None => of_row(signal),
+        }
+    };
+    let names = |signal: &Signal| {
+        let name = name_of(signal, &distributions)?;
         if !reads.borrow().contains(&name) {
             reads.borrow_mut().push(name.clone());
         }
         Ok(name)
     };
     let body = torch::loss(objective, &names);
+    // Only a run reads what the loss does not, such as the condition of a `ladder`.
+    if settings.by_run && body.is_ok() {
+        let adjoints = objective.live.iter().map(|live| live.adjoint);
+        let loss = objective.graph.signals(&adjoints.chain([objective.loss]).collect::<Vec<_>>());
+        let all = objective.graph.signals(&objective.outputs());
+        for signal in all.into_iter().filter(|signal| !loss.contains(signal)) {
+            if let Err(why) = name_of(&signal, &beside) {
+                coverage.refuse(format!("`{}`", torch::signal_name(&signal)), at, why);
+            }
+        }
+    }
     match &body {
         Ok(_) => coverage.exact(format!("objective `{}`, as the trainer's loss", objective.name), at),
         Err(found) => {
             found.iter().for_each(|line| coverage.refuse(line.construct.clone(), at, line.why.clone()));
         }
     }
-    if objective.reads(Role::Sampler) {
+    if objective.reads(Role::Sampler) && settings.completions == CompletionsFrom::Engine {
         let how = "the student's log-probabilities at this step; they equal the sampler's up to rounding";
         coverage.approximate("`sampler`", at, how);
     }
     if objective.reads(Role::TEACHER) && settings.teachers.is_empty() {
         coverage.refuse("`teacher`", at, "no teacher of the stage can be exported");
     }
+    if objective.temperature.constant().is_none() {
+        let why = "the exporter divides logits by one temperature";
+        coverage.refuse("a temperature that changes during the run", at, why);
+    }
     let body = body.ok()?;
     if coverage.refused().count() > before {
         return None;
     }
-    let roles: Vec<&str> = [(Role::TEACHER, "teacher"), (Role::REFERENCE, "reference")]
-        .into_iter()
-        .filter(|(role, _)| objective.reads(*role))
-        .map(|(_, name)| name)
-        .collect();
+    let scorers = settings.train.scorers.iter().map(|(role, _)| role);
+    let roles: Vec<String> = scorers.filter(|role| objective.reads(*role)).map(|role| role.name()).collect();
     let summands = summands.0.into_inner();
     let functions: String = summands.iter().map(|code| format!("{code}\n\n")).collect();
     let table: Vec<String> = (0..summands.len()).map(|number| format!("summand{number}")).collect();
     let header = objective_header("TRL 1.16.0", objective);
     Some(format!(
-        "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\n\n\
+        "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nBESIDE = {}\nGIVEN = {}\n\
+         READS = {}\n\n\n\
          {functions}SUMMANDS = [{}]\n\n\n{}",
         torch::literal(&json!(roles)),
         torch::number(objective.temperature.constant()?),
         torch::literal(&json!(live)),
         torch::literal(&distributions.json()),
+        torch::literal(&beside.json()),
+        torch::literal(&given.json()),
         torch::literal(&json!(reads.into_inner())),
         table.join(", "),
         body,
@@ -132,25 +151,68 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
 /// Refuses the values of an objective that are carried from step to step.
 fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Coverage) {
     let at = settings.origins.objective;
-    for state in &objective.states {
+    let by_run = settings.completions == CompletionsFrom::EachStep;
+    for state in objective.states.iter().filter(|_| !by_run) {
         let why = "the engine's checkpoints do not contain it";
         coverage.refuse(format!("`state {}`", state.name), state.origin, why);
     }
-    if objective.learned.is_some() || !objective.ladders.is_empty() {
+    if !by_run && (objective.learned.is_some() || !objective.ladders.is_empty()) {
         coverage.refuse("settings that adapt during the run", at, "TRL's settings are constant");
     }
     if objective.chosen.is_some() {
-        coverage.refuse("numbers per block", at, "in TRL, a completion is one block");
+        coverage.refuse("numbers per block", at, "the exporter has one block for each completion");
     }
 }
 
-/// Why TRL's trainer does not have a signal.
-fn not_received(signal: &Signal) -> &'static str {
+/// Whether a run gives the engine a number, after the completions of a step.
+fn is_given(signal: &Signal, completions: CompletionsFrom) -> bool {
+    let each_step = completions == CompletionsFrom::EachStep;
     match signal {
-        Signal::Data { .. } | Signal::DataIs { .. } => "the trainer does not receive the fields of a row",
-        Signal::DomainPlace => "the trainer does not receive the domain of a prompt",
-        Signal::State { .. } => "the engine's checkpoints do not contain it",
-        _ => "TRL's trainer does not provide it",
+        Signal::Plain(plain) => match plain {
+            PlainSignal::Truncated | PlainSignal::Reward | PlainSignal::Correct => true,
+            PlainSignal::Accepted | PlainSignal::Offset | PlainSignal::TurnReward | PlainSignal::Loss => {
+                each_step
+            }
+            _ => false,
+        },
+        Signal::Of { role: Role::Sampler, part: ModelSignal::Logp } => each_step,
+        Signal::Of { part: ModelSignal::Correct, .. } | Signal::TermLoss { .. } | Signal::State { .. } => {
+            each_step
+        }
+        Signal::ValidationLoss => each_step,
+        Signal::Data { .. } | Signal::DataIs { .. } | Signal::Available { .. } => true,
+        Signal::RewardPart { .. } | Signal::Uniform { .. } => true,
+        _ => false,
+    }
+}
+
+/// What the trainer has of the prompt's row.
+fn of_row(signal: &Signal) -> Result<String, String> {
+    match signal {
+        Signal::DomainPlace => Ok("domain".to_owned()),
+        Signal::RewardPart { part } => Ok(format!("reward.{part}")),
+        Signal::Data { .. } | Signal::DataIs { .. } => {
+            Ok(DataFormula::of_signal(signal).expect("it is one of the data").text())
+        }
+        Signal::State { .. } => Err("the engine's checkpoints do not contain it".to_owned()),
+        Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
+        _ => Err("TRL's trainer does not provide it".to_owned()),
+    }
+}
+
+/// Refuses numbers of the sampler's distribution where it is not the student's.
+fn sampled_from(roles: &[Role], settings: &ExportSettings) -> Result<(), String> {
+    if !roles.contains(&Role::Sampler) {
+        return Ok(());
+    }
+    match settings.sampling {
+        Some(sampling) if sampling.is_plain() => Ok(()),
+        Some(_) => {
+            Err("with `top_p` or `top_k`, tokens are sampled from a truncated distribution".to_owned())
+        }
+        None => {
+            Err("the trainer does not have the distribution that the completions were drawn from".to_owned())
+        }
     }
 }
 
@@ -248,26 +310,31 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
             })
         }
     };
-    if !settings.references.is_empty() {
-        coverage.refuse("`reference` by domain", at, "the trainer has one reference model");
+    let mut models = Map::new();
+    let others = settings.beside.iter().map(|of| &of.teacher);
+    for (number, teacher) in settings.teachers.iter().chain(others).enumerate() {
+        prompts_and_copies(teacher, number < settings.teachers.len(), settings, coverage);
+        models.insert(
+            teacher.key.clone(),
+            json!({
+                "path": teacher.weights.path,
+                "revision": teacher.weights.revision,
+                "copy": teacher.copy,
+            }),
+        );
     }
-    for teacher in &settings.teachers {
-        if let Some(view) = &teacher.sees {
-            let construct = format!("{} with the template `{}`", teacher.name, view.name);
-            coverage.refuse(construct, teacher.origin, "in the engine, a teacher reads the student's prompt");
-        }
-        if teacher.copy.is_some() {
-            let construct = format!("{}, a copy of the student", teacher.name);
-            coverage.refuse(construct, teacher.origin, "in the engine, a teacher's weights are constant");
-        }
-    }
-    let teachers: Map<String, Value> =
-        settings.teachers.iter().map(|teacher| (teacher.key.clone(), weights(&teacher.weights))).collect();
+    let single = settings.reference.as_ref().map(|of| ("reference".to_owned(), of));
+    let by_domain = settings.references.iter().map(|(domain, of)| (reference_of(domain), of));
+    models.extend(
+        single
+            .into_iter()
+            .chain(by_domain)
+            .map(|(name, of)| (name, json!({"path": of.path, "revision": of.revision, "copy": null}))),
+    );
     let temperature = settings.sampling.and_then(|sampling| sampling.temperature.constant());
     json!({
         "start": settings.start.as_ref().map(weights),
-        "teachers": teachers,
-        "reference": settings.reference.as_ref().map(weights),
+        "models": models,
         "tokenizer": bytes.then_some("tokenizer"),
         "domains": settings.domains.iter().map(|part| part.domain.name.as_str()).collect::<Vec<_>>(),
         "dtype": settings.dtype.name(),
@@ -279,4 +346,40 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
         "adapter": adapter,
         "initial_adapter": null,
     })
+}
+
+/// Reports what a model beside the student reads in place of the prompt, and how its weights change.
+fn prompts_and_copies(
+    teacher: &ExportedTeacher,
+    routed: bool,
+    settings: &ExportSettings,
+    coverage: &mut Coverage,
+) {
+    let ExportedTeacher { name, sees, copy, origin, .. } = teacher;
+    if let Some(view) = sees {
+        let construct = format!("{name} with the template `{}`", view.name);
+        match settings.by_run || (routed && !view.of_completions()) {
+            true => coverage.exact(construct, *origin),
+            false => {
+                let why =
+                    "the exporter fills templates of routed teachers, before the run, from the rows alone";
+                coverage.refuse(construct, *origin, why);
+            }
+        }
+    }
+    if let Some(copy) = copy {
+        let construct = format!("{name}, a copy of the student");
+        let adapter = matches!(settings.train.trainable, Trainable::Adapter(_));
+        if adapter && matches!(copy, StudentCopy::Average { .. }) {
+            let why = "the exporter does not support averages of an adapter";
+            coverage.refuse(construct, *origin, why);
+        } else {
+            coverage.exact(construct, *origin);
+        }
+    }
+}
+
+/// The name in the rows of a reference that differs by domain.
+pub fn reference_of(domain: &str) -> String {
+    format!("reference of {domain}")
 }

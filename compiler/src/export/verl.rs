@@ -2,7 +2,6 @@
 
 mod mini_batches;
 mod objective;
-mod places;
 
 use mopd_plan::{Adapter, AdapterKind, Dtype, PromptFormat, Trainable};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use super::numbers::DISTRIBUTIONS;
 use super::schema::{Configuration, yaml};
 use super::stage::ExportSettings;
 use super::updates::{adamw, checkpointed, micro_batch};
-use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, adapters, rewards, torch};
+use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, adapters, places, rewards, torch};
 
 const PLUGIN: &str = include_str!("python/mopd_verl.py");
 const MODELS: &str = include_str!("python/mopd_models.py");
@@ -35,7 +34,7 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     ];
     files.extend(rewards::files(LAUNCH));
     files.extend(objective.map(|objective| ExportFile::new("objective.py", objective.code)));
-    places::name(coverage);
+    places::name(places::VERL, coverage);
     // verl asks for rewards, whatever the objective reads, and reports them.
     Export { files, messages: true, judged: true }
 }

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mopd_plan::events::{Event, FailureKind};
-use mopd_plan::{EngineJob, EngineStage, ModelId, Objective, Stage, Teacher, Train, Trainable};
-use mopd_store::{read_json, write_whole};
+use mopd_plan::{EngineJob, EngineModel, EngineStage, ModelId, Objective, Stage, Train, Trainable};
+use mopd_store::{Lookup, read_json, write_whole};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Work;
 use super::run::{Scheduler, TaskStopped};
@@ -23,9 +23,8 @@ use crate::formats::{huggingface, peft};
 use crate::model::{Merged, Weights};
 use crate::program::{ChildProcess, ProcessEnd, Received};
 use crate::report::Record;
-use crate::rollout::Sequence;
 use crate::train::{
-    self, EngineSteps, Group, LearnerTurn, Pace, ReportedStep, RolloutCache, RolloutsBySource, ToJudge,
+    self, Completed, EngineSteps, LearnerTurn, Pace, ReportedStep, RolloutCache, RolloutsBySource,
 };
 
 /// How often the folder is looked at.
@@ -43,13 +42,12 @@ struct EngineProgram<'a> {
     scheduler: &'a Scheduler<'a>,
     engine: &'a EngineJob,
     job: &'a StageJob<'a>,
-    steps: &'a EngineSteps<'a>,
+    stage: &'a train::Stage<'a>,
+    steps: EngineSteps<'a>,
     folder: PathBuf,
     record: Record,
     /// The next step that is reported.
     next: u32,
-    /// Its sequences, once they are judged.
-    judged: Option<Vec<Group>>,
 }
 
 impl Scheduler<'_> {
@@ -69,7 +67,7 @@ impl Scheduler<'_> {
         if self.forced[job.index] {
             self.store.drop_states(job.key)?;
         }
-        let stage = self.learner(job, settings, LearnerTurn::ALONE, 0, steps)?;
+        let stage = [self.learner(job, settings, LearnerTurn::ALONE, 0, steps)?];
         let writing = RefCell::new(None);
         let find = || self.rollouts(job.index, &mut writing.borrow_mut());
         let keep = |written: &RolloutsBySource| {
@@ -77,23 +75,24 @@ impl Scheduler<'_> {
             writing.take();
             Ok(())
         };
-        let steps = EngineSteps::draw(&stage, Some(&RolloutCache { find: &find, keep: &keep }))?;
+        let steps = EngineSteps::draw(&stage, program, Some(RolloutCache { find: &find, keep: &keep }))?;
+        let stage = &stage[0];
         let folder = self.store.engine_folder(job.key);
         let mut running = EngineProgram {
             scheduler: self,
             engine,
             job,
-            steps: &steps,
+            stage,
+            steps,
             folder: std::path::absolute(&folder).unwrap_or(folder),
             record: Record::default(),
             next: 0,
-            judged: None,
         };
-        match running.prepare(program, settings, &stage).and_then(|()| running.run()) {
+        match running.prepare(program, settings).and_then(|()| running.run()) {
             Ok(()) => {}
             Err(error) => return Err(TaskStopped { error, record: running.record }),
         }
-        let weights = running.weights(&stage)?;
+        let weights = running.weights("trained", "trained/adapter")?;
         let record = Record { names: self.record_names(job.id), ..std::mem::take(&mut running.record) };
         let mut output = StageOutput::new(weights);
         output.record = record;
@@ -103,20 +102,15 @@ impl Scheduler<'_> {
 
 impl EngineProgram<'_> {
     /// Writes the folder, and finds the checkpoint to resume from.
-    fn prepare(
-        &mut self,
-        program: &EngineStage,
-        settings: &Train<Objective>,
-        stage: &train::Stage,
-    ) -> Result<()> {
-        let resume = self.last_checkpoint();
-        for left in ["steps", "judge", "trained"] {
+    fn prepare(&mut self, program: &EngineStage, settings: &Train<Objective>) -> Result<()> {
+        let resume = self.last_checkpoint()?;
+        for left in ["steps", "asks", "trained", "weights"] {
             let _ = fs::remove_dir_all(self.folder.join(left));
         }
         let _ = fs::remove_file(self.folder.join("stop"));
         for (name, text) in &program.files {
             let text = match name.as_str() {
-                "stage.json" => self.placed(text, program, settings, stage),
+                "stage.json" => self.placed(text, program, settings),
                 "config.json" => changed(text, |config| {
                     config["max_steps"] = self.steps.steps().into();
                     config["seed"] = self.job.seed.into();
@@ -126,24 +120,15 @@ impl EngineProgram<'_> {
             };
             write_whole(&self.folder.join(name), text.as_bytes())?;
         }
-        let teacher = |sequence: &Sequence| {
-            let routed = stage.sources[sequence.source].route.teacher(sequence.record)?;
-            let Teacher::Model(id) = routed.weights else { return None };
-            program.teachers.iter().find(|(model, _)| *model == id).map(|(_, name)| name.as_str())
-        };
-        let mut rows = String::new();
-        for row in self.steps.rows(teacher) {
-            rows += &row.to_string();
-            rows.push('\n');
-        }
+        let rows: String = self.steps.rows().iter().map(|row| format!("{row}\n")).collect();
         write_whole(&self.folder.join("train.jsonl"), rows.as_bytes())?;
-        if let Some(adapter) = train::initial_adapter(stage)? {
+        if let Some(adapter) = train::initial_adapter(self.stage)? {
             for (name, bytes) in peft::files(&adapter, "")? {
                 write_whole(&self.folder.join(INITIAL_ADAPTER).join(name), &bytes)?;
             }
         }
         let run = json!({
-            "judges": self.steps.judges(),
+            "draws": self.steps.has_state(),
             "resume": resume.as_ref().map(|(step, _)| self.checkpoint(*step).display().to_string()),
         });
         self.write_json("run.json", &run)?;
@@ -157,21 +142,15 @@ impl EngineProgram<'_> {
     }
 
     /// `stage.json` with the places of weights that this run has made.
-    fn placed(
-        &self,
-        text: &str,
-        program: &EngineStage,
-        settings: &Train<Objective>,
-        stage: &train::Stage,
-    ) -> String {
+    fn placed(&self, text: &str, program: &EngineStage, settings: &Train<Objective>) -> String {
         let plan = self.scheduler.plan;
         let made = |id: ModelId| {
             let loaded = matches!(plan.experiment.model(id).stage, Stage::Load(_));
-            (!loaded).then(|| json!({"path": self.scheduler.found_at(self.job, id), "revision": null}))
+            (!loaded).then(|| json!(self.scheduler.found_at(self.job, id)))
         };
         let place = |slot: &mut Value, id: ModelId| {
-            if let (false, Some(made)) = (slot.is_null(), made(id)) {
-                *slot = made;
+            if let Some(made) = made(id) {
+                (slot["path"], slot["revision"]) = (made, Value::Null);
             }
         };
         let seconds = match self.scheduler.pace {
@@ -180,13 +159,10 @@ impl EngineProgram<'_> {
         };
         changed(text, |file| {
             place(&mut file["start"], settings.start);
-            for (id, name) in &program.teachers {
-                place(&mut file["teachers"][name], *id);
+            for EngineModel { teacher: _, name, model } in &program.models {
+                place(&mut file["models"][name], *model);
             }
-            if let Some((_, id)) = settings.scorers.references().next() {
-                place(&mut file["reference"], id);
-            }
-            file["steps"] = stage.steps.into();
+            file["steps"] = self.stage.steps.into();
             file["checkpoint_seconds"] = seconds.into();
             if matches!(settings.trainable, Trainable::Adapter(_)) {
                 file["initial_adapter"] = INITIAL_ADAPTER.into();
@@ -241,30 +217,43 @@ impl EngineProgram<'_> {
     /// Answers what the program asks for, and notes its steps and checkpoints.
     fn attend(&mut self) -> Result<()> {
         loop {
-            let asked = self.folder.join(format!("judge/{}.json", self.next));
-            if self.judged.is_none() && asked.exists() {
-                let asked: ToJudge = read_json(&asked).map_err(|why| self.unreadable(&why))?;
-                let groups = self.steps.judged(&asked).map_err(|error| error.at_step(self.next))?;
-                let verdict = |Sequence { reward, reward_parts, .. }: &Sequence| {
-                    let parts: Map<String, Value> =
-                        reward_parts.iter().map(|(name, reward)| (name.clone(), json!(reward))).collect();
-                    json!({ "reward": reward, "parts": parts })
-                };
-                let rewards: Vec<Value> = groups.iter().flatten().map(verdict).collect();
-                self.judged = Some(groups);
-                self.write_json(&format!("judge/{}.rewards.json", self.next), &rewards)?;
-            }
+            // Before the next step is drawn, which changes the state.
             self.keep_checkpoint()?;
+            let step = self.next;
+            if self.is_asked("draw") {
+                let weights = self.weights("weights", "weights")?;
+                let rows = self.steps.draw_step(step, &weights).map_err(|error| error.at_step(step))?;
+                self.answer("draw", &rows)?;
+            }
+            if self.is_asked("known") {
+                let asked: Completed =
+                    read_json(&self.ask("known", "json")).map_err(|why| self.unreadable(&why))?;
+                let known = self.steps.known(&asked).map_err(|error| error.at_step(step))?;
+                self.answer("known", &known)?;
+            }
             let path = self.folder.join(format!("steps/{}.json", self.next));
             if !path.exists() {
                 return Ok(());
             }
             let reported: ReportedStep = read_json(&path).map_err(|why| self.unreadable(&why))?;
-            let event = self.steps.note(&reported, self.judged.take(), &mut self.record);
+            let event = self.steps.note(&reported, &mut self.record);
             self.scheduler.control.emit(&event.map_err(|error| error.at_step(self.next))?);
             let _ = fs::remove_file(path);
             self.next += 1;
         }
+    }
+
+    fn ask(&self, kind: &str, end: &str) -> PathBuf {
+        self.folder.join(format!("asks/{}.{kind}.{end}", self.next))
+    }
+
+    /// Whether the program waits for an answer.
+    fn is_asked(&self, kind: &str) -> bool {
+        self.ask(kind, "json").exists() && !self.ask(kind, "answer").exists()
+    }
+
+    fn answer(&self, kind: &str, value: &impl Serialize) -> Result<()> {
+        self.write_json(&format!("asks/{}.{kind}.answer", self.next), value)
     }
 
     /// Stores the record of the steps before a checkpoint beside it: only then it can be resumed from.
@@ -275,6 +264,9 @@ impl EngineProgram<'_> {
         }
         let names = self.scheduler.record_names(self.job.id);
         let record = Record { names, ..self.record.clone() };
+        if let Some(state) = self.steps.state(self.next, &record) {
+            self.scheduler.store.keep_named_state(self.job.key, self.job.name, &state, &record.names)?;
+        }
         self.write_json(&format!("checkpoints/checkpoint-{}/{RECORD}", self.next), &record)?;
         let StageJob { name, seed, key, .. } = *self.job;
         let (stage, key) = (name.to_owned(), key.to_owned());
@@ -294,13 +286,14 @@ impl EngineProgram<'_> {
         Err(failures::of_program(self.engine, self.job.name, &text, after, &log))
     }
 
-    fn weights(&self, stage: &train::Stage) -> Result<Weights> {
-        let start = &stage.start;
-        if let Trainable::Adapter(_) = stage.train.trainable {
-            let adapters = peft::read(&self.folder.join("trained/adapter"), &start.config)?;
+    /// The student's weights in a folder of the program, or the adapter in another one.
+    fn weights(&self, whole: &str, adapter: &str) -> Result<Weights> {
+        let start = &self.stage.start;
+        if let Trainable::Adapter(_) = self.stage.train.trainable {
+            let adapters = peft::read(&self.folder.join(adapter), &start.config)?;
             return Ok(Weights::merged(Merged::new(start.clone(), adapters)));
         }
-        let parts = huggingface::parts(&self.folder.join("trained"), &start.config)?;
+        let parts = huggingface::parts(&self.folder.join(whole), &start.config)?;
         Ok(Weights::stored(start.config.clone(), start.tokenizer.clone(), parts))
     }
 
@@ -308,14 +301,27 @@ impl EngineProgram<'_> {
         self.folder.join(format!("checkpoints/checkpoint-{step}"))
     }
 
-    /// The last checkpoint with a record.
-    fn last_checkpoint(&self) -> Option<(u32, Record)> {
+    /// The last checkpoint with a record, and with the state of the steps where they have one, which is
+    /// restored.
+    fn last_checkpoint(&mut self) -> Result<Option<(u32, Record)>> {
         let folders = fs::read_dir(self.folder.join("checkpoints")).into_iter().flatten().flatten();
         let step = |name: &str| name.strip_prefix("checkpoint-")?.parse().ok();
         let mut steps: Vec<u32> = folders.filter_map(|folder| step(folder.file_name().to_str()?)).collect();
         steps.sort_unstable();
-        let record = |step: &u32| Some((*step, read_json(&self.checkpoint(*step).join(RECORD)).ok()?));
-        steps.iter().rev().find_map(record)
+        for step in steps.into_iter().rev() {
+            let Ok(record) = read_json(&self.checkpoint(step).join(RECORD)) else { continue };
+            if !self.steps.has_state() {
+                return Ok(Some((step, record)));
+            }
+            let Lookup::Found(state) = self.scheduler.store.state(self.job.key, step) else { continue };
+            let StageJob { name, .. } = *self.job;
+            self.steps.restore(&state).map_err(|why| {
+                let message = format!("the checkpoint of `{name}` at step {step} cannot be restored: {why}");
+                Error::new(FailureKind::Runtime, message)
+            })?;
+            return Ok(Some((step, record)));
+        }
+        Ok(None)
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {

@@ -85,7 +85,7 @@ struct EngineKey<'a> {
 impl EngineKey<'_> {
     fn new(engine: &EngineJob, model: ModelId) -> Option<EngineKey<'_>> {
         let EngineJob { name, versions, processes, python: _, stages: _ } = engine;
-        let EngineStage { program, files: _, model: _, teachers: _ } = engine.stage(model)?;
+        let EngineStage { program, files: _, model: _, completions: _, models: _ } = engine.stage(model)?;
         Some(EngineKey { name, versions, processes: *processes, program })
     }
 }

@@ -22,9 +22,9 @@
 //! - steps 2 to 5, scores, signals, objective and gradient: [`scoring`], [`agreement`], [`non_finite`],
 //!   [`sampler_gap`], [`part`]
 //! - numbers about a step: [`diagnostics`], [`tokens`], [`progress`]
-//! - the steps of a stage that another engine trains: [`engine_steps`]
 //! - what a stage does besides updates, a file for each feature: [`hooks`]
 //! - a whole step, with step 6, the update: [`trainer`]
+//! - the steps of a stage that another engine trains: [`engine_steps`]
 //! - the loop over the steps: [`learners`], [`checkpoints`], [`steps`]
 
 mod agreement;
@@ -67,7 +67,7 @@ pub mod vocabulary;
 
 pub use self::batches::RolloutCache;
 pub use self::checkpoints::{Checkpoints, Pace};
-pub use self::engine_steps::{EngineSteps, ReportedStep, ToJudge};
+pub use self::engine_steps::{Completed, EngineSteps, ReportedStep};
 pub use self::hooks::guards;
 pub use self::learner_turn::LearnerTurn;
 pub use self::models::fits_in_memory;

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use mopd_compiler::export::stage::{DomainPart, ExportSettings, RowFacts};
-use mopd_compiler::export::{Export, ExportEngine};
+use mopd_compiler::export::{Export, ExportEngine, reference_of};
 use mopd_data::reads::DomainReads;
 use mopd_data::{
     DataError, DataProblem, DataRow, DatasetRequest, MESSAGES, Reach, ReadRow, RowOutcome, RowProjection,
@@ -223,13 +223,41 @@ fn line(
             (line, "/extra_info")
         }
         ExportEngine::Trl => {
-            (json!({"prompt": prompt, "teacher": teacher, "domain": domain.name, "group": group}), "")
+            let shown = shown.map(|shown| match &row.prompt {
+                Value::String(_) => shown[0]["content"].clone(),
+                _ => shown,
+            });
+            let mut line = json!({
+                "prompt": prompt,
+                "models": models_of(settings, &domain.name, teacher),
+                "shown": {"teacher": shown},
+                "domain": domain.name,
+                "group": group,
+            });
+            if !row.numbers.is_empty() {
+                line["numbers"] = json!(row.numbers);
+            }
+            (line, "")
         }
     };
     if export.judged {
         line.pointer_mut(beside).expect("it was written")["record"] = json!(row.number);
     }
     Ok(line)
+}
+
+/// The name of the model that has each role for the prompts of a domain.
+fn models_of(settings: &ExportSettings, domain: &str, teacher: Option<&str>) -> Value {
+    let mut models = json!({"teacher": teacher});
+    if settings.reference.is_some() {
+        models["reference"] = json!("reference");
+    } else if settings.references.iter().any(|(of, _)| of == domain) {
+        models["reference"] = json!(reference_of(domain));
+    }
+    for of in settings.beside.iter().filter(|of| of.domain == domain) {
+        models[of.role.name()] = json!(of.teacher.key);
+    }
+    models
 }
 
 /// What a teacher with a template reads in place of a row's prompt, as messages.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use mopd_compiler::export::coverage::Coverage;
 use mopd_compiler::export::stage::{ExportRequest, ExportSettings, trained};
-use mopd_compiler::export::{Export, ExportEngine, export};
-use mopd_plan::{EngineJob, EngineStage, ModelId, Plan, Pretrained, keys};
+use mopd_compiler::export::{Export, ExportEngine, export, reference_of};
+use mopd_plan::{EngineJob, EngineModel, EngineStage, ModelId, Plan, Pretrained, Teacher, keys};
 
 use crate::args::{EngineName, RunArgs};
 use crate::commands::export::located;
@@ -47,7 +47,7 @@ pub fn engine(arguments: &RunArgs, plan: &Plan) -> Result<Option<EngineJob>, Pro
                 }
                 output::note(&format!("{} trains {} ({})\n", engine.name(), named.name, coverage.whole()));
                 approximations(&coverage);
-                job.stages.push(stage(model, &export, &settings));
+                job.stages.push(stage(plan, model, &export, &settings));
             }
         }
     }
@@ -62,14 +62,28 @@ pub fn engine(arguments: &RunArgs, plan: &Plan) -> Result<Option<EngineJob>, Pro
     Ok(Some(job))
 }
 
-fn stage(model: ModelId, export: &Export, settings: &ExportSettings) -> EngineStage {
+fn stage(plan: &Plan, model: ModelId, export: &Export, settings: &ExportSettings) -> EngineStage {
     let files: BTreeMap<String, String> =
         export.files.iter().map(|file| (file.name.clone(), file.text.clone())).collect();
     // `stage.json` has the places of weights, and otherwise what is in the stage's own key.
     let code: Vec<_> = files.iter().filter(|(name, _)| *name != "stage.json").collect();
     let program = keys::hash("mopd engine program", keys::VERSION, &code).to_hex().to_string();
-    let teachers = settings.teachers.iter().map(|teacher| (teacher.model, teacher.key.clone())).collect();
-    EngineStage { model, files, program, teachers }
+    let others = settings.beside.iter().map(|of| &of.teacher);
+    let models = settings.teachers.iter().chain(others).map(|of| EngineModel {
+        teacher: of.teacher.clone(),
+        name: of.key.clone(),
+        model: of.model,
+    });
+    let references = settings.train.scorers.references().map(|(domain, id)| EngineModel {
+        teacher: Teacher::Model(id),
+        name: match settings.reference {
+            Some(_) => "reference".to_owned(),
+            None => reference_of(&plan.experiment.domain(domain).name),
+        },
+        model: id,
+    });
+    let models = models.chain(references).collect();
+    EngineStage { model, files, program, completions: settings.completions, models }
 }
 
 fn refused(stage: &str, coverage: &Coverage) -> String {

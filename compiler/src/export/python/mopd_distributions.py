@@ -108,6 +108,16 @@ class Distributions:
         if kind == "likelihood":
             best = self.log_probabilities(spec["of"], 1.0).argmax(-1, keepdim=True)
             return -self.log_probabilities("student", 1.0).gather(-1, best)[:, 0]
+        if kind == "ranking":
+            # -log of the probability to draw the role's likeliest entries in its order, without replacement.
+            # `topk` has no order among equals.
+            likeliest = torch.sort(self.log_probabilities(spec["role"], 1.0), dim=-1, descending=True, stable=True)
+            order = likeliest.indices[:, : spec["k"]]
+            logs = self.log_probabilities("student", 1.0)
+            drawn = logs.gather(-1, order)
+            behind = drawn.flip(-1).logcumsumexp(-1).flip(-1)
+            outside = logs.scatter(-1, order, -torch.inf).logsumexp(-1, keepdim=True)
+            return (torch.logaddexp(behind, outside) - drawn).sum(-1)
         raise KeyError(f"no live primitive {kind}")
 
     def entries(self, support):

@@ -1,5 +1,5 @@
 """What a step exchanges with `mopd run`, which started this program, by files in this folder: `run.json` says what is
-trained, `judge/` has completions and their rewards, `steps/` has the numbers of each step."""
+trained, `asks/` has what `mopd` is asked for and its answers, `steps/` has the numbers of each step."""
 
 import base64
 import json
@@ -30,20 +30,20 @@ def numbers(values):
     return base64.b64encode(values.detach().cpu().float().numpy().tobytes()).decode()
 
 
-def judged(step, completions, is_first):
-    """For each of the step's completions its `reward`, and the `parts` of it by name. `mopd` computes them."""
-    asked, given = HERE / "judge" / f"{step}.json", HERE / "judge" / f"{step}.rewards.json"
+def answered(kind, step, request, is_first):
+    """What `mopd` answers to a request of the first process."""
+    asked, given = (HERE / "asks" / f"{step}.{kind}.{name}" for name in ("json", "answer"))
+    answer = None
     if is_first:
         given.unlink(missing_ok=True)
-        written(asked, {"step": step, "completions": completions})
-        # Ends with this process, which `mopd` ends if it can't judge.
+        written(asked, {"step": step, **request})
+        # Ends with this process, which `mopd` ends if it can't answer.
         while not given.exists():
             time.sleep(PAUSE)
-    verdicts = json.loads(given.read_text()) if is_first else None
-    if is_first:
+        answer = json.loads(given.read_text())
         asked.unlink()
         given.unlink()
-    return gathered(verdicts)[0]
+    return gathered(answer)[0]
 
 
 def report(step, **values):
@@ -55,6 +55,7 @@ class Checkpoints(TrainerCallback):
 
     def __init__(self, seconds):
         self.seconds, self.last, self.stopped = seconds, time.monotonic(), False
+        self.trainer = None
 
     def on_step_end(self, args, state, control, **_):
         due = time.monotonic() - self.last >= self.seconds
@@ -70,6 +71,7 @@ class Checkpoints(TrainerCallback):
         # Every process has written its part.
         if len(gathered(None)) and state.is_world_process_zero:
             folder = pathlib.Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            torch.save(self.trainer.copied_weights(), folder / "copies.pt")
             written(folder / "complete.json", {"step": state.global_step})
 
 

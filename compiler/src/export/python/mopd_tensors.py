@@ -1,7 +1,7 @@
 """The operations that generated objectives call. A value per element of a ragged axis is a flat tensor.
 
 The tokens of a sequence are contiguous and in order, as are the sequences of a group. Prompts and padding are not
-included. An axis is `run`, `batch`, `domain`, `group`, `sequence` or `token`. Gradient flows only through
+included. An axis is `run`, `batch`, `domain`, `group`, `sequence`, `turn` or `token`. Gradient flows only through
 elementwise functions and reductions.
 """
 
@@ -10,15 +10,20 @@ import math
 import torch
 
 ZSCORE_EPSILON = 1e-4
-AXES = ["run", "batch", "domain", "group", "sequence", "token"]
+AXES = ["run", "batch", "domain", "group", "sequence", "turn", "token"]
 
 
 class Layout:
-    """The sequence of each token, the group of each sequence, and the domain of each group."""
+    """The sequence of each token, the group of each sequence, and the domain of each group. `turns` are the turn of
+    each token and the sequence of each turn; without them, each sequence is one turn."""
 
-    def __init__(self, sequence_of_token, group_of_sequence, groups, domain_of_group=None, domains=1):
+    def __init__(self, sequence_of_token, group_of_sequence, groups, domain_of_group=None, domains=1, turns=None):
+        sequences = torch.arange(len(group_of_sequence), device=sequence_of_token.device)
+        turn_of_token, sequence_of_turn = (sequence_of_token, sequences) if turns is None else turns
         self.parents = {
             ("token", "sequence"): sequence_of_token,
+            ("token", "turn"): turn_of_token,
+            ("turn", "sequence"): sequence_of_turn,
             ("sequence", "group"): group_of_sequence,
             ("group", "domain"): group_of_sequence.new_zeros(groups) if domain_of_group is None else domain_of_group,
         }
@@ -28,6 +33,7 @@ class Layout:
             "domain": domains,
             "group": groups,
             "sequence": len(group_of_sequence),
+            "turn": len(sequence_of_turn),
             "token": len(sequence_of_token),
         }
 
@@ -128,14 +134,18 @@ class Batch:
             raise ValueError(f"unknown reduction {how}")
         return result.to(dtype)
 
-    def statistic(self, how, value, axis, over, mask=None, **settings):
-        """A statistic of each element among those in the same element of `over`; 0 where `mask` is 0."""
+    def statistic(self, how, value, axis, over, mask=None, noise=None, **settings):
+        """A statistic of each element among those in the same element of `over`; 0 where `mask` is 0. Random ones use
+        `noise`, a number from [0, 1) for each element."""
         count, parent = self.layout.sizes[over], self.layout.parent(axis, over)
         result = torch.zeros_like(value, requires_grad=False)
         passes = torch.arange(len(value), device=value.device)
         if mask is not None:
             passes = passes[mask != 0]
-        compared = self._peers(value.detach()[passes], parent[passes], count, STATISTICS[how](**settings), False)
+        compute, values = STATISTICS[how](**settings), value.detach()[passes]
+        if noise is not None:
+            values = torch.stack([values, noise.detach()[passes]], -1)
+        compared = self._peers(values, parent[passes], count, compute, False)
         result[passes] = compared.to(value.dtype)
         return result
 
@@ -271,16 +281,60 @@ def softmax():
     return compute
 
 
+def descending(values):
+    """The indices from the largest value to the smallest, the earlier of two equals first."""
+    return sorted(range(len(values)), key=lambda index: (-values[index], index))
+
+
 def top_count(count):
     def compute(values):
-        best = sorted(range(len(values)), key=lambda index: (-values[index], index))[:count]
+        best = descending(values)[:count]
         return [float(index in best) for index in range(len(values))]
 
     return compute
 
 
+def kept_count(keep, values):
+    return max(math.ceil(keep * len(values) - 1e-9), 0)
+
+
 def top_fraction(keep):
-    return lambda values: top_count(max(math.ceil(keep * len(values) - 1e-9), 0))(values)
+    return lambda values: top_count(kept_count(keep, values))(values)
+
+
+def chunks(most, width):
+    def compute(values):
+        first = descending(values)[:most]
+        return [float(any(begin <= index < begin + width for begin in first)) for index in range(len(values))]
+
+    return compute
+
+
+def sample_without_replacement(keep):
+    """Those with the smallest -log(u) / weight (Efraimidis and Spirakis, 2006)."""
+
+    def compute(pairs):
+        keys = [math.log1p(-u) / weight if weight > 0 else -math.inf for weight, u in pairs]
+        drawable = sum(key != -math.inf for key in keys)
+        return top_count(min(kept_count(keep, pairs), drawable))(keys)
+
+    return compute
+
+
+def balance():
+    """As many true elements as false ones, on the larger side those with the largest noise."""
+
+    def compute(pairs):
+        holds = [value != 0 for value, _ in pairs]
+        each = min(sum(holds), len(holds) - sum(holds))
+        result = [0.0] * len(pairs)
+        for side in (True, False):
+            members = [index for index, held in enumerate(holds) if held == side]
+            for index, drawn in zip(members, top_count(each)([pairs[index][1] for index in members])):
+                result[index] = drawn
+        return result
+
+    return compute
 
 
 STATISTICS = {
@@ -293,6 +347,9 @@ STATISTICS = {
     "softmax": softmax,
     "top_count": top_count,
     "top_fraction": top_fraction,
+    "chunks": chunks,
+    "sample_without_replacement": sample_without_replacement,
+    "balance": balance,
 }
 
 

@@ -114,6 +114,8 @@ def main():
     source = start if stage["tokenizer"] is None else {"path": stage["tokenizer"], "revision": None}
     tokenizer = AutoTokenizer.from_pretrained(source["path"], revision=source["revision"], padding_side="left")
     model = loaded(start)
+    # An embedding has no gradient for a token that pads, but a sequence of several turns may have it.
+    model.get_input_embeddings().padding_idx = None
     # Schedules count the steps of the stage, also where epochs end within its last one.
     steps = stage["steps"] or config.max_steps
     embedded = model.get_input_embeddings().weight.shape[0]
@@ -135,12 +137,15 @@ def main():
         # The samples of a prompt are contiguous.
         rows = rows.select([row for row in range(len(rows)) for _ in range(stage["samples"])])
     rows = rows.add_column("number", list(range(len(rows))))
-    teachers = stage["teachers"] if "teacher" in objective.ROLES else {}
+    copies = {name: weights["copy"] for name, weights in stage["models"].items() if weights["copy"] is not None}
+    # Names with equal weights share a model, and those that no role reads are not loaded.
+    frozen = {name: json.dumps(weights) for name, weights in stage["models"].items() if name not in copies}
+    loaded_once = {weights: scorer(json.loads(weights)) for weights in frozen.values()} if objective.ROLES else {}
     checkpoints = mopd_run.Checkpoints(stage["checkpoint_seconds"])
     trainer = mopd_trl.MopdTrainer(
         model=model,
-        teachers={name: scorer(weights) for name, weights in teachers.items()},
-        reference=scorer(stage["reference"]) if "reference" in objective.ROLES else None,
+        models={name: loaded_once[weights] for name, weights in frozen.items() if weights in loaded_once},
+        copies=copies,
         domains=stage["domains"],
         steps=steps,
         rows_at_once=min(stage["rows_at_once"], config.per_device_train_batch_size),
@@ -153,7 +158,11 @@ def main():
         optimizers=optimizer(model, config, steps),
         callbacks=[checkpoints],
     )
-    trainer.train(resume_from_checkpoint=mopd_run.last_checkpoint())
+    checkpoints.trainer = trainer
+    checkpoint = mopd_run.last_checkpoint()
+    if checkpoint is not None:
+        trainer.resume_copies(checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     if checkpoints.stopped and trainer.state.global_step < trainer.state.max_steps:
         return
     if stage["adapter"] is None:

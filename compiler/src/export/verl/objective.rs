@@ -70,7 +70,8 @@ pub fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<P
     let mut live: Vec<Value> = Vec::new();
     for primitive in &objective.live {
         let construct = format!("`{}`", live_text(&primitive.primitive));
-        let spec = of_this_update(&primitive.primitive.roles(), settings)
+        let spec = known(&primitive.primitive.roles())
+            .and_then(|()| of_this_update(&primitive.primitive.roles(), settings))
             .and_then(|()| live_number(&primitive.primitive, &names.summands));
         match spec {
             Ok(spec) => {
@@ -178,6 +179,14 @@ fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Cove
         let why = "the exporter has one block for each completion";
         coverage.refuse("numbers per block", settings.origins.objective, why);
     }
+    for scorer in settings.train.scorers.named() {
+        let why = "in the engines, each prompt has one teacher";
+        coverage.refuse(
+            format!("`{}`, a teacher that the objective names", scorer.name),
+            settings.origins.objective,
+            why,
+        );
+    }
 }
 
 /// The numbers of one objective, by their names in the plugin.
@@ -239,6 +248,7 @@ impl Names<'_> {
     }
 
     fn computed(&self, signal: &Signal) -> Result<String, String> {
+        known(&signal.roles())?;
         match number(signal, &self.summands)? {
             Some(EngineNumber::Named(name)) => Ok(name.to_owned()),
             Some(EngineNumber::Distribution(spec)) => {
@@ -256,6 +266,7 @@ impl Names<'_> {
             Signal::Data { .. } | Signal::DataIs { .. } => {
                 Ok(DataFormula::of_signal(signal).expect("it is one of the data").text())
             }
+            Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
             Signal::RewardPart { .. } => Err("verl's reward is one number (`_compute_score` in \
                                               verl/experimental/agent_loop/agent_loop.py)"
                 .to_owned()),
@@ -347,6 +358,17 @@ fn models(settings: &ExportSettings, teacher: TeacherSource) -> Value {
         models.insert(Role::REFERENCE.name(), Value::Object(paths.collect()));
     }
     Value::Object(models)
+}
+
+/// Refuses roles that verl does not have.
+fn known(roles: &[Role]) -> Result<(), String> {
+    let known = |role: &Role| {
+        matches!(*role, Role::Student | Role::Old | Role::Sampler | Role::TEACHER | Role::REFERENCE)
+    };
+    match roles.iter().all(known) {
+        true => Ok(()),
+        false => Err("in the engines, each prompt has one teacher".to_owned()),
+    }
 }
 
 /// With one update per batch, `old` and the sampler have the student's weights before the update.

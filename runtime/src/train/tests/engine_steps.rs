@@ -1,7 +1,10 @@
 //! Steps that an engine reports. Here the trainer plays the engine.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use mopd_plan::{CompletionsFrom, EngineStage, ModelId};
 use serde_json::{Value, json};
 
 use super::given::trained;
@@ -22,9 +25,18 @@ fn misaligned_steps_of_an_engine_are_refused() {
     let read = trained("weight = 1 + 50 * teacher.top1\nterm a = live kl(student || teacher)");
     let train = Train { rollout: Rollout::new(5, Producer::data("answer")), ..train(read.objective, 1) };
     let stage = fixture.stage(&train, ROUTED, &weights);
-    let steps = EngineSteps::draw(&stage, None).unwrap();
-    assert_eq!(steps.steps(), stage.steps);
-    let mut trainer = Trainer::new(&stage).unwrap();
+    let engine = EngineStage {
+        model: ModelId(0),
+        files: BTreeMap::new(),
+        program: String::new(),
+        completions: CompletionsFrom::Before,
+        models: Vec::new(),
+    };
+    let stages = [stage];
+    let steps = || EngineSteps::draw(&stages, &engine, None).unwrap();
+    let stage = &stages[0];
+    assert_eq!(steps().steps(), stage.steps);
+    let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap();
     let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(0, &rollouts[0], 0).unwrap();
     let list = &rollouts[0].sequences.list;
@@ -50,8 +62,18 @@ fn misaligned_steps_of_an_engine_are_refused() {
     };
     let note = |reported: &Value| {
         let mut record = Record::default();
+        let mut steps = steps();
+        let asked = json!({
+            "step": 0,
+            "completions": reported["completions"],
+            "truncated": reported["truncated"],
+            "signals": [],
+        });
+        let known =
+            steps.known(&serde_json::from_value(asked).unwrap()).map_err(|error| error.to_string())?;
+        assert_eq!(known["shown"], json!({}));
         let reported = serde_json::from_value(reported.clone()).unwrap();
-        steps.note(&reported, None, &mut record).map(|_| numbers(&record)).map_err(|error| error.to_string())
+        steps.note(&reported, &mut record).map(|_| numbers(&record)).map_err(|error| error.to_string())
     };
     let noted = note(&whole).unwrap();
     let mut here = Record::default();

@@ -247,7 +247,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Keeps what the next step reads from this one; returns the loss of the step.
-    fn learn(&mut self, evaluated: &[Option<(Batch, Outputs)>], step: u32) -> f64 {
+    pub fn learn(&mut self, evaluated: &[Option<(Batch, Outputs)>], step: u32) -> f64 {
         for (part, evaluated) in zip_equal(&mut self.parts, evaluated) {
             if let Some((_, outputs)) = evaluated {
                 part.learn(outputs, step);
@@ -258,7 +258,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// By source: the number of chosen prompts and their mean priority.
-    fn chosen(&self) -> Vec<Option<(usize, Option<f64>)>> {
+    pub fn chosen(&self) -> Vec<Option<(usize, Option<f64>)>> {
         let batches = &self.parts[0].batches;
         (0..self.stage.sources.len()).map(|source| batches.chosen(source)).collect()
     }

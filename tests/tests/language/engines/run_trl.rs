@@ -20,39 +20,79 @@ model base = llama { layers = 2, width = 64, heads = 2, context = 48, tokenizer 
 model tuned = sft(base, on: domains) { target = answer, steps = 60, batch = 8, lr = 1e-3 }
 "#;
 
-/// Prints the largest differences of each stage, for the book.
+/// The run draws each step, and the teacher follows the student.
+const LONG_DRAWN: &str = r#"
+use std.opd.mopd_full
+experiment "long" { seed = 1 }
+domain sort { prompts = "data/sort.jsonl", reward = exact_match }
+model base = llama { layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }
+teacher slow = self.ema(0.9)
+route { else -> slow }
+model tuned = distill(base) {
+  objective = mopd_full, prompts = 8, steps = 60, lr = 1e-3
+  rollout   = replay(mix(0.5, sample(n: 1, temperature: 1, max_tokens: 6), data(answer)), capacity: 32, share: 0.5)
+}
+"#;
+
+/// An environment that answers three times.
+const ENVIRONMENT: &str = "import json, sys
+turns = {}
+for line in sys.stdin:
+    request = json.loads(line)
+    id = request['id']
+    if 'end' not in request:
+        turns[id] = turns.get(id, -1) + 1
+        print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 3}), flush=True)
+";
+
 #[test]
 fn trl_in_several_processes_trains_as_a_run_here() {
+    // Two domains in each of three steps of one stage, and two of eight others.
+    stages_train_alike("both.mopd", &STAGES, 38);
+}
+
+#[test]
+fn trl_trains_on_what_the_run_draws_as_a_run_here() {
+    stages_train_alike("drawn.mopd", &DRAWN, 62);
+}
+
+/// Prints the largest differences of each stage, for the book.
+fn stages_train_alike(file: &str, stages: &[&str], metrics_rows: usize) {
     let Some(python) = python_of("trl") else { return };
     let place = tempfile::tempdir().expect("a folder");
     two_jobs(place.path(), |_| 5);
-    fs::copy(root().join("tests/engines/both.mopd"), place.path().join("both.mopd")).expect("a copy");
+    fs::write(place.path().join("environment.py"), ENVIRONMENT).expect("a file");
+    fs::copy(root().join("tests/engines").join(file), place.path().join(file)).expect("a copy");
     let program = |words: &[&str]| run(Command::new(mopd()).current_dir(place.path()).args(words));
-    program(&["run", "--predict", "never", "--out", "here", "both.mopd"]);
+    program(&["run", "--predict", "never", "--out", "here", file]);
     let python_text = python.to_str().expect("a path");
     let here = metrics(&python, &place.path().join("here"));
-    // Two domains in each of three steps of one stage, and two of eight others.
-    assert_eq!(here.len(), 38);
+    assert_eq!(here.len(), metrics_rows);
     for processes in ["1", "2", "4"] {
-        let run = ["run", "--predict", "never", "--out", processes, "both.mopd"];
+        let run = ["run", "--predict", "never", "--out", processes, file];
         let engine = ["--engine", "trl", "--python", python_text, "--processes", processes];
         let words = [&run[..], &engine].concat();
         let said = program(&words);
-        for stage in STAGES {
+        for stage in stages {
             assert!(said.contains(&format!("trl trains {stage} (exact)")), "{said}");
         }
-        compare(&here, &metrics(&python, &place.path().join(processes)), processes);
+        compare(&here, &metrics(&python, &place.path().join(processes)), processes, stages);
         // The results are found again, and those of a run without the engine are others.
         let again = program(&words);
-        assert!(again.contains("12 stages, 12 of them kept"), "{again}");
+        let all = stages.len() + 3;
+        assert!(again.contains(&format!("{all} stages, {all} of them kept")), "{again}");
     }
 }
 
 const STAGES: [&str; 9] =
     ["tuned", "full", "weighted", "jsd_tail", "cold", "own", "adapted", "directed", "written"];
+const DRAWN: [&str; 14] = [
+    "aided", "delayed", "of_two", "ordered", "thin", "snapped", "mixed", "guided", "drafting", "playing",
+    "edited", "refined", "again", "longer",
+];
 
 /// Compares the metrics of a run here with those of an engine.
-fn compare(here: &[Value], there: &[Value], processes: &str) {
+fn compare(here: &[Value], there: &[Value], processes: &str, stages: &[&str]) {
     assert_eq!(here.len(), there.len());
     let mut furthest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
     for (one, other) in here.iter().zip(there) {
@@ -77,8 +117,8 @@ fn compare(here: &[Value], there: &[Value], processes: &str) {
             *most = most.max(apart);
         }
     }
-    for stage in STAGES {
-        let of = |name: &str| furthest.get(&(stage, name)).copied().unwrap_or_default();
+    for stage in stages {
+        let of = |name: &str| furthest.get(&(*stage, name)).copied().unwrap_or_default();
         println!("{processes} processes, {stage}: loss {:.1e}, norm {:.1e}", of("loss"), of("gradient_norm"));
     }
 }
@@ -99,11 +139,20 @@ fn processes(folder: &Path, program: &str) -> Vec<u32> {
 
 #[test]
 fn the_same_command_goes_on_after_a_process_was_killed() {
+    goes_on_after_a_process_was_killed(LONG);
+}
+
+#[test]
+fn so_it_does_where_the_run_draws_each_step() {
+    goes_on_after_a_process_was_killed(LONG_DRAWN);
+}
+
+fn goes_on_after_a_process_was_killed(experiment: &str) {
     let Some(python) = python_of("trl") else { return };
     let place = tempfile::tempdir().expect("a folder");
     let folder = place.path().canonicalize().expect("a path");
     two_jobs(&folder, |_| 5);
-    fs::write(folder.join("long.mopd"), LONG).expect("a file");
+    fs::write(folder.join("long.mopd"), experiment).expect("a file");
     let command = || {
         let mut command = Command::new(mopd());
         let words = ["run", "--predict", "never", "--checkpoint-every", "0s", "--out", "out", "long.mopd"];

@@ -71,6 +71,7 @@ fn case(
             "sequence_of_token": layout.sequence_of_token,
             "group_of_sequence": layout.group_of_sequence,
             "groups": layout.groups,
+            "turns": layout.turns.as_ref().map(|turns| [&turns.of_token, &turns.parent]),
             "domain_of_group": layout.domains.as_ref().map(|domains| &domains.of_group),
             "domains": layout.domains.as_ref().map_or(1, |domains| domains.count),
         },
@@ -111,7 +112,9 @@ fn batch(random: &mut Random, objective: &Objective) -> Batch {
                 | Signal::Plain(PlainSignal::VocabularySize)
                 | Signal::State { .. }
         );
+        let uniform = matches!(signal, Signal::Uniform { .. });
         let of = |random: &mut Random| match (truth, positive) {
+            _ if uniform => random.below(1 << 16) as f32 / 65536.0,
             (true, _) => f32::from(random.below(2) as u8),
             (_, true) => random.number().abs() + 0.25,
             _ => random.number(),
@@ -163,7 +166,7 @@ fn at_random(cases: &mut Vec<Value>) {
     for seed in 0..400 {
         let mut random = Random(seed);
         let mut layout = random.layout();
-        (layout.turns, layout.blocks) = (None, None);
+        layout.blocks = None;
         let live = 2;
         let (mut graph, outputs) = random.graph(12, live);
         let batch = random.batch(layout, live, |random| random.number());
