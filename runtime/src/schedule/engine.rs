@@ -27,6 +27,10 @@ use crate::train::{
     self, Completed, EngineSteps, LearnerTurn, Pace, ReportedStep, RolloutCache, RolloutsBySource,
 };
 
+/// The file that the program's processes leave together after everything else. One that ends badly after it
+/// has done its work.
+const FINISHED: &str = "finished";
+
 /// How often the folder is looked at.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a program that is asked to stop may take for its step and its checkpoint.
@@ -107,7 +111,9 @@ impl EngineProgram<'_> {
         for left in ["steps", "asks", "trained", "weights"] {
             let _ = fs::remove_dir_all(self.folder.join(left));
         }
-        let _ = fs::remove_file(self.folder.join("stop"));
+        for left in ["stop", FINISHED] {
+            let _ = fs::remove_file(self.folder.join(left));
+        }
         for (name, text) in &program.files {
             let text = match name.as_str() {
                 "stage.json" => self.placed(text, program, settings),
@@ -276,7 +282,8 @@ impl EngineProgram<'_> {
 
     fn ended(&self, end: ProcessEnd) -> Result<()> {
         let done = self.next == self.steps.steps();
-        if matches!(end, ProcessEnd::Status(status) if status.success()) && done {
+        let good = matches!(end, ProcessEnd::Status(status) if status.success());
+        if done && (good || self.folder.join(FINISHED).exists()) {
             return Ok(());
         }
         self.scheduler.control.check()?;
