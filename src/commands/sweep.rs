@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use mopd_experiment::SweptTo;
 use mopd_lang::Analysis;
 use mopd_plan::Plan;
 use mopd_plan::difference::NamedPlan;
@@ -36,7 +37,7 @@ use crate::worker::interrupts::Interrupts;
 #[derive(Debug)]
 pub struct SweepRun {
     /// Each swept `param` with its value, in the order of the sweep; empty without a sweep.
-    values: Vec<(String, f64)>,
+    values: Vec<(String, SweptTo)>,
     /// `None` if the file can't run with these values.
     pub compiled: Option<Rc<Compiled>>,
 }
@@ -54,7 +55,7 @@ impl SweepRun {
     }
 }
 
-fn name(values: &[(String, f64)]) -> String {
+fn name(values: &[(String, SweptTo)]) -> String {
     values.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
 }
 
@@ -103,8 +104,8 @@ pub fn check(
     let mut shown: Option<Analysis> = None;
     let mut valid = false;
     let diagnostics = host::analyse_every_run(path, set, note, &mut |swept, mut analysis| {
-        let values: Vec<(String, f64)> =
-            swept.iter().map(|value| (value.parameter.clone(), value.number)).collect();
+        let values: Vec<(String, SweptTo)> =
+            swept.iter().map(|swept| (swept.parameter.clone(), swept.value.clone())).collect();
         let chosen = values.iter().map(|(name, value)| (name.clone(), value.to_string()));
         let set: Vec<(String, String)> = set.iter().cloned().chain(chosen).collect();
         let plan = plan_to_run(&mut analysis);

@@ -3,12 +3,12 @@
 use crate::diag::{Diagnostic, Severity, bounded};
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::{Expr, ExprKind, ItemKind};
-use mopd_experiment::{Experiment, SweepAxis, stack};
+use mopd_experiment::{Experiment, SweepAxis, SweptTo, stack};
 
 use crate::check::checker::{CallStack, Cancellation, Checker, ItemEffort, RouteState};
 use crate::check::declarations::{Declarations, ExperimentParts, NamedObjective};
 use crate::check::evaluate::{self, items};
-use crate::check::evaluation::{self, benchmarks, compare};
+use crate::check::evaluation::{self, benchmarks, compare, sweep};
 use crate::check::names::allow;
 use crate::check::names::callable::callable;
 use crate::check::names::candidates::NameCandidates;
@@ -102,9 +102,16 @@ impl Checker {
     pub fn check(mut self, overrides: &[(String, String)], swept: &[SweptValue]) -> Checked {
         let entry = self.entry;
         evaluate::overrides::apply_overrides(&mut self, entry, overrides);
-        for value in swept {
+        for SweptValue { parameter, value, span } in swept {
             let module = &mut self.modules.loaded[entry.0 as usize];
-            module.set.insert(value.parameter.clone(), value.expr());
+            // As if it were written in place of the default.
+            let written = match value {
+                SweptTo::Number(value) => {
+                    Some(Expr { span: *span, kind: ExprKind::Number { value: *value, suffix: None } })
+                }
+                SweptTo::Name(name) => sweep::named_value(&module.tree, parameter, name),
+            };
+            module.set.extend(written.map(|written| (parameter.clone(), written)));
         }
         let experiment = self.experiment(entry);
         if self.cancellation.stopped {
@@ -246,14 +253,7 @@ impl Checked {
 #[derive(Clone, Debug)]
 pub struct SweptValue {
     pub parameter: String,
-    pub number: f64,
+    pub value: SweptTo,
     /// Its place in the `sweep`.
     pub span: Span,
-}
-
-impl SweptValue {
-    /// The value as if it were written in place of the default.
-    fn expr(&self) -> Expr {
-        Expr { span: self.span, kind: ExprKind::Number { value: self.number, suffix: None } }
-    }
 }

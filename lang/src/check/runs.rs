@@ -165,7 +165,7 @@ impl Combinations {
         let values = |axis: &SweepAxis| {
             let values = axis.values.iter().map(|value| SweptValue {
                 parameter: axis.parameter.clone(),
-                number: value.value,
+                value: value.value.clone(),
                 span: origins[value.origin.0 as usize],
             });
             values.collect()
@@ -274,7 +274,7 @@ fn named(
     let decisive: Vec<SweptValue> =
         decisive.map(|(_, value)| value).filter(|value| value.span != diagnostic.primary.span).collect();
     let last = decisive.len();
-    for (number, SweptValue { parameter, number: value, span }) in decisive.into_iter().enumerate() {
+    for (number, SweptValue { parameter, value, span }) in decisive.into_iter().enumerate() {
         let mut text = format!("with `{parameter}` = {value}");
         if number + 1 == last && runs.len() > 1 {
             text += &format!("; it is so in {} of {count} runs", runs.len());

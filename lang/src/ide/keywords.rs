@@ -58,7 +58,7 @@ fn text(word: &str) -> Option<&'static str> {
         "divergence" => "A divergence between two distributions, declared by what one vocabulary entry adds.",
         "panel" => "Several models that talk about a prompt before the student is trained.",
         "eval" => "A benchmark: held-out prompts with a reward of their own, a column of tables.",
-        "param" => "A number that `--set name=value` and a `sweep` may change.",
+        "param" => "A value that `--set name=value` and a `sweep` may change.",
         "sweep" => "The runs that one file stands for: one for each combination of values.",
         "use" => "Names of another module: of the library (`use std.opd.mopd`) or of a file beside this one.",
         "pub" => "Lets other files import what follows.",

@@ -165,11 +165,13 @@ impl FollowedSweep {
         let shares = finished.iter().all(|run| has_narrow_shares(run));
         let lines = sweep.members.iter().zip(&runs).map(|(member, run)| {
             let value = |name: &String| {
-                member
-                    .values
-                    .get(name)
-                    .and_then(|value| value.as_f64())
-                    .map_or_else(String::new, |value| value.to_string())
+                let value = member.values.get(name);
+                match value.and_then(|value| value.as_str()) {
+                    Some(name) => printable(name).to_string(),
+                    None => value
+                        .and_then(|value| value.as_f64())
+                        .map_or_else(String::new, |value| value.to_string()),
+                }
             };
             context! {
                 name => printable(&member.name()),

@@ -7,8 +7,10 @@ use super::*;
 
 #[test]
 fn run_name_lists_its_values() {
-    let member =
-        SweepRun { values: vec![("clip_at".to_owned(), 5.0), ("lr".to_owned(), 3e-4)], compiled: None };
+    let member = SweepRun {
+        values: vec![("clip_at".to_owned(), SweptTo::Number(5.0)), ("lr".to_owned(), SweptTo::Number(3e-4))],
+        compiled: None,
+    };
     assert_eq!(member.name(), "clip_at=5,lr=0.0003");
     assert_eq!(member.out(Path::new("runs/a")), Path::new("runs/a/clip_at=5,lr=0.0003"));
     let single = SweepRun { values: Vec::new(), compiled: None };

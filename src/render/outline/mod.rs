@@ -13,7 +13,7 @@ use mopd_experiment::formula::text;
 use mopd_experiment::{
     AuthorProgram, Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment,
     ExternalInput, Joint, MarkedSetting, Metric, Model, ModelId, Pretrained, PretrainedSource, PromptFormat,
-    Reward, SettingMark, Stage, SweepAxis, TokenizerSpec, Train,
+    Reward, SettingMark, Stage, SweepAxis, SweptTo, TokenizerSpec, Train, WithOrigin,
 };
 use mopd_plan::difference::NamedPlan;
 use mopd_plan::producers::SampledBy;
@@ -114,7 +114,11 @@ pub fn tree(experiment: &Experiment, runs: &[NamedPlan], programs: &Programs, st
     }
     if !experiment.sweep.is_empty() {
         let row = |axis: &SweepAxis| {
-            axis.values.iter().map(|value| setting(value.value)).collect::<Vec<_>>().join(", ")
+            let value = |value: &WithOrigin<SweptTo>| match &value.value {
+                SweptTo::Number(number) => setting(*number),
+                SweptTo::Name(name) => name.clone(),
+            };
+            axis.values.iter().map(value).collect::<Vec<_>>().join(", ")
         };
         let mut rows: OutlineRows = experiment
             .sweep

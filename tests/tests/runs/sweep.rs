@@ -361,3 +361,30 @@ fn a_member_that_runs_holds_its_own_folder() {
     assert!(all.contains(&format!("another run writes to {own}")), "{all}");
     assert!(all.contains("3 of 4 runs") && all.contains("failed: rate=0.001,bound=1"), "{all}");
 }
+
+/// Objectives, and schedules in place of numbers, by the names that the sweep gives them.
+#[test]
+fn a_sweep_is_over_values_of_any_kind() {
+    let source = SOURCE
+        .replace("param bound: nats = 5", "param how: objective = mopd")
+        .replace("bound in [1, 5]", "how in { tight: mopd(clip_at: 1), loose: mopd(clip_at: 5) }")
+        .replace("rate in [1e-3, 3e-3]", "rate in { flat: 1e-3, falling: linear(1e-3 -> 1e-4) }")
+        .replace("objective = mopd(clip_at: bound)", "objective = how");
+    let folder = folder(&source);
+    let folder = folder.path();
+    let output = run(folder, &["--predict", "never"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let sweep = read(&folder.join("out/sweep.json"));
+    let values = |run: usize| sweep["members"][run]["values"].clone();
+    assert_eq!(values(0), json!({"rate": "flat", "how": "tight"}));
+    assert_eq!(values(3), json!({"rate": "falling", "how": "loose"}));
+    let student = |run: &str| {
+        let model = folder.join(format!("out/{run}/models/student-seed1/model.safetensors"));
+        fs::read(&model).unwrap_or_else(|error| panic!("{}: {error}", model.display()))
+    };
+    assert_ne!(student("rate=flat,how=tight"), student("rate=falling,how=tight"));
+    // One of them, by its names, is already there.
+    let chosen = ["--set", "rate=falling", "--set", "how=loose", "--format", "json"];
+    let output = run(folder, &chosen);
+    assert!(output.status.success() && !said(&output).contains("stage_started"), "{}", said(&output));
+}

@@ -21,6 +21,8 @@ mod tables;
 mod teachers;
 mod trainable;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 pub use commands::without_absolute_paths;
@@ -192,8 +194,25 @@ impl Default for GpuArithmetic {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SweepAxis {
     pub parameter: String,
-    pub values: Vec<WithOrigin<f64>>,
+    pub values: Vec<WithOrigin<SweptTo>>,
     pub origin: Origin,
+}
+
+/// A value of a swept `param`, as it is shown: a number, or the name that the file gives to any other value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum SweptTo {
+    Number(f64),
+    Name(String),
+}
+
+impl fmt::Display for SweptTo {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            SweptTo::Number(number) => number.fmt(out),
+            SweptTo::Name(name) => name.fmt(out),
+        }
+    }
 }
 
 /// A mark on a setting: `lr = 1e-6 @unpublished`.

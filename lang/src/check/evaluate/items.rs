@@ -141,7 +141,12 @@ fn parameter_item(checker: &mut Checker, id: ItemId, parameter: &Parameter) -> V
         );
         return Value::Error;
     };
-    let worth = checker.evaluate_constant(id.module, value);
+    let env = Env::constant(id.module);
+    let env = match overrides::may_move(parameter) {
+        true => env.with_context(EvaluationContext::Schedule),
+        false => env,
+    };
+    let worth = checker.evaluate(value, &env);
     match &parameter.annotation {
         Some(annotation) => declared_type::coerce(checker, worth, annotation, value.span),
         None => worth,

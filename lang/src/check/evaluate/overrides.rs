@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Spanned};
-use crate::syntax::ast::{Entry, Expr, Item, ItemKind, Name, Parameter};
+use crate::syntax::ast::{Entry, Expr, ExprKind, Item, ItemKind, Name, Parameter};
 use crate::syntax::parse;
 use mopd_experiment::formula::Unit;
 
 use crate::check::checker::Checker;
+use crate::check::evaluation::sweep;
 use crate::check::names::modules::{ModuleId, Modules, declared_name};
 use crate::check::read::changes::Settings;
 use crate::check::read::declared_type::unit_of_type;
@@ -54,6 +55,12 @@ pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(Str
             }
         };
         if parameters.contains(name) {
+            // A value by the name that the file's sweep gives it.
+            let named = match &value.kind {
+                ExprKind::Name(chosen) => sweep::named_value(&tree, name, chosen),
+                _ => None,
+            };
+            let value = named.as_ref().unwrap_or(value);
             checker.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
             continue;
         }

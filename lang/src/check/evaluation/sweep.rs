@@ -2,14 +2,14 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Expr, ExprKind, Index, ItemKind, Parameter};
+use crate::syntax::ast::{Expr, ExprKind, Index, ItemKind, Module, NamedValue, Parameter};
 use mopd_experiment::formula::Unit;
-use mopd_experiment::{SweepAxis, WithOrigin};
+use mopd_experiment::{SweepAxis, SweptTo, WithOrigin};
 
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::names::modules::ModuleId;
-use crate::check::read::{declared_type, expected, numbers};
+use crate::check::read::{declared_type, expected, numbers, turns};
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
 
@@ -127,8 +127,11 @@ fn swept_values(
     module: ModuleId,
     axis: &Index,
     parameter: &Parameter,
-) -> Option<Vec<Spanned<f64>>> {
+) -> Option<Vec<Spanned<SweptTo>>> {
     let env = Env::constant(module);
+    if let ExprKind::NamedValues(values) = &axis.over.kind {
+        return named_values(checker, axis, values, parameter, &env);
+    }
     let items: Vec<Spanned<Value>> = match &axis.over.kind {
         ExprKind::List(items) => {
             items.iter().map(|item| Spanned::new(checker.evaluate(item, &env), item.span)).collect()
@@ -160,12 +163,51 @@ fn swept_values(
                 None => values.push(Spanned::new(number, span)),
             },
             None => {
-                expected::wrong_kind(checker, span, "a sweep needs numbers known before the run", &value);
+                let wanted = "a sweep needs numbers known before the run, or values with names";
+                if !value.is_error() {
+                    let diagnostic = Diagnostic::error(Code::TypeMismatch, span, wanted);
+                    let diagnostic = diagnostic.label(format!("this is {}", value.describe()));
+                    checker.report(diagnostic.help("for example `{ gold: gold(), uld: uld() }`"));
+                }
                 good = false;
             }
         }
     }
-    good.then_some(values)
+    let number = |Spanned { value, span }: Spanned<f64>| Spanned::new(SweptTo::Number(value), span);
+    good.then(|| values.into_iter().map(number).collect())
+}
+
+/// `{ gold: gold(), uld: uld() }`, each of the parameter's type.
+fn named_values(
+    checker: &mut Checker,
+    axis: &Index,
+    values: &[NamedValue],
+    parameter: &Parameter,
+    env: &Env,
+) -> Option<Vec<Spanned<SweptTo>>> {
+    let turns = turns::members(checker, axis, env)?;
+    let mut good = true;
+    for (named, (_, turn)) in values.iter().zip(&turns) {
+        let value = turn.local(&axis.name.text).cloned().unwrap_or(Value::Error);
+        let value = match &parameter.annotation {
+            Some(annotation) => declared_type::coerce(checker, value, annotation, named.value.span),
+            None => value,
+        };
+        good &= !value.is_error();
+    }
+    let name = |named: &NamedValue| Spanned::new(SweptTo::Name(named.name.text.clone()), named.value.span);
+    (good && !turns.is_empty()).then(|| values.iter().map(name).collect())
+}
+
+/// The value with this name among those that the file sweeps a parameter over.
+pub fn named_value(module: &Module, parameter: &str, name: &str) -> Option<Expr> {
+    let axes = module.items.iter().filter_map(|item| match &item.kind {
+        ItemKind::Sweep { axes, .. } => Some(axes),
+        _ => None,
+    });
+    let axis = axes.flatten().find(|axis| axis.name.text == parameter)?;
+    let ExprKind::NamedValues(values) = &axis.over.kind else { return None };
+    values.iter().find(|named| named.name.text == name).map(|named| named.value.clone())
 }
 
 /// `0..=3`, or a list by name.

@@ -52,11 +52,12 @@ function sweptChart(box) {
     body.append(made);
     const width = widthOf(body, 700);
     const values = d3.sort(new Set(drawn.map((point) => point.x)));
-    const log = values[0] > 0 && values.at(-1) / values[0] >= 20;
+    const named = drawn.some((point) => typeof point.x === "string");
+    const log = !named && values[0] > 0 && values.at(-1) / values[0] >= 20;
     const ranged = drawn.filter((point) => point.low !== null);
     const svg = Plot.plot({
       width, height: 260, marginLeft: 48, marginRight: 20, marginTop: 28, marginBottom: 36, style: chartStyle,
-      x: { label: param, labelAnchor: "right", labelArrow: "none", type: log ? "log" : "linear", ticks: values.length <= width / 70 ? values : Math.floor(width / 90), tickFormat: (value) => minus(String(Number(value.toPrecision(4)))), inset: 8 },
+      x: named ? { label: param, labelAnchor: "right", labelArrow: "none", type: "point" } : { label: param, labelAnchor: "right", labelArrow: "none", type: log ? "log" : "linear", ticks: values.length <= width / 70 ? values : Math.floor(width / 90), tickFormat: (value) => minus(String(Number(value.toPrecision(4)))), inset: 8 },
       y: { label: columns[state.column], labelArrow: "none", grid: true, ticks: 5, nice: true },
       marks: [
         Plot.ruleX(ranged, { x: "x", y1: "low", y2: "high", stroke: (d) => colour(d.index), strokeWidth: 1.6, strokeOpacity: 0.45 }),
