@@ -79,7 +79,14 @@ pub fn alternatives(rules: &[Rule], in_block: bool) -> Vec<&'static str> {
         words.retain(|word| {
             !matches!(
                 *word,
-                "a word" | "a name" | "a number" | "a text in double quotes" | "`[`" | "`(`" | "`for`"
+                "a word"
+                    | "a name"
+                    | "a number"
+                    | "a text in double quotes"
+                    | "`[`"
+                    | "`(`"
+                    | "`{`"
+                    | "`for`"
             )
         });
     }

@@ -95,7 +95,7 @@ fn items_tell_what_they_miss() {
         ("rollout = sample(n: 1)", "1:1 a `rollout` needs a name"),
         ("rollout good sample(n: 1)", "1:14 expected `=`, found `sample`"),
         ("panel duo { rounds = 2 }", "1:11 expected `=`, found `{`"),
-        ("eval math500 = 3", "1:14 expected `{`, found `=`"),
+        ("eval math500 = 3", "1:16 expected a name, found `3`"),
         ("eval \"math500\" { samples = 1 }", "1:6 the name after `eval` has no quotes"),
         ("teacher t(a: fraction) self", "1:24 expected `=`, found `self`"),
         ("teacher t[r of [1]] = self", "1:13 expected `in`, found `of`"),
