@@ -9,11 +9,9 @@ use mopd_compiler::export::ExportEngine;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::host::{as_text, reason};
+use crate::host::reason;
+use crate::named_python::{VARIABLE, named_python};
 use crate::problem::Problem;
-
-/// The Python with the engine, where no option names it.
-const PYTHON: &str = "MOPD_PYTHON";
 
 /// Prints the versions of the packages that follow, and the devices, as JSON.
 const PROBE: &str = "\
@@ -58,17 +56,13 @@ fn install(engine: ExportEngine) -> String {
     };
     format!(
         "make an environment, `python3 -m venv ENV && ENV/bin/pip install {what}`, and name its Python: `--python \
-         ENV/bin/python`, or {PYTHON} in the environment"
+         ENV/bin/python`, or {VARIABLE} in the environment"
     )
 }
 
 /// The Python that an option or the environment names, if it has the engine in the right version.
 pub fn find(option: Option<&PathBuf>, engine: ExportEngine) -> Result<EnginePython, Problem> {
-    let python = match (option, std::env::var(PYTHON)) {
-        (Some(python), _) => as_text(python)?,
-        (None, Ok(python)) if !python.is_empty() => python,
-        (None, _) => "python3".to_owned(),
-    };
+    let python = named_python(option)?.unwrap_or_else(|| "python3".to_owned());
     let (name, version) = (engine.name(), engine.version());
     let problem = |message: String| Problem::usage("no-engine", message).help(install(engine));
     let output = Command::new(&python).args(["-c", PROBE]).args(packages(engine)).output();

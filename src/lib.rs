@@ -21,6 +21,7 @@ mod intervals;
 mod libtorch;
 mod lsp;
 mod metrics;
+mod named_python;
 mod output;
 mod paths;
 mod problem;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::QueryArgs;
 use crate::host::{as_text, reason};
+use crate::named_python::{VARIABLE, named_python};
 use crate::output;
 use crate::problem::{CommandStatus, Problem};
 use crate::run_folder::RunFolder;
@@ -19,9 +20,6 @@ use crate::run_time::whole_seconds;
 use crate::sweep_folder::SweepFolder;
 
 const PROGRAM: &str = include_str!("../../tools/python/mopd/_query.py");
-
-/// The Python with polars, where no option names it.
-const PYTHON: &str = "MOPD_PYTHON";
 
 /// The exit statuses of the program: a question that it refuses, and a Python without polars.
 const REFUSED: i32 = 2;
@@ -37,11 +35,7 @@ pub fn query(arguments: &QueryArgs) -> Result<CommandStatus, Problem> {
     }
     let out = arguments.out.as_ref().map(|path| as_text(path)).transpose()?;
     let asked = json!({ "sql": arguments.sql, "runs": runs, "format": arguments.format.name(), "out": out });
-    let python = match (&arguments.python, std::env::var(PYTHON)) {
-        (Some(python), _) => as_text(python)?,
-        (None, Ok(python)) if !python.is_empty() => python,
-        (None, _) => programs::python(),
-    };
+    let python = named_python(arguments.python.as_ref())?.unwrap_or_else(programs::python);
     let unstarted = |error: std::io::Error| {
         no_polars(format!("can't start `{python}`, the Python with polars: {}", reason(&error)))
     };
@@ -82,7 +76,7 @@ pub fn query(arguments: &QueryArgs) -> Result<CommandStatus, Problem> {
 fn no_polars(message: String) -> Problem {
     Problem::usage("no-polars", message).help(format!(
         "install it beside mopd, `pip install 'mopd[query]'` or `pip install 'polars>=2.1'`, or name a Python that has it: \
-         `--python PATH`, or {PYTHON} in the environment"
+         `--python PATH`, or {VARIABLE} in the environment"
     ))
 }
 

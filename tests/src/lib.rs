@@ -198,6 +198,21 @@ pub fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
     texts
 }
 
+/// An environment that replies so many times, then ends the episode.
+pub fn environment(replies: u32) -> String {
+    format!(
+        "import json, sys
+turns = {{}}
+for line in sys.stdin:
+    request = json.loads(line)
+    id = request['id']
+    if 'end' not in request:
+        turns[id] = turns.get(id, -1) + 1
+        print(json.dumps({{'id': id, 'observation': 'more?', 'done': turns[id] > {replies}}}), flush=True)
+"
+    )
+}
+
 /// Applies a function to each item on all cores. Results are in the order of the items.
 pub fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);

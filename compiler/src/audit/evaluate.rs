@@ -132,11 +132,11 @@ impl<'a> Evaluator<'a> {
                         .map(|index| values.at(unbounded, index).clone())
                         .collect());
                 }
-                let mut at: Vec<&Dual> = Vec::with_capacity(operands.len());
+                let mut arguments: Vec<&Dual> = Vec::with_capacity(operands.len());
                 let each = (0..layout.len(axis)).map(|index| {
-                    at.clear();
-                    at.extend(operands.iter().map(|operand| values.at(*operand, index)));
-                    dual::apply(*function, &at)
+                    arguments.clear();
+                    arguments.extend(operands.iter().map(|operand| values.at(*operand, index)));
+                    dual::apply(*function, &arguments)
                 });
                 each.collect()
             }

@@ -49,11 +49,11 @@ fn is_plain(sampling: &Sampling) -> bool {
 /// Reports the completions that the stage trains on.
 pub fn report(settings: &mut ExportSettings, coverage: &mut Coverage) {
     let train = settings.train;
-    let at = settings.origins.rollout;
+    let origin = settings.origins.rollout;
     match settings.completions {
         CompletionsFrom::Engine => {}
         CompletionsFrom::Before => {
-            coverage.exact("completions, which the run writes before the first step", at);
+            coverage.exact("completions, which the run writes before the first step", origin);
             return;
         }
         CompletionsFrom::EachStep => {
@@ -66,7 +66,7 @@ pub fn report(settings: &mut ExportSettings, coverage: &mut Coverage) {
         let from = kind.as_ref().and_then(|kind| kind["from"].as_str()).unwrap_or("others").to_owned();
         coverage.refuse(
             format!("rollout from `{from}`"),
-            at,
+            origin,
             "the engines' distillation trains only on completions that the student samples in the same step",
         );
         return;
@@ -85,42 +85,43 @@ pub fn report(settings: &mut ExportSettings, coverage: &mut Coverage) {
     if temperature.constant().is_none() {
         coverage.refuse(
             "a sampling temperature that changes during the run",
-            at,
+            origin,
             "engines have one temperature for the whole run; write a number",
         );
     } else if *temperature == Temperature::Constant(0.0) {
         coverage.refuse(
             "`temperature: 0`",
-            at,
+            origin,
             "engines divide logits by the temperature; `top_k: 1` is greedy too",
         );
     } else {
-        coverage.exact(format!("`sample(n: {n}, temperature: {temperature}, max_tokens: {max_tokens})`"), at);
+        coverage
+            .exact(format!("`sample(n: {n}, temperature: {temperature}, max_tokens: {max_tokens})`"), origin);
     }
     if max_tokens_moves.is_some() {
         coverage.refuse(
             "`max_tokens` that changes during the run",
-            at,
+            origin,
             "engines have one limit for the whole run",
         );
     }
     if top_p.is_some() || top_k.is_some() {
-        coverage.exact("`top_p` and `top_k` of the rollout", at);
+        coverage.exact("`top_p` and `top_k` of the rollout", origin);
     }
     if repetition_penalty.is_some() {
         let why = "the trainer's log-probabilities would differ from those that the tokens were sampled with";
-        coverage.refuse("`repetition_penalty`", at, why);
+        coverage.refuse("`repetition_penalty`", origin, why);
     }
     if accept.is_some() {
         coverage.refuse(
             "`accept`, which samples tokens from a second head",
-            at,
+            origin,
             "the engines' models have one LM head",
         );
     }
     if !stop.is_empty() {
         let why = "engines end a completion at the end token; they can't end it after a given text";
-        coverage.refuse("`stop`", at, why);
+        coverage.refuse("`stop`", origin, why);
     }
     settings.sampling = Some(&student.sampling);
 }

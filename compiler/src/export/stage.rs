@@ -272,15 +272,20 @@ fn teachers(
     for (role, scorer) in train.scorers.iter().skip(2).filter(|(role, _)| train.objective.reads(*role)) {
         for choice in &scorer.choices {
             let name = format!("teacher `{}`", choice.name);
-            let at = settings.origins.objective;
-            let Some((model, copy)) = model_of(choice, &name, train.start, at, coverage) else { continue };
+            let origin = settings.origins.objective;
+            let Some((model, copy)) = model_of(choice, &name, train.start, origin, coverage) else {
+                continue;
+            };
             let Some(weights) = weights(request, model, &name, coverage) else { continue };
-            let known: Vec<&ExportedTeacher> =
-                settings.teachers.iter().chain(settings.beside.iter().map(|of| &of.teacher)).collect();
-            let same = known.iter().find(|known| known.teacher == choice.teacher);
-            let key = same.map_or_else(|| word(&choice.name, &known), |known| known.key.clone());
+            let before: Vec<&ExportedTeacher> = settings
+                .teachers
+                .iter()
+                .chain(settings.beside.iter().map(|scorer| &scorer.teacher))
+                .collect();
+            let same = before.iter().find(|other| other.teacher == choice.teacher);
+            let key = same.map_or_else(|| word(&choice.name, &before), |other| other.key.clone());
             let (teacher, sees) = (choice.teacher.clone(), choice.sees.clone());
-            let teacher = ExportedTeacher { model, teacher, key, name, weights, sees, copy, origin: at };
+            let teacher = ExportedTeacher { model, teacher, key, name, weights, sees, copy, origin };
             let domain = request.plan.experiment.domain(choice.domain).name.clone();
             settings.beside.push(ScorerOfDomain { role, domain, teacher });
         }

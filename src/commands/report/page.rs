@@ -20,7 +20,8 @@ use crate::provenance::{Machine, RunProvenance};
 use crate::run_status::place_of;
 use crate::run_time::whole_seconds;
 
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 4] = [
+    ("head.html", include_str!("head.html")),
     ("page.html", include_str!("page.html")),
     ("sweep.html", include_str!("sweep.html")),
     ("sweep_body.html", include_str!("sweep_body.html")),

@@ -179,7 +179,7 @@ fn evaluate_binding(checker: &mut Checker, id: ItemId, binding: &Binding, teache
 
 fn bound(checker: &mut Checker, name: &str, binding: &Binding, teacher: bool, env: &Env) -> Value {
     if let ExprKind::With { base, block } = &binding.value.kind {
-        let Some((value, env)) = with::changed(checker, base, block, binding.value.span, env) else {
+        let Some((value, env)) = with::changed(checker, base, block, binding.value.span, teacher, env) else {
             return Value::Error;
         };
         let changed = Binding { name: binding.name.clone(), index: None, value };

@@ -75,7 +75,7 @@ fn evaluated(checker: &mut Checker, expr: &Expr, env: &Env) -> Value {
         ExprKind::Call { callee, arguments, block } => {
             calls::call(checker, expr, callee, arguments, block.as_ref(), env)
         }
-        ExprKind::With { base, block } => match with::changed(checker, base, block, expr.span, env) {
+        ExprKind::With { base, block } => match with::changed(checker, base, block, expr.span, false, env) {
             Some((value, env)) => checker.evaluate(&value, &env),
             None => Value::Error,
         },

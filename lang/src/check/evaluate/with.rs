@@ -13,25 +13,36 @@ use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 
 /// The value that `base with { ... }` stands for, and the environment of its names: that of the `with`, with
-/// the variable of the family that `base` is a member of. Reports what can't be changed.
+/// the variable of the family that `base` is a member of. Reports what can't be changed: a teacher only where
+/// a `teacher` is declared, since its settings have no meaning elsewhere.
 pub fn changed(
     checker: &mut Checker,
     base: &Expr,
     block: &Block,
     span: Span,
+    declares_teacher: bool,
     env: &Env,
 ) -> Option<(Expr, Env)> {
-    let (mut value, mut inner) = settled(checker, base, env)?;
+    let Declared { mut value, teacher, env: mut inner } = declared(checker, base, env)?;
+    if teacher && !declares_teacher {
+        let name = text(checker, base);
+        let message = format!("`{name}` is a teacher: with other settings it is declared as another one");
+        let help = format!("write `teacher other = {name} with {{ ... }}`, and use its name here");
+        checker.report(Diagnostic::error(Code::TypeMismatch, base.span, message).help(help));
+        return None;
+    }
     // Of changes of changes, the last ones count.
     let mut blocks = vec![block.clone()];
     for _ in 0..MOST_CHANGES {
         match value.kind {
             ExprKind::With { base, block } => {
                 blocks.push(block);
-                (value, inner) = settled(checker, &base, &inner)?;
+                Declared { value, env: inner, .. } = declared(checker, &base, &inner)?;
             }
             // Another name of a model.
-            ExprKind::Name(_) | ExprKind::Index { .. } => (value, inner) = settled(checker, &value, &inner)?,
+            ExprKind::Name(_) | ExprKind::Index { .. } => {
+                Declared { value, env: inner, .. } = declared(checker, &value, &inner)?;
+            }
             _ => break,
         }
     }
@@ -61,8 +72,16 @@ fn text<'a>(reporter: &'a Reporter, expr: &Expr) -> &'a str {
     reporter.sources.text(expr.span)
 }
 
-/// The value of a model or teacher as its declaration has it, by its name or as a member of a family.
-fn settled(checker: &mut Checker, base: &Expr, env: &Env) -> Option<(Expr, Env)> {
+/// The declaration of a model or teacher.
+struct Declared {
+    value: Expr,
+    teacher: bool,
+    /// That of the names in the value.
+    env: Env,
+}
+
+/// What declares a model or teacher, by its name or as a member of a family.
+fn declared(checker: &mut Checker, base: &Expr, env: &Env) -> Option<Declared> {
     let (name, index) = match &base.kind {
         ExprKind::Name(name) => (name, None),
         ExprKind::Index { base: family, index } => match &family.kind {
@@ -72,11 +91,11 @@ fn settled(checker: &mut Checker, base: &Expr, env: &Env) -> Option<(Expr, Env)>
         ExprKind::Error => return None,
         _ => return not_declared(checker, base, env),
     };
-    let declared = match env.local(name) {
+    let item = match env.local(name) {
         Some(_) => None,
         None => checker.modules.lookup(env.module, name).map(|declared| declared.item),
     };
-    let Some(id) = declared.filter(|id| id.module == env.module) else {
+    let Some(id) = item.filter(|id| id.module == env.module) else {
         return not_declared(checker, base, env);
     };
     let Some((binding, teacher)) = binding_of(checker, id) else { return not_declared(checker, base, env) };
@@ -99,7 +118,8 @@ fn settled(checker: &mut Checker, base: &Expr, env: &Env) -> Option<(Expr, Env)>
             return None;
         }
     }
-    Some((if teacher { with_braces(binding.value) } else { binding.value }, inner))
+    let value = if teacher { with_braces(binding.value) } else { binding.value };
+    Some(Declared { value, teacher, env: inner })
 }
 
 /// The binding of a model or teacher, and whether it is a teacher.
@@ -141,17 +161,20 @@ fn not_declared<T>(checker: &mut Checker, base: &Expr, env: &Env) -> Option<T> {
 fn bind_member(checker: &mut Checker, name: &str, family: &Index, index: &Expr, env: &mut Env) -> Option<()> {
     let members = turns::members(checker, family, &Env::constant(env.module))?;
     let key = member_key(checker, index, members.iter().filter_map(|(key, _)| key.as_ref()), env)?;
-    let found = members.into_iter().find(|(member, _)| member.as_ref() == Some(&key));
-    let Some((_, member)) = found else {
+    let Some((_, member)) = members.into_iter().find(|(member, _)| member.as_ref() == Some(&key)) else {
         let text = format!("`{name}` has no member `{}`", checker.parts.key_text(&key));
         checker.report(Diagnostic::error(Code::UnknownName, index.span, text));
         return None;
     };
     let variable = family.name.text.as_str();
-    // Both are read by the same names.
-    if env.local(variable).is_some() && env.turn(variable) != Some(&key) {
+    // The changes and the base read one name.
+    let is_other = match env.local(variable) {
+        Some(_) => env.turn(variable) != Some(&key),
+        None => checker.modules.lookup(env.module, variable).is_some(),
+    };
+    if is_other {
         let text = format!("`{variable}` is the variable of `{name}`, and another value here");
-        let help = "give the variable of one of the two families another name";
+        let help = "give the variable, or what else has its name, another one";
         checker.report(Diagnostic::error(Code::DuplicateName, family.name.span, text).help(help));
         return None;
     }

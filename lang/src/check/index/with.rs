@@ -32,7 +32,7 @@ impl Walk<'_> {
     }
 
     /// The model or teacher that a `with`, or an index, is of.
-    fn binding_of(&self, scope: &Scope, base: &Expr) -> Option<(Binding, bool)> {
+    fn binding_of(&self, scope: &Scope, base: &Expr) -> Option<(&Binding, bool)> {
         let name = match &base.kind {
             ExprKind::Name(name) => name,
             ExprKind::Index { base, .. } => match &base.kind {
@@ -42,8 +42,8 @@ impl Walk<'_> {
             _ => return None,
         };
         match &self.modules.item(self.modules.lookup(scope.module, name)?.item).kind {
-            ItemKind::Model(binding) => Some((binding.clone(), false)),
-            ItemKind::Teacher { binding, .. } => Some((binding.clone(), true)),
+            ItemKind::Model(binding) => Some((binding, false)),
+            ItemKind::Teacher { binding, .. } => Some((binding, true)),
             _ => None,
         }
     }
@@ -69,7 +69,7 @@ impl Walk<'_> {
 
     pub(super) fn picks_by_name(&self, scope: &Scope, base: &Expr, index: &Expr) -> bool {
         let ExprKind::Name(name) = &index.kind else { return false };
-        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.index);
+        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.index.as_ref());
         let named = family.is_some_and(|family| matches!(family.over.kind, ExprKind::NamedValues(_)));
         named && !self.locals.iter().any(|(local, _)| local == name)
     }

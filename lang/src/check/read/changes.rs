@@ -96,7 +96,7 @@ pub fn change(
                 block.statements.push(Statement::Route(route.clone()));
             }
             (statement, _) => {
-                let place = match statement {
+                let span = match statement {
                     Statement::Let { name, .. }
                     | Statement::State { name, .. }
                     | Statement::Term { name, .. }
@@ -107,7 +107,7 @@ pub fn change(
                 };
                 let text = "`with` changes settings, such as `lr = 1e-4`, and the route of a stage";
                 declarations
-                    .report(Diagnostic::error(Code::TypeMismatch, place, text).label("can't be changed"));
+                    .report(Diagnostic::error(Code::TypeMismatch, span, text).label("can't be changed"));
                 return None;
             }
         }
@@ -124,10 +124,10 @@ pub fn changed_block<'a>(
     let (mut base, block) = base_and_block(item)?;
     let mut blocks = vec![Cow::Borrowed(block)];
     while let Some(name) = base {
-        let found = declarations.modules.lookup(module, &name.text);
-        let found = found.map(|declared| &declarations.modules.item(declared.item).kind);
-        let found = found.filter(|found| discriminant(*found) == discriminant(item));
-        let Some((next, block)) = found.and_then(base_and_block) else {
+        let declared = declarations.modules.lookup(module, &name.text);
+        let other = declared.map(|declared| &declarations.modules.item(declared.item).kind);
+        let alike = other.filter(|other| discriminant(*other) == discriminant(item));
+        let Some((next, block)) = alike.and_then(base_and_block) else {
             let what = if matches!(item, ItemKind::Eval { .. }) { "an `eval`" } else { "a domain" };
             let text = format!("`with` changes the settings of {what}, and `{}` is none", name.text);
             declarations.report(Diagnostic::error(Code::UnknownName, name.span, text));

@@ -34,17 +34,6 @@ model tuned = distill(base) {
 }
 "#;
 
-/// An environment that answers three times.
-const ENVIRONMENT: &str = "import json, sys
-turns = {}
-for line in sys.stdin:
-    request = json.loads(line)
-    id = request['id']
-    if 'end' not in request:
-        turns[id] = turns.get(id, -1) + 1
-        print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 3}), flush=True)
-";
-
 #[test]
 fn trl_in_several_processes_trains_as_a_run_here() {
     // Two domains in each of three steps of one stage, and two of eight others.
@@ -61,7 +50,7 @@ fn stages_train_alike(file: &str, stages: &[&str], metrics_rows: usize) {
     let Some(python) = python_of("trl") else { return };
     let place = tempfile::tempdir().expect("a folder");
     two_jobs(place.path(), |_| 5);
-    fs::write(place.path().join("environment.py"), ENVIRONMENT).expect("a file");
+    fs::write(place.path().join("environment.py"), mopd_tests::environment(3)).expect("a file");
     fs::copy(root().join("tests/engines").join(file), place.path().join(file)).expect("a copy");
     let program = |words: &[&str]| run(Command::new(mopd()).current_dir(place.path()).args(words));
     program(&["run", "--predict", "never", "--out", "here", file]);

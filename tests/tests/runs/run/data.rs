@@ -53,7 +53,7 @@ pub fn folder() -> TempDir {
         fs::copy(&path, folder.path().join("qwen3").join(name)).expect("a test file");
     }
     for name in ["environment.py", "tools.py", "kitchen.py"] {
-        fs::write(folder.path().join(name), ENVIRONMENT).expect("writing a test file");
+        fs::write(folder.path().join(name), mopd_tests::environment(4)).expect("writing a test file");
     }
     for name in ["project.py", "filter.py"] {
         fs::write(folder.path().join(name), EDIT).expect("writing a test file");
@@ -70,17 +70,6 @@ fn trajectory(prompt: &str, first: &str, second: &str) -> String {
     let said = said.map(|(role, text)| format!("{{\"role\": \"{role}\", \"content\": \"{text}\"}}"));
     format!("[{}]", said.join(", "))
 }
-
-/// An environment that replies four times, then ends the episode.
-const ENVIRONMENT: &str = "import json, sys
-turns = {}
-for line in sys.stdin:
-    request = json.loads(line)
-    id = request['id']
-    if 'end' not in request:
-        turns[id] = turns.get(id, -1) + 1
-        print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 4}), flush=True)
-";
 
 /// An edit that replaces each completion by the answer in the data.
 const EDIT: &str = "import json, sys
