@@ -176,7 +176,7 @@ pub fn words_of(start: usize, code: &str) -> Option<&'static str> {
 
 fn entry(path: &Path) -> Result<SourceFile, Problem> {
     match module_name(path) {
-        Some(name) => standard(&["std", &name]).ok_or_else(|| no_module(&name)),
+        Some(name) => standard(&format!("std:{name}.mopd")).ok_or_else(|| no_module(&name)),
         None if is_standard_input(path) => {
             Ok(SourceFile { path: path.display().to_string(), text: standard_input()? })
         }
@@ -184,12 +184,12 @@ fn entry(path: &Path) -> Result<SourceFile, Problem> {
     }
 }
 
-/// Analyses a file with the modules beside it; an error if one of them exists and can't be read.
+/// Analyses a file with the files that it names; an error if one of them exists and can't be read.
 fn loading<T>(path: &Path, note: &mut dyn FnMut(&Path), analyse: &dyn Fn(Loader) -> T) -> Result<T, Problem> {
     let note = RefCell::new(note);
     // A module that exists but can't be read must not be reported as missing.
     let unreadable = RefCell::new(None);
-    let load = |name: &[&str]| -> Option<SourceFile> {
+    let load = |name: &str| -> Option<SourceFile> {
         let Some(file) = sibling(path, name) else { return standard(name) };
         (note.borrow_mut())(&file);
         if !file.exists() {
@@ -226,20 +226,14 @@ fn no_module(name: &str) -> Problem {
     }
 }
 
-/// A module of the standard library.
-pub fn standard(name: &[&str]) -> Option<SourceFile> {
-    mopd_std::source(name).map(|(path, text)| SourceFile { path, text })
+/// A module of the standard library, `std:opd.mopd`, or its table of contents, `std:`.
+pub fn standard(path: &str) -> Option<SourceFile> {
+    mopd_std::source(path).map(|text| SourceFile { path: path.to_owned(), text: text.to_owned() })
 }
 
-/// The path of the module `name` of a file: in the same folder. `None` for the standard library.
-pub fn sibling(path: &Path, name: &[&str]) -> Option<PathBuf> {
-    if name.first() == Some(&"std") {
-        return None;
-    }
-    let mut file = path.with_file_name("");
-    file.extend(name);
-    file.set_extension("mopd");
-    Some(file)
+/// The path of a file that another one names, from its folder. `None` for the standard library.
+pub fn sibling(path: &Path, name: &str) -> Option<PathBuf> {
+    (!name.starts_with("std:")).then(|| path.with_file_name("").join(name))
 }
 
 /// The modules that a file can import from its own folder, in alphabetical order.

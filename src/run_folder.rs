@@ -1,7 +1,8 @@
 //! The folder of a run, for the commands that read it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
 
 use mopd_plan::events::{ColumnValues, Event, Failure, Job, MetricsRow, ReadColumn, ReadJob, RowFilter};
 use mopd_plan::results::Results;
@@ -29,6 +30,17 @@ pub struct RunFolder {
     pub modules: Vec<(String, String)>,
     /// `None` for a run of an older version.
     pub provenance: Option<RunProvenance>,
+}
+
+/// The path in a run's folder of the copy of a module: `above` stands for a folder above that of the
+/// experiment.
+pub fn copied_path(module: &Path) -> PathBuf {
+    let part = |part| match part {
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(OsStr::new("above")),
+        _ => None,
+    };
+    module.components().filter_map(part).collect()
 }
 
 impl RunFolder {

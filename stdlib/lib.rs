@@ -34,12 +34,11 @@ pub fn index() -> &'static str {
     &INDEX
 }
 
-/// The path and text of a module of the library, or of [`index`] for `std` itself: the checker asks its
-/// host for these.
-pub fn source(path: &[&str]) -> Option<(String, String)> {
-    match path {
-        ["std"] => Some(("std:".to_owned(), index().to_owned())),
-        ["std", name] => module(name).map(|(path, text)| (path, text.to_owned())),
-        _ => None,
+/// The text at a displayed path: `std:opd.mopd` is a module of the library, `std:` is its [`index`]. The
+/// checker asks its host for these.
+pub fn source(path: &str) -> Option<&'static str> {
+    match path.strip_prefix("std:")? {
+        "" => Some(index()),
+        file => module(file.strip_suffix(".mopd")?).map(|(_, text)| text),
     }
 }

@@ -71,12 +71,26 @@ impl SourceFile {
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     files: Vec<SourceFile>,
+    /// Those that are no programs: the texts of templates.
+    texts: Vec<FileId>,
 }
 
 impl Sources {
     pub fn add(&mut self, file: SourceFile) -> FileId {
         self.files.push(file);
         FileId(self.files.len() as u32 - 1)
+    }
+
+    /// Adds the text of a template.
+    pub fn add_text(&mut self, file: SourceFile) -> FileId {
+        let id = self.add(file);
+        self.texts.push(id);
+        id
+    }
+
+    /// The files that are programs.
+    pub fn programs(&self) -> impl Iterator<Item = (FileId, &SourceFile)> {
+        self.files().filter(|(id, _)| !self.texts.contains(id))
     }
 
     pub fn file(&self, id: FileId) -> &SourceFile {

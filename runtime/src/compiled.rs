@@ -5,7 +5,9 @@ use mopd_plan::{Model, Objective, Plan, Stage, Train};
 
 pub fn plan(text: impl Into<String>) -> Plan {
     let entry = SourceFile { path: "test.mopd".to_owned(), text: text.into() };
-    let standard = |module: &[&str]| mopd_std::source(module).map(|(path, text)| SourceFile { path, text });
+    let standard = |path: &str| {
+        mopd_std::source(path).map(|text| SourceFile { path: path.to_owned(), text: text.to_owned() })
+    };
     let analysis = mopd_lang::analyse(entry, &standard);
     assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
     let experiment = analysis.experiment.as_ref().unwrap();

@@ -1,12 +1,11 @@
 //! `mopd expr`: the compiled form of the expressions of an objective.
 
-use std::path::Path;
-
 use mopd_compiler::Expressions;
 use mopd_expr::graph::NodeId;
 use mopd_expr::jit::{self, Program};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
+use mopd_lang::check::index::NameTarget;
 use mopd_lang::diag::nearest;
 use mopd_lang::ide::ENTRY;
 use mopd_lang::syntax::ast::ItemKind;
@@ -89,9 +88,11 @@ fn imported(analysis: &Analysis, name: &str) -> Option<String> {
         ItemKind::Use(import) => import.names.iter().any(|taken| taken.text == name).then_some(import),
         _ => None,
     })?;
-    let module: Vec<&str> = import.module.iter().map(|name| name.text.as_str()).collect();
-    let entry = Path::new(&analysis.sources.file(ENTRY).path);
-    Some(host::sibling(entry, &module).map_or_else(|| module.join("."), |file| file.display().to_string()))
+    let NameTarget::Module(file) = analysis.index.at(ENTRY, import.module.span()?.start)?.target else {
+        return None;
+    };
+    let path = &analysis.sources.file(file).path;
+    Some(if path.starts_with("std:") { import.module.to_string() } else { path.clone() })
 }
 
 /// The requested expressions, with their names.

@@ -279,7 +279,7 @@ impl Session {
         if checked.analysis.has_errors() {
             return None;
         }
-        let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
+        let load = |name: &str| self.load(path, name, &RefCell::default(), &RefCell::default());
         let entry = SourceFile { path: path.to_owned(), text: text.clone() };
         let file = Path::new(path);
         let auditor: Auditor = &|experiment, origins| {
@@ -342,7 +342,7 @@ impl Session {
     ) -> (CheckOutcome, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
-        let load = |name: &[&str]| self.load(path, name, &imports, &unreadable);
+        let load = |name: &str| self.load(path, name, &imports, &unreadable);
         let entry = SourceFile { path: path.to_owned(), text };
         let whole = entry.clone();
         let checked =
@@ -354,7 +354,7 @@ impl Session {
     fn load(
         &self,
         path: &str,
-        name: &[&str],
+        name: &str,
         imports: &RefCell<BTreeSet<String>>,
         unreadable: &RefCell<Vec<String>>,
     ) -> Option<SourceFile> {

@@ -59,8 +59,9 @@ pub fn check_text(path: &str, text: &str) -> mopd_lang::Analysis {
     mopd_lang::analyse(SourceFile { path: path.to_owned(), text: text.to_owned() }, &standard)
 }
 
-fn standard(module: &[&str]) -> Option<SourceFile> {
-    mopd_std::source(module).map(|(path, text)| SourceFile { path, text })
+/// A module of the standard library, `std:opd.mopd`, or its table of contents, `std:`.
+pub fn standard(path: &str) -> Option<SourceFile> {
+    mopd_std::source(path).map(|text| SourceFile { path: path.to_owned(), text: text.to_owned() })
 }
 
 /// The diagnostics of an analysis, one a line, for failure messages.

@@ -83,9 +83,9 @@ mod tests {
 
     /// The text after its certain fixes, and how many there were.
     fn fixed(text: &str) -> Option<(String, usize)> {
-        let library = |path: &[&str]| match path {
-            ["std"] => Some(SourceFile { path: "std:".to_owned(), text: "opd mopd\n".to_owned() }),
-            ["std", "opd"] => {
+        let library = |path: &str| match path {
+            "std:" => Some(SourceFile { path: "std:".to_owned(), text: "opd mopd\n".to_owned() }),
+            "std:opd.mopd" => {
                 let text = "pub objective mopd {\n  term t = live kl(student || teacher)\n  reduce = \
                             mean(token, over: batch)\n}\n";
                 Some(SourceFile { path: "std:opd.mopd".to_owned(), text: text.to_owned() })
@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn errors_of_other_files_do_not_decide_on_a_fix() {
-        let library = |path: &[&str]| {
+        let library = |path: &str| {
             let text = format!("{}let bad = missing\n", "\n".repeat(200));
-            (path == ["other"]).then(|| SourceFile { path: "other.mopd".to_owned(), text })
+            (path == "other.mopd").then(|| SourceFile { path: path.to_owned(), text })
         };
         let text = "use other.bad\nexperiment \"a\" { seed = 1 }\nlet most = clip(1, 0, 2\n";
         let check = |text: &str| {

@@ -48,9 +48,14 @@ fn follows(printed: &Printed) -> bool {
     !printed.entry.blank_before && printed.entry.leading.is_empty()
 }
 
+/// A text of several lines is a part of one printed line.
+fn is_one_line(printed: &Printed) -> bool {
+    matches!(printed.lines.as_slice(), [line] if !line.text.contains('\n'))
+}
+
 fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<SplitLine<'a>> {
     let entry = printed.entry;
-    if printed.lines.len() > 1 || entry.verbatim {
+    if !is_one_line(printed) || entry.verbatim {
         return None;
     }
     let pieces = &entry.pieces;
@@ -164,7 +169,7 @@ fn key(entry: &TreeEntry) -> Option<String> {
 
 /// Aligns the comments after adjacent lines.
 pub fn comments(printed: &mut [Printed]) {
-    let one_line = |printed: &Printed| printed.lines.len() == 1 && printed.lines[0].comment.is_some();
+    let one_line = |printed: &Printed| is_one_line(printed) && printed.lines[0].comment.is_some();
     let mut start = 0;
     while start < printed.len() {
         let mut end = start + 1;

@@ -25,9 +25,9 @@ impl PrintedLine<'_> {
     }
 }
 
-/// The width of a text in columns, one per character.
+/// The width of a text in columns, one per character: of the first line, if it has several.
 pub fn width(text: &str) -> usize {
-    text.chars().count()
+    text.split('\n').next().unwrap_or_default().chars().count()
 }
 
 /// A printed entry.

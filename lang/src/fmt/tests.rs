@@ -48,6 +48,19 @@ fn numbers_and_texts_are_left_alone() {
 }
 
 #[test]
+fn the_lines_of_a_text_are_left_alone() {
+    becomes(
+        "template  a=\"\"\"\n    one  \n  two\n  \"\"\"   // why\nlet b =[\"\"\"\n  x\n  \"\"\",1]",
+        "template a = \"\"\"\n    one  \n  two\n  \"\"\" // why\nlet b = [\"\"\"\n  x\n  \"\"\", 1]\n",
+    );
+    // They have no part in columns.
+    becomes(
+        "let longer = 1\nlet a = \"\"\"\n  x\n  \"\"\"\nlet b = 2 // two",
+        "let longer = 1\nlet a = \"\"\"\n  x\n  \"\"\"\nlet b = 2 // two\n",
+    );
+}
+
+#[test]
 fn the_author_decides_what_stands_on_one_line() {
     stays("model a = f(b) { c = 1, d = [1, 2] }\n");
     becomes("model a = f(b) { c = 1,\nd = [1, 2,] }", "model a = f(b) {\n  c = 1\n  d = [1, 2]\n}\n");

@@ -72,14 +72,15 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
         };
         let Some((meaning, declares, library)) = meaning else { continue };
         let documentation = token.kind == TokenKind::Doc;
-        found.push(SemanticToken {
-            start: token.start as u32,
-            end: token.end as u32,
-            meaning,
-            declares,
-            library,
-            documentation,
-        });
+        let mut start = token.start;
+        for line in token.text(source).split_inclusive('\n') {
+            let end = start + line.trim_end_matches(['\r', '\n']).len();
+            if end > start {
+                let (from, to) = (start as u32, end as u32);
+                found.push(SemanticToken { start: from, end: to, meaning, declares, library, documentation });
+            }
+            start += line.len();
+        }
     }
     found
 }

@@ -51,11 +51,12 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
             }
             ItemKind::Use(_) => {}
             _ => {
-                let own = ids.iter().copied().find(|id| {
+                let declared = crate::check::declared_name(&item.kind).map(|name| name.span);
+                let symbol = ids.iter().copied().find(|id| {
                     let symbol = analysis.index.symbol(*id);
-                    symbol.owner.is_none() && symbol.extent == item.span
+                    symbol.owner.is_none() && Some(symbol.span) == declared
                 });
-                outlines.extend(own.map(|id| of_symbol(analysis, id, &ids)));
+                outlines.extend(symbol.map(|id| of_symbol(analysis, id, &ids)));
             }
         }
     }

@@ -24,12 +24,10 @@ pub fn cursor(marked: &str) -> (String, u32) {
 }
 
 pub fn check(text: &str) -> Analysis {
-    let load = |path: &[&str]| match path {
-        ["std", name] => {
-            let (_, text) = MODULES.iter().find(|(module, _)| module == name)?;
-            Some(SourceFile { path: format!("std:{name}.mopd"), text: (*text).to_owned() })
-        }
-        _ => None,
+    let load = |path: &str| {
+        let name = path.strip_prefix("std:")?.strip_suffix(".mopd")?;
+        let (_, text) = MODULES.iter().find(|(module, _)| *module == name)?;
+        Some(SourceFile { path: path.to_owned(), text: (*text).to_owned() })
     };
     analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &load)
 }

@@ -142,13 +142,43 @@ pub struct Text {
     pub span: Span,
 }
 
-/// `use std.opd.mopd` (one name) or `use std.baselines.{mix_rl, cascade_rl}`.
+/// `use std.opd.mopd` (one name), `use std.baselines.{mix_rl, cascade_rl}`, `use "../lab/losses.mopd".ours`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Use {
-    /// The module: `std.opd`.
-    pub module: Vec<Name>,
+    pub module: ModuleName,
     /// The names taken from it.
     pub names: Vec<Name>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModuleName {
+    /// `std.opd`
+    Words(Vec<Name>),
+    /// `"../lab/losses.mopd"`
+    File(Text),
+}
+
+impl ModuleName {
+    /// `None` for an import that could not be read. That has been reported.
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            ModuleName::Words(words) => Some(words.first()?.span.to(words.last()?.span)),
+            ModuleName::File(text) => Some(text.span),
+        }
+    }
+}
+
+/// As it is written.
+impl std::fmt::Display for ModuleName {
+    fn fmt(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            ModuleName::Words(words) => {
+                let words: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+                out.write_str(&words.join("."))
+            }
+            ModuleName::File(text) => write!(out, "\"{}\"", text.text),
+        }
+    }
 }
 
 /// `name: type = default`; type and default may be missing.

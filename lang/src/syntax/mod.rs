@@ -3,6 +3,7 @@
 pub mod ast;
 pub(crate) mod layout;
 mod parse;
+pub(crate) mod quotes;
 mod shift;
 pub(crate) mod tokens;
 pub(crate) mod words;

@@ -161,6 +161,7 @@ enums! {
         Step { name, block },
         Route(route)
     }
+    ModuleName { Words(words), File(path) }
     Condition { When(condition), Else }
     ExprKind {
         Number { value, suffix },

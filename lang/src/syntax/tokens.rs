@@ -3,7 +3,7 @@
 //! languages for the grammar. Both have the same rules for the ends of words, numbers, texts and
 //! signs.
 
-use super::layout::string_end;
+use super::quotes::{TRIPLE, text_end};
 use super::words;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum TokenKind {
     Doc,
     Word,
     Number,
-    /// In quotes.
+    /// In quotes, on one line or on several.
     Text,
     /// A quote whose partner is missing, and the rest of the line.
     OpenText,
@@ -24,7 +24,8 @@ pub enum TokenKind {
     Comma,
     /// `=`, `->`, `.`, ...
     Sign,
-    /// A comment or a text in another language's syntax: `# ...`, `/* ... */`, `'...'`, `"""..."""`.
+    /// A comment or a text in another language's syntax: `# ...`, `/* ... */`, `'...'`, `"""..."""` on one
+    /// line.
     Foreign,
     /// A character that no token begins with.
     Unknown,
@@ -77,10 +78,12 @@ fn token(text: &str, at: usize) -> (TokenKind, usize) {
             (TokenKind::Foreign, rest.find("*/").map_or_else(|| trimmed(rest).len(), |end| end + 2))
         }
         b'#' => (TokenKind::Foreign, line(rest)),
-        b'"' if rest.starts_with("\"\"\"") => {
-            (TokenKind::Foreign, rest[3..].find("\"\"\"").map_or_else(|| line(rest), |length| length + 6))
+        // On one line, they are those of Python.
+        b'"' if rest.starts_with(TRIPLE) && line(rest) > TRIPLE.len() => {
+            let closed = rest[TRIPLE.len()..].find(TRIPLE);
+            (TokenKind::Foreign, closed.map_or_else(|| line(rest), |length| length + 2 * TRIPLE.len()))
         }
-        b'"' => match string_end(bytes, at) {
+        b'"' => match text_end(text, at) {
             Some(end) => (TokenKind::Text, end + 1 - at),
             None => (TokenKind::OpenText, rest.find('\n').unwrap_or(rest.len())),
         },

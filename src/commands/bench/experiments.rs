@@ -148,7 +148,7 @@ mod tests {
     use crate::host;
 
     fn check(text: String) -> Analysis {
-        mopd_lang::analyse(SourceFile { path: "a.mopd".to_owned(), text }, &|name| host::standard(name))
+        mopd_lang::analyse(SourceFile { path: "a.mopd".to_owned(), text }, &host::standard)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::LoadedRun;
 use crate::host;
 use crate::output::printable;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, copied_path};
 
 #[derive(Serialize)]
 pub struct SourceFileView {
@@ -101,8 +101,8 @@ impl<'a> RunSources<'a> {
                 module_of(folder, &place.file).map_or_else(|| entry_name(folder), str::to_owned)
             }
         };
-        if let (Some(module), false) = (library, self.texts.contains_key(&key)) {
-            let source = host::standard(&["std", module])?.text;
+        if library.is_some() && !self.texts.contains_key(&key) {
+            let source = host::standard(&place.file)?.text;
             self.texts.insert(key.clone(), text(key.clone(), None, Path::new(&key), &source));
         }
         let text = self.texts.get(&key)?;
@@ -214,7 +214,8 @@ fn entry_name(run: &RunFolder) -> String {
 fn module_of<'a>(run: &'a RunFolder, file: &str) -> Option<&'a str> {
     let names = run.modules.iter().map(|(name, _)| name.as_str());
     // `loss.mopd` is not `inner/loss.mopd`, so the longest name counts.
-    names.filter(|name| Path::new(file).ends_with(name)).max_by_key(|name| name.len())
+    let file = copied_path(Path::new(file));
+    names.filter(|name| file.ends_with(name)).max_by_key(|name| name.len())
 }
 
 fn base(file: &str) -> Option<&str> {

@@ -331,13 +331,13 @@ pub fn provenance(out: &Path, compiled: &Compiled, earlier: Option<EarlierPieces
     archive::begin(out, &compiled.plan.hash, &files)
 }
 
-/// The path of a module in the folder of the experiment: two modules in different folders may have the same
+/// The path of a module from the folder of the experiment: two modules in different folders may have the same
 /// file name.
-fn name_of_module<'a>(compiled: &Compiled, module: &'a str) -> &'a Path {
-    let module = Path::new(module);
+fn name_of_module(compiled: &Compiled, module: &str) -> PathBuf {
     let entry = compiled.sources.files().next().map(|(_, entry)| Path::new(&entry.path).with_file_name(""));
-    let inside = entry.and_then(|folder| module.strip_prefix(folder).ok());
-    inside.or_else(|| module.file_name().map(Path::new)).unwrap_or(module)
+    let module = Path::new(module);
+    let inside = entry.and_then(|folder| module.strip_prefix(folder).ok()).unwrap_or(module);
+    crate::run_folder::copied_path(inside)
 }
 
 fn report_failure(failure: &Failure, compiled: &Compiled, progress: &RunProgress) {

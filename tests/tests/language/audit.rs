@@ -5,6 +5,7 @@ use mopd_compiler::audit::{AuditedObjective, ObjectiveUse, audit, diagnostics, o
 use mopd_experiment::Objective;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::source::{SourceFile, Span};
+use mopd_tests::standard;
 
 const SETUP: &str = r#"experiment "found" { seed = 1 }
 domain sort { prompts = "sort.jsonl", reward = exact_match }
@@ -18,15 +19,6 @@ const STAGE: &str = r#"model student = distill(base) {
 "#;
 
 const REDUCE: &str = "reduce = mean(token) then mean(sequence)";
-
-fn load(module: &[&str]) -> Option<SourceFile> {
-    match module {
-        ["std", name] => {
-            mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() })
-        }
-        _ => None,
-    }
-}
 
 /// An objective with these lines before its `reduce`.
 fn objective(body: &str) -> Objective {
@@ -47,7 +39,7 @@ fn says(body: &str) -> Vec<String> {
 fn checked(teachers: &str, body: &str, stage: &str) -> Vec<Diagnostic> {
     let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{stage}");
     let entry = SourceFile { path: "a.mopd".into(), text };
-    mopd_lang::analyse_audited(entry, &load, &[], &diagnostics).diagnostics
+    mopd_lang::analyse_audited(entry, &standard, &[], &diagnostics).diagnostics
 }
 
 fn codes(found: &[Diagnostic]) -> Vec<Code> {
@@ -61,7 +53,7 @@ fn audited(teachers: &str, body: &str) -> Vec<String> {
 
 fn audited_in(teachers: &str, body: &str, stage: &str) -> Vec<String> {
     let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{stage}");
-    let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
+    let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &standard);
     let experiment = analysis.experiment.unwrap_or_else(|| panic!("{body}: {:?}", analysis.diagnostics));
     let own = |audited: &AuditedObjective| audited.audit.objective == "o";
     of_experiment(&experiment).into_iter().find(own).expect("it is used").audit.terms[0].lines()
@@ -447,7 +439,7 @@ fn a_term_switched_off_beside_others_is_no_mistake() {
                      live kl(teacher || student)\n";
     let text = |stage: &str| format!("{SETUP}{ONE}{objective}{REDUCE}\n}}\n{stage}");
     let found = |text: String| {
-        mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &diagnostics)
+        mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &standard, &[], &diagnostics)
             .diagnostics
     };
     assert_eq!(found(text(&STAGE.replace("objective = o", "objective = o(beta: 0)"))), []);
@@ -727,13 +719,13 @@ fn objectives_that_no_stage_uses_are_audited() {
         "{SETUP}{ONE}objective o {{\nterm t = live kl(student || teacher)\n{REDUCE}\n}}\nobjective unused \
          {{\nterm t = live kl(teacher || student)\n{REDUCE}\n}}\n{STAGE}"
     );
-    let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
+    let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &standard);
     let found: Vec<(String, Vec<String>)> =
         of_file(&analysis).into_iter().map(|audited| (audited.audit.objective, audited.models)).collect();
     let used = |name: &str| found.iter().find(|(known, _)| known == name).map(|(_, models)| models.len());
     assert_eq!([used("grpo_loss"), used("o"), used("unused")], [Some(1), Some(1), Some(0)], "{found:?}");
     let text = format!("objective own {{\nterm t = live kl(teacher || student)\n{REDUCE}\n}}\n");
-    let library = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
+    let library = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &standard);
     assert_eq!(of_file(&library).len(), 1, "it is not public");
 }
 

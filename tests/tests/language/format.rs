@@ -114,6 +114,11 @@ fn parts(line: &str) -> Vec<&str> {
     parts
 }
 
+/// Whether every line is one of the program, and none is in a text of several lines.
+fn has_lines_of_its_own(text: &str) -> bool {
+    !text.contains("\"\"\"")
+}
+
 /// The same text in another layout, as a careless author would have it: blanks, tabs, blank lines, line
 /// endings, commas.
 fn shuffled(text: &str, dice: &mut Dice) -> String {
@@ -163,7 +168,7 @@ fn shuffled(text: &str, dice: &mut Dice) -> String {
 
 #[test]
 fn one_layout_whatever_the_author_left() {
-    let shown = shown();
+    let shown: Vec<_> = shown().into_iter().filter(|(_, text)| has_lines_of_its_own(text)).collect();
     let rounds = shown.iter().flat_map(|shown| (0..40).map(move |round| (shown, round)));
     for ((name, text), round) in Extent::from_environment().cases(rounds) {
         let shuffled = shuffled(text, &mut Dice::of_case(round));
@@ -176,7 +181,8 @@ fn one_layout_whatever_the_author_left() {
 #[test]
 fn a_damaged_text_keeps_what_it_says() {
     let mut faults = String::new();
-    let careless = shown().into_iter().map(|(name, text)| (name, shuffled(&text, &mut Dice(7)), true));
+    let careless = shown().into_iter().filter(|(_, text)| has_lines_of_its_own(text));
+    let careless = careless.map(|(name, text)| (name, shuffled(&text, &mut Dice(7)), true));
     let suite = texts(&[], &["tests/suite"]).into_iter().map(|(name, text)| (name, text, false));
     let (mut count, mut formatted) = (0, 0);
     let texts: Vec<_> = careless.chain(suite).collect();

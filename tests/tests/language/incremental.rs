@@ -10,6 +10,8 @@ use mopd_lang::{Analysis, ParseCache, analyse, analyse_edited};
 use mopd_ops::testing::Extent;
 use mopd_tests::{Dice, texts};
 
+const ENTRY: &str = "entry";
+
 /// All programs of the repository, valid or not.
 fn corpus() -> Vec<(String, String)> {
     let found = texts(
@@ -154,43 +156,36 @@ fn difference(again: &str, fresh: &str) -> String {
 }
 
 /// Repeatedly edits one of the files and compares. The first file is the entry.
-fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds: usize) {
+fn write_on(name: &str, files: &BTreeMap<String, String>, seed: u64, rounds: usize) {
     let mut author = Author::new(seed);
     let mut trees = ParseCache::default();
     let mut now = files.clone();
-    let keys: Vec<&Vec<String>> = files.keys().collect();
+    let keys: Vec<&String> = files.keys().collect();
     for round in 0..rounds {
         // Now and then, one of the files is missing.
         let missing = (author.dice.roll(6) == 0).then(|| keys[author.dice.roll(keys.len())].clone());
-        let load = |module: &[&str]| {
-            let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
-            let text = now.get(&key).filter(|_| Some(&key) != missing.as_ref())?;
-            Some(SourceFile { path: key.join("."), text: text.clone() })
+        let load = |path: &str| {
+            let text = now.get(path).filter(|_| missing.as_deref() != Some(path))?;
+            Some(SourceFile { path: path.to_owned(), text: text.clone() })
         };
-        let entry = || SourceFile { path: "entry".to_owned(), text: now[&Vec::new()].clone() };
+        let entry = || SourceFile { path: ENTRY.to_owned(), text: now[ENTRY].clone() };
         let (again, fresh) =
             (told(&analyse_edited(entry(), &load, &mut trees, None)), told(&analyse(entry(), &load)));
-        assert!(
-            again == fresh,
-            "{name}, round {round}: {}\nin:\n{}",
-            difference(&again, &fresh),
-            now[&Vec::new()]
-        );
+        assert!(again == fresh, "{name}, round {round}: {}\nin:\n{}", difference(&again, &fresh), now[ENTRY]);
         if author.dice.roll(12) == 0 {
             now.clone_from(files);
             continue;
         }
         // Edits the entry most of the time.
-        let key = if author.dice.roll(3) > 0 { &Vec::new() } else { keys[author.dice.roll(keys.len())] };
+        let key = if author.dice.roll(3) > 0 { ENTRY } else { keys[author.dice.roll(keys.len())] };
         author.edit(now.get_mut(key).expect("one of the files"));
     }
 }
 
-fn with_library(entry: &str) -> BTreeMap<Vec<String>, String> {
-    let library = mopd_std::MODULES
-        .iter()
-        .map(|(name, text)| (vec!["std".to_owned(), (*name).to_owned()], (*text).to_owned()));
-    library.chain([(Vec::new(), entry.to_owned())]).collect()
+fn with_library(entry: &str) -> BTreeMap<String, String> {
+    let library =
+        mopd_std::MODULES.iter().map(|(name, text)| (format!("std:{name}.mopd"), (*text).to_owned()));
+    library.chain([(ENTRY.to_owned(), entry.to_owned())]).collect()
 }
 
 #[test]

@@ -37,6 +37,7 @@ use mopd_lang::diag::{Code, Diagnostic, Severity, apply_once};
 use mopd_lang::source::{FileId, SourceFile, Sources, Span};
 use mopd_tests::corpus::{Case, Expected, corpus, plain_program};
 use mopd_tests::fixes::{self, Checks};
+use mopd_tests::standard;
 use serde_json::Value;
 
 const ENTRY: FileId = FileId(0);
@@ -80,16 +81,13 @@ fn entry(text: &str) -> SourceFile {
 }
 
 /// A module that a case imports.
-fn load(case: &Case, path: &[&str]) -> Option<SourceFile> {
-    match path {
-        ["std", ..] => mopd_std::source(path).map(|(path, text)| SourceFile { path, text }),
-        ["mine"] => case.module.clone().map(|text| SourceFile { path: "mine.mopd".to_owned(), text }),
-        _ => None,
-    }
+fn load(case: &Case, path: &str) -> Option<SourceFile> {
+    let mine = || case.module.clone().filter(|_| path == "mine.mopd");
+    standard(path).or_else(|| mine().map(|text| SourceFile { path: path.to_owned(), text }))
 }
 
 fn audited(case: &Case, text: &str) -> Analysis {
-    let load = |path: &[&str]| load(case, path);
+    let load = |path: &str| load(case, path);
     mopd_lang::analyse_audited(entry(text), &load, &[], &mopd_compiler::audit::diagnostics)
 }
 

@@ -13,7 +13,7 @@ use mopd_lang::source::{FileId, SourceFile};
 use mopd_ops::testing::Extent;
 use mopd_tests::corpus::corpus;
 use mopd_tests::fixes::{applied, edits};
-use mopd_tests::{check_text, fences, files, root};
+use mopd_tests::{check_text, fences, files, root, standard};
 
 use super::mutations::{Random, tokens};
 
@@ -124,9 +124,9 @@ fn with_a_slip(original: &Original, number: u64) -> String {
 
 fn check(original: &Original, text: &str) -> Analysis {
     let Some(module) = &original.module else { return check_text("a.mopd", text) };
-    let load = |path: &[&str]| match path {
-        ["mine"] => Some(SourceFile { path: "mine.mopd".to_owned(), text: module.clone() }),
-        _ => mopd_std::source(path).map(|(path, text)| SourceFile { path, text }),
+    let load = |path: &str| match path {
+        "mine.mopd" => Some(SourceFile { path: path.to_owned(), text: module.clone() }),
+        _ => standard(path),
     };
     mopd_lang::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &load)
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use mopd_experiment::formula::text;
 use mopd_lang::check::ParseCache;
 use mopd_lang::source::SourceFile;
-use mopd_tests::{fences, files, root};
+use mopd_tests::{fences, files, root, standard};
 
 /// A program that takes longer fails the test like a panic. Generous, since the machine may be busy.
 const MOST_TIME: Duration = Duration::from_secs(20);
@@ -187,20 +187,15 @@ fn mutant(corpus: &Corpus, number: u64) -> String {
     tokens.concat()
 }
 
-fn load(name: &[&str]) -> Option<SourceFile> {
-    let ["std", module] = name else { return None };
-    mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() })
-}
-
 /// Does everything with a program, up to its plan. Returns whether it is valid.
 fn digest(program: &str, trees: &mut ParseCache, audited: bool) -> bool {
     let source = || SourceFile { path: "a.mopd".to_owned(), text: program.to_owned() };
-    let analysis = mopd_lang::analyse_edited(source(), &load, trees, None);
+    let analysis = mopd_lang::analyse_edited(source(), &standard, trees, None);
     if analysis.has_errors() {
         return false;
     }
     let analysis = match audited {
-        true => mopd_lang::analyse_audited(source(), &load, &[], &mopd_compiler::audit::diagnostics),
+        true => mopd_lang::analyse_audited(source(), &standard, &[], &mopd_compiler::audit::diagnostics),
         false => analysis,
     };
     for named in &analysis.objectives {

@@ -8,7 +8,7 @@
 //! - `mopd fragment`: it need not have an `experiment`.
 //! - `mopd setup`: not a case, but the beginning of every program tagged `mopd using setup` further down the
 //!   page.
-//! - `mopd module=mine`: a file `mine.mopd` beside the program that follows.
+//! - `mopd file=mine.mopd`, `text file=shown.txt`: a file that the program that follows names.
 //!
 //! A fence tagged `snapshot` after a program has the text of its diagnostics, one tagged `audit` what the
 //! gradients of its terms follow. `MOPD_UPDATE=1` rewrites both.
@@ -23,8 +23,8 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, Label};
 use mopd_lang::source::{FileId, SourceFile, Span};
 use mopd_ops::testing::Extent;
-use mopd_tests::Dice;
 use mopd_tests::fixes::{self, Checks};
+use mopd_tests::{Dice, standard};
 
 const ENTRY: FileId = FileId(0);
 
@@ -37,7 +37,8 @@ struct Case {
     text: String,
     /// The number of its lines that come from the page's setup.
     setup: usize,
-    modules: HashMap<String, String>,
+    /// By their paths from its folder.
+    files: HashMap<String, String>,
     /// The page's lines of the snapshot that follows: first one inside the fence, and the one that closes
     /// it.
     snapshot: Option<(usize, usize)>,
@@ -76,7 +77,7 @@ fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     let mut headings: Vec<String> = Vec::new();
     let mut setup = String::new();
-    let mut modules = HashMap::new();
+    let mut files = HashMap::new();
     let mut at = 0;
     while at < lines.len() {
         let line = lines[at];
@@ -92,21 +93,21 @@ fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
             let words: Vec<&str> = tag.iter().map(String::as_str).collect();
             match words.as_slice() {
                 ["mopd", "setup"] => setup = body,
-                ["mopd", module] if module.starts_with("module=") => {
-                    modules.insert(module["module=".len()..].to_owned(), body);
+                ["mopd" | "text", file] if let Some(path) = file.strip_prefix("file=") => {
+                    files.insert(path.to_owned(), body);
                 }
                 ["mopd"] | ["mopd", "fragment" | "before" | "after"] | ["mopd", "using", "setup"] => {
                     let text = if words.last() == Some(&"setup") { format!("{setup}{body}") } else { body };
                     let setup = if words.last() == Some(&"setup") { setup.lines().count() } else { 0 };
                     let name = format!("{page}:{start} ({})", headings.join(" / "));
-                    let modules = std::mem::take(&mut modules);
+                    let files = std::mem::take(&mut files);
                     cases.push(Case {
                         name,
                         headings: headings.clone(),
                         tag,
                         text,
                         setup,
-                        modules,
+                        files,
                         snapshot: None,
                         audit: None,
                     });
@@ -136,8 +137,8 @@ fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
         }
         at += 1;
     }
-    if !modules.is_empty() {
-        let _ = writeln!(faults, "{page}: a module that no program follows");
+    if !files.is_empty() {
+        let _ = writeln!(faults, "{page}: a file that no program follows");
     }
     cases
 }
@@ -201,7 +202,7 @@ fn analyse(case: &Case) -> Analysis {
 
 /// Another text in the place of a case's.
 fn analyse_text(case: &Case, text: &str) -> Analysis {
-    let load = |module: &[&str]| load(case, module);
+    let load = |path: &str| load(case, path);
     mopd_lang::analyse_audited(entry(text), &load, &[], &mopd_compiler::audit::diagnostics)
 }
 
@@ -210,15 +211,10 @@ fn entry(text: &str) -> SourceFile {
 }
 
 /// A module that a case imports.
-fn load(case: &Case, module: &[&str]) -> Option<SourceFile> {
-    match module {
-        ["std", ..] => mopd_std::source(module).map(|(path, text)| SourceFile { path, text }),
-        [name] => {
-            let text = case.modules.get(*name)?.clone();
-            Some(SourceFile { path: format!("{name}.mopd"), text })
-        }
-        _ => None,
-    }
+fn load(case: &Case, path: &str) -> Option<SourceFile> {
+    let of_case =
+        || case.files.get(path).map(|text| SourceFile { path: path.to_owned(), text: text.clone() });
+    standard(path).or_else(of_case)
 }
 
 /// The diagnostics that are compared for a case.

@@ -128,7 +128,7 @@ module.exports = grammar({
     use_item: ($) =>
       seq(
         "use",
-        field("path", $._word),
+        field("path", choice($._word, $.string)),
         choice(seq(repeat1($._path_step), optional(seq(".", field("names", $.use_list)))), seq(".", field("names", $.use_list))),
       ),
     _path_step: ($) => seq(".", field("path", $._word)),
@@ -137,7 +137,7 @@ module.exports = grammar({
     experiment_item: ($) => seq("experiment", field("name", $.string), field("body", $.block)),
     compare_item: ($) => seq("compare", field("name", $.string), field("body", $.block)),
     eval_item: ($) => seq("eval", $._block_or_changed),
-    domain_item: ($) => seq("domain", $._block_or_changed),
+    domain_item: ($) => seq("domain", repeat(seq(field("name", $.identifier), runsOn($, ","))), $._block_or_changed),
     _block_or_changed: ($) =>
       seq(
         field("name", $.identifier),
@@ -356,9 +356,15 @@ module.exports = grammar({
 
     boolean: () => choice("true", "false"),
 
-    string: ($) => seq('"', repeat(choice($._text, $.escape, $.slot)), token.immediate('"')),
+    string: ($) =>
+      choice(
+        seq('"', repeat(choice($._text, $.escape, $.slot)), token.immediate('"')),
+        // The closing quotes are the first on their line.
+        seq('"""', repeat(choice($._lines, $.escape, $.slot)), token.immediate(prec(3, /\r?\n[ \t]*"""/))),
+      ),
     _text: () => token.immediate(prec(2, choice(/[^"\\{\n]+/, "{"))),
-    escape: () => token.immediate(prec(2, /\\[nt"\\]/)),
+    _lines: () => token.immediate(prec(2, choice(/[^\\{\n]+/, "{", "\n"))),
+    escape: () => token.immediate(prec(2, /\\[nt"\\\n]/)),
     // Filled in where the text is a template. A pattern's `{3}` is none.
     slot: () => token.immediate(prec(2, /\{[A-Za-z_][^{}"\\\n]*\}/)),
 

@@ -12,9 +12,8 @@ pub fn text(data: &[u8]) -> Option<&str> {
 
 /// Checks a text as `mopd check` does, without files beside it.
 pub fn check(text: &str) -> Analysis {
-    let load = |name: &[&str]| match name {
-        ["std", ..] => mopd_std::source(name).map(|(path, text)| SourceFile { path, text }),
-        _ => None,
+    let load = |path: &str| {
+        mopd_std::source(path).map(|text| SourceFile { path: path.to_owned(), text: text.to_owned() })
     };
     mopd_lang::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &load)
 }

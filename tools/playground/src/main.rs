@@ -73,10 +73,8 @@ fn answered(question: &str) -> Value {
 }
 
 /// Finds a module of the library, the only files that a text in a page can import.
-fn library(name: &[&str]) -> Option<SourceFile> {
-    let [folder, module] = name else { return None };
-    let (path, text) = mopd_std::module(module).filter(|_| *folder == "std")?;
-    Some(SourceFile { path, text: text.to_owned() })
+fn library(path: &str) -> Option<SourceFile> {
+    mopd_std::source(path).map(|text| SourceFile { path: path.to_owned(), text: text.to_owned() })
 }
 
 fn analysed(text: String) -> Analysis {

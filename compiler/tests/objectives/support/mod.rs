@@ -2,8 +2,7 @@
 
 use mopd_lang::source::SourceFile;
 
-pub fn library(module: &[&str]) -> Option<SourceFile> {
-    let ["std", name] = module else { return None };
-    let path = format!("{}/../stdlib/{name}.mopd", env!("CARGO_MANIFEST_DIR"));
-    Some(SourceFile { path: format!("std:{name}.mopd"), text: std::fs::read_to_string(path).ok()? })
+pub fn library(path: &str) -> Option<SourceFile> {
+    let file = format!("{}/../stdlib/{}", env!("CARGO_MANIFEST_DIR"), path.strip_prefix("std:")?);
+    Some(SourceFile { path: path.to_owned(), text: std::fs::read_to_string(file).ok()? })
 }

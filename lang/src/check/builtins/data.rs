@@ -1,4 +1,4 @@
-//! Built-ins for the rows of data, and for the scores of tables.
+//! Built-ins for the rows of data, for texts in files, and for the scores of tables.
 
 use super::declare::builtins;
 use super::types::{Condition, Count, Model, Text};
@@ -19,6 +19,11 @@ builtins! { Data: DataName, DataCall {
     /// Fields in columns with other names.
     #[usage = "columns(prompt: question, answer: \"final answer\")"]
     columns => Columns { .. },
+
+    /// The text of a template, from a file in UTF-8: with slots, without escapes, and without the line break
+    /// at its end. The path is relative to the folder of the file that names it.
+    #[usage = "file(\"prompts/shown.txt\")"]
+    file => File { path: Text },
 
     /// Scores on a scale where one model is 0 and another is 1, per domain.
     #[usage = "normalized(zero: start, one: expert)"]

@@ -114,7 +114,7 @@ pub fn declare_domains(checker: &mut Checker, entry: ModuleId) {
         }
     }
     // A broken item may be a domain.
-    let broken = |item: &Item| matches!(&item.kind, ItemKind::Use(import) if import.module.is_empty());
+    let broken = |item: &Item| matches!(&item.kind, ItemKind::Use(import) if import.module.span().is_none());
     if !tree.items.iter().any(|item| broken(item)) {
         check_shares(checker, &shares);
     }
@@ -127,7 +127,9 @@ fn declare_domain(
     item: &ItemKind,
     shares: &mut Vec<Spanned<Option<f64>>>,
 ) -> Option<DomainId> {
-    let env = Env::constant(module);
+    // `prompts = "{domain}.jsonl"`
+    let mut env = Env::constant(module);
+    env.bind("domain", Value::Text(name.text.clone()));
     let owner = format!("domain {}", name.text);
     let Some(block) = changes::changed_block(checker, module, item) else {
         shares.push(Spanned::new(None, name.span));

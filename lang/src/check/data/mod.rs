@@ -80,6 +80,12 @@ pub fn data_call(checker: &mut Checker, call: DataCall, env: &Env) -> Option<Val
         }
         DataCall::Columns(given) => columns_call(checker, given.call),
         DataCall::PassAt(given) => read(checker, given.k, env).map(|k| Value::Metric(Metric::PassAt(k))),
+        DataCall::File(given) => {
+            read(checker, given.path, env)?;
+            let text = "`file` is the text of a template: `template shown = file(\"shown.txt\")`";
+            checker.report(Diagnostic::error(Code::TypeMismatch, given.call.span, text));
+            None
+        }
         DataCall::Normalized(given) => {
             let text = "`normalized` belongs in `score = ...` of a `compare`";
             checker.report(Diagnostic::error(Code::TypeMismatch, given.call.span, text));

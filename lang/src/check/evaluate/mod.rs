@@ -4,6 +4,7 @@ pub mod calls;
 pub mod items;
 mod matches;
 pub mod overrides;
+mod texts;
 mod with;
 
 use crate::diag::{Code, Diagnostic};
@@ -67,7 +68,7 @@ fn evaluated(checker: &mut Checker, expr: &Expr, env: &Env) -> Value {
             let number = Formula::new(FormulaKind::Number(*value), Unit::Count, Axis::Run, false, origin);
             Value::Formula(number.counting(CountWord::of_literal(&suffix.text, origin)))
         }
-        ExprKind::Text(text) => Value::Text(text.clone()),
+        ExprKind::Text(text) => texts::filled(checker, text, expr.span, env),
         ExprKind::Bool(value) => numbers::truth(checker, *value, expr.span),
         ExprKind::Name(name) => evaluate_name(checker, name, expr.span, env),
         ExprKind::Field { base, field } => signals::field(checker, base, field, expr.span, env),

@@ -457,7 +457,7 @@ compare "table" {
 "#;
         let file = |path: &str, text: &str| SourceFile { path: path.to_owned(), text: text.to_owned() };
         let rl = include_str!("../../../../stdlib/rl.mopd");
-        let load = |name: &[&str]| (name == ["std", "rl"]).then(|| file("std:rl.mopd", rl));
+        let load = |path: &str| (path == "std:rl.mopd").then(|| file(path, rl));
         let analysis = analyse(file("rows.mopd", text), &load);
         let experiment = analysis.experiment.unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
         let rows = experiment.comparisons[0].rows.iter();

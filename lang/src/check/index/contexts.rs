@@ -1,13 +1,14 @@
 //! The contexts of expressions, which decide the visible names of the run, by the evaluator's rules.
 
 use crate::syntax::ast::{Expr, ExprKind};
+use crate::syntax::quotes;
 
 use super::NameTarget;
 use super::walk::{Scope, Walk};
 use crate::check::builtins::declare::BuiltinParameter;
 use crate::check::builtins::kinds::{ArgumentKind, SettingKey};
 use crate::check::builtins::{Builtin, vocabulary};
-use crate::check::teachers::templates::{TextSegment, part_of_slot, slot_expression, stretches};
+use crate::check::teachers::templates::{TextSegment, WrittenText, part_of_slot, slot_expression};
 use crate::check::values::environment::EvaluationContext;
 
 /// The scope of a setting's value.
@@ -36,11 +37,15 @@ pub(super) fn of_argument(scope: Scope, builtin: &Builtin, parameter: &BuiltinPa
 }
 
 impl Walk<'_> {
-    /// Visits the slots of a text.
+    /// Visits the slots of a template's text, which may be in a file.
     pub(super) fn template(&mut self, scope: &Scope, text: &Expr) {
         let sources = self.sources;
+        if !matches!(text.kind, ExprKind::Text(_)) {
+            self.expr(scope, text);
+        }
         // Faulty texts have been reported.
-        let Ok(stretches) = stretches(sources.text(text.span), text.span) else { return };
+        let Some(written) = WrittenText::new(sources, self.modules, scope.module, text) else { return };
+        let Ok(stretches) = written.stretches() else { return };
         for stretch in stretches {
             let TextSegment::Slot(span) = stretch else { continue };
             let Some(expr) = slot_expression(span, sources.text(span)).0 else { continue };
@@ -54,6 +59,15 @@ impl Walk<'_> {
                     );
                 }
                 None => self.slot(scope, &expr),
+            }
+        }
+    }
+
+    /// Variables and parameters in the braces of a text.
+    pub(super) fn names_in_text(&mut self, text: &Expr) {
+        for (name, span) in quotes::names_in(self.sources.text(text.span), text.span) {
+            if let Some((_, target)) = self.locals.iter().rev().find(|(local, _)| *local == name) {
+                self.record(span, *target);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Declarations of names: items, their parameters, names inside bodies.
 
 use crate::source::{FileId, Span};
-use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name, Statement, WhereBinding};
+use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name, Statement, Use, WhereBinding};
 
 use super::walk::{Scope, Walk};
 use super::{NameTarget, NameUse, Symbol, SymbolId, SymbolKind, ValueInfo};
@@ -17,6 +17,26 @@ pub(super) struct ItemSymbols {
 }
 
 impl Walk<'_> {
+    /// The module and the names of an import.
+    pub(super) fn import(&mut self, scope: &Scope, import: &Use) {
+        let Some((module, file)) = self.modules.imported(scope.module, &import.module) else { return };
+        if let Some(span) = import.module.span() {
+            self.record(span, NameTarget::Module(file));
+        }
+        let tree = self.modules.tree(module);
+        for name in &import.names {
+            let found = tree
+                .items
+                .iter()
+                .position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
+            if let Some(known) = found.and_then(|index| self.items.get(&ItemId { module, index })) {
+                let target = NameTarget::Symbol(known.symbol);
+                assert_eq!(name.span.file, self.modules.file(scope.module));
+                self.record(name.span, target);
+            }
+        }
+    }
+
     pub(super) fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
         for (index, item) in tree.items.iter().enumerate() {
             let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else {

@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use crate::source::{Sources, Span};
 use crate::syntax::ast::{
     Argument, Arm, Binding, Block, Condition, DivergenceItem, Expr, ExprKind, Index as Family, Item,
-    ItemKind, MatchArm, Name, Parameter, Route, Statement, Use as Import, WhereBinding,
+    ItemKind, MatchArm, Name, Parameter, Route, Statement, WhereBinding,
 };
 
 use super::contexts::{of_argument, of_setting};
@@ -15,7 +15,7 @@ use crate::check::builtins;
 use crate::check::builtins::kinds::{ArgumentKind, SettingKey, Word};
 use crate::check::builtins::vocabulary;
 use crate::check::formulas::divergences::COMMON;
-use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
+use crate::check::names::modules::{ItemId, ModuleId, Modules};
 use crate::check::objectives::in_reading_order;
 use crate::check::teachers::mentions_logits;
 use crate::check::values::environment::EvaluationContext;
@@ -39,6 +39,10 @@ pub(super) fn walk(modules: &Modules, sources: &Sources, recorded: RecordedValue
     for (id, file) in modules.files() {
         let tree = modules.tree(id);
         for (index, item) in tree.items.iter().enumerate() {
+            // Of domains with the same settings, the first.
+            if index > 0 && tree.items[index - 1].span == item.span {
+                continue;
+            }
             walk.owner = walk.items.get(&ItemId { module: id, index }).map(|known| known.symbol);
             let scope = Scope { module: id, context: EvaluationContext::Constant };
             walk.item(&scope, ItemId { module: id, index }, item);
@@ -151,26 +155,6 @@ impl Walk<'_> {
                 }
             }
             ItemKind::Route(route) => self.route(scope, route),
-        }
-    }
-
-    fn import(&mut self, scope: &Scope, import: &Import) {
-        let path: Vec<&str> = import.module.iter().map(|name| name.text.as_str()).collect();
-        let Some((module, file)) = self.modules.at_path(&path) else { return };
-        if let (Some(first), Some(last)) = (import.module.first(), import.module.last()) {
-            self.record(first.span.to(last.span), NameTarget::Module(file));
-        }
-        let tree = self.modules.tree(module);
-        for name in &import.names {
-            let found = tree
-                .items
-                .iter()
-                .position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
-            if let Some(known) = found.and_then(|index| self.items.get(&ItemId { module, index })) {
-                let target = NameTarget::Symbol(known.symbol);
-                assert_eq!(name.span.file, self.modules.file(scope.module));
-                self.record(name.span, target);
-            }
         }
     }
 
@@ -323,7 +307,7 @@ impl Walk<'_> {
             (ExprKind::Name(name), ArgumentKind::Teacher) if name == "teacher" => {
                 self.expr(&scope.within(EvaluationContext::Objective), expr);
             }
-            (ExprKind::Text(_), ArgumentKind::Template) => self.template(scope, expr),
+            (ExprKind::Text(_) | ExprKind::Call { .. }, ArgumentKind::Template) => self.template(scope, expr),
             // Both sides of a `rewrite` have slots.
             (ExprKind::Arrow { from, to }, ArgumentKind::Text) => {
                 self.place(scope, from, ArgumentKind::Template);
@@ -363,7 +347,9 @@ impl Walk<'_> {
 
     pub(super) fn expr(&mut self, scope: &Scope, expr: &Expr) {
         match &expr.kind {
-            ExprKind::Number { .. } | ExprKind::Text(_) | ExprKind::Bool(_) | ExprKind::Error => {}
+            ExprKind::Number { .. } | ExprKind::Bool(_) | ExprKind::Error => {}
+            ExprKind::Text(text) if text.contains('{') => self.names_in_text(expr),
+            ExprKind::Text(_) => {}
             ExprKind::Name(name) => {
                 if let Some(target) = self.resolve(scope, name) {
                     self.record_in(scope.context, expr.span, target);

@@ -34,7 +34,7 @@ pub struct LaterWarning {
 pub fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, later: &[LaterWarning], audited: bool) {
     let wrong = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     // An `allow` may silence the warning about another `allow`, so those come last.
-    let allows = sources.files().flat_map(|(id, file)| allows(id, file));
+    let allows = sources.programs().flat_map(|(id, file)| allows(id, file));
     let (last, first): (Vec<Allow>, Vec<Allow>) =
         allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
     for allows in [first, last] {
@@ -86,7 +86,7 @@ impl Allow {
 
 /// Whether a comment silences the warning of this code at this place.
 pub fn is_allowed(sources: &Sources, code: Code, span: Span) -> bool {
-    let mut allows = sources.files().flat_map(|(id, file)| allows(id, file));
+    let mut allows = sources.programs().flat_map(|(id, file)| allows(id, file));
     allows.any(|allow| allow.has_reason && sources.text(allow.code) == code.name() && allow.covers(span))
 }
 

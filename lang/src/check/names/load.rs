@@ -1,8 +1,8 @@
 //! Loads files, collects their declarations and resolves their imports.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::source::{SourceFile, Sources};
-use crate::syntax::ast::{ItemKind, Module, Name, Parameter};
+use crate::source::{MOST_BYTES, SourceFile, Sources};
+use crate::syntax::ast::{Expr, ItemKind, Module, ModuleName, Name, Parameter};
 use crate::syntax::words;
 
 use crate::check::builtins::reserved::{self, SLOTS};
@@ -10,14 +10,10 @@ use crate::check::builtins::{self, vocabulary};
 use crate::check::names::callable::{callable, signature};
 use crate::check::names::modules::{
     DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, LoadedModules, ModuleId, Modules,
-    SFT_OBJECTIVE, declared_name, is_standard_divergence,
+    SFT_OBJECTIVE, declared_name, folder_of, is_standard_divergence, joined, path_of_text, standard_path,
 };
 use crate::check::names::parse_cache::ParseCache;
 use crate::check::reporter::reported::ReportedDiagnostics;
-
-fn dotted(path: &[Name]) -> String {
-    path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
-}
 
 /// Whether files may not declare this name. A `called` name would be taken for a built-in; modules of the
 /// standard library may declare the standard divergences.
@@ -58,11 +54,11 @@ pub fn parse_all(entry: SourceFile, load: Loader, cache: &mut ParseCache) -> Par
         diagnostics: ReportedDiagnostics::default(),
     };
     // The public names of the standard library, for suggestions; empty where the host has none.
-    files.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
-    let entry = files.read(entry);
+    files.modules.library = load("std:").map(|source| source.text).unwrap_or_default();
+    let entry = files.read(entry, String::new(), String::new());
     // The modules that built-in stages take their objectives from.
     for module in [GRPO_OBJECTIVE.module, SFT_OBJECTIVE.module, DIVERGENCES] {
-        files.find_file(&["std", module]);
+        files.find_file(standard_path(module), "");
     }
     let Files { sources, modules, diagnostics, .. } = files;
     cache.forget_unread();
@@ -84,7 +80,7 @@ impl Files<'_> {
     }
 
     /// Parses a file and, transitively, its imports.
-    fn read(&mut self, source: SourceFile) -> ModuleId {
+    fn read(&mut self, source: SourceFile, folder: String, root: String) -> ModuleId {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
         let standard = source.path.starts_with("std:") || source.text == DIVERGENCES_TEXT;
@@ -93,7 +89,11 @@ impl Files<'_> {
             self.report(diagnostic);
         }
         let id = ModuleId(self.modules.loaded.len() as u32);
-        self.modules.loaded.push(LoadedModules::new(file, standard, tree.clone()));
+        self.modules.loaded.push(LoadedModules {
+            folder,
+            root,
+            ..LoadedModules::new(file, standard, tree.clone())
+        });
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });
@@ -101,6 +101,9 @@ impl Files<'_> {
             if let Some((_, parameters)) = signature(&item.kind) {
                 let template = matches!(item.kind, ItemKind::Template { .. });
                 self.check_parameters(parameters, template);
+            }
+            if let ItemKind::Template { text, .. } = &item.kind {
+                self.text_in_file(id, text);
             }
         }
         for item in &tree.items {
@@ -179,8 +182,8 @@ impl Files<'_> {
         }
     }
 
-    fn import(&mut self, into: ModuleId, path: &[Name], names: &[Name]) {
-        let Some(module) = self.find_module(path, names) else {
+    fn import(&mut self, into: ModuleId, path: &ModuleName, names: &[Name]) {
+        let Some(module) = self.find_module(into, path, names) else {
             self.lose(into, names);
             return;
         };
@@ -197,7 +200,7 @@ impl Files<'_> {
                 let diagnostic = Diagnostic::error(
                     Code::UnknownName,
                     name.span,
-                    format!("`{}` has no `{}`", dotted(path), name.text),
+                    format!("`{path}` has no `{}`", name.text),
                 )
                 .label("not declared there");
                 let meant = near.clone();
@@ -210,7 +213,7 @@ impl Files<'_> {
                     (Some(near), None, _) => diagnostic.did_you_mean(&name.text, &near),
                     (_, Some(module), [_]) => {
                         let ours = format!("std.{module}.{}", name.text);
-                        let whole = path.first().map_or(name.span, |first| first.span.to(name.span));
+                        let whole = path.span().map_or(name.span, |path| path.to(name.span));
                         diagnostic.help(format!("it is `{ours}`")).fix(
                             format!("import `{ours}`"),
                             whole,
@@ -230,11 +233,11 @@ impl Files<'_> {
                     Diagnostic::error(
                         Code::NotPublic,
                         name.span,
-                        format!("`{}` is private to `{}`", name.text, dotted(path)),
+                        format!("`{}` is private to `{path}`", name.text),
                     )
                     .label("not for import")
                     .note(declared.span, "declared without `pub`")
-                    .help(format!("write `pub` before it in `{}`", dotted(path))),
+                    .help(format!("write `pub` before it in `{path}`")),
                 );
             }
             self.declare(into, name, ItemId { module, index });
@@ -249,28 +252,65 @@ impl Files<'_> {
         self.modules.lost.extend(names.iter().map(|name| (into, name.text.clone())));
     }
 
-    fn find_file(&mut self, path: &[&str]) -> Option<ModuleId> {
-        let key: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
-        if let Some(&known) = self.modules.by_path.get(&key) {
+    /// Reads the text of a template that is in a file.
+    fn text_in_file(&mut self, from: ModuleId, text: &Expr) {
+        let Some((path, span)) = path_of_text(text) else { return };
+        let path = joined(&self.modules.loaded[from.0 as usize].folder, path);
+        if self.modules.texts.contains_key(&path) {
+            return;
+        }
+        match (self.load)(&path) {
+            Some(file) if file.text.len() > MOST_BYTES => {
+                let text = "this file is too long for the text of a template";
+                let diagnostic = Diagnostic::error(Code::OutOfRange, span, text);
+                self.report(diagnostic.help("a template has at most 256 KiB of text"));
+            }
+            Some(file) => {
+                let file = self.sources.add_text(file);
+                self.modules.texts.insert(path, file);
+            }
+            None => {
+                let diagnostic = Diagnostic::error(Code::MissingFile, span, "there is no such file");
+                let label = format!("looked for at `{path}`, from the folder of the experiment");
+                self.report(diagnostic.label(label));
+            }
+        }
+    }
+
+    /// The module at a path of the host. Modules that it imports by their names are found in `root`.
+    fn find_file(&mut self, path: String, root: &str) -> Option<ModuleId> {
+        if let Some(&known) = self.modules.by_path.get(&path) {
             return Some(known);
         }
-        let source = (self.load)(path).or_else(|| {
-            let own = path == ["std", DIVERGENCES];
-            let file = || (format!("std:{DIVERGENCES}.mopd"), DIVERGENCES_TEXT.to_owned());
-            own.then(file).map(|(path, text)| SourceFile { path, text })
+        let source = (self.load)(&path).or_else(|| {
+            let divergences = path == standard_path(DIVERGENCES);
+            divergences.then(|| SourceFile { path: path.clone(), text: DIVERGENCES_TEXT.to_owned() })
         })?;
         // Registered before its own imports are read, so that two modules may import each other.
         let id = ModuleId(self.modules.loaded.len() as u32);
-        self.modules.by_path.insert(key, id);
-        Some(self.read(source))
+        let folder = folder_of(&path).to_owned();
+        self.modules.by_path.insert(path, id);
+        Some(self.read(source, folder, root.to_owned()))
     }
 
     /// The module that a `use` names. An import that could not be read has no path; that has been reported.
-    fn find_module(&mut self, path: &[Name], names: &[Name]) -> Option<ModuleId> {
-        let segments: Vec<&str> = path.iter().map(|name| name.text.as_str()).collect();
-        let span = path.first()?.span.to(path.last()?.span);
+    fn find_module(&mut self, from: ModuleId, module: &ModuleName, names: &[Name]) -> Option<ModuleId> {
+        let path = self.modules.path_of(from, module)?;
+        let span = module.span()?;
+        let ModuleName::Words(words) = module else {
+            let root = folder_of(&path).to_owned();
+            let found = self.find_file(path.clone(), &root);
+            if found.is_none() {
+                let text = format!("there is no file {module}");
+                let diagnostic = Diagnostic::error(Code::UnknownModule, span, text);
+                self.report(diagnostic.label("looked for from the folder of this file"));
+            }
+            return found;
+        };
+        let segments: Vec<&str> = words.iter().map(|name| name.text.as_str()).collect();
         // For `std` itself the host returns the library's table of contents, which is not a module.
-        let found = if segments == ["std"] { None } else { self.find_file(&segments) };
+        let root = self.modules.loaded[from.0 as usize].root.clone();
+        let found = if segments == ["std"] { None } else { self.find_file(path, &root) };
         if found.is_some() {
             return found;
         }
@@ -287,7 +327,7 @@ impl Files<'_> {
         };
         let text = match (segments.as_slice(), names) {
             (["std"], [name]) => format!("`std.{}` must name a module and an item of it", name.text),
-            _ => format!("there is no module `{}`", dotted(path)),
+            _ => format!("there is no module `{module}`"),
         };
         let diagnostic = Diagnostic::error(Code::UnknownModule, span, text);
         let diagnostic = diagnostic.label(where_from);
@@ -323,7 +363,7 @@ impl Files<'_> {
                 match near {
                     Some(near) => {
                         let diagnostic = diagnostic.help(format!("did you mean `std.{near}`?"));
-                        let span = path[1].span;
+                        let span = words[1].span;
                         diagnostic.fix(format!("write `std.{near}`"), span, near).possibly()
                     }
                     None => diagnostic.help("the book's page on the standard library lists its modules"),
@@ -348,5 +388,6 @@ fn imports(tree: &Module, name: &str) -> bool {
     uses.flat_map(|import| &import.names).any(|imported| imported.text == name)
 }
 
-/// Loads the text of a module, `["std", "opd"]` or `["mine"]`; `None` where there is no such module.
-pub type Loader<'a> = &'a dyn Fn(&[&str]) -> Option<SourceFile>;
+/// Loads a file: a module of the standard library, `std:opd.mopd`, its table of contents, `std:`, or a path
+/// from the folder of the entry file. `None` where there is none.
+pub type Loader<'a> = &'a dyn Fn(&str) -> Option<SourceFile>;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::source::{FileId, Span};
-use crate::syntax::ast::{DivergenceItem, Expr, Item, ItemKind, Module, Name};
+use crate::syntax::ast::{DivergenceItem, Expr, ExprKind, Item, ItemKind, Module, ModuleName, Name};
 
 /// A name of a module of the standard library.
 #[derive(Clone, Copy)]
@@ -24,6 +24,43 @@ pub const DIVERGENCES: &str = "divergences";
 /// The text of that module, which is part of the language and does not depend on the host.
 pub(super) const DIVERGENCES_TEXT: &str = include_str!("../../../../stdlib/divergences.mopd");
 
+/// The path at which a host has a module of the standard library.
+pub fn standard_path(module: &str) -> String {
+    format!("std:{module}.mopd")
+}
+
+/// A path in a folder, without `.` and, where that is possible, `..`.
+pub fn joined(folder: &str, path: &str) -> String {
+    let from = if path.starts_with('/') { "" } else { folder };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in from.split('/').chain(path.split('/')) {
+        match (part, parts.last()) {
+            ("" | ".", _) => {}
+            ("..", Some(&last)) if last != ".." => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    let absolute = path.starts_with('/') || folder.starts_with('/');
+    format!("{}{}", if absolute { "/" } else { "" }, parts.join("/"))
+}
+
+/// The path of a template's text in a file, `file("shown.txt")`, and its place.
+pub fn path_of_text(value: &Expr) -> Option<(&str, Span)> {
+    let ExprKind::Call { callee, arguments, block: None } = &value.kind else { return None };
+    let ([path], ExprKind::Name(name)) = (arguments.as_slice(), &callee.kind) else { return None };
+    match &path.value.kind {
+        ExprKind::Text(text) if name == "file" => Some((text, path.value.span)),
+        _ => None,
+    }
+}
+
+/// The folder of a path.
+pub fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| if folder.is_empty() { "/" } else { folder })
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(pub u32);
 
@@ -37,7 +74,10 @@ pub struct ItemId {
 #[derive(Default)]
 pub struct Modules {
     pub loaded: Vec<LoadedModules>,
-    pub by_path: FxHashMap<Vec<String>, ModuleId>,
+    /// By the path that the host is asked for: `std:opd.mopd`, or a path from the folder of the entry file.
+    pub by_path: FxHashMap<String, ModuleId>,
+    /// The texts of templates in files, by their paths from the folder of the entry file.
+    pub texts: FxHashMap<String, FileId>,
     /// Names whose imports have been reported, and whose uses are not.
     pub lost: FxHashSet<(ModuleId, String)>,
     /// Modules with an import whose names are unknown.
@@ -52,6 +92,11 @@ pub struct LoadedModules {
     pub standard: bool,
     pub tree: Rc<Module>,
     pub names: FxHashMap<String, Declared>,
+    /// The folder of the file, from that of the entry file; empty for the same one.
+    pub folder: String,
+    /// The folder in which modules are found by their names: that of the entry file, or of the file that a
+    /// `use` names by its path.
+    pub root: String,
     /// Values from `--set`, by the name of the `param`, or of an objective and its parameter: `mopd.clip_at`.
     pub set: FxHashMap<String, Expr>,
 }
@@ -65,7 +110,15 @@ pub struct Declared {
 
 impl LoadedModules {
     pub fn new(file: FileId, standard: bool, tree: Rc<Module>) -> LoadedModules {
-        LoadedModules { file, standard, tree, names: FxHashMap::default(), set: FxHashMap::default() }
+        LoadedModules {
+            file,
+            standard,
+            tree,
+            names: FxHashMap::default(),
+            folder: String::new(),
+            root: String::new(),
+            set: FxHashMap::default(),
+        }
     }
 }
 
@@ -128,16 +181,39 @@ impl Modules {
         &self.loaded[id.module.0 as usize].tree.items[id.index]
     }
 
-    /// The module that a `use` names.
-    pub fn at_path(&self, path: &[&str]) -> Option<(ModuleId, FileId)> {
-        let key: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
-        let &id = self.by_path.get(&key)?;
+    /// The module that a `use` in the module `from` names.
+    pub fn imported(&self, from: ModuleId, name: &ModuleName) -> Option<(ModuleId, FileId)> {
+        let &id = self.by_path.get(&self.path_of(from, name)?)?;
         Some((id, self.file(id)))
+    }
+
+    /// The file of a template's text: `file("shown.txt")` in the module `from`.
+    pub fn text_of(&self, from: ModuleId, text: &Expr) -> Option<FileId> {
+        let path = joined(&self.loaded[from.0 as usize].folder, path_of_text(text)?.0);
+        self.texts.get(&path).copied()
+    }
+
+    /// The path of the module that a `use` in the module `from` names. `None` for one that could not be read.
+    pub fn path_of(&self, from: ModuleId, name: &ModuleName) -> Option<String> {
+        let from = &self.loaded[from.0 as usize];
+        match name {
+            ModuleName::Words(words) => {
+                let words: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+                match words.as_slice() {
+                    [] => None,
+                    // The table of contents.
+                    ["std"] => Some("std:".to_owned()),
+                    ["std", rest @ ..] => Some(standard_path(&rest.join("/"))),
+                    _ => Some(joined(&from.root, &format!("{}.mopd", words.join("/")))),
+                }
+            }
+            ModuleName::File(path) => Some(joined(&from.folder, &path.text)),
+        }
     }
 
     /// An item of `std.<module>`, whether the file imports it or not.
     pub fn standard_item(&self, module: &str, name: &str) -> Option<ItemId> {
-        let &module = self.by_path.get(&vec!["std".to_owned(), module.to_owned()])?;
+        let &module = self.by_path.get(&standard_path(module))?;
         Some(self.lookup(module, name)?.item)
     }
 

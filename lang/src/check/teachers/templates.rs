@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, Reported, nearest};
-use crate::source::Span;
+use crate::source::{FileId, Sources, Span};
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name};
-use crate::syntax::parse;
+use crate::syntax::{parse, quotes};
 use mopd_experiment::formula::{Axis, Role, Unit};
 use mopd_experiment::{GroupMember, Slot, Template, TemplatePiece};
 
@@ -15,6 +15,7 @@ use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::formulas::schedules;
 use crate::check::names::callable::Callable;
+use crate::check::names::modules::{ModuleId, Modules, path_of_text};
 use crate::check::read::{arguments, expected, numbers, reads};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
@@ -106,18 +107,19 @@ pub fn rewrite(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<(Rc<Temp
 }
 
 fn pieces(checker: &mut Checker, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Vec<TemplatePiece>> {
-    if !matches!(expr.kind, ExprKind::Text(_)) {
-        if !matches!(expr.kind, ExprKind::Error) {
+    let Some(written) = WrittenText::new(&checker.sources, &checker.modules, env.module, expr) else {
+        // A file that could not be read has been reported.
+        if !matches!(expr.kind, ExprKind::Error) && path_of_text(expr).is_none() {
             let value = checker.evaluate(expr, env);
-            let text = "the text of a template is written where it is declared, in quotes";
+            let text = "the text of a template is written where it is declared, in quotes, or is that of a `file(...)`";
             checker.report(
                 Diagnostic::error(Code::TypeMismatch, expr.span, text)
                     .label(format!("this is {}", value.describe())),
             );
         }
         return None;
-    }
-    let stretches = match stretches(checker.sources.text(expr.span), expr.span) {
+    };
+    let stretches = match written.stretches() {
         Ok(stretches) => stretches,
         Err(diagnostic) => {
             checker.report(*diagnostic);
@@ -384,58 +386,89 @@ fn group_member(reporter: &mut Reporter, field: &Name, of: &str) -> Option<Group
     None
 }
 
-/// Splits a literal into pieces. It is read from the source text, so that every slot has its place.
-pub fn stretches(source: &str, span: Span) -> Result<Vec<TextSegment>, Box<Diagnostic>> {
-    let quoted = source.strip_prefix('"').unwrap_or(source);
-    let offset = span.start as usize + (source.len() - quoted.len());
-    let raw = quoted.strip_suffix('"').unwrap_or(quoted);
-    let at = |start: usize, end: usize| Span::new(span.file, offset + start, offset + end);
-    let mut stretches = Vec::new();
-    let mut text = String::new();
-    let mut characters = raw.char_indices().peekable();
-    while let Some((start, character)) = characters.next() {
-        match character {
-            '\\' => match characters.next() {
-                Some((_, 'n')) => text.push('\n'),
-                Some((_, 't')) => text.push('\t'),
-                Some((_, other)) => text.push(other),
-                None => text.push('\\'),
-            },
-            '{' | '}' if characters.peek().is_some_and(|(_, next)| *next == character) => {
-                characters.next();
-                text.push(character);
-            }
-            '{' => {
-                let Some(length) =
-                    raw[start + 1..].find(['{', '}']).filter(|end| raw[start + 1 + end..].starts_with('}'))
-                else {
+/// The text of a template as it is written, in quotes or in a file of its own: every slot has its place.
+pub struct WrittenText {
+    file: FileId,
+    /// With their offsets in the file.
+    characters: Vec<(usize, char)>,
+    /// Whether `\n` and its like are escapes.
+    escapes: bool,
+}
+
+impl WrittenText {
+    /// `None` where this is no text, or a file that could not be read.
+    pub fn new(sources: &Sources, modules: &Modules, module: ModuleId, text: &Expr) -> Option<WrittenText> {
+        let span = text.span;
+        if matches!(text.kind, ExprKind::Text(_)) {
+            let written = quotes::inside(sources.text(span)).into_iter();
+            let characters = written.map(|(at, character)| (span.start as usize + at, character)).collect();
+            return Some(WrittenText { file: span.file, characters, escapes: true });
+        }
+        let file = modules.text_of(module, text)?;
+        let whole = &sources.file(file).text;
+        let trimmed = whole.strip_suffix('\n').unwrap_or(whole);
+        // Line breaks are those of Unix, as in quotes.
+        let characters = trimmed.char_indices().filter(|(_, character)| *character != '\r').collect();
+        Some(WrittenText { file, characters, escapes: false })
+    }
+
+    /// The texts and slots.
+    pub fn stretches(&self) -> Result<Vec<TextSegment>, Box<Diagnostic>> {
+        let mut stretches = Vec::new();
+        let mut text = String::new();
+        let place = |start: usize, end: usize| Span::new(self.file, start, end);
+        let mut characters = self.characters.iter().copied().peekable();
+        while let Some((start, character)) = characters.next() {
+            match character {
+                '\\' if self.escapes => match characters.next() {
+                    Some((_, 'n')) => text.push('\n'),
+                    Some((_, 't')) => text.push('\t'),
+                    // The line goes on.
+                    Some((_, '\n')) | None => {}
+                    Some((_, other)) => text.push(other),
+                },
+                '{' | '}' if characters.peek().is_some_and(|(_, next)| *next == character) => {
+                    characters.next();
+                    text.push(character);
+                }
+                '{' => {
+                    let mut rest = characters.clone();
+                    let Some((end, _)) =
+                        rest.find(|(_, c)| matches!(c, '{' | '}' | '\n')).filter(|(_, c)| *c == '}')
+                    else {
+                        let diagnostic = Diagnostic::error(
+                            Code::TemplateSlot,
+                            place(start, start + 1),
+                            "this brace is never closed",
+                        );
+                        return Err(Box::new(
+                            diagnostic.help("a slot is `{prompt}`; for a brace itself write `{{`"),
+                        ));
+                    };
+                    characters = rest;
+                    if !text.is_empty() {
+                        stretches.push(TextSegment::Text(std::mem::take(&mut text)));
+                    }
+                    stretches.push(TextSegment::Slot(place(start + 1, end)));
+                }
+                '}' => {
                     let diagnostic = Diagnostic::error(
                         Code::TemplateSlot,
-                        at(start, start + 1),
-                        "this brace is never closed",
+                        place(start, start + 1),
+                        "this brace closes nothing",
                     );
                     return Err(Box::new(
-                        diagnostic.help("a slot is `{prompt}`; for a brace itself write `{{`"),
+                        diagnostic.help("a slot is `{prompt}`; for a brace itself write `}}`"),
                     ));
-                };
-                if !text.is_empty() {
-                    stretches.push(TextSegment::Text(std::mem::take(&mut text)));
                 }
-                stretches.push(TextSegment::Slot(at(start + 1, start + 1 + length)));
-                while characters.next_if(|(index, _)| *index <= start + 1 + length).is_some() {}
+                other => text.push(other),
             }
-            '}' => {
-                let diagnostic =
-                    Diagnostic::error(Code::TemplateSlot, at(start, start + 1), "this brace closes nothing");
-                return Err(Box::new(diagnostic.help("a slot is `{prompt}`; for a brace itself write `}}`")));
-            }
-            other => text.push(other),
         }
+        if !text.is_empty() {
+            stretches.push(TextSegment::Text(text));
+        }
+        Ok(stretches)
     }
-    if !text.is_empty() {
-        stretches.push(TextSegment::Text(text));
-    }
-    Ok(stretches)
 }
 
 /// Parses the expression between braces, at its own place in the file.

@@ -1,8 +1,9 @@
 //! Brackets: the open ones, their partners, and reports where they do not match.
 
 use super::words::{self, LineHead};
-use super::{LastToken, MAX_DEPTH, OpenBracket, Scanner, texts};
+use super::{LastToken, MAX_DEPTH, OpenBracket, Scanner};
 use crate::diag::{Code, Diagnostic};
+use crate::syntax::quotes::text_end;
 
 pub(super) fn partner(bracket: u8) -> u8 {
     match bracket {
@@ -247,7 +248,7 @@ impl Scanner<'_> {
                     (next, LineHead::ItemOrStatement) if self.bytes[next - 1] == b'\n' => break,
                     _ => {}
                 },
-                b'"' => end = texts::string_end(self.bytes, end).unwrap_or(end),
+                b'"' => end = text_end(self.text, end).unwrap_or(end),
                 _ => {}
             }
             end += 1;

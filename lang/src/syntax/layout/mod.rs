@@ -9,10 +9,9 @@ mod brackets;
 mod habits;
 mod texts;
 
-pub(crate) use texts::string_end;
-
 use brackets::partner;
 
+use super::quotes::TRIPLE;
 use super::words::{self, LineHead};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
@@ -250,7 +249,7 @@ impl<'a> Scanner<'a> {
                 self.blank(self.at, end);
             }
             b'f' | b'r' | b'u' | b'b' if self.prefixed_text(rest) => {}
-            b'"' if rest.starts_with("\"\"\"") => self.triple_quoted(),
+            b'"' if rest.starts_with(TRIPLE) => self.several_lines(),
             b'"' => self.string(),
             b'\'' => self.single_quoted(),
             b'(' | b'[' | b'{' => self.opening(byte),

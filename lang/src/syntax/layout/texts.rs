@@ -2,7 +2,8 @@
 
 use super::{DocLine, LastToken, Scanner, partner};
 use crate::diag::{Code, Diagnostic};
-use crate::syntax::words;
+use crate::syntax::quotes::{TRIPLE, text_end};
+use crate::syntax::words::{self, LineHead};
 
 impl Scanner<'_> {
     /// Handles a character that looks like one of the grammar's, or a stray one.
@@ -70,7 +71,7 @@ impl Scanner<'_> {
     // ---- Strings and comments ----
 
     pub(super) fn string(&mut self) {
-        match string_end(self.bytes, self.at) {
+        match text_end(self.text, self.at) {
             Some(end) => {
                 self.directions(self.at, end);
                 self.last = LastToken::Value;
@@ -196,28 +197,90 @@ impl Scanner<'_> {
         self.at = end;
     }
 
-    pub(super) fn triple_quoted(&mut self) {
+    /// `"""`, lines, `"""`
+    pub(super) fn several_lines(&mut self) {
         let start = self.at;
-        let rest = &self.text[start + 3..];
         // What was not found behind an earlier place is not behind this one.
-        let closes = if self.context.rest_of_file { None } else { rest.find("\"\"\"") };
-        let closed = closes.map(|length| start + 3 + length + 3);
-        self.context.rest_of_file |= closed.is_none();
-        let end = closed.unwrap_or_else(|| self.line_end());
-        let diagnostic = Diagnostic::error(
-            Code::ForeignSyntax,
-            self.span(start, start + 3),
-            "there are no texts in `\"\"\"`",
-        )
-        .help(
-            "a text is one line in double quotes, with `\\n` for a line break; documentation is written \
-             after `///`, a comment after `//`",
+        let end = if self.context.rest_of_file { None } else { text_end(self.text, start) };
+        let first = &self.text[start + TRIPLE.len()..self.line_end()];
+        let in_brackets = self.open.last().is_some_and(|open| matches!(open.bracket, b'(' | b'['));
+        if matches!(self.last, LastToken::Nothing | LastToken::OpenBracket) && !in_brackets {
+            return self.doc_string(first, end);
+        }
+        let Some(end) = end.map(|last| last + 1).filter(|_| first.trim().is_empty()) else {
+            return self.lines_amiss(first, end);
+        };
+        self.directions(start, end);
+        self.last = LastToken::Value;
+        self.at = end;
+    }
+
+    /// Documentation as Python has it, where no text can stand.
+    fn doc_string(&mut self, first: &str, end: Option<usize>) {
+        let start = self.at;
+        let behind = start + TRIPLE.len();
+        let closes = first.find(TRIPLE).map(|length| behind + length + TRIPLE.len());
+        let end = closes.or_else(|| {
+            let rest = &self.text[behind..];
+            rest.find(TRIPLE).map(|length| behind + length + TRIPLE.len()).or(end)
+        });
+        self.context.rest_of_file |= end.is_none();
+        let span = self.span(start, behind);
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, span, "documentation stands after `///`");
+        self.report(
+            diagnostic.label("these are Python's quotes").help("write `///` before each of its lines"),
         );
+        self.blank(start, end.or_else(|| self.next_item()).unwrap_or(self.bytes.len()));
+    }
+
+    /// Reports a text of several lines that has words behind its opening quotes (`first`), or no end.
+    fn lines_amiss(&mut self, first: &str, end: Option<usize>) {
+        let start = self.at;
+        let opening = self.span(start, start + TRIPLE.len());
+        let (diagnostic, end) = if let Some(length) = first.find(TRIPLE) {
+            let end = start + TRIPLE.len() + length + TRIPLE.len();
+            let inner = &first[..length];
+            let ours = format!("\"{}\"", inner.replace('"', "\\\""));
+            let diagnostic =
+                Diagnostic::error(Code::ForeignSyntax, opening, "a text of one line stands in `\"`")
+                    .label("between these, a text has several lines")
+                    .fix("write `\"`", self.span(start, end), ours);
+            (diagnostic, end)
+        } else if let Some(last) = end {
+            let diagnostic = Diagnostic::error(
+                Code::Syntax,
+                opening,
+                "a text of several lines begins on the next line",
+            )
+            .label("nothing may stand behind these quotes")
+            .help("the closing `\"\"\"` has a line of its own, whose indentation is left out of the text");
+            (diagnostic, last + 1)
+        } else {
+            self.context.rest_of_file = true;
+            let diagnostic = Diagnostic::error(Code::Syntax, opening, "this text is never closed")
+                .label("the closing `\"\"\"` is missing")
+                .help("it is the first on its line; its indentation is left out of the text");
+            (diagnostic, self.next_item().unwrap_or(self.bytes.len()))
+        };
         self.report(diagnostic);
         self.blank(start, end);
         // A stand-in for the text, so that the code around it still parses.
         self.replace(start, start + 2).fill(b'"');
         self.last = LastToken::Value;
+    }
+
+    /// The end of the line before the next one at the left margin that begins an item.
+    fn next_item(&self) -> Option<usize> {
+        let mut at = self.at;
+        loop {
+            at += self.text[at..].find('\n')?;
+            if let (next, LineHead::Item | LineHead::ItemOrStatement) = words::line_head(self.text, at + 1)
+                && next == at + 1
+            {
+                return Some(at);
+            }
+            at += 1;
+        }
     }
 
     pub(super) fn comment(&mut self) {
@@ -276,18 +339,4 @@ impl Scanner<'_> {
             Diagnostic::error(Code::Syntax, span, text).label("what is read may differ from what is seen");
         self.report(diagnostic.help("remove it").replace_with("remove it", ""));
     }
-}
-
-/// Offset of the quote that closes the text opened at `start`, if its line has one.
-pub(crate) fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start + 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => return Some(at),
-            b'\n' => return None,
-            b'\\' if bytes.get(at + 1).is_some_and(|next| *next != b'\n') => at += 2,
-            _ => at += 1,
-        }
-    }
-    None
 }

@@ -109,15 +109,15 @@ impl<'a> AstBuilder<'a> {
 
     // ---- Items ----
 
-    /// An item, sound or broken.
-    pub fn top_level(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
+    /// An item, sound or broken; several where one text declares them.
+    pub fn top_level(&mut self, pair: Pair<'a, Rule>) -> Vec<Item> {
         match pair.as_rule() {
             Rule::item => {
                 self.last_broken = None;
                 self.item(pair)
             }
-            Rule::stray_item => self.broken_item(pair),
-            _ => None,
+            Rule::stray_item => self.broken_item(pair).into_iter().collect(),
+            _ => Vec::new(),
         }
     }
 

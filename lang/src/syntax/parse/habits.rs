@@ -1,9 +1,7 @@
 //! Diagnostics for constructs of other languages, with their notation in mopd.
 
 use super::build::CatchAllRule;
-use super::imports::{
-    import_by_another_name, import_of_a_file, import_of_all, import_of_several, imported, is_of_python,
-};
+use super::imports::{import_by_another_name, import_of_all, import_of_several, imported, is_of_python};
 use super::unparsed::Unparsed;
 use crate::diag::Diagnostic;
 use crate::syntax::words::{self, split_word};
@@ -186,7 +184,7 @@ pub(super) fn habit(unparsed: &Unparsed) -> Option<Diagnostic> {
     HABITS.iter().find_map(|habit| habit(unparsed))
 }
 
-const HABITS: [fn(&Unparsed) -> Option<Diagnostic>; 19] = [
+const HABITS: [fn(&Unparsed) -> Option<Diagnostic>; 18] = [
     assigned_in_place,
     unnamed,
     dotted_setting,
@@ -200,7 +198,6 @@ const HABITS: [fn(&Unparsed) -> Option<Diagnostic>; 19] = [
     import_of_all,
     import_of_several,
     import_by_another_name,
-    import_of_a_file,
     settings_in_parentheses,
     block_without_a_name,
     plus_sign,

@@ -109,16 +109,3 @@ pub(super) fn import_by_another_name(unparsed: &Unparsed) -> Option<Diagnostic> 
             .help(format!("write `{import}`, and use that name")),
     )
 }
-
-/// `use "losses/mine.mopd"`
-pub(super) fn import_of_a_file(unparsed: &Unparsed) -> Option<Diagnostic> {
-    let quoted = import(unparsed)?.strip_prefix('"')?;
-    let path = quoted.split('"').next().unwrap_or_default();
-    let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
-    let message = "a module is named by a path of words, without quotes";
-    Some(
-        unparsed
-            .foreign(unparsed.after_first(), path.len() + 2, message)
-            .help(format!("for example `use {module}.name` takes `name` from `{path}`")),
-    )
-}

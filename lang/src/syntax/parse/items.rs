@@ -28,23 +28,56 @@ pub(super) struct ItemParts {
 }
 
 impl<'a> AstBuilder<'a> {
-    pub(super) fn item(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
+    /// An item. Several domains with the same settings are an item each.
+    pub(super) fn item(&mut self, pair: Pair<'a, Rule>) -> Vec<Item> {
         let span = self.span(&pair);
         let doc = self.doc(span.start as usize);
         self.skip_docs(span.end as usize);
         let mut public = None;
-        let mut kind = None;
+        let mut kinds = Vec::new();
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::public => public = Some(self.span(&part)),
-                _ => kind = self.item_kind(part),
+                Rule::domain_item => kinds = self.domains(part),
+                _ => kinds.extend(self.item_kind(part)),
             }
         }
-        let kind = kind?;
-        if let Some(place) = public {
-            self.may_be_public(&kind, place);
+        if let (Some(place), Some(kind)) = (public, kinds.first()) {
+            self.may_be_public(kind, place);
         }
-        Some(Item { doc, public: public.is_some(), span, kind })
+        let item = |kind| Item { doc: doc.clone(), public: public.is_some(), span, kind };
+        kinds.into_iter().map(item).collect()
+    }
+
+    /// `domain sort, reverse { ... }`
+    fn domains(&mut self, pair: Pair<'a, Rule>) -> Vec<ItemKind> {
+        let mut names = Vec::new();
+        let (mut base, mut block) = (None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::name => names.push(self.name(&part)),
+                Rule::changed_block => (base, block) = self.changed_block(part),
+                Rule::block => block = Some(self.block(part)),
+                _ => {}
+            }
+        }
+        let Some(block) = block else { return Vec::new() };
+        let domain = |name| ItemKind::Domain { name, base: base.clone(), block: block.clone() };
+        names.into_iter().map(domain).collect()
+    }
+
+    /// The base of a `with`, and its changes.
+    fn changed_block(&mut self, pair: Pair<'a, Rule>) -> (Option<Name>, Option<Block>) {
+        let (mut base, mut block) = (None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::assign => self.assign(part, false),
+                Rule::name => base = Some(self.name(&part)),
+                Rule::changes => block = self.changes(part),
+                _ => {}
+            }
+        }
+        (base, block)
     }
 
     /// Reports `pub` before items that can't be imported.
@@ -83,16 +116,7 @@ impl<'a> AstBuilder<'a> {
                 }
                 Rule::parameter => return Some(ItemKind::Param(self.parameter(part)?)),
                 Rule::assign => self.assign(part, false),
-                Rule::changed_block => {
-                    for part in part.into_inner() {
-                        match part.as_rule() {
-                            Rule::assign => self.assign(part, false),
-                            Rule::name => parts.base = Some(self.name(&part)),
-                            Rule::changes => parts.block = self.changes(part),
-                            _ => {}
-                        }
-                    }
-                }
+                Rule::changed_block => (parts.base, parts.block) = self.changed_block(part),
                 Rule::value => parts.value = self.value(part),
                 Rule::axes => parts.axes = Some(Spanned { span: self.span(&part), value: self.axes(part) }),
                 _ => {}
@@ -110,9 +134,6 @@ impl<'a> AstBuilder<'a> {
                 ItemKind::Let { name: parts.name?, annotation: parts.annotation, value: parts.value? }
             }
             Rule::fn_item => ItemKind::Fn { name: parts.name?, parameters, body: parts.value? },
-            Rule::domain_item => {
-                ItemKind::Domain { name: parts.name?, base: parts.base, block: parts.block? }
-            }
             Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
             Rule::schedule_item => ItemKind::Schedule { name: parts.name?, value: parts.value? },
             Rule::model_item => {
@@ -149,10 +170,12 @@ impl<'a> AstBuilder<'a> {
     fn use_item(&mut self, pair: Pair<'a, Rule>) -> Option<Use> {
         let span = self.span(&pair);
         let mut module = Vec::new();
+        let mut file = None;
         let mut names = None;
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::word => module.push(self.name(&part)),
+                Rule::string => file = Some(self.text_literal(&part)),
                 Rule::use_list => {
                     let words = part.into_inner().filter(|part| part.as_rule() == Rule::word);
                     names = Some(words.map(|word| self.name(&word)).collect());
@@ -160,10 +183,21 @@ impl<'a> AstBuilder<'a> {
                 _ => {}
             }
         }
-        let names = match names {
-            Some(names) => names,
-            None if module.len() > 1 => vec![module.pop()?],
-            None => {
+        // A file is a module, so one word at most stands before the names.
+        let names = match (names, &file) {
+            (Some(names), None) => names,
+            (None, None) if module.len() > 1 => vec![module.pop()?],
+            (Some(names), Some(_)) if module.is_empty() => names,
+            (None, Some(_)) if module.len() == 1 => vec![module.pop()?],
+            (_, Some(path)) => {
+                let text = "an import names a file and what it takes from it";
+                let help =
+                    format!("for example `use \"{0}\".mine` or `use \"{0}\".{{first, second}}`", path.text);
+                self.report(Diagnostic::error(Code::Syntax, path.span, text).help(help));
+                // It may have been meant to take any name.
+                return Some(Use { module: ModuleName::Words(Vec::new()), names: Vec::new() });
+            }
+            (None, None) => {
                 let diagnostic = Diagnostic::error(
                     Code::Syntax,
                     span,
@@ -175,7 +209,7 @@ impl<'a> AstBuilder<'a> {
                 return None;
             }
         };
-        Some(Use { module, names })
+        Some(Use { module: file.map_or(ModuleName::Words(module), ModuleName::File), names })
     }
 
     pub(super) fn family(&mut self, pair: Pair<'a, Rule>) -> Option<Index> {

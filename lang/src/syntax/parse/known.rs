@@ -133,7 +133,7 @@ impl Chunk {
         let items: Vec<Rc<Item>> = match Grammar::parse(Rule::file, &layout.text) {
             Ok(pairs) => pairs
                 .flat_map(Pair::into_inner)
-                .filter_map(|pair| builder.top_level(pair))
+                .flat_map(|pair| builder.top_level(pair))
                 .map(Rc::new)
                 .collect(),
             // The root rule matches any text. If the grammar ever loses that property, the file still gets a

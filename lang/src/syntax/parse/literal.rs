@@ -6,6 +6,7 @@ use super::Rule;
 use super::build::AstBuilder;
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::ast::{Expr, ExprKind, Text};
+use crate::syntax::quotes;
 
 impl<'a> AstBuilder<'a> {
     pub fn number_literal(&mut self, pair: Pair<'a, Rule>) -> Expr {
@@ -46,11 +47,17 @@ impl<'a> AstBuilder<'a> {
     /// The text between quotes, its escapes resolved.
     pub fn text_literal(&mut self, pair: &Pair<'a, Rule>) -> Text {
         let span = self.span(pair);
-        let inner = pair.clone().into_inner().find(|part| part.as_rule() == Rule::string_text);
-        let raw = inner.as_ref().map_or("", Pair::as_str);
-        let start = inner.map_or(span.start as usize, |inner| self.offset(&inner));
-        let mut text = String::with_capacity(raw.len());
-        let mut characters = raw.char_indices();
+        let source = pair.as_str();
+        if let Some((at, length)) = quotes::outdented(source) {
+            let begins = span.start as usize + at;
+            let place = self.span_at(begins, begins + length.max(1));
+            let text = "this line begins left of the text's closing quotes";
+            let help = "the indentation of the closing `\"\"\"` is left out of every line: move the line or the quotes";
+            self.report(Diagnostic::error(Code::Syntax, place, text).help(help));
+        }
+        let written = quotes::inside(source);
+        let mut text = String::with_capacity(written.len());
+        let mut characters = written.into_iter();
         while let Some((at, character)) = characters.next() {
             if character != '\\' {
                 text.push(character);
@@ -61,8 +68,11 @@ impl<'a> AstBuilder<'a> {
                 Some((_, 't')) => text.push('\t'),
                 Some((_, '"')) => text.push('"'),
                 Some((_, '\\')) => text.push('\\'),
+                // The line goes on.
+                Some((_, '\n')) | None => {}
                 Some((_, other)) => {
-                    let place = self.span_at(start + at, start + at + 1 + other.len_utf8());
+                    let start = span.start as usize + at;
+                    let place = self.span_at(start, start + 1 + other.len_utf8());
                     let diagnostic =
                         Diagnostic::error(Code::Syntax, place, format!("`\\{other}` is not an escape"))
                             .label("the escapes are `\\n`, `\\t`, `\\\"` and `\\\\`")
@@ -71,7 +81,6 @@ impl<'a> AstBuilder<'a> {
                     text.push('\\');
                     text.push(other);
                 }
-                None => text.push('\\'),
             }
         }
         Text { text, span }

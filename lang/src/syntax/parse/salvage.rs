@@ -24,7 +24,7 @@ fn meant_keyword<'w>(word: &'w str, rest: &str) -> Option<&'w str> {
 
 /// An item that declares what is not known: a name that can't be found may be declared in it.
 fn declares_any() -> ItemKind {
-    ItemKind::Use(Use { module: Vec::new(), names: Vec::new() })
+    ItemKind::Use(Use { module: ModuleName::Words(Vec::new()), names: Vec::new() })
 }
 
 impl<'a> AstBuilder<'a> {
@@ -112,7 +112,7 @@ impl<'a> AstBuilder<'a> {
         }
         let at = start + self.text()[start..end].find(named).unwrap_or_default();
         let name = Name { text: named.to_owned(), span: self.span_at(at, at + named.len()) };
-        Some(ItemKind::Use(Use { module: Vec::new(), names: vec![name] }))
+        Some(ItemKind::Use(Use { module: ModuleName::Words(Vec::new()), names: vec![name] }))
     }
 
     /// The first block in a broken item, or an empty one.
@@ -151,7 +151,10 @@ impl<'a> AstBuilder<'a> {
             names.extend(module.pop());
         }
         names.retain(|name| name.text != "import");
-        Some(if module.is_empty() { declares_any() } else { ItemKind::Use(Use { module, names }) })
+        Some(match module.is_empty() {
+            true => declares_any(),
+            false => ItemKind::Use(Use { module: ModuleName::Words(module), names }),
+        })
     }
 
     /// All words of a part of the text.

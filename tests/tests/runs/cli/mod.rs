@@ -15,6 +15,7 @@ mod limits;
 mod run;
 mod setup;
 mod shell;
+mod texts;
 mod trial;
 mod usage;
 

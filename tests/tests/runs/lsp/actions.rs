@@ -109,6 +109,49 @@ fn every_way_out_of_every_diagnostic_of_the_suite_is_offered() {
     assert!(enough || extent != Extent::Full, "only {choices:?} have several fixes in the suite");
 }
 
+/// The text after the action of this title among those of these kinds at a place.
+fn refactored(workspace: &mut Workspace, text: &str, kind: &str, at: &str, title: &str) -> String {
+    let uri = workspace.uri("a.mopd");
+    let before = &text[..text.find(at).expect("the place")];
+    let line = before.matches('\n').count();
+    let place =
+        json!({ "line": line, "character": before.len() - before.rfind('\n').map_or(0, |at| at + 1) });
+    let context = json!({ "diagnostics": [], "only": [kind] });
+    let params = json!({ "textDocument": { "uri": uri }, "range": { "start": place, "end": place }, "context": context });
+    let offered = workspace.client.request("textDocument/codeAction", params);
+    let offered = offered.as_array().expect("actions");
+    let action = offered.iter().find(|action| action["title"] == title);
+    let action = action.unwrap_or_else(|| panic!("no `{title}` among {offered:?}"));
+    assert!(action["kind"].as_str().is_some_and(|given| given.starts_with(kind)), "{action}");
+    apply(text, &action["edit"]["changes"][&uri])
+}
+
+#[test]
+fn an_import_is_copied_and_a_model_varied_without_a_new_mistake() {
+    let mut workspace = Workspace::new();
+    assert_eq!(workspace.open("a.mopd", GOOD), [Value::Null; 0]);
+    let copied = refactored(&mut workspace, GOOD, "refactor", "mopd(clip_at", "copy `mopd` into this file");
+    assert!(copied.contains("\nobjective mopd(") && !copied.contains("use std.opd.mopd\n"), "{copied}");
+    assert_eq!(workspace.replace("a.mopd", 2, &copied), [Value::Null; 0]);
+    let varied =
+        refactored(&mut workspace, &copied, "refactor", "student = distill", "make a variant of `student`");
+    let varied = varied.replace("student with {  }", "student with { lr = 1e-4 }");
+    let varied = varied.replace("models = [start, student]", "models = [start, student, student_2]");
+    assert_eq!(workspace.replace("a.mopd", 3, &varied), [Value::Null; 0]);
+}
+
+#[test]
+fn all_certain_fixes_of_a_file_are_one_action() {
+    let mut workspace = Workspace::new();
+    let wrong = GOOD.replace("clip_at: 5", "clipat: 5").replace("{ seed = 1 }", "{ seed: 1 }");
+    let diagnostics = workspace.open("a.mopd", &wrong);
+    assert!(!diagnostics.is_empty());
+    let fixed = refactored(&mut workspace, &wrong, "source.fixAll", "experiment", "apply all certain fixes");
+    assert!(fixed.contains("{ seed = 1 }"), "{fixed}");
+    let left = workspace.replace("a.mopd", 2, &fixed);
+    assert!(left.len() < diagnostics.len(), "{left:?}");
+}
+
 #[test]
 fn a_fix_mends_what_it_is_offered_for() {
     let mut workspace = Workspace::new();
