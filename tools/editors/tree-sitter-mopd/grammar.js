@@ -75,6 +75,7 @@ module.exports = grammar({
     $._close_bracket,
     $._open_brace,
     $._close_brace,
+    $._in_lines, // Never found: tells the scanner that newlines are a text's.
   ],
 
   extras: ($) => [/[ \t\r\f\uFEFF]/, $._blank_newline, $.module_comment, $.doc_comment, $.comment],
@@ -128,8 +129,13 @@ module.exports = grammar({
     use_item: ($) =>
       seq(
         "use",
-        field("path", choice($._word, $.string)),
-        choice(seq(repeat1($._path_step), optional(seq(".", field("names", $.use_list)))), seq(".", field("names", $.use_list))),
+        choice(
+          seq(
+            field("path", $._word),
+            choice(seq(repeat1($._path_step), optional(seq(".", field("names", $.use_list)))), seq(".", field("names", $.use_list))),
+          ),
+          seq(field("path", $.string), choice($._path_step, seq(".", field("names", $.use_list)))),
+        ),
       ),
     _path_step: ($) => seq(".", field("path", $._word)),
     use_list: ($) => entries($, $._word),
@@ -360,7 +366,7 @@ module.exports = grammar({
       choice(
         seq('"', repeat(choice($._text, $.escape, $.slot)), token.immediate('"')),
         // The closing quotes are the first on their line.
-        seq('"""', repeat(choice($._lines, $.escape, $.slot)), token.immediate(prec(3, /\r?\n[ \t]*"""/))),
+        seq('"""', repeat(choice($._lines, $.escape, $.slot, $._in_lines)), token.immediate(prec(3, /\r?\n[ \t]*"""/))),
       ),
     _text: () => token.immediate(prec(2, choice(/[^"\\{\n]+/, "{"))),
     _lines: () => token.immediate(prec(2, choice(/[^\\{\n]+/, "{", "\n"))),

@@ -18,6 +18,7 @@ enum TokenType {
   CLOSE_BRACKET,
   OPEN_BRACE,
   CLOSE_BRACE,
+  IN_LINES,
 };
 
 // The language allows 256 levels. Deeper ones are counted but not remembered: they are taken for parentheses.
@@ -147,6 +148,10 @@ static bool is_tail(TSLexer *lexer) {
 
 bool tree_sitter_mopd_external_scanner_scan(void *payload, TSLexer *lexer, const bool *valid_symbols) {
   Scanner *scanner = payload;
+  // After a mistake everything is asked for. A text asks for no bracket.
+  if (valid_symbols[IN_LINES] && !valid_symbols[OPEN_PAREN]) {
+    return false;
+  }
   while (is_blank(lexer->lookahead)) {
     lexer->advance(lexer, true);
   }

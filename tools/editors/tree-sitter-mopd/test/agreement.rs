@@ -10,11 +10,16 @@ use std::path::Path;
 use super::{files, here, parse, read};
 
 /// Pieces on which the two disagree, by one line of them, and why.
-const EXCEPTIONS: [(&str, &str); 6] = [
+const EXCEPTIONS: [(&str, &str); 8] = [
     ("let b = True", "a name like any other to the grammar; the compiler knows the habit"),
     ("let c = None", "a name like any other to the grammar; the compiler knows the habit"),
     ("let d = 1e999", "the number's size is judged by the compiler: its shape is sound"),
     ("let g = 1e-5000", "the number's size is judged by the compiler: its shape is sound"),
+    (
+        "template shown = \"\"\"Question: {prompt} //",
+        "where a text of several lines begins is judged by the compiler",
+    ),
+    ("Hint: {hint} //", "the indentation in a text is judged by the compiler"),
     ("// \u{202e}reversed", "what a comment holds is judged by the compiler"),
     (
         "experiment \"a\" { seed = 1, out = \"runs/\u{202e}a\" }",
@@ -81,7 +86,7 @@ fn refused(lines: &[String]) -> Vec<bool> {
     lines.iter().map(of_line).collect()
 }
 
-/// What is indented, a closing bracket, a `{` and a comment go with what is before them.
+/// What is indented, a closing bracket, a `{`, a comment and closing quotes go with what is before them.
 fn pieces(page: &str, fence: Fence) -> Vec<Piece> {
     let Fence { first, lines, wrong } = fence;
     if wrong {
@@ -89,7 +94,7 @@ fn pieces(page: &str, fence: Fence) -> Vec<Piece> {
     }
     let mut found: Vec<Piece> = Vec::new();
     for (index, (refused, line)) in refused(&lines).into_iter().zip(lines).enumerate() {
-        let begins = line.starts_with(|c: char| !c.is_whitespace() && !")}]{/".contains(c));
+        let begins = line.starts_with(|c: char| !c.is_whitespace() && !")}]{/\"".contains(c));
         match found.last_mut() {
             Some(piece) if !begins => {
                 piece.lines.push(line);
