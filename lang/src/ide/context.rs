@@ -181,6 +181,11 @@ impl<'a> CompletionContext<'a> {
         self.sees_signals() && self.is(self.statement(), "term")
     }
 
+    /// Whether the cursor is at the operand of a `live`.
+    pub fn is_after_live(&self) -> bool {
+        self.before(self.cut).is_some_and(|last| self.is(last, "live"))
+    }
+
     /// The first token of the item's statement around the cursor; the cursor itself where there is none.
     pub fn statement(&self) -> usize {
         let block = self.open.iter().find(|open| self.text(**open) == "{");

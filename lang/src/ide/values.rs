@@ -5,10 +5,10 @@ use super::context::CompletionContext;
 use super::host::IdeHost;
 use super::outside;
 use crate::check::builtins::{
-    BuiltinKind, DataName, GuardName, RewardName, SupportName, TeacherName, WeightsName,
+    self, BuiltinKind, DataName, DivergenceName, GuardName, RewardName, SupportName, TeacherName, WeightsName,
 };
 use crate::check::index::{SymbolId, SymbolKind};
-use crate::check::vocabulary::{self, ArgumentKind};
+use crate::check::vocabulary::{self, ArgumentKind, SignalName};
 use mopd_experiment::formula::StepNumber;
 
 /// The step numbers that a guard can read.
@@ -22,6 +22,27 @@ pub fn step_numbers(list: &mut List, context: &CompletionContext) {
     let inside = |kind| matches!(kind, BuiltinKind::Guard(GuardName::Initial | GuardName::Recent));
     list.builtins(|builtin| inside(builtin.kind), 1);
     list.scope(context, ArgumentKind::Number);
+}
+
+/// What learns: a divergence, a loss, the student's log-probability, the ratio.
+fn learning(list: &mut List, context: &CompletionContext) {
+    let learns = |signal: &&SignalName| matches!(signal.name, "student" | "ratio");
+    for signal in vocabulary::SIGNALS.iter().filter(learns) {
+        list.signals(std::slice::from_ref(signal), 0);
+    }
+    for (divergence, rank) in
+        [(DivergenceName::Kl, 0), (DivergenceName::SortedL1, 1), (DivergenceName::Gaussian, 1)]
+    {
+        list.builtins(|builtin| builtin.kind == BuiltinKind::Divergence(divergence), rank);
+    }
+    for loss in builtins::losses() {
+        list.add(loss.name, CandidateKind::Function, loss.usage, "", loss.name, 1);
+    }
+    for id in standard_divergences(list.analysis).collect::<Vec<SymbolId>>() {
+        let name = list.analysis.index.symbol(id).name.clone();
+        list.symbol(&name, SymbolKind::Divergence, 1);
+    }
+    list.scope_of(context, |kind| matches!(kind, SymbolKind::Divergence | SymbolKind::Fn));
 }
 
 pub fn values(list: &mut List, context: &CompletionContext, takes: ArgumentKind, around: &dyn IdeHost) {
@@ -93,6 +114,10 @@ pub fn values(list: &mut List, context: &CompletionContext, takes: ArgumentKind,
         _ => {}
     }
     let signals = context.sees_signals();
+    if signals && context.is_after_live() {
+        learning(list, context);
+        return outside::importable(list, context, takes, around);
+    }
     if matches!(takes, ArgumentKind::Formula | ArgumentKind::Condition) {
         list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
         for id in standard_divergences(list.analysis).collect::<Vec<SymbolId>>() {

@@ -91,6 +91,9 @@ fn an_argument_proposes_what_it_takes() {
         &["token"],
     );
     proposes("objective o { term t = live kl(<CURSOR>", &["student", "teacher"], &["reward"]);
+    let learns = "objective o { term t = live <CURSOR>";
+    proposes(learns, &["kl", "jsd", "student", "ratio", "mse"], &["reward", "clip", "teacher", "live"]);
+    assert_eq!(labels(learns)[..3], ["kl", "ratio", "student"]);
 }
 
 #[test]
