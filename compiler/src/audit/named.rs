@@ -90,7 +90,7 @@ fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
         right: Distribution::Role(right.clone()),
         support: Support::Full,
         mass: Mass::Raw,
-        temperature: 1.0,
+        temperature: 1.0.into(),
         clip_each: None,
     }
 }
@@ -129,7 +129,9 @@ impl Candidates<'_> {
         for temperature in [1.0, self.scored_at()] {
             for role in self.others.clone() {
                 for (left, right) in [(&student, &role), (&role, &student)] {
-                    let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, left, right) };
+                    let temperature_of = temperature.into();
+                    let divergence =
+                        Divergence { temperature: temperature_of, ..plain(DivergenceKind::Kl, left, right) };
                     let name = name_between("KL", left, right, " || ");
                     let name = if temperature == 1.0 {
                         name
@@ -147,7 +149,7 @@ impl Candidates<'_> {
         if self.spec.drift == Drift::None {
             return;
         }
-        let temperature = self.scored_at();
+        let temperature = self.scored_at().into();
         let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, &Role::Student, &Role::Old) };
         let name = name_between("KL", &Role::Student, &Role::Old, " || ");
         self.give(name, GradientSource::Divergence(divergence, vec![]), true);
