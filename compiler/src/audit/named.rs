@@ -5,6 +5,7 @@ use mopd_experiment::formula::{
     Support, text,
 };
 
+use super::behind::{blended, jensen_shannon, mixed_with_student};
 use super::divergence::TokenContext;
 use super::dual::{Dual, sum};
 use super::leaves::{judged, judgement, length, reward};
@@ -83,7 +84,7 @@ fn others(view: &TermView, sampler: &Sampler) -> Vec<Role> {
 }
 
 /// A divergence between two whole distributions.
-fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
+pub(super) fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
     Divergence {
         kind,
         left: Distribution::Role(left.clone()),
@@ -96,7 +97,7 @@ fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
 }
 
 /// The name of a divergence between two roles: `KL(student || teacher)`.
-fn name_between(kind: &str, left: &Role, right: &Role, between: &str) -> String {
+pub(super) fn name_between(kind: &str, left: &Role, right: &Role, between: &str) -> String {
     format!("{kind}({}{between}{})", left.name(), right.name())
 }
 
@@ -231,6 +232,13 @@ impl Candidates<'_> {
     /// The divergences that the term itself reads.
     fn own(&mut self) {
         for divergence in self.view.divergences() {
+            let values = parameters(divergence, self.spec).unwrap_or_default();
+            for parts in blended(divergence, &values) {
+                if let Some((role, share)) = mixed_with_student(&parts) {
+                    let Named { name, source, teaches } = jensen_shannon(&role, share);
+                    self.give(name, source, teaches);
+                }
+            }
             self.give_own(divergence);
             if divergence.support != Support::Full && !divergence.support.reads_token() {
                 let name = format!("the student's mass on {}", text::support(&divergence.support));
