@@ -31,15 +31,20 @@ pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId,
         move |index: usize| mask.is_none_or(|mask| value(mask, index) != 0.0)
     };
     match graph.node(id).operation {
-        Operation::Reduce { reduction, operand, mask } => reduce(
-            reduction,
-            layout,
-            Grouping { axis: graph.axis(operand), over: axis },
-            of(operand),
-            passes(mask),
-        ),
-        Operation::Statistic { statistic, operand, over, mask, noise } => {
+        Operation::Reduce { reduction, operand, mask, fraction } => {
+            let grouping = Grouping { axis: graph.axis(operand), over: axis };
+            let reduction = |parent| match fraction {
+                Some(fraction) => reduction.with_fraction(value(fraction, parent)),
+                None => reduction,
+            };
+            reduce(reduction, layout, grouping, of(operand), passes(mask))
+        }
+        Operation::Statistic { statistic, operand, over, mask, noise, fraction } => {
             let noise = |index| noise.map_or(0.0, |noise| value(noise, index));
+            let statistic = |parent| match fraction {
+                Some(fraction) => statistic.with_fraction(value(fraction, parent)),
+                None => statistic,
+            };
             self::statistic(statistic, layout, Grouping { axis, over }, of(operand), passes(mask), noise)
         }
         Operation::Scan { scan, operand, over, mask } => {
@@ -61,23 +66,28 @@ pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId,
     }
 }
 
-/// One number per element of `over`: the reduction of its elements of `axis` where `mask` is true.
+/// One number per element of `over`: its reduction of its elements of `axis` where `mask` is true. All
+/// elements have one reduction, except for its fraction.
 fn reduce(
-    reduction: Reduction,
+    reduction: impl Fn(usize) -> Reduction,
     layout: &Layout,
     grouping: Grouping,
     value: impl Fn(usize) -> f64,
     mask: impl Fn(usize) -> bool,
 ) -> Vec<f64> {
-    if let Reduction::Quantile { .. } = reduction {
-        let members = members(layout, grouping, mask);
-        let quantiles = members.iter().map(|members| {
-            let values: Vec<f64> = members.iter().map(|index| value(*index)).collect();
-            reduction.value(&values)
-        });
-        return quantiles.collect();
-    }
     let Grouping { axis, over } = grouping;
+    if layout.len(over) == 0 {
+        return Vec::new();
+    }
+    if reduction(0).needs_all() {
+        let members = members(layout, grouping, mask);
+        let results = members.iter().enumerate().map(|(parent, members)| {
+            let values: Vec<f64> = members.iter().map(|index| value(*index)).collect();
+            reduction(parent).value(&values)
+        });
+        return results.collect();
+    }
+    let reduction = reduction(0);
     let mut results = vec![reduction.of_none(); layout.len(over)];
     let mut counts = vec![0u32; layout.len(over)];
     for index in 0..layout.len(axis) {
@@ -86,7 +96,9 @@ fn reduce(
         }
         let parent = layout.parent(axis, over, index);
         let (result, x) = (&mut results[parent], value(index));
-        *result = reduction.step(*result, counts[parent] == 0, x).expect("quantiles are done with");
+        *result = reduction
+            .step(*result, counts[parent] == 0, x)
+            .expect("those that need all elements have returned");
         counts[parent] += 1;
     }
     for (result, count) in results.iter_mut().zip(counts) {
@@ -98,7 +110,7 @@ fn reduce(
 /// One number per element of `axis`, compared with the elements in the same element of `over`. 0 where `mask`
 /// is false.
 fn statistic(
-    statistic: Statistic,
+    statistic: impl Fn(usize) -> Statistic,
     layout: &Layout,
     grouping: Grouping,
     value: impl Fn(usize) -> f64,
@@ -106,7 +118,11 @@ fn statistic(
     noise: impl Fn(usize) -> f64,
 ) -> Vec<f64> {
     let mut results = vec![0.0; layout.len(grouping.axis)];
-    for members in members(layout, grouping, mask).iter().filter(|members| !members.is_empty()) {
+    for (parent, members) in members(layout, grouping, mask).iter().enumerate() {
+        if members.is_empty() {
+            continue;
+        }
+        let statistic = statistic(parent);
         let values: Vec<f64> = members.iter().map(|index| value(*index)).collect();
         let noise: Vec<f64> = match statistic.chooses_at_random() {
             true => members.iter().map(|index| noise(*index)).collect(),
@@ -184,7 +200,7 @@ mod tests {
 
     fn reduced(reduction: Reduction, to: Axis, mask: [u8; 6]) -> Vec<f64> {
         reduce(
-            reduction,
+            |_| reduction,
             &layout(),
             Grouping { axis: Axis::Token, over: to },
             |index| X[index],
@@ -226,7 +242,7 @@ mod tests {
     fn statistics_compare_within_each_element() {
         let minmax = |mask: [u8; 6]| {
             let mask = |index: usize| mask[index] != 0;
-            statistic(Statistic::Minmax, &layout(), OF_SEQUENCES, |index| X[index], mask, |_| 0.0)
+            statistic(|_| Statistic::Minmax, &layout(), OF_SEQUENCES, |index| X[index], mask, |_| 0.0)
         };
         assert_eq!(minmax([1; 6]), [0.0, 0.2, 1.0, 0.0, 0.0, 1.0]);
         assert_eq!(minmax([1, 1, 0, 1, 1, 1]), [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
@@ -243,12 +259,21 @@ mod tests {
             [1.5, 0.0, 2.0]
         );
         let of = |reduction, value: fn(f64) -> f64| {
-            reduce(reduction, &layout(), OF_SEQUENCES, |index| value(X[index]), |index| index != 3)
+            reduce(|_| reduction, &layout(), OF_SEQUENCES, |index| value(X[index]), |index| index != 3)
         };
         // The second sequence has no element left: `any` of none is false, `all` of none is true.
         assert_eq!(of(Reduction::Any, |x| f64::from(x > 4.0)), [1.0, 0.0, 1.0]);
         assert_eq!(of(Reduction::All, |x| f64::from(x > 0.0)), [1.0, 1.0, 0.0]);
         assert_eq!(of(Reduction::Count, |x| f64::from(x > 1.0)), [2.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn each_element_has_its_own_fraction() {
+        let q = |parent: usize| Reduction::Quantile { q: [0.0, 0.5, 1.0][parent] };
+        assert_eq!(reduce(q, &layout(), OF_SEQUENCES, |index| X[index], |_| true), [1.0, 4.0, 5.0]);
+        let keep = |parent: usize| Statistic::TopFraction { keep: [0.3, 0.0, 1.0][parent] };
+        let kept = statistic(keep, &layout(), OF_SEQUENCES, |index| X[index], |_| true, |_| 0.0);
+        assert_eq!(kept, [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
     }
 
     fn scanned(scan: Scan<f64>, mask: [u8; 6]) -> Vec<f64> {

@@ -122,7 +122,7 @@ impl Graph {
         over: Axis,
         mask: Option<NodeId>,
     ) -> NodeId {
-        self.add(over, Operation::Reduce { reduction, operand, mask })
+        self.add(over, Operation::Reduce { reduction, operand, mask, fraction: None })
     }
 
     /// A statistic that is not random; `mask` as in [`Operation::Statistic`].
@@ -134,7 +134,7 @@ impl Graph {
         mask: Option<NodeId>,
     ) -> NodeId {
         let axis = self.axis(operand);
-        self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: None })
+        self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: None, fraction: None })
     }
 
     /// A random statistic, from the uniform numbers in `noise`.
@@ -147,7 +147,20 @@ impl Graph {
         noise: NodeId,
     ) -> NodeId {
         let axis = self.axis(operand);
-        self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: Some(noise) })
+        let noise = Some(noise);
+        self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise, fraction: None })
+    }
+
+    /// A reduction or statistic with a number in place of its fraction, on an axis that is not finer than
+    /// that of the elements that are taken together. All others stay as they are.
+    pub fn with_fraction(&mut self, id: NodeId, number: NodeId) -> NodeId {
+        let mut node = self.node(id).clone();
+        match &mut node.operation {
+            Operation::Reduce { fraction, .. } => *fraction = Some(self.broadcast(number, node.axis)),
+            Operation::Statistic { over, fraction, .. } => *fraction = Some(self.broadcast(number, *over)),
+            _ => {}
+        }
+        self.add(node.axis, node.operation)
     }
 
     /// A scan; `mask` as in [`Operation::Scan`].

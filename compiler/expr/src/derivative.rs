@@ -198,7 +198,7 @@ impl Reverse {
                 gradient.only_where.retain(|(condition, _)| graph.axis(*condition) <= coarse);
                 self.give(graph, operand, gradient);
             }
-            Operation::Reduce { reduction, operand, mask } => {
+            Operation::Reduce { reduction, operand, mask, .. } => {
                 let fine = graph.axis(operand);
                 let (receivers, divided) = match reduction.gradient() {
                     ReductionGradient::To { receivers, divided } => (receivers, divided),

@@ -10,7 +10,18 @@ use crate::graph::signals::{Function, Signal};
 
 /// The values of `outputs` on `batch`. An error if the batch lacks something that they read.
 pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Values<f64>, EvaluationError> {
-    evaluate(graph, outputs, batch, Function::value, |x| x)
+    interpret_exact(graph, outputs, batch, &HashMap::new())
+}
+
+/// [`interpret`] where some leaves have values that are not rounded to single precision, as those of a batch
+/// are. They must be as many as the batch has.
+pub fn interpret_exact(
+    graph: &Graph,
+    outputs: &[NodeId],
+    batch: &Batch,
+    exact: &HashMap<NodeId, Vec<f64>>,
+) -> Result<Values<f64>, EvaluationError> {
+    evaluate(graph, outputs, batch, exact, Function::value, |x| x)
 }
 
 /// Evaluates with other elementwise functions, and applies `round` to the value of every node. This emulates
@@ -19,6 +30,7 @@ pub(super) fn evaluate(
     graph: &Graph,
     outputs: &[NodeId],
     batch: &Batch,
+    exact: &HashMap<NodeId, Vec<f64>>,
     apply: impl Fn(Function, &[f64]) -> f64,
     round: fn(f64) -> f64,
 ) -> Result<Values<f64>, EvaluationError> {
@@ -37,12 +49,19 @@ pub(super) fn evaluate(
         }
         let of = |id: &NodeId| &values[id.0 as usize];
         let widen = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+        let given = |rounded: Vec<f64>| match exact.get(&id) {
+            Some(values) => {
+                assert_eq!(values.len(), rounded.len(), "the same numbers, rounded and not");
+                values.clone()
+            }
+            None => rounded,
+        };
         let mut computed = match &node.operation {
             Operation::Constant { value } => vec![*value; layout.len(node.axis)],
             Operation::Schedule { schedule } => vec![schedule.at(batch.step, batch.steps)],
             Operation::Signal { signal: Signal::Measured { measure } } => batch.measured(*measure)?.to_vec(),
-            Operation::Signal { signal } => widen(&batch.values(signal)?),
-            Operation::Live { live } => widen(batch.live_values(*live)?),
+            Operation::Signal { signal } => given(widen(&batch.values(signal)?)),
+            Operation::Live { live } => given(widen(batch.live_values(*live)?)),
             Operation::Apply { function, operands } => {
                 let mut arguments = vec![0.0; operands.len()];
                 let elements = (0..layout.len(node.axis)).map(|index| {

@@ -44,10 +44,21 @@ pub struct Recognized {
     pub reversed: bool,
 }
 
+/// The live primitives of a summand's graph before its parameters: both sides, with and without gradient.
+pub const SIDES: u32 = 4;
+
 impl Summand {
+    /// The summand at a step. `given` are the values of its parameters, `None` for those that differ from
+    /// token to token: these stay inputs of the graph.
+    ///
     /// # Errors
     /// If some operation in it has no derivative.
-    pub fn at(&self, step: u32, steps: u32) -> Result<SummandGraph, NotDifferentiable> {
+    pub fn at(
+        &self,
+        (step, steps): (u32, u32),
+        given: &[Option<f64>],
+    ) -> Result<SummandGraph, NotDifferentiable> {
+        assert_eq!(given.len(), self.parameters.len(), "a value for each parameter");
         let batch = Batch { step, steps, ..Batch::default() };
         let mut graph = Graph::default();
         let needed = self.graph.reachable(&[self.value]);
@@ -63,7 +74,13 @@ impl Summand {
                         batch.values(signal).expect("the compiler lets in what follows from the step");
                     Some(graph.constant(node.axis, f64::from(value[0])))
                 }
-                Operation::Live { live } => Some(graph.live(*live)),
+                Operation::Live { live } => {
+                    let parameter = live.0.checked_sub(SIDES).and_then(|parameter| given[parameter as usize]);
+                    Some(match parameter {
+                        Some(value) => graph.constant(node.axis, value),
+                        None => graph.live(*live),
+                    })
+                }
                 Operation::Broadcast { operand } => Some(graph.broadcast(of(operand), node.axis)),
                 Operation::Apply { function, operands } => {
                     let operands: Vec<NodeId> = operands.iter().map(of).collect();
@@ -81,7 +98,8 @@ impl Summand {
         // Elementwise: the derivative of the sum by each number is that of the number's own summand.
         let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
         let gradients = adjoints(&mut graph, sum, &[0, 1, 2, 3].map(LiveId))?;
-        Ok(SummandGraph { graph, value, gradients: [gradients[0], gradients[1], gradients[2], gradients[3]] })
+        let gradients = [gradients[0], gradients[1], gradients[2], gradients[3]];
+        Ok(SummandGraph { graph, value, gradients })
     }
 }
 
@@ -304,7 +322,7 @@ mod tests {
         let mut graph = Graph::default();
         let sides = [0, 1].map(|live| graph.live(LiveId(live)));
         let value = build(&mut graph, sides);
-        Summand { graph, value }.at(0, 1).unwrap().recognized()
+        Summand { graph, value, parameters: Vec::new() }.at((0, 1), &[]).unwrap().recognized()
     }
 
     fn constant(graph: &mut Graph, value: f64) -> NodeId {

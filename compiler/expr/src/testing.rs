@@ -145,9 +145,9 @@ impl Random {
     }
 
     fn statistic(&mut self) -> Statistic {
-        match self.below(13) {
-            0 => Statistic::Zscore { deviation: Deviation::Sample },
-            1 => Statistic::Zscore { deviation: Deviation::Population },
+        match self.below(14) {
+            0 => Statistic::Zscore { deviation: Deviation::Sample, epsilon: 1e-4 },
+            1 => Statistic::Zscore { deviation: Deviation::Population, epsilon: 0.5 },
             2 => Statistic::Minmax,
             3 => Statistic::Winsor { upper: self.below(5) as f64 / 4.0 },
             4 => Statistic::TopFraction { keep: self.below(5) as f64 / 4.0 },
@@ -158,6 +158,7 @@ impl Random {
             9 => Statistic::SampleWithoutReplacement { keep: self.below(5) as f64 / 4.0 },
             10 => Statistic::Balance,
             11 => Statistic::Chunks { most: self.below(3) as u32, width: 1 + self.below(3) as u32 },
+            12 => Statistic::MeanOfSmaller,
             _ => Statistic::Softmax,
         }
     }
@@ -194,7 +195,7 @@ impl Random {
                     let mask = (self.below(2) == 0).then(|| self.pick(&nodes));
                     let mask =
                         mask.filter(|mask| graph.axis(*mask) <= axis).map(|mask| graph.broadcast(mask, axis));
-                    match self.below(5) {
+                    let node = match self.below(5) {
                         0 => {
                             let q = self.below(5) as f64 / 4.0;
                             graph.reduce(Reduction::Quantile { q }, operand, over, mask)
@@ -217,6 +218,11 @@ impl Random {
                                 graph.statistic(statistic, operand, over, mask)
                             }
                         }
+                    };
+                    let fraction = (self.below(3) == 0).then(|| self.pick(&nodes));
+                    match fraction.filter(|fraction| graph.axis(*fraction) <= over) {
+                        Some(fraction) => graph.with_fraction(node, fraction),
+                        None => node,
                     }
                 }
                 3 => {

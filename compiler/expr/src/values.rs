@@ -41,6 +41,9 @@ pub enum EvaluationError {
          and 1 and add up to 1: hold them with `clip(..., 0, 1)`, and write the last one as the rest"
     )]
     Shares { roles: String, shares: String, total: String },
+    /// Found only at run time, because a number inside a divergence depends on the batch.
+    #[error("`{name}` of a divergence is {value} at a token; it must be {bounds}: hold it with `clip(...)`")]
+    Parameter { name: String, value: String, bounds: String },
     #[error(transparent)]
     Malformed(#[from] MalformedGraph),
 }

@@ -87,5 +87,6 @@ pub use mopd_experiment::nearest::{missing_file_help, nearest, nearest_file, unl
 pub use mopd_expr::roles::{Role, ScorerId};
 pub use mopd_expr::signals::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Function, Live,
-    Mass, Memory, ModelSignal, PlainSignal, Reduction, Scan, Signal, Statistic, Summand, Support,
+    Mass, Memory, ModelSignal, PlainSignal, Reduction, Scan, Signal, Statistic, Summand, SummandParameter,
+    Support,
 };

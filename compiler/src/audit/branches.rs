@@ -6,7 +6,7 @@ use mopd_experiment::formula::{
     Axis, DivergenceKind, Formula, FormulaKind, Function, ModelSignal, PlainSignal, Signal, Unit,
 };
 
-use super::evaluate::Evaluator;
+use super::evaluate::{DrawnValues, Evaluator};
 use super::judge::{Query, quoted};
 use super::known::KnownGradients;
 use super::leaves::ToySample;
@@ -175,10 +175,15 @@ pub(super) fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[
         let evaluator = Evaluator::new(toy, &lowered, true)?;
         for outcome in toy.size.outcomes() {
             let sample = ToySample::new(toy, &outcome, true);
-            let values = evaluator.run(&sample)?;
-            for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
-                for element in 0..sample.layout.len(lowered.graph.axis(*root)) {
-                    seen[usize::from(values.at(*root, element).truth())] = true;
+            for drawn in evaluator.each_draw(&sample)? {
+                let DrawnValues { values, probability } = drawn?;
+                if probability == 0.0 {
+                    continue;
+                }
+                for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
+                    for element in 0..sample.layout.len(lowered.graph.axis(*root)) {
+                        seen[usize::from(values.at(*root, element).truth())] = true;
+                    }
                 }
             }
         }

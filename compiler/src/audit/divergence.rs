@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use mopd_experiment::StageStep;
 use mopd_experiment::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Role, Side, SideProbability,
-    Summand, Support,
+    Amount, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Role, Side,
+    SideProbability, Summand, Support,
 };
 use mopd_expr::summand::LEAST_PROBABILITY;
 
@@ -206,7 +206,14 @@ impl TokenContext<'_> {
         };
         // A divergence from the sampler compares the trained policy with it.
         let with_sampler = [&of.left, &of.right].iter().any(|side| side.roles().contains(&Role::Sampler));
-        let temperature = if with_sampler { of.temperature * self.toy.temperature } else { of.temperature };
+        let temperature = match of.temperature {
+            Amount::Number(temperature) => temperature,
+            Amount::Formula(_) => parameters.next().unwrap_or(f64::NAN),
+        };
+        if temperature.is_nan() || temperature <= 0.0 {
+            return Err(format!("the temperature of a divergence is {temperature} here").into());
+        }
+        let temperature = if with_sampler { temperature * self.toy.temperature } else { temperature };
         let left = self.side(&of.left, temperature, live, &mut parameters)?;
         let right = self.side(&of.right, temperature, live, &mut parameters)?;
         let kind = &of.kind;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use mopd_expr::aggregate::{self, Grouping};
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{Graph, NodeId, Operation};
-use mopd_expr::signals::{Axis, Function, Reduction, Statistic};
+use mopd_expr::signals::{Axis, Function, Reduction, Signal, Statistic};
 
 use super::dual::{self, Dual, log_sum, sum};
 use super::leaves::ToySample;
@@ -23,7 +23,18 @@ pub(super) struct Evaluator<'a> {
     bounds: bool,
     /// The numbers carried from earlier steps.
     carried: HashMap<NodeId, f64>,
+    gates: Vec<RandomGate>,
 }
+
+/// `bernoulli(p, per: token)`: a comparison of random numbers that nothing else reads. Only its two results
+/// matter, so that all draws can be enumerated.
+struct RandomGate {
+    node: NodeId,
+    chance: NodeId,
+}
+
+/// The most draws of one sample whose results are enumerated.
+const MOST_DRAWS: usize = 6;
 
 /// The values of each node that is needed, one per element.
 pub(super) struct NodeValues<'a> {
@@ -53,6 +64,37 @@ impl NodeValues<'_> {
     }
 }
 
+/// The values of a sample for one result of its random draws, and the probability of that result.
+pub(super) struct DrawnValues<'a> {
+    pub values: NodeValues<'a>,
+    pub probability: f64,
+}
+
+/// The gates of a graph, each of which has random numbers of its own.
+fn gates(lowered: &FormulaGraph) -> Result<Vec<RandomGate>, AuditRefusal> {
+    let graph = &lowered.graph;
+    let is_random =
+        |id: NodeId| matches!(graph.node(id).operation, Operation::Signal { signal: Signal::Uniform { .. } });
+    let (mut gates, mut read) = (Vec::new(), Vec::new());
+    for (id, node) in graph.nodes().filter(|(id, _)| lowered.is_needed(*id)) {
+        let random: Vec<NodeId> = graph.operands(id).into_iter().filter(|id| is_random(*id)).collect();
+        match (&node.operation, random.as_slice()) {
+            (_, []) => {}
+            (Operation::Apply { function: Function::Less, operands }, [random])
+                if operands[0] == *random && !read.contains(random) =>
+            {
+                read.push(*random);
+                gates.push(RandomGate { node: id, chance: operands[1] });
+            }
+            _ => return Err("its random numbers do more than decide yes or no".into()),
+        }
+    }
+    match lowered.roots.iter().chain(&lowered.select).any(|root| is_random(*root)) {
+        true => Err("its random numbers do more than decide yes or no".into()),
+        false => Ok(gates),
+    }
+}
+
 impl<'a> Evaluator<'a> {
     /// # Errors
     /// If a number of an earlier step is missing.
@@ -61,7 +103,8 @@ impl<'a> Evaluator<'a> {
         lowered: &'a FormulaGraph,
         bounds: bool,
     ) -> Result<Evaluator<'a>, AuditRefusal> {
-        let mut evaluator = Evaluator { toy, lowered, bounds, carried: HashMap::new() };
+        let gates = gates(lowered)?;
+        let mut evaluator = Evaluator { toy, lowered, bounds, carried: HashMap::new(), gates };
         evaluator.carried = evaluator.carried()?;
         Ok(evaluator)
     }
@@ -86,23 +129,66 @@ impl<'a> Evaluator<'a> {
         let earlier = Evaluator::new(toy, self.lowered, self.bounds)?;
         let outcome = toy.typical();
         let sample = ToySample::new(toy, &outcome, self.bounds);
-        let values = earlier.run(&sample)?;
+        let draws = vec![true; earlier.draws(&sample)?];
+        let values = earlier.run(&sample, &draws)?.values;
         Ok(memories.into_iter().map(|(id, operand)| (id, values.at(operand, 0).value)).collect())
     }
 
+    /// The values for every result of the random draws.
+    ///
     /// # Errors
-    /// A description of what the toy model lacks.
-    pub fn run<'s>(&'s self, sample: &'s ToySample) -> Result<NodeValues<'s>, AuditRefusal> {
+    /// A description of what the toy model lacks, or why the draws can't be enumerated.
+    pub fn each_draw<'s>(
+        &'s self,
+        sample: &'s ToySample,
+    ) -> Result<impl Iterator<Item = Result<DrawnValues<'s>, AuditRefusal>>, AuditRefusal> {
+        let count = self.draws(sample)?;
+        Ok((0..1_usize << count).map(move |number| {
+            let draws: Vec<bool> = (0..count).map(|draw| number >> draw & 1 == 1).collect();
+            self.run(sample, &draws)
+        }))
+    }
+
+    /// The number of random draws of a sample.
+    fn draws(&self, sample: &ToySample) -> Result<usize, AuditRefusal> {
+        let of_gate = |gate: &RandomGate| sample.layout.len(self.lowered.graph.axis(gate.node));
+        match self.gates.iter().map(of_gate).sum() {
+            count if count <= MOST_DRAWS => Ok(count),
+            count => Err(format!("its {count} random draws have too many results to enumerate").into()),
+        }
+    }
+
+    /// The values for these results of the random draws, gate after gate and element after element.
+    fn run<'s>(&'s self, sample: &'s ToySample, draws: &[bool]) -> Result<DrawnValues<'s>, AuditRefusal> {
         let (graph, layout) = (&self.lowered.graph, &sample.layout);
         let mut values = NodeValues { graph, layout, nodes: Vec::with_capacity(graph.len()) };
-        for (id, _) in graph.nodes() {
-            let elements = match self.lowered.is_needed(id) {
-                true => self.node(id, sample, &values)?,
-                false => Vec::new(),
+        let mut by_gate = HashMap::new();
+        let mut rest = draws;
+        for gate in &self.gates {
+            let (of_gate, others) = rest.split_at(layout.len(graph.axis(gate.node)));
+            by_gate.insert(gate.node, of_gate);
+            rest = others;
+        }
+        for (id, node) in graph.nodes() {
+            let elements = match (by_gate.get(&id), &node.operation) {
+                (Some(draws), _) => {
+                    draws.iter().map(|holds| Dual::plain(f64::from(u8::from(*holds)))).collect()
+                }
+                // Only gates read random numbers.
+                (None, Operation::Signal { signal: Signal::Uniform { .. } }) => Vec::new(),
+                _ if !self.lowered.is_needed(id) => Vec::new(),
+                _ => self.node(id, sample, &values)?,
             };
             values.nodes.push(elements);
         }
-        Ok(values)
+        let mut probability = 1.0;
+        for gate in &self.gates {
+            for (index, holds) in by_gate[&gate.node].iter().enumerate() {
+                let chance = values.around(gate.chance, graph.axis(gate.node), index).value.clamp(0.0, 1.0);
+                probability *= if *holds { chance } else { 1.0 - chance };
+            }
+        }
+        Ok(DrawnValues { values, probability })
     }
 
     fn node(&self, id: NodeId, sample: &ToySample, values: &NodeValues) -> Result<Vec<Dual>, AuditRefusal> {
@@ -117,7 +203,7 @@ impl<'a> Evaluator<'a> {
             }
             Operation::Signal { .. } | Operation::Live { .. } => {
                 let Some(leaf) = self.lowered.leaf(id) else {
-                    return Err("it reads random numbers".into());
+                    return Err("it has a number that no toy model knows".into());
                 };
                 let parameters = |token: usize| -> Vec<f64> {
                     leaf.operands.iter().map(|node| values.around(*node, Axis::Token, token).value).collect()
@@ -140,22 +226,26 @@ impl<'a> Evaluator<'a> {
                 });
                 each.collect()
             }
-            Operation::Reduce { reduction, operand, mask } => {
+            Operation::Reduce { reduction, operand, mask, fraction } => {
                 let grouping = Grouping { axis: graph.axis(*operand), over: axis };
                 let members = aggregate::members(layout, grouping, passes(*mask));
-                let each = members.iter().map(|members| {
+                let each = members.iter().enumerate().map(|(parent, members)| {
                     let members: Vec<&Dual> =
                         members.iter().map(|index| values.at(*operand, *index)).collect();
-                    reduced(*reduction, &members)
+                    let fraction = fraction.map(|fraction| values.at(fraction, parent).value);
+                    reduced(fraction.map_or(*reduction, |by| reduction.with_fraction(by)), &members)
                 });
                 each.collect()
             }
-            Operation::Statistic { statistic, operand, over, mask, .. } => {
+            Operation::Statistic { statistic, operand, over, mask, fraction, .. } => {
                 let mut elements = vec![Dual::plain(0.0); layout.len(axis)];
-                for members in aggregate::members(layout, Grouping { axis, over: *over }, passes(*mask)) {
+                let members = aggregate::members(layout, Grouping { axis, over: *over }, passes(*mask));
+                for (parent, members) in members.into_iter().enumerate() {
+                    let fraction = fraction.map(|fraction| values.at(fraction, parent).value);
+                    let statistic = fraction.map_or(*statistic, |by| statistic.with_fraction(by));
                     let numbers: Vec<f64> =
                         members.iter().map(|index| values.at(*operand, *index).value).collect();
-                    for (index, result) in members.into_iter().zip(compare(*statistic, &numbers)?) {
+                    for (index, result) in members.into_iter().zip(compare(statistic, &numbers)?) {
                         elements[index] = Dual::plain(result);
                     }
                 }

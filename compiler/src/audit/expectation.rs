@@ -4,7 +4,7 @@
 use mopd_experiment::formula::{Axis, Formula};
 
 use super::dual::Dual;
-use super::evaluate::Evaluator;
+use super::evaluate::{DrawnValues, Evaluator, NodeValues};
 use super::leaves::{ToySample, reward};
 use super::lengths::TokenShares;
 use super::refusal::AuditRefusal;
@@ -160,11 +160,24 @@ impl CompiledTerm {
         Ok((finite, outcomes))
     }
 
-    /// The sum over the term's own elements of one sample.
+    /// The sum over the term's own elements of one sample, in the mean over its random draws.
     fn total(&self, evaluator: &Evaluator, sample: &ToySample) -> Result<Dual, AuditRefusal> {
+        let mut mean: Option<Dual> = None;
+        for drawn in evaluator.each_draw(sample)? {
+            let DrawnValues { values, probability } = drawn?;
+            if probability == 0.0 {
+                continue;
+            }
+            let total = self.of_draw(&values, sample).scale(probability);
+            mean = Some(mean.map_or(total.clone(), |mean| mean.add(&total)));
+        }
+        Ok(mean.expect("some result of the draws is possible"))
+    }
+
+    /// The sum over the term's own elements of one sample with its random draws.
+    fn of_draw(&self, values: &NodeValues, sample: &ToySample) -> Dual {
         let FormulaGraph { graph, select, roots, .. } = &self.lowered;
         let (layout, axis) = (&sample.layout, self.axis);
-        let values = evaluator.run(sample)?;
         let (factors, conditions) = roots[1..].split_at(roots.len() - 1 - self.conditions);
         let selected =
             |token: usize| select.is_none_or(|select| values.around(select, Axis::Token, token).truth());
@@ -202,6 +215,6 @@ impl CompiledTerm {
                 .fold(value, |value, factor| value.multiply(values.around(*factor, axis, index)));
             total = total.add(&weighted);
         }
-        Ok(total)
+        total
     }
 }

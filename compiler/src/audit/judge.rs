@@ -229,6 +229,8 @@ impl<'a> Query<'a> {
             value => value.map(|value| value.name.clone()),
         };
         let mut notes = self.notes();
+        notes.extend(self.behind_composed(&verdict, &usual.gradient, &toys));
+        notes.extend(self.weight_comes_from(&verdict, &known));
         notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
         notes.extend(self.at_temperature_one());
         notes.extend(self.untried(&verdict, &toys));

@@ -9,6 +9,7 @@
 //! gradient before the averaging over tokens and completions (`reduce`), which weighs prefixes. Where it also
 //! turns the gradient, because the drawn tokens decide the length, a note says so (`lengths`).
 
+mod behind;
 mod bounds;
 mod branches;
 mod case;

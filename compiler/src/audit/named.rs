@@ -5,6 +5,7 @@ use mopd_experiment::formula::{
     Support, text,
 };
 
+use super::behind::{blended, jensen_shannon, mixed_with_student};
 use super::divergence::TokenContext;
 use super::dual::{Dual, sum};
 use super::leaves::{judged, judgement, length, reward};
@@ -83,20 +84,20 @@ fn others(view: &TermView, sampler: &Sampler) -> Vec<Role> {
 }
 
 /// A divergence between two whole distributions.
-fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
+pub(super) fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
     Divergence {
         kind,
         left: Distribution::Role(left.clone()),
         right: Distribution::Role(right.clone()),
         support: Support::Full,
         mass: Mass::Raw,
-        temperature: 1.0,
+        temperature: 1.0.into(),
         clip_each: None,
     }
 }
 
 /// The name of a divergence between two roles: `KL(student || teacher)`.
-fn name_between(kind: &str, left: &Role, right: &Role, between: &str) -> String {
+pub(super) fn name_between(kind: &str, left: &Role, right: &Role, between: &str) -> String {
     format!("{kind}({}{between}{})", left.name(), right.name())
 }
 
@@ -129,7 +130,9 @@ impl Candidates<'_> {
         for temperature in [1.0, self.scored_at()] {
             for role in self.others.clone() {
                 for (left, right) in [(&student, &role), (&role, &student)] {
-                    let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, left, right) };
+                    let temperature_of = temperature.into();
+                    let divergence =
+                        Divergence { temperature: temperature_of, ..plain(DivergenceKind::Kl, left, right) };
                     let name = name_between("KL", left, right, " || ");
                     let name = if temperature == 1.0 {
                         name
@@ -147,7 +150,7 @@ impl Candidates<'_> {
         if self.spec.drift == Drift::None {
             return;
         }
-        let temperature = self.scored_at();
+        let temperature = self.scored_at().into();
         let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, &Role::Student, &Role::Old) };
         let name = name_between("KL", &Role::Student, &Role::Old, " || ");
         self.give(name, GradientSource::Divergence(divergence, vec![]), true);
@@ -229,6 +232,13 @@ impl Candidates<'_> {
     /// The divergences that the term itself reads.
     fn own(&mut self) {
         for divergence in self.view.divergences() {
+            let values = parameters(divergence, self.spec).unwrap_or_default();
+            for parts in blended(divergence, &values) {
+                if let Some((role, share)) = mixed_with_student(&parts) {
+                    let Named { name, source, teaches } = jensen_shannon(&role, share);
+                    self.give(name, source, teaches);
+                }
+            }
             self.give_own(divergence);
             if divergence.support != Support::Full && !divergence.support.reads_token() {
                 let name = format!("the student's mass on {}", text::support(&divergence.support));

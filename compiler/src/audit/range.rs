@@ -4,9 +4,9 @@
 use std::rc::Rc;
 
 use mopd_experiment::formula::{
-    Adaptive, Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
-    Live, Mass, Memory, ModelSignal, PlainSignal, Reduction, Role, Scan, Signal, SignalDefinition, Statistic,
-    Support, Unit,
+    Adaptive, Amount, Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode,
+    Function, Live, Mass, Memory, ModelSignal, PlainSignal, Reduction, Role, Scan, Signal, SignalDefinition,
+    Statistic, Support, Unit,
 };
 use mopd_experiment::{Reward, RolloutSource, Schedule, StageStep, Train};
 use mopd_ops::interval::ValueInterval;
@@ -142,6 +142,8 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
                 Reduction::Any | Reduction::All => TRUTH,
                 Reduction::Count if of.is_zero() => NEVER,
                 Reduction::Count => POSITIVE,
+                Reduction::Stddev { .. } if of.low == of.high => ValueRange::at(0.0),
+                Reduction::Stddev { .. } => POSITIVE,
                 _ => none(of),
             }
         }
@@ -164,7 +166,7 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
             | Statistic::TopCount { .. }
             | Statistic::Balance
             | Statistic::Chunks { .. } => TRUTH,
-            Statistic::LeaveOneOut | Statistic::Winsor { .. } => none(given[0]),
+            Statistic::LeaveOneOut | Statistic::MeanOfSmaller | Statistic::Winsor { .. } => none(given[0]),
         },
         FormulaKind::Scan { scan, .. } => match scan {
             Scan::Minimum | Scan::Maximum => given[0],
@@ -248,7 +250,7 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
     match signal {
         Signal::Of { part, .. } => declared_range(part.definition()),
         Signal::Divergence(divergence) => of_divergence(divergence, facts, given),
-        Signal::Overlap { .. } | Signal::Mass { .. } => SHARE,
+        Signal::Overlap { .. } | Signal::Mass { .. } | Signal::Random { .. } => SHARE,
         // The last step is before the end: `progress` never reaches 1.
         Signal::Plain(PlainSignal::Progress) => {
             let last = |steps: u32| StageStep { step: steps.saturating_sub(1), steps }.progress();
@@ -304,7 +306,8 @@ pub(super) fn is_of_itself(divergence: &Divergence, facts: &RunFacts, given: &[V
         DivergenceKind::Gaussian { .. } => return false,
         DivergenceKind::Kl | DivergenceKind::SortedL1 => 0,
     };
-    let mut shares = given.iter().skip(parameters);
+    let temperature = usize::from(matches!(divergence.temperature, Amount::Formula(_)));
+    let mut shares = given.iter().skip(parameters + temperature);
     let (left, right) =
         (side(&divergence.left, facts, &mut shares), side(&divergence.right, facts, &mut shares));
     left.is_some() && left == right

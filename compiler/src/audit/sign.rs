@@ -202,7 +202,7 @@ fn kl(left: &Role, right: &Role) -> Divergence {
         right: Distribution::Role(right.clone()),
         support: Support::Full,
         mass: Mass::Raw,
-        temperature: 1.0,
+        temperature: 1.0.into(),
         clip_each: None,
     }
 }

@@ -16,6 +16,17 @@ pub(super) struct StandardDivergence {
     pub kind: DivergenceKind,
 }
 
+/// The divergence of a call, which is known everywhere.
+pub(super) fn called(call: &str) -> DivergenceKind {
+    let text = format!("objective o {{\n term all = live {call}\n reduce = mean(token, over: batch)\n}}\n");
+    let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
+    let value = &found[0].objective.terms[0].value;
+    let FormulaKind::Live(Live::Divergence(divergence)) = &value.0.kind else {
+        unreachable!("the term is a divergence")
+    };
+    divergence.kind.clone()
+}
+
 pub(super) fn standard() -> Rc<Vec<StandardDivergence>> {
     type KnownCall = (&'static str, &'static str, bool, &'static str);
     const KNOWN: [KnownCall; 5] = [
@@ -26,14 +37,7 @@ pub(super) fn standard() -> Rc<Vec<StandardDivergence>> {
         ("JSD", ", ", false, "jsd(teacher, student, beta: 0.5)"),
     ];
     fn known((name, between, reversed, call): &KnownCall) -> StandardDivergence {
-        let text =
-            format!("objective o {{\n term all = live {call}\n reduce = mean(token, over: batch)\n}}\n");
-        let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
-        let value = &found[0].objective.terms[0].value;
-        let FormulaKind::Live(Live::Divergence(divergence)) = &value.0.kind else {
-            unreachable!("the term is a divergence")
-        };
-        StandardDivergence { name, between, reversed: *reversed, kind: divergence.kind.clone() }
+        StandardDivergence { name, between, reversed: *reversed, kind: called(call) }
     }
     thread_local! {
         static STANDARD: Rc<Vec<StandardDivergence>> = Rc::new(KNOWN.iter().map(known).collect());

@@ -25,10 +25,7 @@ pub(crate) fn is_from_distributions(signal: &Signal) -> bool {
 /// [`is_from_distributions`] for live primitives.
 pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
     match live {
-        Live::Part(part) => matches!(
-            part,
-            ModelSignal::Logp | ModelSignal::EndLogp | ModelSignal::Entropy | ModelSignal::Top1
-        ),
+        Live::Part(part) => matches!(part, ModelSignal::Logp | ModelSignal::EndLogp | ModelSignal::Top1),
         Live::Divergence(divergence) => divergence.kind.over_vocabulary(),
         Live::Likelihood { .. } | Live::Ranking { .. } => true,
         _ => false,
@@ -97,7 +94,6 @@ impl TokenContext<'_> {
         match live {
             Live::Part(ModelSignal::Logp) => self.log_probability(self.drawn_token()?),
             Live::Part(ModelSignal::EndLogp) => self.log_probability(self.toy.size.vocabulary - 1),
-            Live::Part(ModelSignal::Entropy) => self.entropy(),
             Live::Part(ModelSignal::Top1) => Ok(student()?[self.order(&Role::Student)?[0]].exp()),
             Live::Divergence(divergence) => self.divergence(divergence, parameters, true),
             Live::Likelihood { of } => Ok(student()?[self.order(of)?[0]].scale(-1.0)),

@@ -183,16 +183,24 @@ pub struct TermAudit {
 impl TermAudit {
     /// The findings as text, one line for each statement.
     pub fn lines(&self) -> Vec<String> {
-        let several = self.findings.iter().any(|finding| finding.on != self.findings[0].on);
-        let mut lines = Vec::new();
+        // What is said of several kinds of tokens is said once.
+        let mut blocks: Vec<(Vec<String>, Vec<&str>)> = Vec::new();
         for finding in &self.findings {
-            let first = lines.len();
-            lines.extend(finding.lines());
-            if several {
-                lines[first] = format!("on {}: {}", finding.on, lines[first]);
+            let lines = finding.lines();
+            match blocks.iter_mut().find(|(known, _)| *known == lines) {
+                Some((_, on)) if on.contains(&finding.on.as_str()) => {}
+                Some((_, on)) => on.push(&finding.on),
+                None => blocks.push((lines, vec![&finding.on])),
             }
         }
-        lines
+        let several = self.findings.iter().any(|finding| finding.on != self.findings[0].on);
+        let said = blocks.into_iter().flat_map(|(mut lines, on)| {
+            if several {
+                lines[0] = format!("on {}: {}", on.join(" and on "), lines[0]);
+            }
+            lines
+        });
+        said.collect()
     }
 }
 

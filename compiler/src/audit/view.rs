@@ -423,7 +423,12 @@ fn refusal(node: &FormulaNode) -> Option<String> {
             rollout.source.name()
         )),
         FormulaKind::Reduce {
-            reduction: Reduction::Quantile { .. } | Reduction::Count | Reduction::Any | Reduction::All,
+            reduction:
+                Reduction::Quantile { .. }
+                | Reduction::Stddev { .. }
+                | Reduction::Count
+                | Reduction::Any
+                | Reduction::All,
             operand,
             ..
         } if operand.live() => whole("a count or a quantile of something `live` has no derivative"),

@@ -20,6 +20,11 @@ impl Summands {
     /// A divergence in the JSON format that `mopd_distributions.py` reads.
     pub fn spec(&self, divergence: &Divergence) -> Result<Map<String, Value>, String> {
         let Divergence { kind, left, right, support, mass, temperature, clip_each } = divergence;
+        if divergence.parameters().any(|parameter| matches!(parameter, DivergenceParameter::Formula(_))) {
+            return Err("the exporter supports only constant parameters, temperatures and weights of a \
+                        blend in a divergence"
+                .to_owned());
+        }
         let mut spec = Map::new();
         match kind {
             DivergenceKind::Kl => {
@@ -40,9 +45,6 @@ impl Summands {
                 spec.insert("divergence".into(), json!("entrywise"));
                 spec.insert("summand".into(), json!(number));
             }
-        }
-        if divergence.parameters().any(|parameter| matches!(parameter, DivergenceParameter::Formula(_))) {
-            return Err("the exporter supports only constant weights of a blend".to_owned());
         }
         let json = |value: serde_json::Result<Value>| value.map_err(|error| error.to_string());
         spec.insert("left".into(), json(serde_json::to_value(left))?);

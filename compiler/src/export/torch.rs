@@ -149,6 +149,13 @@ fn axis(axis: Axis) -> &'static str {
     }
 }
 
+fn deviation(deviation: Deviation) -> &'static str {
+    match deviation {
+        Deviation::Sample => "\"sample\"",
+        Deviation::Population => "\"population\"",
+    }
+}
+
 fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprintable> {
     let node = graph.node(id);
     let own = axis(node.axis);
@@ -171,20 +178,26 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
         Operation::Broadcast { operand } => {
             format!("batch.broadcast({}, \"{}\", \"{own}\")", variable(*operand), axis(graph.axis(*operand)))
         }
-        Operation::Reduce { reduction, operand, mask: by } => {
-            let q = match reduction {
+        Operation::Reduce { fraction: Some(_), .. } | Operation::Statistic { fraction: Some(_), .. } => {
+            return refuse(
+                "a fraction that changes during the run".to_owned(),
+                "the exporter supports only constants there",
+            );
+        }
+        Operation::Reduce { reduction, operand, mask: by, fraction: None } => {
+            let settings = match reduction {
                 Reduction::Quantile { q } => format!(", q={}", number(*q)),
+                Reduction::Stddev { deviation: by } => format!(", deviation={}", deviation(*by)),
                 _ => String::new(),
             };
             let fine = axis(graph.axis(*operand));
             let (name, operand) = (reduction.name(), variable(*operand));
-            format!("batch.reduce(\"{name}\", {operand}, \"{fine}\", \"{own}\"{}{q})", mask(by))
+            format!("batch.reduce(\"{name}\", {operand}, \"{fine}\", \"{own}\"{}{settings})", mask(by))
         }
-        Operation::Statistic { statistic, operand, over, mask: by, noise } => {
+        Operation::Statistic { statistic, operand, over, mask: by, noise, fraction: None } => {
             let settings = match statistic {
-                Statistic::Zscore { deviation: Deviation::Sample } => ", deviation=\"sample\"".to_owned(),
-                Statistic::Zscore { deviation: Deviation::Population } => {
-                    ", deviation=\"population\"".to_owned()
+                Statistic::Zscore { deviation: by, epsilon } => {
+                    format!(", deviation={}, epsilon={}", deviation(*by), number(*epsilon))
                 }
                 Statistic::Winsor { upper } => format!(", upper={}", number(*upper)),
                 Statistic::TopFraction { keep } => format!(", keep={}", number(*keep)),
@@ -192,6 +205,7 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
                 Statistic::Center
                 | Statistic::Rank
                 | Statistic::LeaveOneOut
+                | Statistic::MeanOfSmaller
                 | Statistic::Minmax
                 | Statistic::Softmax => String::new(),
                 Statistic::SampleWithoutReplacement { keep } => format!(", keep={}", number(*keep)),

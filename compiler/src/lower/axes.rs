@@ -3,9 +3,9 @@
 use mopd_experiment::formula::{Formula, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_plan::{Axis, Function, Memory, Scan, Signal, Statistic};
+use mopd_plan::{Axis, Function, Memory, Scan, Statistic};
 
-use super::formula::Lowering;
+use super::formula::{Lowering, RandomSource};
 use super::parts::operands;
 
 impl Lowering<'_> {
@@ -21,13 +21,24 @@ impl Lowering<'_> {
             return Err(self.error(formula, Code::OutOfRange, message));
         }
         if !statistic.chooses_at_random() {
-            return Ok(self.graph.statistic(statistic, operand, over, among));
+            let compared = self.graph.statistic(statistic, operand, over, among);
+            return Ok(self.with_fraction(formula, compared));
         }
         let axis = self.graph.axis(operand);
-        let draws = self.draws.len() as u32;
-        let draw = *self.draws.entry(std::ptr::from_ref(formula)).or_insert(draws);
-        let noise = self.graph.signal(Signal::Uniform { draw, axis });
-        Ok(self.graph.random_choice(statistic, operand, over, among, noise))
+        let noise = self.uniform(RandomSource::Statistic(std::ptr::from_ref(formula)), axis);
+        let chosen = self.graph.random_choice(statistic, operand, over, among, noise);
+        Ok(self.with_fraction(formula, chosen))
+    }
+
+    /// The node of a reduction or statistic, with the fraction that the formula has in place of its own.
+    pub(super) fn with_fraction(&mut self, formula: &FormulaNode, node: NodeId) -> NodeId {
+        let (FormulaKind::Reduce { fraction: Some(fraction), .. }
+        | FormulaKind::Statistic { fraction: Some(fraction), .. }) = &formula.kind
+        else {
+            return node;
+        };
+        let fraction = self.lowered(fraction);
+        self.graph.with_fraction(node, fraction)
     }
 
     pub(super) fn scan(

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_experiment::formula::{
-    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
-    NamedFormula, Preference, PreferenceKind, Scan, Signal, Unit, text,
+    Adaptive, Amount, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
+    Live, NamedFormula, Preference, PreferenceKind, Scan, Signal, Unit, text,
 };
 use mopd_experiment::{
     Edit, ExpertTurns, Rollout, RolloutArgument, RolloutSource, Sampling, Slot, Template, TemplatePiece,
@@ -26,10 +26,10 @@ const LONG: usize = 600;
 pub(super) fn exact(formula: &Formula) -> String {
     let parts = Parts::new(formula);
     let mut written =
-        FormulaWriter { names: 0, generators: Vec::new(), definitions: Vec::new(), texts: Vec::new() };
+        FormulaWriter { names: 0, seen: NamedParts::default(), definitions: Vec::new(), texts: Vec::new() };
     for (place, part) in parts.list.iter().enumerate() {
         let operands: Vec<&Text> = part.operands.iter().map(|operand| &written.texts[*operand]).collect();
-        let own = text_of(part.formula, &operands, &mut written.generators);
+        let own = text_of(part.formula, &operands, &mut written.seen);
         let last = place + 1 == parts.list.len();
         let named =
             !last && ((part.readers > 1 && own.text.chars().count() > SHORT) || own.text.len() > LONG);
@@ -45,7 +45,7 @@ pub(super) fn exact(formula: &Formula) -> String {
     }
     let mut whole = written.texts.pop().map(|text| text.text).unwrap_or_default();
     let generators =
-        written.generators.into_iter().enumerate().map(|(place, NamedFormula { name, formula })| {
+        written.seen.generators.into_iter().enumerate().map(|(place, NamedFormula { name, formula })| {
             format!("{name}{}(u) = {}", number_of(place), exact(&formula))
         });
     let definitions: Vec<String> = written.definitions.into_iter().chain(generators).collect();
@@ -62,10 +62,18 @@ fn number_of(place: usize) -> String {
 
 struct FormulaWriter {
     names: usize,
-    /// The declared divergences that the formula reads. Several with one name are told apart.
-    generators: Vec<NamedFormula>,
+    seen: NamedParts,
     definitions: Vec<String>,
     texts: Vec<Text>,
+}
+
+/// The parts whose names stand for more than they say. Several with one name are told apart.
+#[derive(Default)]
+struct NamedParts {
+    /// The declared divergences that the formula reads.
+    generators: Vec<NamedFormula>,
+    /// The draws of random numbers, by their numbers in the objective.
+    draws: Vec<u32>,
 }
 
 /// The text of a part, and the precedence of its operator.
@@ -100,15 +108,16 @@ impl<'a> Parts<'a> {
         let mut known: HashMap<*const FormulaNode, usize> = HashMap::new();
         let mut equal: HashMap<String, usize> = HashMap::new();
         let mut list: Vec<PartText> = Vec::new();
+        let mut seen = NamedParts::default();
         for formula in ordered([root], operands) {
             let operands: Vec<usize> =
                 operands(formula).iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
             // Two parts are equal if their texts are, with the operands replaced by their numbers.
             let numbers: Vec<Text> =
                 operands.iter().map(|place| Text { text: format!("#{place}"), rank: CALL }).collect();
-            let mut generators = Vec::new();
-            let own = text_of(formula, &numbers.iter().collect::<Vec<&Text>>(), &mut generators);
-            let key = format!("{}{generators:?}", own.text);
+            seen.generators.clear();
+            let own = text_of(formula, &numbers.iter().collect::<Vec<&Text>>(), &mut seen);
+            let key = format!("{}{:?}", own.text, seen.generators);
             let place = *equal.entry(key).or_insert_with(|| {
                 operands.iter().for_each(|operand| list[*operand].readers += 1);
                 list.push(PartText { formula, operands, readers: 0 });
@@ -130,7 +139,7 @@ fn variable(text: &str, like: &Formula) -> Formula {
 }
 
 /// The text of a part, from the texts of its operands.
-fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<NamedFormula>) -> Text {
+fn text_of(formula: &Formula, operands: &[&Text], seen: &mut NamedParts) -> Text {
     let call = |text: String| Text { text, rank: CALL };
     if let Some(word) = text::ratio(formula) {
         return call(word.to_owned());
@@ -143,10 +152,12 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<NamedForm
         FormulaKind::Apply { function, .. } => applied(*function, operands),
         FormulaKind::Reduce { among, on, .. } => {
             let node = with_operands(formula, operands);
-            let FormulaKind::Reduce { reduction, operand, .. } = node else { unreachable!("the same kind") };
+            let FormulaKind::Reduce { reduction, operand, fraction, .. } = node else {
+                unreachable!("the same kind")
+            };
             let among = among.as_ref().map(|_| format!(", among: {}", loose(1))).unwrap_or_default();
             let on = on.as_ref().map(|on| format!(", on: {}", rollout(on))).unwrap_or_default();
-            let kind = FormulaKind::Reduce { reduction, operand, among: None, on: None };
+            let kind = FormulaKind::Reduce { reduction, operand, among: None, on: None, fraction };
             let plain = Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin);
             let plain = text::formula(&plain, usize::MAX);
             call(format!("{}{among}{on})", plain.trim_end_matches(')')))
@@ -163,10 +174,17 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<NamedForm
         }
         FormulaKind::Live(Live::Preference(preference)) => call(self::preference(preference, loose(0))),
         FormulaKind::Live(Live::Divergence(divergence)) => {
-            call(format!("live {}", self::divergence(divergence, operands, generators)))
+            call(format!("live {}", self::divergence(divergence, operands, &mut seen.generators)))
         }
         FormulaKind::Signal(Signal::Divergence(divergence)) => {
-            call(self::divergence(divergence, operands, generators))
+            call(self::divergence(divergence, operands, &mut seen.generators))
+        }
+        FormulaKind::Signal(Signal::Random { draw, .. }) => {
+            let place = seen.draws.iter().position(|known| known == draw).unwrap_or_else(|| {
+                seen.draws.push(*draw);
+                seen.draws.len() - 1
+            });
+            call(format!("{}{}", text::formula(formula, usize::MAX), number_of(place)))
         }
         FormulaKind::Schedule(_)
         | FormulaKind::Signal(_)
@@ -206,17 +224,19 @@ fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
     let at = |place: usize| names[place].clone();
     let maybe = |given: &Option<Formula>, place: usize| given.as_ref().map(|_| at(place));
     match &formula.0.kind {
-        FormulaKind::Reduce { reduction, among, on, .. } => FormulaKind::Reduce {
+        FormulaKind::Reduce { reduction, among, on, fraction, .. } => FormulaKind::Reduce {
             reduction: *reduction,
             operand: at(0),
             among: maybe(among, 1),
             on: on.clone(),
+            fraction: maybe(fraction, 1 + usize::from(among.is_some())),
         },
-        FormulaKind::Statistic { statistic, over, among, .. } => FormulaKind::Statistic {
+        FormulaKind::Statistic { statistic, over, among, fraction, .. } => FormulaKind::Statistic {
             statistic: *statistic,
             operand: at(0),
             over: *over,
             among: maybe(among, 1),
+            fraction: maybe(fraction, 1 + usize::from(among.is_some())),
         },
         FormulaKind::Scan { scan, over, .. } => {
             let scan = match scan {
@@ -264,6 +284,9 @@ fn divergence(of: &Divergence, operands: &[&Text], generators: &mut Vec<NamedFor
                 given.value = named;
             }
         }
+    }
+    if let Amount::Formula(formula) = &mut own.temperature {
+        *formula = next();
     }
     rename(&mut own.left, &mut next);
     rename(&mut own.right, &mut next);

@@ -38,6 +38,15 @@ pub(super) struct LossNode {
     pub node: NodeId,
 }
 
+/// What random numbers are drawn for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum RandomSource {
+    /// A random statistic, by its address.
+    Statistic(*const FormulaNode),
+    /// A draw of the objective, by its number there.
+    Call(u32),
+}
+
 /// Lowers the formulas of one objective into one graph.
 pub(super) struct Lowering<'a> {
     pub graph: Graph,
@@ -62,9 +71,8 @@ pub(super) struct Lowering<'a> {
     known: HashMap<*const FormulaNode, NodeId>,
     /// The place of the formula for which a node was first made.
     places: HashMap<NodeId, Origin>,
-    /// The number of the random draw of each random formula, by its address. The draw is the same wherever
-    /// the formula is lowered.
-    pub(super) draws: HashMap<*const FormulaNode, u32>,
+    /// The number of the draw of everything random. It is the same wherever the formula is lowered.
+    draws: HashMap<RandomSource, u32>,
     /// The signals and primitives with abbreviated names, with these names.
     cut: Vec<AbbreviatedText>,
     elsewhere: CrossRolloutReads<'a>,
@@ -136,6 +144,13 @@ impl<'a> Lowering<'a> {
         self.elsewhere = elsewhere;
     }
 
+    /// The random numbers of a source, one for each element of the axis.
+    pub(super) fn uniform(&mut self, source: RandomSource, axis: Axis) -> NodeId {
+        let draws = self.draws.len() as u32;
+        let draw = *self.draws.entry(source).or_insert(draws);
+        self.graph.signal(Signal::Uniform { draw, axis })
+    }
+
     fn loss(&self, of: &Signal) -> Option<NodeId> {
         self.losses.iter().find(|known| known.signal == *of).map(|known| known.node)
     }
@@ -202,6 +217,9 @@ impl<'a> Lowering<'a> {
         match &formula.0.kind {
             FormulaKind::Signal(checked::Signal::Plain(PlainSignal::Selected)) => {
                 return Some(self.selected.unwrap_or_else(|| self.graph.constant(axis, 1.0)));
+            }
+            FormulaKind::Signal(checked::Signal::Random { draw, axis }) => {
+                return Some(self.uniform(RandomSource::Call(*draw), *axis));
             }
             FormulaKind::Signal(_)
             | FormulaKind::Live(_)
@@ -304,6 +322,9 @@ impl<'a> Lowering<'a> {
             {
                 self.graph.constant(Axis::Run, f64::from(tokens))
             }
+            ExecutableKind::Signal(Signal::Uniform { draw, axis }) => {
+                self.uniform(RandomSource::Call(draw), axis)
+            }
             ExecutableKind::Signal(signal) => match self.loss(&signal) {
                 Some(loss) => loss,
                 None => self.graph.signal(signal),
@@ -350,7 +371,8 @@ impl<'a> Lowering<'a> {
             ExecutableKind::Reduce(reduction) => {
                 let over = formula.axis;
                 let (operand, among) = self.peers(formula, over, reduction.name())?;
-                self.graph.reduce(reduction, operand, over, among)
+                let reduced = self.graph.reduce(reduction, operand, over, among);
+                self.with_fraction(formula, reduced)
             }
             ExecutableKind::Statistic { statistic, over } => self.statistic(formula, statistic, over)?,
             ExecutableKind::Scan { scan, over } => self.scan(formula, scan, over)?,

@@ -6,8 +6,8 @@ mod reading;
 
 use mopd_experiment::formula::text;
 use mopd_experiment::formula::{
-    Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, ModelSignal,
-    PlainSignal, PreferenceKind, Role, Signal, Support, Unit,
+    Amount, Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory,
+    ModelSignal, PlainSignal, PreferenceKind, Role, Signal, Support, Unit,
 };
 use mopd_experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Temperature, Term, Train};
 use mopd_plan::NormalForm;
@@ -145,14 +145,22 @@ fn divergence(divergence: &Divergence, scored_at: &Temperature) -> String {
     }
     let with_sampler =
         [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler));
-    let own = Temperature::Constant(divergence.temperature);
-    slot += &match (with_sampler, scored_at) {
-        (false, _) => at_temperature(&own),
-        (true, Temperature::Constant(scored_at)) => {
-            at_temperature(&Temperature::Constant(divergence.temperature * scored_at))
+    slot += &match (&divergence.temperature, with_sampler, scored_at) {
+        (Amount::Number(own), true, Temperature::Constant(scored_at)) => {
+            at_temperature(&Temperature::Constant(own * scored_at))
         }
-        (true, scored_at) if own.is_one() => at_temperature(scored_at),
-        (true, scored_at) => format!(", at temperature {own} * {scored_at}"),
+        (own, true, scored_at) if own.is_one() => at_temperature(scored_at),
+        (Amount::Number(own), true, scored_at) => {
+            format!(", at temperature {} * {scored_at}", text::number(*own))
+        }
+        (Amount::Number(own), false, _) => at_temperature(&Temperature::Constant(*own)),
+        (Amount::Formula(own), with_sampler, scored_at) => {
+            let factor = match with_sampler && !scored_at.is_one() {
+                true => format!(" * {scored_at}"),
+                false => String::new(),
+            };
+            format!(", at temperature {}{factor}", exact(own))
+        }
     };
     if let Some(bound) = divergence.clip_each {
         slot += &format!(", each summand at most {}", text::number(bound));

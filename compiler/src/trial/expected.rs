@@ -2,8 +2,8 @@
 
 use super::{Trial, TrialNumbers};
 
-/// The largest accepted deviation of a number, relative to the largest number of its list.
-const TOLERANCE: f64 = 1e-5;
+/// The usual [`TrialNumbers::tolerance`]: single precision, and numbers that people write.
+pub(super) const TOLERANCE: f64 = 1e-5;
 
 /// An expectation that is not met.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +16,7 @@ pub struct UnmetExpectation {
 /// `expected` has numbers under the names of a trial's results: `loss`, a `let`, a term, `d loss / d
 /// student.logp`, `d loss / d logits`. Each is compared with the f64 and the f32 results.
 pub fn differences(trial: &Trial, numbers: &TrialNumbers) -> Vec<UnmetExpectation> {
-    let mut found = Vec::new();
+    let (mut found, exact) = (Vec::new(), numbers.tolerance);
     for (name, expected) in &numbers.expected {
         let mut wrong = |what: String| found.push(UnmetExpectation { name: name.clone(), what });
         let mut wanted = Vec::new();
@@ -35,7 +35,8 @@ pub fn differences(trial: &Trial, numbers: &TrialNumbers) -> Vec<UnmetExpectatio
                 break;
             }
             let largest = wanted.iter().fold(0.0_f64, |largest, wanted| largest.max(wanted.abs()));
-            let bound = TOLERANCE * if largest > 0.0 { largest } else { 1.0 };
+            let tolerance = if arithmetic == "f64" { exact } else { exact.max(TOLERANCE) };
+            let bound = tolerance * if largest > 0.0 { largest } else { 1.0 };
             // NaN agrees with nothing.
             let agrees = |wanted: f64, found: f64| (wanted - found).abs() <= bound;
             let pairs = wanted.iter().zip(&numbers).enumerate();

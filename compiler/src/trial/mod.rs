@@ -2,8 +2,8 @@
 //! the loss, without a model or a run.
 //!
 //! The graph is that of a run. Inputs from the runtime are given by name instead: the distribution of a role,
-//! or a number under its name in the language. The graph is evaluated by the interpreter in f64 and by the
-//! compiled code in f32, on the same numbers, rounded to f32 as in a run. If distributions are given, the
+//! or a number under its name in the language. The graph is evaluated by the interpreter in f64, and by the
+//! compiled code in f32 on the same numbers, rounded to f32 as in a run. If distributions are given, the
 //! derivative is continued to the student's logits, in f64.
 
 mod blocks;
@@ -25,7 +25,7 @@ pub use numbers::{TokenPlace, TrialNumbers};
 use crate::lower::{WholeObjective, whole};
 use mopd_expr::batch::Batch;
 use mopd_expr::graph::{Graph, NodeId};
-use mopd_expr::interpret::interpret;
+use mopd_expr::interpret::interpret_exact;
 use mopd_expr::signals::Axis;
 use mopd_expr::values::{EvaluationError, Values};
 use supply::{TrialInputs, supply};
@@ -100,11 +100,11 @@ pub fn run(
         None => objective.temperature.unwrap_or(1.0).into(),
     };
     let temperature = temperature.at(StageStep { step: numbers.step, steps: numbers.steps });
-    let TrialInputs { batch, by_logits, unread } =
+    let TrialInputs { batch, exact, by_logits, unread } =
         supply(&formulas, chosen, numbers, temperature).map_err(TrialError::Numbers)?;
     let graph = &formulas.graph;
     let fault = |error: &dyn std::fmt::Display| TrialError::Numbers(vec![error.to_string()]);
-    let exact = interpret(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
+    let exact = interpret_exact(graph, &formulas.roots, &batch, &exact).map_err(|error| fault(&error))?;
     let compiled = compiled(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
     let value = |name: &str, node: NodeId| TrialValue {
         name: name.to_owned(),

@@ -32,6 +32,10 @@ pub struct TrialNumbers {
     /// The expected results: see [`super::differences`].
     #[serde(default)]
     pub expected: BTreeMap<String, serde_json::Value>,
+    /// How far a result in double precision may be from the expected one, relative to the largest number of
+    /// its list. In single precision it is 1e-5 at least.
+    #[serde(default = "usual_tolerance")]
+    pub tolerance: f64,
     /// Numbers of the run, by name.
     #[serde(flatten)]
     pub given: GivenNumbers,
@@ -70,6 +74,10 @@ pub struct TokenPlace {
 
 fn one() -> u32 {
     1
+}
+
+fn usual_tolerance() -> f64 {
+    super::expected::TOLERANCE
 }
 
 impl TrialNumbers {

@@ -1,13 +1,13 @@
 //! Supplies the leaves of an objective's graph: numbers given by name, or computed from given distributions
 //! and from the completions' lengths.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use mopd_experiment::StageStep;
 use mopd_experiment::formula::{Axis, FormulaKind, ModelSignal, PlainSignal, Role, Signal, Support, text};
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{LiveId, NodeId, Operation};
-use mopd_expr::interpret::interpret;
+use mopd_expr::interpret::interpret_exact;
 use mopd_expr::signals;
 
 use super::blocks::Blocks;
@@ -21,6 +21,8 @@ use crate::lower::{FormulaGraph, GraphLeaf};
 /// All inputs of the graph.
 pub(super) struct TrialInputs {
     pub batch: Batch,
+    /// The values of the leaves, as they are before they are rounded to the single precision of a batch.
+    pub exact: HashMap<NodeId, Vec<f64>>,
     /// One for each live leaf.
     pub by_logits: Vec<LogitGradient>,
     pub unread: Vec<String>,
@@ -51,7 +53,7 @@ pub(super) fn supply(
     let source = LeafSource::new(formulas, numbers, &layout, temperature)?;
     let mut batch = Batch { layout, step: numbers.step, steps: numbers.steps, ..Batch::default() };
     batch.live = vec![Vec::new(); formulas.leaves().len()];
-    let (mut faults, mut by_logits) = (Vec::new(), Vec::new());
+    let (mut faults, mut by_logits, mut exact) = (Vec::new(), Vec::new(), HashMap::new());
     let needed = formulas.leaves().iter().filter(|leaf| formulas.is_needed(leaf.node));
     let (of_blocks, others): (Vec<&GraphLeaf>, Vec<&GraphLeaf>) =
         needed.partition(|leaf| leaf.formula.axis() == Axis::Block);
@@ -62,7 +64,7 @@ pub(super) fn supply(
             blocks = Some(Blocks::from_selection(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
         }
         // The numbers inside a leaf are computed first, because leaves are in this order.
-        let inside = operand_values(formulas, leaf, &batch);
+        let inside = operand_values(formulas, leaf, &batch, &exact);
         let of_leaf = inside.and_then(|inside| source.leaf(leaf, &inside, &batch.layout));
         let of_leaf = match (of_leaf, &blocks) {
             (Ok(LeafValues { values, .. }), Some(blocks)) if of_block => {
@@ -79,6 +81,7 @@ pub(super) fn supply(
             }
         };
         let values: Vec<f32> = of_leaf.values.iter().map(|value| *value as f32).collect();
+        exact.insert(leaf.node, of_leaf.values);
         match &formulas.graph.node(leaf.node).operation {
             Operation::Live { live } => {
                 batch.live[live.0 as usize] = values;
@@ -114,7 +117,7 @@ pub(super) fn supply(
     blocks.iter().for_each(|blocks| blocks.divide(&mut batch.layout));
     let read = source.read.into_inner();
     let unread: BTreeSet<&String> = numbers.names().filter(|name| !read.contains(*name)).collect();
-    Ok(TrialInputs { unread: unread.into_iter().cloned().collect(), batch, by_logits })
+    Ok(TrialInputs { unread: unread.into_iter().cloned().collect(), batch, exact, by_logits })
 }
 
 /// Marks the first of the two completions of each prompt.
@@ -165,12 +168,17 @@ pub(super) fn roles(leaf: &GraphLeaf) -> Vec<Role> {
 }
 
 /// The numbers inside a leaf, by token, computed from the leaves before it.
-fn operand_values(formulas: &FormulaGraph, leaf: &GraphLeaf, batch: &Batch) -> Result<Vec<Vec<f64>>, String> {
+fn operand_values(
+    formulas: &FormulaGraph,
+    leaf: &GraphLeaf,
+    batch: &Batch,
+    exact: &HashMap<NodeId, Vec<f64>>,
+) -> Result<Vec<Vec<f64>>, String> {
     let tokens = batch.layout.tokens();
     if leaf.operands.is_empty() {
         return Ok(vec![Vec::new(); tokens]);
     }
-    let values = interpret(&formulas.graph, &leaf.operands, batch)
+    let values = interpret_exact(&formulas.graph, &leaf.operands, batch, exact)
         .map_err(|_| format!("`{}` cannot be computed without the missing numbers", given_as(leaf)))?;
     let of = |node: &NodeId, token| {
         values.get(*node)[batch.layout.parent(Axis::Token, formulas.graph.axis(*node), token)]

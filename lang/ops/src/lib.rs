@@ -42,5 +42,5 @@ pub use functions::{
 };
 pub use reduction::{Receivers, Reduction, ReductionGradient};
 pub use scan::{Memory, Scan};
-pub use statistic::{Deviation, Statistic, quantile};
+pub use statistic::{Deviation, Statistic, ZSCORE_EPSILON, quantile};
 pub use unit::{Mismatch, Unit, common_unit};

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{OperatorEntry, same};
-use crate::statistic::quantile;
-use crate::{Function, Unit, maximum, minimum};
+use crate::statistic::{centred, quantile, variance};
+use crate::{Deviation, Function, Unit, maximum, minimum};
 
 /// A reduction of many numbers to one. For none, the result is [`Reduction::of_none`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ pub enum Reduction {
     Quantile {
         q: f64,
     },
+    /// The standard deviation; 0 where all are equal.
+    Stddev {
+        deviation: Deviation,
+    },
 }
 
 /// The unit of a mean: a fraction for bools.
@@ -35,8 +39,8 @@ fn averaged(of: Unit) -> Unit {
 }
 
 impl Reduction {
-    /// One reduction of each kind, for tests. The quantile's number is a placeholder.
-    pub const EACH: [Reduction; 10] = [
+    /// One reduction of each kind, for tests. Their arguments are placeholders.
+    pub const EACH: [Reduction; 11] = [
         Reduction::Mean,
         Reduction::Sum,
         Reduction::Minimum,
@@ -47,6 +51,7 @@ impl Reduction {
         Reduction::All,
         Reduction::Count,
         Reduction::Quantile { q: 0.5 },
+        Reduction::Stddev { deviation: Deviation::Sample },
     ];
 
     pub fn definition(self) -> OperatorEntry {
@@ -104,11 +109,26 @@ impl Reduction {
                 doc: "The `q` quantile along an axis, interpolated linearly.",
                 unit: averaged,
             },
+            Reduction::Stddev { .. } => OperatorEntry {
+                name: "stddev",
+                usage: "stddev(x, over: group, deviation: sample)",
+                doc: "The standard deviation along an axis, divided by n (`population`) or n - 1 (`sample`); \
+                      0 where all are equal.",
+                unit: |of| if of == Unit::Bool { Unit::Fraction } else { centred(of) },
+            },
         }
     }
 
     pub fn name(self) -> &'static str {
         self.definition().name
+    }
+
+    /// The same with another number as its fraction, if it has one: NaN, or the nearest one from 0 to 1.
+    pub fn with_fraction(self, fraction: f64) -> Reduction {
+        match self {
+            Reduction::Quantile { .. } => Reduction::Quantile { q: fraction.clamp(0.0, 1.0) },
+            other => other,
+        }
     }
 
     /// Whether it accepts only bools.
@@ -138,8 +158,13 @@ impl Reduction {
             Reduction::Count => so_far + truth(x != 0.0),
             Reduction::Any => truth(so_far != 0.0 || x != 0.0),
             Reduction::All => truth(so_far != 0.0 && x != 0.0),
-            Reduction::Quantile { .. } => return None,
+            Reduction::Quantile { .. } | Reduction::Stddev { .. } => return None,
         })
+    }
+
+    /// Whether it needs all elements at once: [`Reduction::step`] has no accumulator for it.
+    pub fn needs_all(self) -> bool {
+        matches!(self, Reduction::Quantile { .. } | Reduction::Stddev { .. })
     }
 
     /// The result from the accumulator of all elements.
@@ -151,6 +176,7 @@ impl Reduction {
     pub fn value(self, values: &[f64]) -> f64 {
         match self {
             Reduction::Quantile { q } if !values.is_empty() => quantile(values, q),
+            Reduction::Stddev { deviation } if !values.is_empty() => variance(values, deviation).sqrt(),
             _ => {
                 let mut so_far = self.of_none();
                 for (index, x) in values.iter().enumerate() {
@@ -170,7 +196,7 @@ impl Reduction {
             Reduction::First => to(Receivers::First, false),
             Reduction::Last => to(Receivers::Last, false),
             Reduction::Any | Reduction::All | Reduction::Count => ReductionGradient::Zero,
-            Reduction::Quantile { .. } => ReductionGradient::Refused,
+            Reduction::Quantile { .. } | Reduction::Stddev { .. } => ReductionGradient::Refused,
         }
     }
 
@@ -234,6 +260,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_standard_deviation_matches_known_values() {
+        let of = |deviation, values: &[f64]| Reduction::Stddev { deviation }.value(values);
+        assert_eq!(of(Deviation::Sample, &[1.0, 2.0, 3.0]), 1.0);
+        assert_eq!(of(Deviation::Population, &[1.0, 3.0]), 1.0);
+        assert_eq!([Deviation::Sample, Deviation::Population].map(|by| of(by, &[0.1; 3])), [0.0; 2]);
+        assert_eq!(of(Deviation::Sample, &[7.0]), 0.0);
+        assert!(of(Deviation::Population, &[1.0, f64::NAN]).is_nan());
+        assert!(of(Deviation::Sample, &[f64::NAN]).is_nan());
     }
 
     #[test]

@@ -6,22 +6,32 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{OperatorEntry, same};
 use crate::{Unit, maximum, minimum};
 
-/// Added to the standard deviation of a z-score, so that almost equal values are not amplified. GRPO
-/// implementations use this value (arXiv:2402.03300, section 4.1.2, gives the formula without it).
+/// Added to the standard deviation of a z-score where nothing else is written, so that almost equal values
+/// are not amplified. GRPO implementations use this value (arXiv:2402.03300, section 4.1.2, gives the formula
+/// without it).
 pub const ZSCORE_EPSILON: f64 = 1e-4;
+
+/// The largest epsilon that only prevents a division by almost 0. A larger one is part of the formula.
+const NEGLIGIBLE_EPSILON: f64 = 1e-3;
 
 /// A comparison of each number with its peers along an axis; the result has the argument's axis.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "statistic", rename_all = "snake_case")]
 pub enum Statistic {
     /// (x - mean) / (deviation + epsilon); 0 where all are equal.
-    Zscore { deviation: Deviation },
+    Zscore {
+        deviation: Deviation,
+        #[serde(default = "usual_epsilon", skip_serializing_if = "is_usual_epsilon")]
+        epsilon: f64,
+    },
     /// x - mean
     Center,
     /// Share of the others that are smaller, from 0 to 1; equal values share their mean rank.
     Rank,
     /// The mean of the others.
     LeaveOneOut,
+    /// The mean of those that are smaller; 0 where none is.
+    MeanOfSmaller,
     /// (x - min) / (max - min); 0 where all are equal.
     Minmax,
     /// Values above the `upper` quantile are set to it.
@@ -49,17 +59,27 @@ pub enum Deviation {
     Sample,
 }
 
-fn centred(of: Unit) -> Unit {
+fn usual_epsilon() -> f64 {
+    ZSCORE_EPSILON
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_usual_epsilon(epsilon: &f64) -> bool {
+    *epsilon == ZSCORE_EPSILON
+}
+
+pub(crate) fn centred(of: Unit) -> Unit {
     if of == Unit::Logp { Unit::Nats } else { of }
 }
 
 impl Statistic {
     /// One statistic of each kind, for tests. Their numbers are placeholders.
-    pub const EACH: [Statistic; 12] = [
-        Statistic::Zscore { deviation: Deviation::Sample },
+    pub const EACH: [Statistic; 13] = [
+        Statistic::Zscore { deviation: Deviation::Sample, epsilon: ZSCORE_EPSILON },
         Statistic::Center,
         Statistic::Rank,
         Statistic::LeaveOneOut,
+        Statistic::MeanOfSmaller,
         Statistic::Minmax,
         Statistic::Winsor { upper: 0.98 },
         Statistic::TopFraction { keep: 0.5 },
@@ -75,7 +95,7 @@ impl Statistic {
             Statistic::Zscore { .. } => OperatorEntry {
                 name: "zscore",
                 usage: "zscore(x, over: group, deviation: sample)",
-                doc: "(x - mean) / (deviation + 1e-4); 0 where all are equal.",
+                doc: "(x - mean) / (deviation + epsilon), `epsilon` 1e-4 by default; 0 where all are equal.",
                 unit: |_| Unit::Number,
             },
             Statistic::Center => OperatorEntry {
@@ -94,6 +114,12 @@ impl Statistic {
                 name: "leave_one_out",
                 usage: "leave_one_out(reward, over: group)",
                 doc: "The mean of the other elements: a baseline that does not depend on the element itself.",
+                unit: same,
+            },
+            Statistic::MeanOfSmaller => OperatorEntry {
+                name: "mean_of_smaller",
+                usage: "mean_of_smaller(reward, over: group)",
+                doc: "The mean of the elements that are smaller; 0 where none is.",
                 unit: same,
             },
             Statistic::Minmax => OperatorEntry {
@@ -168,6 +194,19 @@ impl Statistic {
         }
     }
 
+    /// The same with another number as its fraction, if it has one: NaN, or the nearest one from 0 to 1.
+    pub fn with_fraction(self, fraction: f64) -> Statistic {
+        let fraction = fraction.clamp(0.0, 1.0);
+        match self {
+            Statistic::Winsor { .. } => Statistic::Winsor { upper: fraction },
+            Statistic::TopFraction { .. } => Statistic::TopFraction { keep: fraction },
+            Statistic::SampleWithoutReplacement { .. } => {
+                Statistic::SampleWithoutReplacement { keep: fraction }
+            }
+            other => other,
+        }
+    }
+
     /// Whether it needs random numbers.
     pub fn chooses_at_random(self) -> bool {
         matches!(self, Statistic::SampleWithoutReplacement { .. } | Statistic::Balance)
@@ -176,21 +215,44 @@ impl Statistic {
     /// The values for one non-empty group of peers. Random ones use `noise`, one number from [0, 1) each.
     pub fn values(self, values: &[f64], noise: &[f64]) -> Vec<f64> {
         match self {
+            _ if self.fraction().is_some_and(f64::is_nan) => vec![f64::NAN; values.len()],
             Statistic::SampleWithoutReplacement { keep } => sample_without_replacement(values, keep, noise),
             Statistic::Balance => balance(values, noise),
-            _ => compare(self, values, ZSCORE_EPSILON),
+            _ => compare(self, values),
         }
     }
 
-    /// The values of a statistic that is not random, without the epsilon in the deviation of a z-score, for
-    /// comparison with the formula.
+    /// The values of a statistic that is not random, without a negligible epsilon in the deviation of a
+    /// z-score, for comparison with the formula.
     pub fn exact(self, values: &[f64]) -> Option<Vec<f64>> {
-        (!self.chooses_at_random()).then(|| compare(self, values, 0.0))
+        let formula = match self {
+            Statistic::Zscore { deviation, epsilon } if epsilon <= NEGLIGIBLE_EPSILON => {
+                Statistic::Zscore { deviation, epsilon: 0.0 }
+            }
+            statistic => statistic,
+        };
+        (!self.chooses_at_random()).then(|| formula.values(values, &[]))
     }
 }
 
-/// The values for one non-empty group. `epsilon` is added to the deviation of a z-score.
-fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
+/// The variance; exactly 0 where all are equal, also for a single value, which has no sample deviation.
+pub(crate) fn variance(values: &[f64], deviation: Deviation) -> f64 {
+    if values.iter().all(|x| *x == values[0]) {
+        return 0.0;
+    }
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>();
+    match deviation {
+        Deviation::Population => squares / count,
+        Deviation::Sample if values.len() > 1 => squares / (count - 1.0),
+        // A single NaN or infinity: the deviation is not 0, but not finite either.
+        Deviation::Sample => squares,
+    }
+}
+
+/// The values for one non-empty group.
+fn compare(statistic: Statistic, values: &[f64]) -> Vec<f64> {
     let lowest = values.iter().copied().fold(values[0], minimum);
     let highest = values.iter().copied().fold(values[0], maximum);
     let all_equal = lowest == highest;
@@ -198,16 +260,10 @@ fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
     match statistic {
         // Also for a single value, which has no sample deviation.
         Statistic::Zscore { .. } | Statistic::Minmax if all_equal => vec![0.0; values.len()],
-        Statistic::Zscore { deviation } => {
+        Statistic::Zscore { deviation, epsilon } => {
             let mean = values.iter().sum::<f64>() / count;
-            let squares = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>();
-            let variance = match deviation {
-                Deviation::Population => squares / count,
-                Deviation::Sample if values.len() > 1 => squares / (count - 1.0),
-                // A single NaN or infinity: the deviation is not 0, but not finite either.
-                Deviation::Sample => squares,
-            };
-            values.iter().map(|x| (x - mean) / (variance.sqrt() + epsilon)).collect()
+            let deviation = variance(values, deviation).sqrt();
+            values.iter().map(|x| (x - mean) / (deviation + epsilon)).collect()
         }
         Statistic::Minmax => values.iter().map(|x| (x - lowest) / (highest - lowest)).collect(),
         Statistic::Winsor { upper } => {
@@ -223,6 +279,7 @@ fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
             let sum = values.iter().sum::<f64>();
             values.iter().map(|x| (sum - x) / (count - 1.0).max(1.0)).collect()
         }
+        Statistic::MeanOfSmaller => mean_of_smaller(values),
         Statistic::Rank => rank(values),
         Statistic::TopFraction { keep } => top(values, kept_count(keep, values.len())),
         Statistic::TopCount { count } => top(values, count as usize),
@@ -241,7 +298,7 @@ fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
 /// The `fraction` quantile, interpolated linearly between the two order statistics around `fraction * (n -
 /// 1)`. NaN if any value is NaN.
 pub fn quantile(values: &[f64], fraction: f64) -> f64 {
-    if values.iter().any(|x| x.is_nan()) {
+    if fraction.is_nan() || values.iter().any(|x| x.is_nan()) {
         return f64::NAN;
     }
     let mut sorted = values.to_vec();
@@ -290,6 +347,18 @@ fn rank(values: &[f64]) -> Vec<f64> {
         (smaller as f64 + equal as f64 / 2.0) / others
     });
     ranked.collect()
+}
+
+/// The mean of the values below each; 0 for the smallest. NaN if any value is NaN.
+fn mean_of_smaller(values: &[f64]) -> Vec<f64> {
+    if values.iter().any(|x| x.is_nan()) {
+        return vec![f64::NAN; values.len()];
+    }
+    let mean = |x: &f64| {
+        let smaller = || values.iter().filter(|other| *other < x);
+        smaller().fold(0.0, |sum, x| sum + x) / smaller().count().max(1) as f64
+    };
+    values.iter().map(mean).collect()
 }
 
 /// 1 in the windows of `width` elements that begin at the `most` largest values; windows may overlap, and end
@@ -352,7 +421,10 @@ mod tests {
 
     #[test]
     fn a_zscore_is_in_units_of_the_deviation() {
-        let zscore = |deviation, values: &[f64]| compared(Statistic::Zscore { deviation }, values);
+        let with_epsilon =
+            |epsilon, deviation, values: &[f64]| compared(Statistic::Zscore { deviation, epsilon }, values);
+        let zscore = |deviation, values: &[f64]| with_epsilon(ZSCORE_EPSILON, deviation, values);
+        assert_eq!(with_epsilon(0.5, Deviation::Sample, &[1.0, 2.0, 3.0]), [-1.0 / 1.5, 0.0, 1.0 / 1.5]);
         let population = (2.0f64 / 3.0).sqrt() + 1e-4;
         assert_eq!(
             zscore(Deviation::Population, &[1.0, 2.0, 3.0]),
@@ -371,6 +443,25 @@ mod tests {
         assert_eq!(compared(Statistic::Minmax, &[2.0, 2.0]), [0.0, 0.0]);
         let softmax = compared(Statistic::Softmax, &[1000.0, 1000.0 + 3.0f64.ln()]);
         assert!((softmax[0] - 0.25).abs() < 1e-12 && (softmax[1] - 0.75).abs() < 1e-12);
+    }
+
+    /// A fraction that only the run decides may be anything.
+    #[test]
+    fn a_fraction_is_held_within_0_and_1() {
+        let top =
+            |keep| Statistic::TopFraction { keep: 0.5 }.with_fraction(keep).values(&[1.0, 3.0, 2.0], &[]);
+        assert_eq!(top(0.3), [0.0, 1.0, 0.0]);
+        assert_eq!([top(2.0), top(-1.0)], [vec![1.0; 3], vec![0.0; 3]]);
+        assert!(top(f64::NAN).iter().all(|x| x.is_nan()));
+        let winsor = |upper| Statistic::Winsor { upper: 0.5 }.with_fraction(upper).values(&[1.0, 3.0], &[]);
+        assert_eq!([winsor(0.5), winsor(7.0)], [[1.0, 2.0], [1.0, 3.0]]);
+        assert!(winsor(f64::NAN).iter().all(|x| x.is_nan()));
+        let drawn = Statistic::SampleWithoutReplacement { keep: 0.0 }.with_fraction(9.0);
+        assert_eq!(drawn.values(&[1.0, 1.0], &[0.5, 0.5]), [1.0, 1.0]);
+        let quantile = |q| crate::Reduction::Quantile { q: 0.5 }.with_fraction(q).value(&[1.0, 2.0]);
+        assert_eq!([quantile(0.25), quantile(9.0)], [1.25, 2.0]);
+        assert!(quantile(f64::NAN).is_nan());
+        assert_eq!(Statistic::Rank.with_fraction(0.1), Statistic::Rank);
     }
 
     #[test]
@@ -403,6 +494,10 @@ mod tests {
         assert_eq!(compared(Statistic::Center, &[1.0, 2.0, 6.0]), [-2.0, -1.0, 3.0]);
         assert_eq!(compared(Statistic::LeaveOneOut, &[1.0, 2.0, 6.0]), [4.0, 3.5, 1.5]);
         assert_eq!(compared(Statistic::LeaveOneOut, &[5.0]), [0.0]);
+        let smaller = |values: &[f64]| compared(Statistic::MeanOfSmaller, values);
+        assert_eq!(smaller(&[3.0, 1.0, 3.0, 9.0, -2.0]), [-0.5, -2.0, -0.5, 1.25, 0.0]);
+        assert_eq!(smaller(&[4.0, 4.0]), [0.0, 0.0]);
+        assert!(smaller(&[1.0, f64::NAN]).iter().all(|x| x.is_nan()));
         assert_eq!(compared(Statistic::TopCount { count: 2 }, &[1.0, 5.0, 5.0, 5.0]), [0.0, 1.0, 1.0, 0.0]);
         assert_eq!(compared(Statistic::TopCount { count: 9 }, &[1.0, 2.0]), [1.0, 1.0]);
         let chunks = |most, width, values: &[f64]| compared(Statistic::Chunks { most, width }, values);

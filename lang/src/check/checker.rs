@@ -100,6 +100,8 @@ pub struct CallStack {
     pub overworked: bool,
     /// How many definitions are being evaluated, each needed by the one before.
     pub chain: usize,
+    /// The random draws of the objective that is being evaluated.
+    pub draws: u32,
 }
 
 /// Lets the caller cancel an analysis.

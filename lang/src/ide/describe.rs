@@ -27,8 +27,8 @@ pub fn head(item: &Item, source: &str) -> String {
         ItemKind::Objective { name, parameters, .. } => callable("objective", &name.text, parameters),
         ItemKind::Template { name, parameters, .. } => callable("template", &name.text, parameters),
         ItemKind::Rollout { name, parameters, .. } => callable("rollout", &name.text, parameters),
-        ItemKind::Divergence(DivergenceItem { name, directed, parameters, .. }) => {
-            let head = callable("divergence", &name.text, parameters);
+        ItemKind::Divergence(DivergenceItem { name, is_sum, directed, parameters, .. }) => {
+            let head = callable(if *is_sum { "sum" } else { "divergence" }, &name.text, parameters);
             if *directed { head.replacen(", ", " || ", 1) } else { head }
         }
         ItemKind::Teacher { binding, parameters } if !parameters.is_empty() => {

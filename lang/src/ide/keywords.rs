@@ -56,6 +56,10 @@ fn text(word: &str) -> Option<&'static str> {
         "template" => "A prompt made of the data's fields and of what the run produced.",
         "rollout" => "Where the sequences of a stage come from, and what is done with them before training.",
         "divergence" => "A divergence between two distributions, declared by what one vocabulary entry adds.",
+        "sum" => {
+            "A number of one distribution, such as an entropy, declared by what one vocabulary entry adds. As a \
+             function: the sum along an axis."
+        }
         "panel" => "Several models that talk about a prompt before the student is trained.",
         "eval" => "A benchmark: held-out prompts with a reward of their own, a column of tables.",
         "param" => "A value that `--set name=value` and a `sweep` may change.",

@@ -152,6 +152,7 @@ fn belongs_in_formula(kind: BuiltinKind) -> bool {
             | Clip
             | Where
             | Reduce(_)
+            | Median
             | Statistic(_)
             | Scan(_)
             | Memory(_)

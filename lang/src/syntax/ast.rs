@@ -29,10 +29,12 @@ pub struct Item {
     pub kind: ItemKind,
 }
 
-/// The declaration of a divergence.
+/// The declaration of a divergence, or of a sum over the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DivergenceItem {
     pub name: Name,
+    /// Whether it is a `sum`, of one distribution's entries.
+    pub is_sum: bool,
     /// Whether `||` is between the sides.
     pub directed: bool,
     pub parameters: Vec<Parameter>,
@@ -91,7 +93,7 @@ pub enum ItemKind {
         text: Expr,
     },
     /// `divergence name(p || q, parameters) = summand`, `name(p, q, ...)` where the order of the sides has no
-    /// meaning, or `name(u, ...) = generator`.
+    /// meaning, or `name(u, ...) = generator`; `sum name(q, parameters) = summand`.
     Divergence(DivergenceItem),
     /// `rollout name(parameters) = value`
     Rollout {

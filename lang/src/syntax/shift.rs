@@ -107,7 +107,7 @@ structs! {
     Name { text, span }
     Text { text, span }
     Item { doc, public, span, kind }
-    DivergenceItem { name, directed, parameters, body }
+    DivergenceItem { name, is_sum, directed, parameters, body }
     Use { module, names }
     Parameter { name, annotation, default }
     Index { name, over }

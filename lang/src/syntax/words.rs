@@ -17,6 +17,7 @@ pub const ITEMS: &[&str] = &[
     "template",
     "rollout",
     "divergence",
+    "sum",
     "panel",
     "eval",
     "param",
@@ -70,7 +71,8 @@ pub const MAKES_A_MODEL: &[&str] = &[
 ];
 
 /// Items that may have parameters.
-pub const PARAMETRIC: &[&str] = &["objective", "fn", "stage", "teacher", "template", "rollout", "divergence"];
+pub const PARAMETRIC: &[&str] =
+    &["objective", "fn", "stage", "teacher", "template", "rollout", "divergence", "sum"];
 
 /// Words that can't be names.
 pub const RESERVED: &[&str] = &[

@@ -202,7 +202,7 @@ fn jensen_shannon() -> Summand {
         graph.apply(Multiply, &[scaled[side], log])
     });
     let value = graph.apply(Add, &parts);
-    Summand { graph, value }
+    Summand { graph, value, parameters: Vec::new() }
 }
 
 /// The largest difference, relative to the largest expected magnitude.

@@ -110,19 +110,70 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
 /// The same forms with another model in place of the student.
 #[test]
 fn a_teacher_that_differs_from_the_student_teaches() {
-    for teachers in [
-        "teacher now = self { temperature = 0.5 }\nroute { else -> now }\n",
-        "teacher one = expert\nteacher now = self\nteacher star = logits(now) + 0.5 * (logits(one) - \
-         logits(now))\nroute { else -> star }\n",
+    let behind = "`teacher` is composed of other models: this is 0.50 * grad KL(student || one)";
+    for (teachers, behind) in [
+        ("teacher now = self { temperature = 0.5 }\nroute { else -> now }\n", None),
+        (
+            "teacher one = expert\nteacher now = self\nteacher star = logits(now) + 0.5 * (logits(one) - \
+             logits(now))\nroute { else -> star }\n",
+            Some(behind),
+        ),
     ] {
         let found = checked(teachers, "term t = live kl(student || teacher)", STAGE);
         assert!(!codes(&found).contains(&Code::ZeroGradient), "{teachers}: {found:?}");
         let said = audited(teachers, "term t = live kl(student || teacher)");
-        assert_eq!(said, ["follows 1.00 * grad KL(student || teacher)"], "{teachers}");
+        let expected = ["follows 1.00 * grad KL(student || teacher)"].into_iter().chain(behind);
+        assert_eq!(said, expected.collect::<Vec<&str>>(), "{teachers}");
     }
     let found =
         checked(ONE, "term t = live kl(student || detached(blend(teacher: 0.1, student: 0.9)))", STAGE);
     assert!(found.is_empty(), "{found:?}");
+}
+
+/// A mixture with the student has the gradient of a Jensen-Shannon divergence, whether it is a side or a
+/// teacher, and a pool of teachers that of a sum.
+#[test]
+fn what_is_behind_a_mixture_is_named() {
+    let blend = |share: &str, rest: &str| {
+        let term = format!("term t = live kl(student || detached(blend(teacher: {share}, student: {rest})))");
+        audited(ONE, &term)
+    };
+    assert_eq!(blend("0.5", "0.5"), ["follows 2.00 * grad JSD(teacher, student)"]);
+    assert_eq!(blend("0.2", "0.8"), ["follows 1.25 * grad jsd(teacher, student, beta: 0.2)"]);
+    for (teacher, value, behind) in [
+        ("mixture([now, one], weights: equal)", "kl(student || teacher)", "2.00 * grad JSD(one, student)"),
+        (
+            "mixture([now, one], weights: [0.6, 0.4])",
+            "kl(student || teacher)",
+            "1.67 * grad jsd(one, student, beta: 0.4)",
+        ),
+        (
+            "geometric([one, two], weights: [0.25, 0.75])",
+            "kl(student || teacher)",
+            "0.25 * grad KL(student || one) + 0.75 * grad KL(student || two)",
+        ),
+        (
+            "mixture([one, two], weights: [0.25, 0.75])",
+            "kl(teacher || student)",
+            "0.25 * grad KL(one || student) + 0.75 * grad KL(two || student)",
+        ),
+    ] {
+        let teachers = format!(
+            "model other = grpo(base, on: sort) {{ steps = 12, prompts = 8, samples = 4, max_tokens = 16, lr = 1e-3 }}\n\
+             teacher one = expert\nteacher two = other\nteacher now = self\nteacher star = {teacher}\n\
+             route {{ else -> star }}\n"
+        );
+        let said = audited(&teachers, &format!("term t = live {value}"));
+        let behind = format!("`teacher` is composed of other models: this is {behind}");
+        assert_eq!(said, [format!("follows 1.00 * grad KL({}", &value[3..]), behind], "{teacher}");
+    }
+    // The weight of a prefix comes from the condition that has it.
+    let stage = STAGE.replace("prompts = 8", "prompts = 8, filter = mean(correct, over: group) < 1");
+    let said = audited_in(ONE, "term t = live kl(student || teacher)", &stage);
+    assert!(said[0].starts_with("follows w * grad KL(student || teacher)"), "{said:?}");
+    assert_eq!(said[1], "w comes from the stage's `filter = mean(correct, over: group) < 1`");
+    let said = says("select = teacher.entropy > 1\nterm t = live kl(student || teacher)");
+    assert!(said.contains(&"w comes from `select = teacher.entropy > 1`".to_owned()), "{said:?}");
 }
 
 /// A weight inside a formula (`x * y`) gives the same verdict as the same weight as a setting.

@@ -164,7 +164,7 @@ fn functions_of_numbers() -> [Vec<&'static str>; 2] {
     use BuiltinKind::*;
     [
         of(|kind| matches!(kind, Elementwise(_) | Bucket | Extreme(..) | Clip | Where)),
-        of(|kind| matches!(kind, Reduce(_) | Statistic(_) | Scan(_) | Memory(_))),
+        of(|kind| matches!(kind, Reduce(_) | Median | Statistic(_) | Scan(_) | Memory(_))),
     ]
 }
 

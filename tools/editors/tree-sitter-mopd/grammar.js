@@ -121,6 +121,7 @@ module.exports = grammar({
         $.objective_item,
         $.template_item,
         $.divergence_item,
+        $.sum_item,
         $.rollout_item,
         $.panel_item,
         $.eval_item,
@@ -170,6 +171,7 @@ module.exports = grammar({
         field("parameters", choice($.parameters, alias($.sided_parameters, $.parameters))),
         $._value,
       ),
+    sum_item: ($) => seq("sum", field("name", $.identifier), field("parameters", $.parameters), $._value),
     teacher_item: ($) =>
       seq("teacher", field("name", $.identifier), optional(choice($.family, field("parameters", $.parameters))), $._value),
     route_item: ($) => seq("route", field("body", $.arms)),

@@ -62,6 +62,9 @@ pub enum Operation {
         reduction: Reduction,
         operand: NodeId,
         mask: Option<NodeId>,
+        /// On this node's axis: the fraction of the reduction, where it changes, in place of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fraction: Option<NodeId>,
     },
     /// Compares the operand's elements within each element of `over`; keeps the axis. With a `mask` (same
     /// axis), only elements where it is not 0 are compared; the others' value is 0.
@@ -73,6 +76,9 @@ pub enum Operation {
         /// One number drawn uniformly from [0, 1) per element, for random statistics.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         noise: Option<NodeId>,
+        /// On the axis `over`: the fraction of the statistic, where it changes, in place of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fraction: Option<NodeId>,
     },
     /// Scans the operand's elements within each element of `over`; keeps the axis. With a `mask` (same axis),
     /// the other elements are skipped: their value is the running value so far.
@@ -103,11 +109,11 @@ impl Hash for Node {
             Operation::Live { live } => live.hash(state),
             Operation::Apply { function, operands } => (function, operands).hash(state),
             Operation::Broadcast { operand } | Operation::Memory { operand, .. } => operand.hash(state),
-            Operation::Reduce { reduction, operand, mask } => {
-                (std::mem::discriminant(reduction), operand, mask).hash(state)
+            Operation::Reduce { reduction, operand, mask, fraction } => {
+                (std::mem::discriminant(reduction), operand, mask, fraction).hash(state)
             }
-            Operation::Statistic { statistic, operand, over, mask, noise } => {
-                (std::mem::discriminant(statistic), operand, over, mask, noise).hash(state)
+            Operation::Statistic { statistic, operand, over, mask, noise, fraction } => {
+                (std::mem::discriminant(statistic), operand, over, mask, noise, fraction).hash(state)
             }
             Operation::Scan { scan, operand, over, mask } => {
                 (std::mem::discriminant(scan), operand, over, mask).hash(state)
@@ -227,9 +233,11 @@ impl Graph {
         match &self.node(id).operation {
             Operation::Apply { operands, .. } => operands.clone(),
             Operation::Broadcast { operand } | Operation::Memory { operand, .. } => vec![*operand],
-            Operation::Reduce { operand, mask, .. } => std::iter::once(*operand).chain(*mask).collect(),
-            Operation::Statistic { operand, mask, noise, .. } => {
-                std::iter::once(*operand).chain(*mask).chain(*noise).collect()
+            Operation::Reduce { operand, mask, fraction, .. } => {
+                std::iter::once(*operand).chain(*mask).chain(*fraction).collect()
+            }
+            Operation::Statistic { operand, mask, noise, fraction, .. } => {
+                std::iter::once(*operand).chain(*mask).chain(*noise).chain(*fraction).collect()
             }
             Operation::Scan { scan, operand, mask, .. } => {
                 let discount = match scan {
@@ -346,7 +354,10 @@ impl Graph {
                     return Some("broadcasts to an axis that is not finer");
                 }
             }
-            Operation::Reduce { reduction, operand, .. } => {
+            Operation::Reduce { reduction, operand, mask, fraction } => {
+                if fraction.is_some_and(|fraction| self.axis(fraction) != *axis) {
+                    return Some("has a fraction off its axis");
+                }
                 if let Reduction::Quantile { q } = reduction
                     && !(0.0..=1.0).contains(q)
                 {
@@ -355,16 +366,20 @@ impl Graph {
                 if self.axis(*operand) <= *axis {
                     return Some("reduces to an axis that is not coarser");
                 }
-                if !all(self.axis(*operand)) {
+                if mask.is_some_and(|mask| self.axis(mask) != self.axis(*operand)) {
                     return Some("has a mask off its operand's axis");
                 }
             }
-            Operation::Statistic { statistic, over, noise, .. } => {
+            Operation::Statistic { statistic, operand, over, mask, noise, fraction } => {
                 if *over >= *axis {
                     return Some("compares within an axis that is not coarser");
                 }
-                if !all(*axis) {
+                let compared = std::iter::once(operand).chain(mask).chain(noise);
+                if compared.copied().any(|operand| self.axis(operand) != *axis) {
                     return Some("compares across axes");
+                }
+                if fraction.is_some_and(|fraction| self.axis(fraction) != *over) {
+                    return Some("has a fraction off the axis that it compares within");
                 }
                 if statistic.fraction().is_some_and(|fraction| !(0.0..=1.0).contains(&fraction)) {
                     return Some("has a fraction outside [0, 1]");

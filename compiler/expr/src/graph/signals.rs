@@ -213,7 +213,21 @@ pub struct Formula {
     pub value: NodeId,
 }
 
+impl From<f64> for DivergenceParameter {
+    fn from(number: f64) -> DivergenceParameter {
+        DivergenceParameter::Number(number)
+    }
+}
+
 impl DivergenceParameter {
+    /// The number, if it is the same at all steps and tokens.
+    pub fn constant(&self) -> Option<f64> {
+        match self {
+            DivergenceParameter::Number(number) => Some(*number),
+            DivergenceParameter::Formula(_) => None,
+        }
+    }
+
     /// The signals that it depends on.
     pub fn signals(&self) -> Vec<Signal> {
         match self {
@@ -269,8 +283,8 @@ pub struct Divergence {
     pub right: Distribution,
     pub support: Support,
     pub mass: Mass,
-    /// The divisor of the logits of both sides.
-    pub temperature: f64,
+    /// The divisor of the logits of both sides, above 0.
+    pub temperature: DivergenceParameter,
     /// An upper bound on every vocabulary entry's summand. An entry above it passes no gradient.
     pub clip_each: Option<f64>,
 }
@@ -285,7 +299,7 @@ impl Divergence {
         mass: Mass,
     ) -> Divergence {
         let (left, right) = (Distribution::Role(left), Distribution::Role(right));
-        Divergence { kind, left, right, support, mass, temperature: 1.0, clip_each: None }
+        Divergence { kind, left, right, support, mass, temperature: 1.0.into(), clip_each: None }
     }
 
     /// The roles whose distributions it needs, including those that only its parameters read.
@@ -309,12 +323,19 @@ impl Divergence {
         self.mass == Mass::Raw && self.support != Support::Full
     }
 
-    /// The weights of its sides.
+    /// The numbers in it that may change within the run: those of its kind, the temperature, and the weights
+    /// of its sides.
     pub fn parameters(&self) -> impl Iterator<Item = &DivergenceParameter> {
-        self.left.parameters().into_iter().chain(self.right.parameters())
+        let of_kind = match &self.kind {
+            DivergenceKind::Entrywise(summand) => summand.parameters.as_slice(),
+            DivergenceKind::Kl | DivergenceKind::SortedL1 => &[],
+        };
+        let of_kind = of_kind.iter().map(|parameter| &parameter.value);
+        let of_sides = self.left.parameters().into_iter().chain(self.right.parameters());
+        of_kind.chain(std::iter::once(&self.temperature)).chain(of_sides)
     }
 
-    /// The schedules that its own numbers and the weights of its sides follow.
+    /// The schedules that its numbers follow.
     pub fn schedules(&self) -> Vec<Schedule> {
         let of_kind = match &self.kind {
             DivergenceKind::Entrywise(summand) => summand.graph.schedules(),
@@ -323,7 +344,7 @@ impl Divergence {
         of_kind.into_iter().chain(self.parameters().flat_map(DivergenceParameter::schedules)).collect()
     }
 
-    /// The signals that the weights of its sides depend on.
+    /// The signals that its numbers depend on, besides the step.
     pub fn signals(&self) -> Vec<Signal> {
         let mut signals: Vec<Signal> = Vec::new();
         for signal in self.parameters().flat_map(DivergenceParameter::signals) {
@@ -347,12 +368,25 @@ pub enum DivergenceKind {
 }
 
 /// The summand of one entry. Live primitives 0 and 1 of the graph are the entry's probabilities on the left
-/// and the right side; 2 and 3 are the same as constants. Apart from these it reads only the step. See
-/// [`Summand::at`].
+/// and the right side; 2 and 3 are the same as constants; the next ones are `parameters`. Apart from these it
+/// reads only the step. See [`Summand::at`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summand {
     pub graph: Graph,
     pub value: NodeId,
+    /// The parameters that depend on more than the step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<SummandParameter>,
+}
+
+/// A parameter of a summand that a state, or numbers of the batch, decide.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SummandParameter {
+    pub name: String,
+    pub value: DivergenceParameter,
+    /// The least and the largest value of its declared type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<(f64, f64)>,
 }
 
 /// The set of vocabulary entries that are included.

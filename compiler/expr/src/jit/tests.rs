@@ -27,7 +27,8 @@ fn assert_same_on(target: CodeTarget, graph: &Graph, outputs: &[NodeId], batch: 
         f64::from(model.apply(function, &operands))
     };
     let reference =
-        evaluate(graph, outputs, batch, apply, |x| f64::from(x as f32)).expect("the batch has everything");
+        evaluate(graph, outputs, batch, &std::collections::HashMap::new(), apply, |x| f64::from(x as f32))
+            .expect("the batch has everything");
     for output in outputs {
         let (compiled, reference) = (compiled.get(*output), reference.get(*output));
         assert_eq!(compiled.len(), reference.len(), "{case}");

@@ -9,7 +9,6 @@ import math
 
 import torch
 
-ZSCORE_EPSILON = 1e-4
 AXES = ["run", "batch", "domain", "group", "sequence", "turn", "token"]
 
 
@@ -93,7 +92,7 @@ class Batch:
     def broadcast(self, value, coarse, fine):
         return value[self.layout.parent(fine, coarse)]
 
-    def reduce(self, how, value, fine, coarse, mask=None, q=None):
+    def reduce(self, how, value, fine, coarse, mask=None, q=None, deviation=None):
         """Reduces the elements of `fine` within each element of `coarse`. Elements whose `mask` is 0 are left out.
 
         Sums are accumulated in double precision.
@@ -105,6 +104,9 @@ class Batch:
             value, parent = value[passes], parent[passes]
         if how == "quantile":
             return self._peers(value.detach(), parent, count, lambda values: [quantile(values, q)], True).to(dtype)
+        if how == "stddev":
+            spread = lambda values: [stddev(values, deviation)]
+            return self._peers(value.detach(), parent, count, spread, True).to(dtype)
         zeros = torch.zeros(count, dtype=torch.float64, device=value.device)
 
         def total(x):
@@ -231,14 +233,20 @@ def quantile(values, q):
     return below if below == above else below + (position - math.floor(position)) * (above - below)
 
 
-def zscore(deviation):
+def stddev(values, deviation):
+    if min(values) == max(values):
+        return 0.0
+    mean = sum(values) / len(values)
+    squares = sum((x - mean) ** 2 for x in values)
+    return math.sqrt(squares / (len(values) if deviation == "population" else max(len(values) - 1, 1)))
+
+
+def zscore(deviation, epsilon):
     def compute(values):
         if min(values) == max(values):
             return [0.0] * len(values)
-        mean = sum(values) / len(values)
-        squares = sum((x - mean) ** 2 for x in values)
-        variance = squares / (len(values) if deviation == "population" else max(len(values) - 1, 1))
-        return [(x - mean) / (math.sqrt(variance) + ZSCORE_EPSILON) for x in values]
+        mean, spread = sum(values) / len(values), stddev(values, deviation)
+        return [(x - mean) / (spread + epsilon) for x in values]
 
     return compute
 
@@ -249,6 +257,16 @@ def center():
 
 def leave_one_out():
     return lambda values: [(sum(values) - x) / max(len(values) - 1, 1) for x in values]
+
+
+def mean_of_smaller():
+    def compute(values):
+        if any(math.isnan(x) for x in values):
+            return [math.nan] * len(values)
+        smaller = [[other for other in values if other < x] for x in values]
+        return [sum(below) / max(len(below), 1) for below in smaller]
+
+    return compute
 
 
 def minmax():
@@ -341,6 +359,7 @@ STATISTICS = {
     "zscore": zscore,
     "center": center,
     "leave_one_out": leave_one_out,
+    "mean_of_smaller": mean_of_smaller,
     "minmax": minmax,
     "winsor": winsor,
     "rank": rank,

@@ -418,7 +418,7 @@ fn listed_divergence(divergence: &mopd_plan::Divergence) -> Option<u32> {
     let sampler = divergence.roles().contains(&Role::Sampler);
     let plain = |side: &Distribution| !matches!(side, Distribution::Blend(_));
     // The list is at temperature 1.
-    let same = divergence.temperature == 1.0 && !sampler;
+    let same = divergence.temperature.constant() == Some(1.0) && !sampler;
     if same && plain(&divergence.left) && plain(&divergence.right) {
         listed(&divergence.support)
     } else {

@@ -72,7 +72,7 @@ fn measured(
     rollouts: &mut Vec<Producer>,
     measures: &mut Vec<CurriculumMeasure>,
 ) -> Converted<Signal> {
-    let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &node.kind else {
+    let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout), fraction } = &node.kind else {
         unreachable!("only reductions are over another rollout")
     };
     let what = "a number about other completions";
@@ -89,8 +89,8 @@ fn measured(
         let help = "`sample(...)` and `from(..., n: ...)` are drawn whenever prompts are chosen";
         return Err(Box::new((*refused(at, construct)).help(help)));
     }
-    let (operand, among) = (operand.clone(), among.clone());
-    let kind = FormulaKind::Reduce { reduction: *reduction, operand, among, on: None };
+    let (operand, among, fraction) = (operand.clone(), among.clone(), fraction.clone());
+    let kind = FormulaKind::Reduce { reduction: *reduction, operand, among, on: None, fraction };
     let own = formula::Formula::new(kind, node.unit, node.axis, false, node.origin);
     let value = fit(filter::formula(&own, what, Axis::Group, origins)?, what, at)?;
     let rollout = place(rollouts, producer);

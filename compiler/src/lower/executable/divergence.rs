@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use mopd_experiment::formula::{self as checked, FormulaKind, FormulaNode};
 use mopd_expr::graph::{Graph, LiveId, NodeId};
+use mopd_expr::summand::SIDES;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_plan::{
     Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, ModelSignal, Role, Signal,
-    Summand, Support,
+    Summand, SummandParameter, Support,
 };
 
 use super::formula::{ExecutableKind, role};
@@ -27,7 +28,10 @@ pub fn divergence(divergence: &checked::Divergence, at: FormulaContext) -> Conve
         right: distribution(right, at)?,
         support: support(of, compared_by_text(divergence, at)?, at)?,
         mass: *mass,
-        temperature: *temperature,
+        temperature: match temperature {
+            checked::Amount::Number(number) => DivergenceParameter::Number(*number),
+            checked::Amount::Formula(formula) => parameter(formula, at)?,
+        },
         clip_each: *clip_each,
     })
 }
@@ -90,33 +94,62 @@ pub fn parameter(formula: &checked::Formula, at: FormulaContext) -> Converted<Di
     })
 }
 
+/// What a summand reads besides the step: its sides, and the parameters that the step does not decide.
+struct SummandInputs<'a> {
+    sides: [NodeId; 4],
+    parameters: Vec<(&'a checked::Formula, NodeId)>,
+}
+
+impl SummandInputs<'_> {
+    fn find(&self, part: &checked::Formula) -> Option<NodeId> {
+        if let FormulaKind::Entry(entry) = part.0.kind {
+            let place = checked::SideProbability::ALL.iter().position(|known| *known == entry);
+            return place.map(|place| self.sides[place]);
+        }
+        let parameter = self.parameters.iter().find(|(value, _)| checked::is_parameter(part, value));
+        parameter.map(|(_, node)| *node)
+    }
+}
+
 fn summand(summand: &checked::Summand, at: FormulaContext) -> Converted<Summand> {
     let mut graph = Graph::default();
-    let entries = [0, 1, 2, 3].map(|live| graph.live(LiveId(live)));
-    let value = node(&mut graph, &summand.value, Some(entries), at)?;
-    let value = graph.broadcast(value, Axis::Token);
-    let signals = graph.signals(&[value]);
-    if !signals.iter().all(Signal::is_of_step) {
-        let state = signals
-            .iter()
-            .all(|signal| signal.is_of_step() || matches!(signal, Signal::State { axis: Axis::Run, .. }));
-        let how = if state { "follows a state" } else { "varies within a step" };
-        let construct = format!("a parameter of the divergence `{}` that {how}", summand.name);
-        let help = "a parameter may be a formula of `step` and `progress`; shares of a `blend(...)` may be \
-                    any number: `live kl(student || blend(teacher: w, student: 1 - w))`";
-        return Err(Box::new((*refused(at, construct)).help(help)));
+    let sides = [0, 1, 2, 3].map(|live| graph.live(LiveId(live)));
+    let mut inputs = SummandInputs { sides, parameters: Vec::new() };
+    let mut parameters = Vec::new();
+    for given in summand.parameters.iter().filter(|given| given.reads_the_run()) {
+        let bounds = given.value.0.declared.as_ref().map(|declared| (declared.low, declared.high));
+        let input = match parameter(&given.value, at)? {
+            DivergenceParameter::Number(number)
+                if bounds.is_some_and(|(low, high)| !(low..=high).contains(&number)) =>
+            {
+                let message = format!("`{}` of the divergence `{}` is {number}", given.name, summand.name);
+                return Err(Diagnostic::error(Code::OutOfRange, at.span, message).into());
+            }
+            DivergenceParameter::Number(number) => graph.constant(Axis::Run, number),
+            value => {
+                parameters.push(SummandParameter { name: given.name.clone(), value, bounds });
+                graph.live(LiveId(SIDES - 1 + parameters.len() as u32))
+            }
+        };
+        inputs.parameters.push((&given.value, input));
     }
-    let own = Summand { graph, value };
-    own.at(0, 1)
+    let value = node(&mut graph, &summand.value, Some(&inputs), at)?;
+    let value = graph.broadcast(value, Axis::Token);
+    if !graph.signals(&[value]).iter().all(Signal::is_of_step) {
+        let construct = format!("a signal in the divergence `{}` that is no parameter of it", summand.name);
+        return Err(refused(at, construct));
+    }
+    let own = Summand { graph, value, parameters };
+    own.at((0, 1), &vec![None; own.parameters.len()])
         .map_err(|error| refused(at, format!("the divergence `{}`: {error}; so it", summand.name)))?;
     Ok(own)
 }
 
-/// The node of a formula. In a summand (`entries`), the formula may not depend on other tokens.
+/// The node of a formula. In a summand, which has `inputs`, the formula may not depend on other tokens.
 fn node(
     graph: &mut Graph,
     formula: &checked::Formula,
-    entries: Option<[NodeId; 4]>,
+    inputs: Option<&SummandInputs>,
     at: FormulaContext,
 ) -> Converted<NodeId> {
     let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
@@ -128,9 +161,14 @@ fn node(
             pending.pop();
             continue;
         }
-        let operands = match (&formula.0.kind, entries) {
+        if let Some(input) = inputs.and_then(|inputs| inputs.find(formula)) {
+            known.insert(address, input);
+            pending.pop();
+            continue;
+        }
+        let operands = match (&formula.0.kind, inputs) {
             (FormulaKind::Apply { operands, .. }, _) => operands.as_slice(),
-            (FormulaKind::Reduce { operand, among: None, on: None, .. }, None) => {
+            (FormulaKind::Reduce { operand, among: None, on: None, fraction: None, .. }, None) => {
                 std::slice::from_ref(operand)
             }
             _ => &[],
@@ -140,13 +178,13 @@ fn node(
         if pending.len() > before {
             continue;
         }
-        let made = match (&formula.0.kind, entries) {
+        let made = match (&formula.0.kind, inputs) {
             (FormulaKind::Apply { function, .. }, _) => {
                 let operands: Vec<NodeId> =
                     operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
                 graph.apply(*function, &operands)
             }
-            (FormulaKind::Reduce { operand, among: None, on: None, reduction }, None) => {
+            (FormulaKind::Reduce { operand, among: None, on: None, reduction, fraction: None }, None) => {
                 super::formula::kind(&formula.0, at)?;
                 let operand = known[&Rc::as_ptr(&operand.0)];
                 if graph.axis(operand) <= formula.0.axis {
@@ -158,10 +196,6 @@ fn node(
                     return Err(Diagnostic::error(Code::AxisMismatch, at.span, message).into());
                 }
                 graph.reduce(*reduction, operand, formula.0.axis, None)
-            }
-            (FormulaKind::Entry(entry), Some(entries)) => {
-                let place = checked::SideProbability::ALL.iter().position(|known| known == entry);
-                entries[place.expect("all are listed")]
             }
             _ => leaf(graph, &formula.0, at)?,
         };
@@ -206,6 +240,12 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: FormulaContext) -> Convert
         ExecutableKind::Schedule(schedule) => graph.schedule(schedule),
         ExecutableKind::Signal(Signal::Divergence(divergence)) if !divergence.signals().is_empty() => {
             return Err(refused(at, "a divergence with its own formulas inside a divergence"));
+        }
+        ExecutableKind::Signal(Signal::Agreement { .. }) => {
+            return Err(refused(at, "`agreement` inside a divergence"));
+        }
+        ExecutableKind::Signal(Signal::Uniform { .. }) => {
+            return Err(refused(at, "a random number inside a divergence"));
         }
         ExecutableKind::Signal(signal) => graph.signal(signal),
         ExecutableKind::Remaining => positions::remaining(graph),

@@ -168,7 +168,7 @@ pub fn kind_with(
     at: FormulaContext,
     elsewhere: CrossRolloutReads,
 ) -> Converted<ExecutableKind> {
-    let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &formula.kind else {
+    let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout), .. } = &formula.kind else {
         return kind(formula, at);
     };
     match elsewhere {
@@ -352,6 +352,7 @@ fn signal(signal: &checked::Signal, at: FormulaContext) -> Converted<ExecutableK
                 }),
             };
         }
+        Checked::Random { draw, axis } => Signal::Uniform { draw: *draw, axis: self::axis(*axis, at)? },
         Checked::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
         Checked::Agreement { role: of, samples, by: Similarity::Edit } => {
             Signal::Agreement { role: role(of, at)?, samples: *samples }

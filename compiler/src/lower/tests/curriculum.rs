@@ -37,7 +37,11 @@ fn from(n: u32, sequences: Option<u32>) -> Rollout {
 /// `mean(OPERAND, over: AXIS, on: ROLLOUT)`
 fn on(operand: &Formula, over: Axis, rollout: Rollout) -> Formula {
     let (operand, on) = (operand.clone(), Some(Rc::new(rollout)));
-    formula(FormulaKind::Reduce { reduction: Reduction::Mean, operand, among: None, on }, over, false)
+    formula(
+        FormulaKind::Reduce { reduction: Reduction::Mean, operand, among: None, on, fraction: None },
+        over,
+        false,
+    )
 }
 
 /// `mean(reward, over: group, on: from(teacher, n: 4, ...))`

@@ -113,7 +113,8 @@ fn a_rejected_draft_is_no_completion() {
         let what = format!("a number of each {}", axis.name());
         refused(weighed(&reduce(Reduction::Mean, &entropy, axis)), token_mean(), &what);
     }
-    let scored = |axis| statistic(Statistic::Zscore { deviation: Deviation::Sample }, &entropy, axis);
+    let scored =
+        |axis| statistic(Statistic::Zscore { deviation: Deviation::Sample, epsilon: 1e-4 }, &entropy, axis);
     refused(weighed(&scored(Axis::Sequence)), token_mean(), "a comparison over each sequence");
     // Over the batch, the comparison is well-defined.
     let mut sound = experiment();

@@ -74,6 +74,7 @@ fn two_primitives_of_one_name_are_two() {
             operand: clipped,
             among: Some(signal(PlainSignal::Correct)),
             on: None,
+            fraction: None,
         };
         live(Live::SquaredError {
             part: ModelSignal::Mean,

@@ -274,7 +274,13 @@ fn refuses_unsupported_teacher_attempts() {
     // The filter is evaluated before other models write.
     let told = refusals(|experiment| {
         let all = Formula::new(
-            FormulaKind::Reduce { reduction: Reduction::Mean, operand: right(), among: None, on: None },
+            FormulaKind::Reduce {
+                reduction: Reduction::Mean,
+                operand: right(),
+                among: None,
+                on: None,
+                fraction: None,
+            },
             Unit::Bool,
             Axis::Group,
             false,

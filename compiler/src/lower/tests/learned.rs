@@ -23,7 +23,7 @@ fn recorded(field: &str) -> Formula {
 fn on(source: RolloutSource, reduction: Reduction, over: Axis) -> Formula {
     let rollout = Rc::new(Rollout::new(source, HERE));
     let (operand, among) = (logp(Role::Student), None);
-    formula(FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) }, over, false)
+    formula(FormulaKind::Reduce { reduction, operand, among, on: Some(rollout), fraction: None }, over, false)
 }
 
 /// `previous(loss) - loss`

@@ -79,7 +79,7 @@ pub fn apply<const N: usize>(function: Function, operands: [&Formula; N]) -> For
 
 pub fn reduce(reduction: Reduction, operand: &Formula, over: Axis) -> Formula {
     formula(
-        FormulaKind::Reduce { reduction, operand: operand.clone(), among: None, on: None },
+        FormulaKind::Reduce { reduction, operand: operand.clone(), among: None, on: None, fraction: None },
         over,
         operand.live(),
     )
@@ -87,7 +87,7 @@ pub fn reduce(reduction: Reduction, operand: &Formula, over: Axis) -> Formula {
 
 pub fn statistic(statistic: Statistic, operand: &Formula, over: Axis) -> Formula {
     formula(
-        FormulaKind::Statistic { statistic, operand: operand.clone(), over, among: None },
+        FormulaKind::Statistic { statistic, operand: operand.clone(), over, among: None, fraction: None },
         operand.axis(),
         operand.live(),
     )
@@ -149,7 +149,7 @@ pub fn mopd(at: f64) -> Objective {
 /// `-min(live ratio * advantage, clip(live ratio, 0.8, 1.28) * advantage)`
 pub fn grpo() -> Objective {
     let advantage = statistic(
-        Statistic::Zscore { deviation: Deviation::Sample },
+        Statistic::Zscore { deviation: Deviation::Sample, epsilon: 1e-4 },
         &signal(PlainSignal::Reward),
         Axis::Group,
     );
@@ -175,7 +175,8 @@ pub fn mopd_top_k() -> Objective {
 /// A divergence of the student from the teacher.
 pub fn divergence(kind: DivergenceKind, support: Support) -> Divergence {
     let (left, right) = (Distribution::Role(Role::Student), Distribution::Role(Role::Teacher));
-    Divergence { kind, left, right, support, mass: Mass::Generalized, temperature: 1.0, clip_each: None }
+    let mass = Mass::Generalized;
+    Divergence { kind, left, right, support, mass, temperature: 1.0.into(), clip_each: None }
 }
 
 pub fn file(path: &str) -> DataSource {

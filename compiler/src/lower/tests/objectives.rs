@@ -319,7 +319,11 @@ fn a_formula_means_the_same_beside_a_select() {
     // `among: selected`
     let narrowed = |operand: &Formula, over, among: &Formula| {
         let (operand, among) = (operand.clone(), Some(among.clone()));
-        formula(FormulaKind::Reduce { reduction: Reduction::Mean, operand, among, on: None }, over, false)
+        formula(
+            FormulaKind::Reduce { reduction: Reduction::Mean, operand, among, on: None, fraction: None },
+            over,
+            false,
+        )
     };
     let chosen = signal(PlainSignal::Selected);
     selective.weight = Some(apply(Function::Divide, [&entropy, &narrowed(&entropy, Axis::Batch, &chosen)]));
@@ -356,6 +360,7 @@ fn statistics_beside_a_select_run_over_all_trained_tokens() {
         operand: entropy.clone(),
         over: Axis::Batch,
         among,
+        fraction: None,
     };
     for (among, largest) in [(among(None), 3.0), (among(Some(signal(PlainSignal::Selected))), 1.5)] {
         selective.weight = Some(formula(among, Axis::Token, false));

@@ -129,12 +129,8 @@ fn refuses_unsupported_divergences_and_losses() {
     assert_live_refused(Live::Divergence(inner), "a divergence with its own formulas inside a divergence");
     let [p, _] = entries();
     let own = summand(apply(Function::Multiply, [&p, &entropy()]));
-    let varies = "a parameter of the divergence `my` that varies within a step";
-    assert_live_refused(of(own, Support::Full), varies);
-    let beta = Signal::State { name: "beta".into(), axis: Axis::Run, unit: Unit::Number, first: 0.5 };
-    let own = summand(apply(Function::Multiply, [&p, &signal(beta)]));
-    let follows = "a parameter of the divergence `my` that follows a state";
-    assert_live_refused(of(own, Support::Full), follows);
+    let beside = "a signal in the divergence `my` that is no parameter of it";
+    assert_live_refused(of(own, Support::Full), beside);
     assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
     assert_live_refused(Live::Part(ModelSignal::Mean), "`live student.mean`");
     assert_live_refused(
@@ -182,7 +178,7 @@ fn whole_spans_of_others_than_the_student() {
     let kl = |[left, right]: [Role; 2], mass| {
         let (left, right) = (Distribution::Role(left), Distribution::Role(right));
         let (kind, support) = (DivergenceKind::Kl, Support::Matched);
-        Divergence { kind, left, right, support, mass, temperature: 1.0, clip_each: None }
+        Divergence { kind, left, right, support, mass, temperature: 1.0.into(), clip_each: None }
     };
     let of = |value: Divergence, live_one: Divergence| {
         let value = signal(Signal::Divergence(value));
@@ -661,8 +657,9 @@ fn refuses_unsupported_replays() {
 #[test]
 fn refuses_comparisons_of_a_whole_batch_with_mini_batches() {
     let advantage = |value: &Formula, over: Axis| {
-        let statistic = Statistic::Zscore { deviation: Deviation::Sample };
-        let kind = FormulaKind::Statistic { statistic, operand: value.clone(), over, among: None };
+        let statistic = Statistic::Zscore { deviation: Deviation::Sample, epsilon: 1e-4 };
+        let kind =
+            FormulaKind::Statistic { statistic, operand: value.clone(), over, among: None, fraction: None };
         apply(Function::Multiply, [&formula(kind, value.0.axis, false), &live(Live::Part(ModelSignal::Logp))])
     };
     let with = |term: Formula, mini_batches: u32| {
@@ -1243,6 +1240,7 @@ fn conditional_reduction_covers_matching_elements() {
         operand: reward.clone(),
         among: Some(good.clone()),
         on: None,
+        fraction: None,
     };
     assert_weights(formula(mean, Axis::Group, false), [1.0, 1.0, 1.0, 1.0, 0.75, 0.75, 0.75, 0.75]);
     // The mean over tokens, by a condition on their sequence: the mean entropy of sequences 0 and 3.
@@ -1252,11 +1250,18 @@ fn conditional_reduction_covers_matching_elements() {
         operand: entropy,
         among: Some(good.clone()),
         on: None,
+        fraction: None,
     };
     assert_weights(formula(mean, Axis::Batch, false), [(0.5 + 1.5 + 2.0 + 0.75 + 2.5) / 5.0; 8]);
     // `all` of no elements is true.
     let none = apply(Function::Greater, [&reward, &number(2.0)]);
-    let all = FormulaKind::Reduce { reduction: Reduction::All, operand: good, among: Some(none), on: None };
+    let all = FormulaKind::Reduce {
+        reduction: Reduction::All,
+        operand: good,
+        among: Some(none),
+        on: None,
+        fraction: None,
+    };
     assert_weights(formula(all, Axis::Batch, false), [1.0; 8]);
 }
 
@@ -1273,6 +1278,7 @@ fn statistics_by_composition() {
         operand: reward.clone(),
         over: Axis::Group,
         among: Some(good.clone()),
+        fraction: None,
     };
     assert_weights(formula(kind(Statistic::LeaveOneOut), Axis::Sequence, false), [0.0; 8]);
     let centered = FormulaKind::Statistic {
@@ -1280,6 +1286,7 @@ fn statistics_by_composition() {
         operand: reward.clone(),
         over: Axis::Batch,
         among: Some(good),
+        fraction: None,
     };
     assert_weights(
         formula(centered, Axis::Sequence, false),
@@ -1358,7 +1365,7 @@ fn parameters_of_divergences() {
         summand(apply(Function::Multiply, [&p, &apply(Function::Log, [&ratio])]))
     };
     let at = |kind: &plan::DivergenceKind, step| match kind {
-        plan::DivergenceKind::Entrywise(summand) => summand.at(step, 4).unwrap().recognized().unwrap(),
+        plan::DivergenceKind::Entrywise(summand) => summand.at((step, 4), &[]).unwrap().recognized().unwrap(),
         other => panic!("{other:?}"),
     };
     let half = kind(skewed(&apply(Function::Divide, [&number(1.0), &number(2.0)])));
@@ -1395,6 +1402,7 @@ fn summand(value: Formula) -> DivergenceKind {
     let facts = SummandProperties::UNKNOWN;
     DivergenceKind::Entrywise(Rc::new(Summand {
         name,
+        is_sum: false,
         directed: true,
         standard: false,
         parameters,
@@ -1420,7 +1428,7 @@ fn a_summand_has_derivatives() {
         let own = Live::Divergence(divergence(summand(of), Support::Sampled));
         let plan::Live::Divergence(own) = primitive(own) else { panic!("a divergence") };
         let plan::DivergenceKind::Entrywise(summand) = own.kind else { panic!("a summand") };
-        let made = summand.at(0, 1).unwrap();
+        let made = summand.at((0, 1), &[]).unwrap();
         let layout =
             Layout { sequence_of_token: vec![0], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
         let (p, q) = (vec![std::f32::consts::E / 4.0], vec![0.25]);
@@ -1439,7 +1447,7 @@ fn supports_sides_and_losses() {
     let nucleus = Support::Nucleus { role: Role::Teacher, p: 0.9 };
     let union = Support::Union(vec![nucleus, Support::Intersection(vec![Support::Sampled, Support::Full])]);
     let mut checked = divergence(DivergenceKind::SortedL1, union);
-    checked.temperature = 2.0;
+    checked.temperature = 2.0.into();
     checked.clip_each = Some(0.1);
     let plan::Live::Divergence(executable) = primitive(Live::Divergence(checked)) else {
         panic!("a divergence")
@@ -1449,7 +1457,7 @@ fn supports_sides_and_losses() {
     assert_eq!(executable.support, plan::Support::Union { of: vec![nucleus, intersection] });
     assert_eq!(
         (executable.kind, executable.temperature, executable.clip_each),
-        (plan::DivergenceKind::SortedL1, 2.0, Some(0.1))
+        (plan::DivergenceKind::SortedL1, 2.0.into(), Some(0.1))
     );
 
     assert_eq!(primitive(Live::Part(ModelSignal::EndLogp)), plan::Live::EndLogp);

@@ -40,6 +40,14 @@ pub fn refusal(objective: &Objective, scorers: &Scorers, origins: Origins) -> Op
                 tokens";
             return Some((*refused(origins.span(origin), construct)).help(help));
         }
+        if let Some(name) = parts.clone().find_map(|part| part.at_changing_temperature(&own_tokens)) {
+            let construct = format!(
+                "`mass: raw` at a temperature that changes, with the teacher `{name}`, which has another \
+                 tokenizer"
+            );
+            let help = "`raw` compares whole spans, whose tokens have one temperature: write a number";
+            return Some((*refused(origins.span(origin), construct)).help(help));
+        }
         let name = parts.find_map(|part| part.unanswered(&own_tokens))?;
         let construct = format!(
             "reading the teacher `{name}`, which has another tokenizer, token by \
@@ -90,6 +98,16 @@ impl<'a> RequiredNumber<'a> {
         let teacher = sides.iter().find_map(|role| own_tokens(*role))?;
         let is_beside = |role: &Role| *role != Role::Student && own_tokens(*role).is_none();
         Some((teacher.name.as_str(), sides.into_iter().find(is_beside)?))
+    }
+
+    /// Where whole spans of a teacher's tokens are counted at a temperature that changes, the teacher's name.
+    fn at_changing_temperature<'n>(
+        &self,
+        own_tokens: &impl Fn(Role) -> Option<&'n TeacherChoice>,
+    ) -> Option<&'n str> {
+        let divergence = self.divergence.filter(|divergence| divergence.is_of_spans())?;
+        let teacher = divergence.sides().iter().find_map(|role| own_tokens(*role))?;
+        divergence.temperature.constant().is_none().then_some(teacher.name.as_str())
     }
 
     /// The name of a teacher of these roles that does not support it.

@@ -107,7 +107,7 @@ impl<'a> ServedTeacherCheck<'a> {
                 self.refuse(what + "which does not return it", DISTRIBUTION)
             }
             Signal::Of { role, part: ModelSignal::Logp } if !self.objective.temperature.is_one() => {
-                self.tempered(self.partial(*role)?, &self.objective.temperature)
+                self.tempered(self.partial(*role)?, &format!("temperature {}", self.objective.temperature))
             }
             Signal::Divergence(divergence) => self.divergence(divergence),
             _ => None,
@@ -128,18 +128,21 @@ impl<'a> ServedTeacherCheck<'a> {
             return self.refuse(what, help);
         }
         let sampler = roles.contains(&Role::Sampler);
-        let temperature = match &self.objective.temperature {
-            Temperature::Constant(scored_at) if sampler => (divergence.temperature * scored_at).into(),
-            scheduled if sampler => scheduled.clone(),
-            _ => divergence.temperature.into(),
+        let Some(own) = divergence.temperature.constant() else {
+            return self.tempered(name, "a temperature that changes");
         };
-        if temperature.is_one() { None } else { self.tempered(name, &temperature) }
+        let temperature = match &self.objective.temperature {
+            Temperature::Constant(scored_at) if sampler => (own * scored_at).into(),
+            scheduled if sampler => scheduled.clone(),
+            _ => own.into(),
+        };
+        if temperature.is_one() { None } else { self.tempered(name, &format!("temperature {temperature}")) }
     }
 
     /// Refuses other temperatures: the listed tokens would need the normalizer of all tokens.
-    fn tempered(&self, name: &str, temperature: &Temperature) -> Option<Diagnostic> {
+    fn tempered(&self, name: &str, temperature: &str) -> Option<Diagnostic> {
         let what = format!(
-            "a probability at temperature {temperature} by the served teacher `{name}`, which returns \
+            "a probability at {temperature} by the served teacher `{name}`, which returns \
             only some tokens"
         );
         self.refuse(

@@ -216,6 +216,30 @@ functions! {
         range: Range::Increasing,
         accuracy: EXACT,
     },
+    // The last branch has 0 and NaN: 0 has derivative 0, as everywhere else, and NaN stays NaN.
+    Sign = FunctionDefinition {
+        name: "sign",
+        notation: call(&["x"], "1 where `x` is positive, -1 where it is negative, 0 where it is 0."),
+        units: Units::One(unit::plain_number),
+        value: FunctionValue::Body(Apply(
+            Where,
+            &[
+                Apply(Greater, &[X, ZERO]),
+                ONE,
+                Apply(
+                    Where,
+                    &[
+                        Apply(Less, &[X, ZERO]),
+                        Constant(-1.0),
+                        Apply(Where, &[Apply(Equal, &[X, ZERO]), ZERO, X]),
+                    ],
+                ),
+            ],
+        )),
+        gradients: &[],
+        range: Range::Increasing,
+        accuracy: EXACT,
+    },
     Add = FunctionDefinition {
         name: "+",
         notation: Notation::Infix { precedence: 5 },

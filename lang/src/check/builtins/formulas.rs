@@ -4,7 +4,8 @@
 use super::BuiltinKind;
 use super::declare::{BuiltinParameter, arguments};
 use super::types::{
-    Axis, Condition, Count, Deviation, Formula, Fraction, Missing, Numbers, Panel, Rollout, Schedule, Window,
+    Axis, Condition, Count, Deviation, Formula, Fraction, Missing, NotNegative, Numbers, Panel, PeerFraction,
+    Rollout, Schedule, Window,
 };
 use mopd_experiment::formula::{Memory, Reduction, Scan, Statistic};
 
@@ -31,16 +32,29 @@ arguments! { Sum {
 } }
 arguments! { Quantile {
     x: Formula,
-    q: Fraction,
+    q: PeerFraction,
     over: Axis,
+    among: Option<Condition>,
+    on: Option<Rollout>,
+} }
+arguments! { Stddev {
+    x: Formula,
+    over: Axis,
+    deviation: Deviation,
     among: Option<Condition>,
     on: Option<Rollout>,
 } }
 arguments! { Compared { x: Formula, over: Axis, among: Option<Condition> } }
 arguments! { Balance { x: Condition, over: Axis, among: Option<Condition> } }
-arguments! { Zscore { x: Formula, over: Axis, deviation: Deviation, among: Option<Condition> } }
-arguments! { Winsor { x: Formula, upper: Fraction, over: Axis, among: Option<Condition> } }
-arguments! { TopFraction { x: Formula, keep: Fraction, over: Axis, among: Option<Condition> } }
+arguments! { Zscore {
+    x: Formula,
+    over: Axis,
+    deviation: Deviation,
+    epsilon: NotNegative = 1e-4,
+    among: Option<Condition>,
+} }
+arguments! { Winsor { x: Formula, upper: PeerFraction, over: Axis, among: Option<Condition> } }
+arguments! { TopFraction { x: Formula, keep: PeerFraction, over: Axis, among: Option<Condition> } }
 arguments! { TopCount { x: Formula, n: Count, over: Axis, among: Option<Condition> } }
 arguments! { Chunks { x: Formula, most: Count, width: Window } }
 // `softmax(x, over: group)`, or `softmax(x, across: panel, missing: uniform)`
@@ -65,11 +79,14 @@ pub(super) fn parameters(kind: BuiltinKind) -> &'static [BuiltinParameter] {
         BuiltinKind::Extreme(..) => Extreme::PARAMETERS,
         BuiltinKind::Reduce(Reduction::Sum) => Sum::PARAMETERS,
         BuiltinKind::Reduce(Reduction::Quantile { .. }) => Quantile::PARAMETERS,
-        BuiltinKind::Reduce(_) => Reduce::PARAMETERS,
+        BuiltinKind::Reduce(Reduction::Stddev { .. }) => Stddev::PARAMETERS,
+        BuiltinKind::Reduce(_) | BuiltinKind::Median => Reduce::PARAMETERS,
         BuiltinKind::Statistic(statistic) => match statistic {
-            Statistic::Center | Statistic::Rank | Statistic::LeaveOneOut | Statistic::Minmax => {
-                Compared::PARAMETERS
-            }
+            Statistic::Center
+            | Statistic::Rank
+            | Statistic::LeaveOneOut
+            | Statistic::MeanOfSmaller
+            | Statistic::Minmax => Compared::PARAMETERS,
             Statistic::Balance => Balance::PARAMETERS,
             Statistic::Zscore { .. } => Zscore::PARAMETERS,
             Statistic::Winsor { .. } => Winsor::PARAMETERS,

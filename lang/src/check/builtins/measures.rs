@@ -1,7 +1,7 @@
 //! Signals with arguments.
 
 use super::declare::builtins;
-use super::types::{Count, Fraction, Role, Similarity, Support, TextSpan};
+use super::types::{Axis, Count, Formula, Fraction, Role, Similarity, Support, TextSpan};
 
 builtins! { Measure: Measure, MeasureCall {
     /// Share of the `k` most probable entries that two roles have in common.
@@ -32,4 +32,14 @@ builtins! { Measure: Measure, MeasureCall {
     /// Whether a teacher scored this completion: one on a server may not.
     #[usage = "available(insider)"]
     available => Available { role: Role },
+
+    /// A number drawn uniformly from [0, 1) for each element of an axis, at every step anew. It depends on
+    /// the run's seed and the step only. Every call is a draw of its own; give it a name with `let` to read it
+    /// twice.
+    #[usage = "random(per: sequence)"]
+    random => Random { per: Axis },
+
+    /// True with probability `p`, for each element of an axis independently: `random(per: token) < p`.
+    #[usage = "bernoulli(0.25, per: token)"]
+    bernoulli => Bernoulli { p: Formula, per: Axis },
 }}

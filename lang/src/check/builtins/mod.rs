@@ -74,6 +74,8 @@ pub enum BuiltinKind {
     Where,
     /// The numbers in this and later variants are placeholders; a call's arguments replace them.
     Reduce(Reduction),
+    /// The quantile at one half.
+    Median,
     Statistic(Statistic),
     Scan(Scan<()>),
     Memory(Memory),
@@ -116,6 +118,11 @@ fn bucket() -> Builtin {
     of_formulas("bucket", "bucket(x, 27)", doc, BuiltinKind::Bucket)
 }
 
+fn median() -> Builtin {
+    let doc = "The median along an axis: the mean of the two in the middle where their number is even.";
+    of_formulas("median", "median(x, over: group)", doc, BuiltinKind::Median)
+}
+
 /// The functions along an axis, or from step to step.
 fn along_axes() -> impl Iterator<Item = Builtin> {
     // `min` and `max` come with the elementwise functions of the same names.
@@ -126,7 +133,8 @@ fn along_axes() -> impl Iterator<Item = Builtin> {
     let scans = Scan::EACH.map(|scan| (scan.definition(), BuiltinKind::Scan(scan)));
     let memory = Memory::EACH.map(|memory| (memory.definition(), BuiltinKind::Memory(memory)));
     let each = reductions.chain(statistics).chain(scans).chain(memory);
-    each.map(|(OperatorEntry { name, usage, doc, .. }, kind)| of_formulas(name, usage, doc, kind))
+    let each = each.map(|(OperatorEntry { name, usage, doc, .. }, kind)| of_formulas(name, usage, doc, kind));
+    each.chain(std::iter::once(median()))
 }
 
 pub fn find_loss(name: &str) -> Option<&'static Builtin> {

@@ -86,6 +86,8 @@ types! {
     // Numbers per completion or per token. The caller checks how fine the axis may be.
     Condition: ArgumentKind::Condition, formula::Formula;
     Formula: ArgumentKind::Formula, formula::Formula;
+    /// A fraction of the elements that are compared: from 0 to 1, and it may change during the run.
+    PeerFraction: ArgumentKind::Formula, formula::Amount;
     /// A panel, from which one member's number is taken.
     Panel: ArgumentKind::Formula;
     Role: ArgumentKind::Role, RoleOf;

@@ -207,7 +207,7 @@ pub fn check_item(checker: &mut Checker, id: ItemId, item: &Item) {
             let (name, parameters) =
                 callable::signature(&item.kind).expect("what can be called has a signature");
             let sides = match item.kind {
-                ItemKind::Divergence(_) => declared::sides(parameters),
+                ItemKind::Divergence(ref divergence) => declared::sides(divergence),
                 _ => 0,
             };
             let env = abstract_arguments(checker, module, &name.text, &parameters[sides..]);

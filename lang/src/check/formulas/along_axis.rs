@@ -15,6 +15,7 @@ use crate::check::builtins::formulas::{
 };
 use crate::check::builtins::types;
 use crate::check::checker::Checker;
+use crate::check::formulas::fractions::{fraction, is_of_peers};
 use crate::check::formulas::{arithmetic, functions};
 use crate::check::read::{expected, read, reads};
 use crate::check::reporter::Reporter;
@@ -47,6 +48,16 @@ pub fn axis(reporter: &mut Reporter, expr: &Expr) -> Option<Axis> {
 }
 
 pub fn reduce(checker: &mut Checker, reduction: Reduction, given: Reduce, env: &Env) -> Option<Value> {
+    reduce_by(checker, reduction, None, given, env)
+}
+
+pub fn reduce_by(
+    checker: &mut Checker,
+    reduction: Reduction,
+    fraction: Option<Spanned<Formula>>,
+    given: Reduce,
+    env: &Env,
+) -> Option<Value> {
     let (x, over, span) = (given.x.expr, given.over.expr, given.call.span);
     let (formula, over_axis) = (read(checker, given.x, env), read(checker, given.over, env));
     let (formula, over_axis) = (formula?, over_axis?);
@@ -89,7 +100,11 @@ pub fn reduce(checker: &mut Checker, reduction: Reduction, given: Reduce, env: &
     };
     let unit = (reduction.definition().unit)(formula.unit());
     let (live, origin) = (formula.live(), checker.origin(span));
-    let kind = FormulaKind::Reduce { reduction, operand: formula, among, on };
+    if !is_of_peers(checker, fraction.as_ref(), over_axis) {
+        return None;
+    }
+    let fraction = fraction.map(|fraction| fraction.value);
+    let kind = FormulaKind::Reduce { reduction, operand: formula, among, on, fraction };
     Some(Value::Formula(Formula::new(kind, unit, over_axis, live, origin)))
 }
 
@@ -139,8 +154,13 @@ pub fn read_among(
     // A completion is selected where some token of it is.
     if axis < Axis::Token && condition.0.is(PlainSignal::Selected) {
         let origin = condition.0.origin;
-        let kind =
-            FormulaKind::Reduce { reduction: Reduction::Any, operand: condition, among: None, on: None };
+        let kind = FormulaKind::Reduce {
+            reduction: Reduction::Any,
+            operand: condition,
+            among: None,
+            on: None,
+            fraction: None,
+        };
         return Ok(Some(Formula::new(kind, Unit::Bool, axis, false, origin)));
     }
     if condition.axis() > axis {
@@ -178,8 +198,13 @@ pub fn statistic_call(
     given: &[Option<&Expr>],
     env: &Env,
 ) -> Option<Value> {
+    let mut changing = None;
     let (statistic, x, over, among) = match statistic {
-        Statistic::Center | Statistic::Rank | Statistic::LeaveOneOut | Statistic::Minmax => {
+        Statistic::Center
+        | Statistic::Rank
+        | Statistic::LeaveOneOut
+        | Statistic::MeanOfSmaller
+        | Statistic::Minmax => {
             let Compared { x, over, among, .. } = Compared::of(call, given)?;
             (statistic, functions::placed(checker, x, env)?, over, among)
         }
@@ -188,24 +213,32 @@ pub fn statistic_call(
             (statistic, functions::placed(checker, x, env)?, over, among)
         }
         Statistic::Zscore { .. } => {
-            let Zscore { x, over, deviation, among, .. } = Zscore::of(call, given)?;
+            let Zscore { x, over, deviation, epsilon, among, .. } = Zscore::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::Zscore { deviation: read(checker, deviation, env)? }, x, over, among)
+            let (deviation, epsilon) = (read(checker, deviation, env), read(checker, epsilon, env));
+            let zscore = Statistic::Zscore { deviation: deviation?, epsilon: epsilon? };
+            (zscore, x, over, among)
         }
         Statistic::Winsor { .. } => {
             let Winsor { x, upper, over, among, .. } = Winsor::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::Winsor { upper: read(checker, upper, env)? }, x, over, among)
+            let (upper, formula) = fraction(checker, upper, env)?;
+            changing = formula;
+            (Statistic::Winsor { upper }, x, over, among)
         }
         Statistic::TopFraction { .. } => {
             let TopFraction { x, keep, over, among, .. } = TopFraction::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::TopFraction { keep: read(checker, keep, env)? }, x, over, among)
+            let (keep, formula) = fraction(checker, keep, env)?;
+            changing = formula;
+            (Statistic::TopFraction { keep }, x, over, among)
         }
         Statistic::SampleWithoutReplacement { .. } => {
             let TopFraction { x, keep, over, among, .. } = TopFraction::of(call, given)?;
             let x = functions::placed(checker, x, env)?;
-            (Statistic::SampleWithoutReplacement { keep: read(checker, keep, env)? }, x, over, among)
+            let (keep, formula) = fraction(checker, keep, env)?;
+            changing = formula;
+            (Statistic::SampleWithoutReplacement { keep }, x, over, among)
         }
         Statistic::TopCount { .. } => {
             let TopCount { x, n, over, among, .. } = TopCount::of(call, given)?;
@@ -219,7 +252,7 @@ pub fn statistic_call(
             let chunks = Statistic::Chunks { most: most?, width: width? };
             return apply_statistic(
                 checker,
-                chunks,
+                (chunks, None),
                 x,
                 Spanned::new(Axis::Sequence, call.span),
                 None,
@@ -238,12 +271,13 @@ pub fn statistic_call(
         },
     };
     let axis = read(checker, over, env)?;
-    apply_statistic(checker, statistic, x, Spanned::new(axis, over.expr.span), among, call, env)
+    let over = Spanned::new(axis, over.expr.span);
+    apply_statistic(checker, (statistic, changing), x, over, among, call, env)
 }
 
 pub fn apply_statistic(
     checker: &mut Checker,
-    statistic: Statistic,
+    (statistic, fraction): (Statistic, Option<Spanned<Formula>>),
     Spanned { value: x, span: place }: Spanned<Formula>,
     over: Spanned<Axis>,
     among: Option<Arg<types::Condition>>,
@@ -296,7 +330,11 @@ pub fn apply_statistic(
     }
     let among = read_among(checker, among, x.axis(), env).ok()?;
     let (axis, origin) = (x.axis(), checker.origin(span));
-    let kind = FormulaKind::Statistic { statistic, operand: x, over: over.value, among };
+    if !is_of_peers(checker, fraction.as_ref(), over.value) {
+        return None;
+    }
+    let fraction = fraction.map(|fraction| fraction.value);
+    let kind = FormulaKind::Statistic { statistic, operand: x, over: over.value, among, fraction };
     Some(Value::Formula(Formula::new(kind, unit, axis, false, origin)))
 }
 

@@ -64,13 +64,16 @@ pub fn apply(
 ) -> Value {
     let live = operands.iter().any(Formula::live);
     if live && (!function.is_differentiable() || (function == Function::Where && operands[0].live())) {
+        let what = match function {
+            Function::Where => "a comparison".to_owned(),
+            function if function.is_call() => format!("`{}`", function.name()),
+            _ => "a comparison".to_owned(),
+        };
+        let text = format!("{what} has no derivative, so nothing here can be `live`");
         reporter.report(
-            Diagnostic::error(
-                Code::NotDifferentiable,
-                span,
-                "a comparison has no derivative, so nothing here can be `live`",
-            )
-            .help("compare the value without `live`: only the factor that should carry gradient is marked"),
+            Diagnostic::error(Code::NotDifferentiable, span, text).help(
+                "compare the value without `live`: only the factor that should carry gradient is marked",
+            ),
         );
         return Value::Error;
     }

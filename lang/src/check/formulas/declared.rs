@@ -8,8 +8,8 @@ use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, DivergenceItem, Expr, ExprKind, Name, Parameter};
 use mopd_experiment::StageStep;
 use mopd_experiment::formula::{
-    Axis, DeclaredType, DivergenceKind, Formula, FormulaKind, Function, GivenParameter, Side,
-    SideProbability, Summand, SummandProperties, Unit, detached,
+    Axis, DeclaredType, Distribution, DivergenceKind, Formula, FormulaKind, Function, GivenParameter, Side,
+    SideProbability, Summand, SummandProperties, Unit, detached, with_number,
 };
 
 use crate::check::builtins::{Builtin, BuiltinKind};
@@ -17,6 +17,7 @@ use crate::check::checker::Checker;
 use crate::check::formulas::arithmetic;
 use crate::check::formulas::divergences::{self, COMMON, DivergenceSettings};
 use crate::check::formulas::properties::{self, DivergenceDefect, facts};
+use crate::check::formulas::ranges::possible_values;
 use crate::check::names::modules::ItemId;
 use crate::check::read::arguments::{self, Slots};
 use crate::check::read::{expected, numbers};
@@ -25,15 +26,20 @@ use crate::check::roles;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// The number of parameters that are sides: leading bare names, at most two.
-pub fn sides(parameters: &[Parameter]) -> usize {
+/// The number of parameters that are sides: leading bare names, at most two, or one of a `sum`.
+pub fn sides(declared: &DivergenceItem) -> usize {
     let bare = |parameter: &&Parameter| parameter.annotation.is_none() && parameter.default.is_none();
-    parameters.iter().take(2).take_while(bare).count()
+    let most = if declared.is_sum { 1 } else { 2 };
+    declared.parameters.iter().take(most).take_while(bare).count()
 }
 
-/// The names of a call's arguments that are its sides: one pair, or two.
-fn side_names(directed: bool) -> &'static [&'static str] {
-    if directed { &["pair"] } else { &["left", "right"] }
+/// The names of a call's arguments that are its sides: one, a pair, or two.
+fn side_names(is_sum: bool, directed: bool) -> &'static [&'static str] {
+    match (is_sum, directed) {
+        (true, _) => &["role"],
+        (false, true) => &["pair"],
+        (false, false) => &["left", "right"],
+    }
 }
 
 /// The parameters of a call besides its sides, bound in `inner`.
@@ -58,18 +64,18 @@ fn own_parameters(
         let value = inner.local(&parameter.name.text)?.clone();
         let mut value = expected::formula(checker, value, place)?;
         let name = &parameter.name.text;
-        if value.0.declared.is_some() && value.unit() == Unit::Fraction {
+        // What differs from token to token is checked in the run.
+        let moves = value.0.declared.is_some() || value.axis() > Axis::Run;
+        if moves && value.unit() == Unit::Fraction {
             let parameter = format!("`{name}`").into();
             value = value.declared(DeclaredType { parameter, low: 0.0, high: 1.0 });
             inner.bind(name, Value::Formula(value.clone()));
         }
-        if value.live() || value.axis() > Axis::Run {
-            let axis = value.axis().name();
-            let text = format!("`{name}` is one number for the whole step, and this is one per {axis}");
-            checker.report(Diagnostic::error(Code::AxisMismatch, place, text).help(
-                "for a coefficient per token mix the distributions themselves: `blend(teacher: a, \
-                 student: 1 - a)`",
-            ));
+        if value.live() {
+            let text = format!("`{name}` carries no gradient: gradient flows through the two sides");
+            checker.report(
+                Diagnostic::error(Code::NotDifferentiable, place, text).help("read the value without `live`"),
+            );
             return None;
         }
         let usual =
@@ -91,14 +97,14 @@ pub fn call_divergence(
     env: &Env,
     mut inner: Env,
 ) -> Value {
-    let DivergenceItem { name, directed, parameters, body } = declared;
+    let DivergenceItem { name, is_sum, directed, parameters, .. } = declared;
     let in_entry = env.context == EvaluationContext::Entry;
     if !in_entry && divergences::outside_objective(checker, span, env) {
         return Value::Error;
     }
-    let (sides, own) = parameters.split_at(sides(parameters));
+    let (sides, own) = parameters.split_at(sides(declared));
     let directed = *directed || sides.len() < 2;
-    let side_names = side_names(directed);
+    let side_names = side_names(*is_sum, directed);
     let common: &[&str] = if in_entry { &[] } else { &COMMON };
     let own_names = own.iter().map(|parameter| parameter.name.text.as_str());
     let names: Vec<&str> =
@@ -128,6 +134,7 @@ pub fn call_divergence(
     let written: Vec<&Expr> = sides_given.iter().flatten().copied().collect();
     if in_entry {
         let pair = match written.as_slice() {
+            [of] if *is_sum => [*of, *of],
             [left, right] => [*left, *right],
             [Expr { kind: ExprKind::Versus { left, right }, .. }] => [&**left, &**right],
             _ => {
@@ -141,10 +148,15 @@ pub fn call_divergence(
         if bound.is_none() {
             return Value::Error;
         }
-        let value = at_entry(checker, name, sides, pair, body, &inner);
+        let value = at_entry(checker, declared, sides, pair, &inner);
         return value.map_or(Value::Error, Value::Formula);
     }
     let pair = match written.as_slice() {
+        // What is compared with nothing has a side that nothing reads.
+        [of] if *is_sum => roles::distribution(checker, of, env).map(|of| {
+            let unread = Distribution::Role(of.roles().swap_remove(0));
+            (of, Distribution::Detached(Box::new(unread)))
+        }),
         [left, right] => {
             let [left, right] = [left, right].map(|side| roles::distribution(checker, side, env));
             left.zip(right)
@@ -169,9 +181,13 @@ pub fn call_divergence(
 }
 
 fn report_missing_side(reporter: &mut Reporter, name: &str, side: &str, directed: bool, span: Span) {
-    let usage = format!("{name}(teacher{}student)", if directed { " || " } else { ", " });
+    let usage = match side {
+        "role" => format!("{name}(student)"),
+        _ => format!("{name}(teacher{}student)", if directed { " || " } else { ", " }),
+    };
     let text = match side {
         "pair" => format!("`{name}` needs its two sides"),
+        "role" => format!("`{name}` needs the role whose probabilities it sums"),
         side => format!("`{name}` needs `{side}`"),
     };
     let diagnostic = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
@@ -241,6 +257,7 @@ pub fn not_at_entry(builtin: &Builtin, given: &[Argument]) -> Option<&'static st
     let along = given.iter().any(|argument| argument.name.as_ref().is_some_and(|name| name.text == "over"));
     let beyond = match builtin.kind {
         BuiltinKind::Reduce(_)
+        | BuiltinKind::Median
         | BuiltinKind::Statistic(_)
         | BuiltinKind::Scan(_)
         | BuiltinKind::Memory(_) => true,
@@ -253,21 +270,21 @@ pub fn not_at_entry(builtin: &Builtin, given: &[Argument]) -> Option<&'static st
 /// The body with numbers in place of its sides.
 fn at_entry(
     checker: &mut Checker,
-    name: &Name,
+    declared: &DivergenceItem,
     sides: &[Parameter],
     pair: [Formula; 2],
-    body: &Expr,
     env: &Env,
 ) -> Option<Formula> {
     // A body that calls itself is reported at once.
-    checker.stack.calling.push(name.span);
-    let value = body_at_entry(checker, sides, pair, body, env);
+    checker.stack.calling.push(declared.name.span);
+    let value = body_at_entry(checker, declared.is_sum, sides, pair, &declared.body, env);
     checker.stack.calling.pop();
     value
 }
 
 fn body_at_entry(
     checker: &mut Checker,
+    is_sum: bool,
     sides: &[Parameter],
     pair: [Formula; 2],
     body: &Expr,
@@ -284,6 +301,7 @@ fn body_at_entry(
             inner.bind(&left.name.text, Value::Formula(p));
             inner.bind(&right.name.text, Value::Formula(q));
         }
+        [of] if is_sum => inner.bind(&of.name.text, Value::Formula(p)),
         [u] => {
             let ratio = apply(Function::Divide, vec![p, q.clone()], Unit::Ratio);
             inner.bind(&u.name.text, Value::Formula(ratio));
@@ -296,7 +314,10 @@ fn body_at_entry(
     let value = checker.evaluate(body, &inner);
     let value = expected::formula(checker, value, body.span)?;
     if value.unit() == Unit::Bool {
-        let text = "a divergence adds a number at every vocabulary entry";
+        let text = match is_sum {
+            true => "a `sum` adds a number at every vocabulary entry",
+            false => "a divergence adds a number at every vocabulary entry",
+        };
         arithmetic::unit_mismatch(
             checker,
             Spanned::new(&value, body.span),
@@ -316,8 +337,15 @@ pub fn summand(
     given: Vec<GivenParameter>,
     env: &Env,
 ) -> Option<Summand> {
-    let DivergenceItem { name, directed, parameters, body } = declared;
-    let sides = &parameters[..sides(parameters)];
+    let DivergenceItem { name, is_sum, directed, parameters, body } = declared;
+    let sides = &parameters[..sides(declared)];
+    if sides.is_empty() && *is_sum {
+        let text = format!("`{}` needs a name for the probability of an entry", name.text);
+        let span = parameters.first().map_or(name.span, |first| first.name.span);
+        let diagnostic = Diagnostic::error(Code::NotADivergence, span, text);
+        checker.report(diagnostic.help(format!("write `sum {}(q) = -q * log(q)`", name.text)));
+        return None;
+    }
     if sides.is_empty() || *directed && sides.len() < 2 {
         let text = format!("`{}` needs its sides: two names, or one for their ratio", name.text);
         let span = parameters.first().map_or(name.span, |first| first.name.span);
@@ -330,19 +358,20 @@ pub fn summand(
         let entry = FormulaKind::Entry(SideProbability { side, detached: false });
         Formula::new(entry, Unit::Prob, Axis::Run, false, origin)
     });
-    let value = at_entry(checker, name, sides, [left, right], body, env)?;
+    let value = at_entry(checker, declared, sides, [left, right], env)?;
     // Arguments are checked at their uses; a live number is the only one that can get here.
     if value.any(|node| matches!(node.kind, FormulaKind::Live(_))) {
         return None;
     }
-    let is_generator = sides.len() == 1;
+    let is_generator = sides.len() == 1 && !is_sum;
     if is_generator && !properties::is_generator(checker, name, &sides[0], &value, body) {
         return None;
     }
     let directed = *directed || is_generator;
     let mut found = SummandProperties { divergence: true, never_negative: true, most: 0.0, zero: true };
-    for step in 0..3 {
-        let Some((here, flaw)) = facts(&value, StageStep { step, steps: 3 }) else {
+    let tried = at_possible_parameters(&value, &given);
+    for (value, step) in tried.iter().flat_map(|value| (0..3).map(move |step| (value, step))) {
+        let Some((here, flaw)) = facts(value, StageStep { step, steps: 3 }) else {
             found = SummandProperties::UNKNOWN;
             break;
         };
@@ -355,14 +384,50 @@ pub fn summand(
         // A generator has been checked already.
         if let Some(flaw) = flaw.filter(|_| !is_generator) {
             let fatal = matches!(flaw, DivergenceDefect::NotFinite { .. });
-            properties::report_flaw(checker, name, sides, body, flaw);
+            match flaw {
+                DivergenceDefect::NotFinite { p, value, .. } if *is_sum => {
+                    properties::report_infinite_sum(checker, name, &sides[0], body, p, value);
+                }
+                _ if *is_sum => {}
+                flaw => properties::report_flaw(checker, name, sides, body, flaw),
+            }
             if fatal {
                 return None;
             }
         }
     }
+    // Nothing is compared, so that it is 0 nowhere in particular.
+    if *is_sum {
+        found = SummandProperties { divergence: false, zero: false, most: f64::INFINITY, ..found };
+    }
     let standard = checker.modules.is_standard(id.module);
-    Some(Summand { name: name.text.clone(), directed, standard, parameters: given, value, facts: found })
+    Some(Summand {
+        name: name.text.clone(),
+        is_sum: *is_sum,
+        directed,
+        standard,
+        parameters: given,
+        value,
+        facts: found,
+    })
+}
+
+/// The summand with numbers in place of the parameters that only the run decides: some of the values that
+/// they can have. An end of these may never be reached.
+fn at_possible_parameters(value: &Formula, given: &[GivenParameter]) -> Vec<Formula> {
+    let moving: Vec<&GivenParameter> = given.iter().filter(|given| given.reads_the_run()).collect();
+    if moving.is_empty() {
+        return vec![value.clone()];
+    }
+    let at = |share: f64| {
+        moving.iter().fold(value.clone(), |value, given| match possible_values(&given.value) {
+            (low, high) if low.is_finite() && high.is_finite() => {
+                with_number(&value, &given.value, low + share * (high - low))
+            }
+            _ => value,
+        })
+    };
+    [0.05, 0.5, 0.95].map(at).into()
 }
 
 /// Checks a declaration on its own. A fraction is tried at one half, where a family like `jsd` is
@@ -370,14 +435,14 @@ pub fn summand(
 pub fn divergence_item(checker: &mut Checker, id: ItemId, declared: &DivergenceItem, env: &Env) {
     let DivergenceItem { name, parameters, .. } = declared;
     let mut inner = env.clone();
-    for parameter in &parameters[sides(parameters)..] {
+    for parameter in &parameters[sides(declared)..] {
         if parameter.annotation.as_ref().is_some_and(|annotation| annotation.text == "fraction") {
             let half = numbers::number(checker, 0.5, Unit::Fraction, parameter.name.span);
             inner.bind(&parameter.name.text, half);
         }
     }
     let Some(summand) = summand(checker, id, declared, Vec::new(), &inner) else { return };
-    if summand.directed || properties::is_symmetric(&summand.value) {
+    if summand.is_sum || summand.directed || properties::is_symmetric(&summand.value) {
         return;
     }
     let text = format!("the order of the sides of `{}` makes a difference", name.text);

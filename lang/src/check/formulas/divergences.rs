@@ -186,8 +186,8 @@ pub fn finish_divergence(
     env: &Env,
 ) -> Value {
     let temperature = match temperature {
-        None => Some(1.0),
-        Some(expr) => temperatures::temperature(checker, expr, env, false),
+        None => Some(1.0.into()),
+        Some(expr) => temperatures::of_divergence(checker, expr, env),
     };
     let clip_each = match clip_each {
         None => Some(None),

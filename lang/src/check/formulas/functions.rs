@@ -11,10 +11,11 @@ use mopd_ops::common_unit;
 use crate::check::builtins::BuiltinKind;
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::formulas::{
-    Bucket, Clip, Elementwise, Ema, Extreme, Previous, Quantile, Reduce, RewardToGo, Scanned, Sum, Where,
+    Bucket, Clip, Elementwise, Ema, Extreme, Previous, Quantile, Reduce, RewardToGo, Scanned, Stddev, Sum,
+    Where,
 };
 use crate::check::checker::Checker;
-use crate::check::formulas::{along_axis, arithmetic};
+use crate::check::formulas::{along_axis, arithmetic, fractions};
 use crate::check::read::{Reads, numbers, read};
 use crate::check::reporter::Reporter;
 use crate::check::roles::pooled;
@@ -60,8 +61,17 @@ pub fn formula_call(checker: &mut Checker, call: Call, given: &[Option<&Expr>], 
         BuiltinKind::Where => choose(checker, Where::of(call, given)?, env),
         BuiltinKind::Reduce(Reduction::Quantile { .. }) => {
             let Quantile { x, q, over, among, on, .. } = Quantile::of(call, given)?;
-            let q = read(checker, q, env)?;
-            along_axis::reduce(checker, Reduction::Quantile { q }, Reduce { call, x, over, among, on }, env)
+            let (q, fraction) = fractions::fraction(checker, q, env)?;
+            let given = Reduce { call, x, over, among, on };
+            along_axis::reduce_by(checker, Reduction::Quantile { q }, fraction, given, env)
+        }
+        BuiltinKind::Reduce(Reduction::Stddev { .. }) => {
+            let Stddev { x, over, deviation, among, on, .. } = Stddev::of(call, given)?;
+            let reduction = Reduction::Stddev { deviation: read(checker, deviation, env)? };
+            along_axis::reduce(checker, reduction, Reduce { call, x, over, among, on }, env)
+        }
+        BuiltinKind::Median => {
+            along_axis::reduce(checker, Reduction::Quantile { q: 0.5 }, Reduce::of(call, given)?, env)
         }
         BuiltinKind::Reduce(Reduction::Sum) => match Sum::of(call, given)? {
             // `sum([a, b], weights: [0.7, 0.3])`: teachers, not numbers.

@@ -6,6 +6,7 @@ pub mod arithmetic;
 pub mod blends;
 pub mod declared;
 pub mod divergences;
+pub mod fractions;
 pub mod functions;
 pub mod logits;
 pub mod precision;

@@ -166,6 +166,23 @@ pub fn is_symmetric(value: &Formula) -> bool {
     })
 }
 
+/// Reports a `sum` whose summand is not finite.
+pub fn report_infinite_sum(
+    reporter: &mut Reporter,
+    name: &Name,
+    side: &Parameter,
+    body: &Expr,
+    at: f64,
+    value: f64,
+) {
+    let what = if value.is_nan() { "not a number" } else { "infinite" };
+    let text = format!("`{}` is {what} at {} = {at:.3}", name.text, side.name.text);
+    reporter.report(Diagnostic::error(Code::NotADivergence, body.span, text).help(
+        "a logarithm or a power of something that is 0 or negative there, or a division by 0: hold it with \
+         `where(...)` or `max(...)`",
+    ));
+}
+
 /// Reports why a two-sided function is not a divergence.
 pub fn report_flaw(
     reporter: &mut Reporter,

@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::{Code, Diagnostic};
 use mopd_experiment::formula::{
-    Axis, DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode,
+    Amount, Axis, DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode,
     Function, GivenParameter, Live, ModelSignal, PlainSignal, PreferenceKind, Scan, Side, Signal, StepNumber,
     Summand, Unit, with_number,
 };
@@ -384,6 +384,10 @@ pub fn check_ranges(reporter: &mut Reporter, objective: &Objective, length: Leng
             FormulaKind::Scan { scan: Scan::RewardToGo { discount }, .. } => {
                 stays_within(reporter, discount, "a discount", (0.0, 1.0), length)
             }
+            FormulaKind::Reduce { fraction: Some(fraction), .. }
+            | FormulaKind::Statistic { fraction: Some(fraction), .. } => {
+                stays_within(reporter, fraction, "a fraction", (0.0, 1.0), length)
+            }
             FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
                 PreferenceKind::Dpo { beta } => {
                     stays_within(reporter, beta, "`beta`", (0.0, f64::INFINITY), length)
@@ -399,6 +403,9 @@ pub fn check_ranges(reporter: &mut Reporter, objective: &Objective, length: Leng
         };
         if let DivergenceKind::Entrywise(summand) = &divergence.kind {
             good &= leaves_dead_ends(reporter, summand, length);
+        }
+        if let Amount::Formula(temperature) = &divergence.temperature {
+            good &= stays_within(reporter, temperature, "`temperature`", ABOVE_0, length);
         }
         good &= shares_add_up(reporter, divergence, length);
     }

@@ -1,18 +1,22 @@
 //! Names that have a meaning only inside an objective: roles, signals, and parts of roles.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, Name};
 use mopd_experiment::formula::{
     Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, PlainSignal, Role, Signal,
     StepWindow, Unit,
 };
 use mopd_experiment::{SelfCopy, TeacherWeights};
+use mopd_ops::common_unit;
 
-use crate::check::builtins::measures::MeasureCall;
-use crate::check::builtins::vocabulary;
+use crate::check::builtins::declare::Arg;
+use crate::check::builtins::measures::{Bernoulli, MeasureCall};
+use crate::check::builtins::{types, vocabulary};
 use crate::check::checker::Checker;
 use crate::check::declarations::ExperimentParts;
+use crate::check::formulas::arithmetic;
+use crate::check::formulas::ranges::{possible_values, readable};
 use crate::check::read::{expected, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
@@ -288,8 +292,72 @@ pub fn measure_call(checker: &mut Checker, call: MeasureCall, env: &Env) -> Opti
         }
         MeasureCall::Size(given) => Signal::SupportSize { support: read(checker, given.support, env)? },
         MeasureCall::Available(given) => Signal::Available { role: read(checker, given.role, env)? },
+        MeasureCall::Random(given) => random(checker, given.per, env)?,
+        MeasureCall::Bernoulli(given) => return bernoulli(checker, given, env),
     };
     Some(read_signal(checker, signal, span))
+}
+
+/// `random(per: token)`
+fn random(checker: &mut Checker, per: Arg<types::Axis>, env: &Env) -> Option<Signal> {
+    let span = per.expr.span;
+    let axis = read(checker, per, env)?;
+    let refusal = match axis {
+        Axis::Run => Some("every step draws anew: for one number per step write `per: batch`"),
+        Axis::Block => Some("the objective may decide which tokens are in a block: draw `per: token`"),
+        _ => None,
+    };
+    if let Some(help) = refusal {
+        let text = format!("random numbers are not drawn per {}", axis.name());
+        checker.report(Diagnostic::error(Code::AxisMismatch, span, text).help(help));
+        return None;
+    }
+    let draw = checker.stack.draws;
+    checker.stack.draws += 1;
+    Some(Signal::Random { draw, axis })
+}
+
+/// `bernoulli(p, per: token)`
+fn bernoulli(checker: &mut Checker, given: Bernoulli, env: &Env) -> Option<Value> {
+    let (span, place) = (given.call.span, given.p.expr.span);
+    let p = read(checker, given.p, env);
+    let random = random(checker, given.per, env);
+    let (p, random) = (p?, random?);
+    if p.unit() != Unit::Prob && common_unit(Unit::Fraction, p.unit()).is_none() {
+        let message = "`bernoulli` needs a probability";
+        arithmetic::unit_mismatch(checker, Spanned::new(&p, place), message, None);
+        return None;
+    }
+    if p.live() {
+        let text = "the probability of a draw carries no gradient";
+        checker.report(
+            Diagnostic::error(Code::NotDifferentiable, place, text)
+                .help("read the value without `live`; to train it, weight the loss by it instead"),
+        );
+        return None;
+    }
+    let axis = random.axis();
+    if p.axis() > axis {
+        let text = format!("one draw per {} can't have one probability per {}", axis.name(), p.axis().name());
+        let help = format!("write `per: {}`, or reduce the probability", p.axis().name());
+        checker.report(Diagnostic::error(Code::AxisMismatch, place, text).help(help));
+        return None;
+    }
+    let (low, high) = possible_values(&p);
+    if high < 0.0 || low > 1.0 {
+        let text = "a probability lies between 0 and 1";
+        let bound = if low > 1.0 { low } else { high };
+        let is = match p.constant() {
+            Some(number) => format!("this is {}", readable(number)),
+            None if low > 1.0 => format!("this is never below {}", readable(bound)),
+            None => format!("this is never above {}", readable(bound)),
+        };
+        checker.report(Diagnostic::error(Code::OutOfRange, place, text).label(is));
+        return None;
+    }
+    let origin = checker.origin(span);
+    let random = Formula::signal(random, origin);
+    Some(arithmetic::apply(checker, Function::Less, vec![random, p], Unit::Bool, span))
 }
 
 /// The prefix under which states are bound in scope, and its marker there. No written name contains a dot.

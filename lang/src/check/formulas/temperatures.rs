@@ -1,17 +1,19 @@
-//! Temperatures: numbers or schedules, within the range in which logits stay finite.
+//! Temperatures: numbers, schedules or formulas, within the range in which logits stay finite.
 
 use std::ops::RangeInclusive;
 
 use crate::diag::{Code, Diagnostic};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::Expr;
-use mopd_experiment::formula::{Axis, Formula, FormulaKind, Unit};
+use mopd_experiment::formula::{Amount, Axis, Formula, FormulaKind, Unit};
 
 use crate::check::checker::Checker;
-use crate::check::formulas::schedules;
+use crate::check::formulas::ranges::{possible_values, readable};
+use crate::check::formulas::{arithmetic, schedules};
 use crate::check::read::{numbers, reads};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
+use crate::check::values::value::Value;
 
 reads! {
     Temperature => |checker, given, env| temperature_of_steps(checker, given.expr, env, true);
@@ -68,6 +70,45 @@ pub fn temperature_of_steps(checker: &mut Checker, expr: &Expr, env: &Env, greed
         numbers::number_at_least(checker, number, "temperature", least_temperature(greedy), expr.span)
             && temperature_fits(checker, number, expr.span);
     sound.then(|| constant_temperature(checker, number, expr.span))
+}
+
+/// The temperature of a divergence: a number, or one that changes during the run or from token to token.
+pub fn of_divergence(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Amount> {
+    let formula = match checker.evaluate(expr, env) {
+        Value::Error => return None,
+        Value::Formula(formula) if formula.constant().is_none() && !numbers::has_variables(&formula) => {
+            formula
+        }
+        _ => return temperature(checker, expr, env, false).map(Amount::from),
+    };
+    if formula.unit() == Unit::Bool {
+        let help = "use `where(condition, then, else)`";
+        arithmetic::unit_mismatch(
+            checker,
+            Spanned::new(&formula, expr.span),
+            "a temperature is a number",
+            Some(help),
+        );
+        return None;
+    }
+    if formula.live() {
+        let text = "a temperature carries no gradient";
+        checker.report(
+            Diagnostic::error(Code::NotDifferentiable, expr.span, text).help("read the value without `live`"),
+        );
+        return None;
+    }
+    if let (_, high) = possible_values(&formula)
+        && high <= 0.0
+    {
+        let text = "a temperature must be above 0";
+        checker.report(
+            Diagnostic::error(Code::OutOfRange, expr.span, text)
+                .label(format!("this is never above {}", readable(high))),
+        );
+        return None;
+    }
+    Some(Amount::Formula(formula))
 }
 
 pub fn constant_temperature(reporter: &mut Reporter, number: f64, at: Span) -> Formula {

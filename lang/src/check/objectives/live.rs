@@ -7,7 +7,8 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
 use mopd_experiment::formula::{
-    Axis, Formula, FormulaKind, Live, ModelSignal, NamedSpan, Preference, PreferenceKind, Role, Signal,
+    Axis, Divergence, Formula, FormulaKind, Live, ModelSignal, NamedSpan, Preference, PreferenceKind, Role,
+    Signal,
 };
 use mopd_experiment::{Rollout, RolloutSource, are_exchanged};
 
@@ -266,14 +267,17 @@ fn outside_term(operand: &Expr, span: Span, in_let: bool) -> Diagnostic {
 fn differentiable(formula: &Formula, span: Span) -> Result<Live, Box<Diagnostic>> {
     let error = |code: Code, message: &str| Diagnostic::error(code, span, message);
     let diagnostic = match &formula.0.kind {
+        FormulaKind::Signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy }) => {
+            return Ok(Live::Divergence(Divergence::entropy_of(Role::Student, formula.0.origin)));
+        }
         FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => {
             if part.definition().differentiable {
                 return Ok(Live::Part(*part));
             }
             let message = format!("no gradient is defined through `student.{}` here", part.name());
             error(Code::NotDifferentiable, &message).help(
-                "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or a \
-                 divergence",
+                "`live` marks `student.logp`, `entropy`, `end_logp`, `mean`, `score`, `confidence`, `ratio`, a \
+                 divergence or a `sum`",
             )
         }
         FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {

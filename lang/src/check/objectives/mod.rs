@@ -56,6 +56,8 @@ struct TermSettings {
 pub fn objective_body(checker: &mut Checker, name: &Name, body: &Block, env: &Env) -> Option<Objective> {
     let mut outside = env.with_context(EvaluationContext::Objective);
     let mut parts = ObjectiveParts::default();
+    // Draws are told apart within one objective.
+    checker.stack.draws = 0;
     let (mut terms, mut states): (Vec<&Name>, Vec<states::OpenState>) = Default::default();
     for statement in in_reading_order(body, &checker.sources) {
         match statement {

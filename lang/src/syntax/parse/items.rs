@@ -144,10 +144,11 @@ impl<'a> AstBuilder<'a> {
                 ItemKind::Teacher { binding, parameters }
             }
             Rule::template_item => ItemKind::Template { name: parts.name?, parameters, text: parts.value? },
-            Rule::divergence_item => {
+            Rule::divergence_item | Rule::sum_item => {
                 let directed = parts.directed;
                 ItemKind::Divergence(DivergenceItem {
                     name: parts.name?,
+                    is_sum: rule == Rule::sum_item,
                     directed,
                     parameters,
                     body: parts.value?,

@@ -89,8 +89,9 @@ impl<'a> AstBuilder<'a> {
             "model" => ItemKind::Model(Binding { name, index, value: lost }),
             "teacher" => ItemKind::Teacher { binding: Binding { name, index, value: lost }, parameters },
             "template" => ItemKind::Template { name, parameters, text: lost },
-            "divergence" => {
-                ItemKind::Divergence(DivergenceItem { name, directed: false, parameters, body: lost })
+            "divergence" | "sum" => {
+                let is_sum = keyword == "sum";
+                ItemKind::Divergence(DivergenceItem { name, is_sum, directed: false, parameters, body: lost })
             }
             "rollout" => ItemKind::Rollout { name, parameters, body: lost },
             "panel" => ItemKind::Panel { name, value: lost },

@@ -171,7 +171,9 @@ pub fn outline(module: &Module) -> Vec<String> {
             ItemKind::Model(binding) => name("model", &binding.name.text),
             ItemKind::Teacher { binding, .. } => name("teacher", &binding.name.text),
             ItemKind::Template { name: it, .. } => name("template", &it.text),
-            ItemKind::Divergence(DivergenceItem { name: it, .. }) => name("divergence", &it.text),
+            ItemKind::Divergence(DivergenceItem { name: it, is_sum, .. }) => {
+                name(if *is_sum { "sum" } else { "divergence" }, &it.text)
+            }
             ItemKind::Rollout { name: it, .. } => name("rollout", &it.text),
             ItemKind::Panel { name: it, .. } => name("panel", &it.text),
             ItemKind::Eval { name: it, .. } => name("eval", &it.text),
@@ -438,7 +440,7 @@ fn parse_every_kind_of_item() {
          live ratio\n}\nobjective bare { }\n",
         "compare \"c\" { seeds = 1 }\nsweep { beta in [1, 2]\n k in [3], j in [4] }\ntemplate x = \
          \"{prompt}\"\ntemplate y(a: fraction = 1) = \"{answer}\"\n",
-        "divergence v(u) = u * log(u)\nrollout w = sample(n: 1)\nrollout w2(n: count = 8) = sample(n: \
+        "divergence v(u) = u * log(u)\nsum h(q, k: real = 1) = -q * log(q) * k\nrollout w = sample(n: 1)\nrollout w2(n: count = 8) = sample(n: \
          n)\npanel q = debate([a, b]) { rounds = 2 }\n",
         "eval z { samples = 1 }\nteacher t2(a: fraction) = self { sees = y(a) }\n"
     ));
@@ -465,6 +467,7 @@ fn parse_every_kind_of_item() {
             "template x",
             "template y",
             "divergence v",
+            "sum h",
             "rollout w",
             "rollout w2",
             "panel q",

@@ -35,13 +35,13 @@ fn of_spans(objective: &Objective) -> Vec<Divergence> {
 fn temperature(objective: &Objective, roles: &[Role]) -> Result<Option<f64>> {
     let mut all = of_spans(objective);
     all.retain(|divergence| divergence.sides().iter().any(|role| roles.contains(role)));
-    let Some(first) = all.first().map(|divergence| divergence.temperature) else { return Ok(None) };
+    let Some(first) = all.first().map(|divergence| divergence.temperature.clone()) else { return Ok(None) };
     if all.iter().any(|divergence| divergence.temperature != first) {
         let why = "divergences with `mass: raw` between two tokenizers must all have one temperature";
         return Err(missing("a second temperature of such a divergence", why, objective)
             .help("give all of them the same `temperature`"));
     }
-    Ok(Some(first))
+    Ok(Some(first.constant().expect("the compiler refuses temperatures that change")))
 }
 
 /// The role's log-probability of each span's tokens after the first, `[tokens]`; `None` where the objective

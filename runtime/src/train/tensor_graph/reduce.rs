@@ -45,7 +45,9 @@ pub fn reduce(
             extreme.where_scalarother(&members().gt(0.0), reduction.of_none())
         }
         Reduction::First | Reduction::Last => chosen(reduction, x, passes.as_ref(), parents, count),
-        Reduction::Quantile { .. } => unreachable!("quantiles are worked out on the host"),
+        Reduction::Quantile { .. } | Reduction::Stddev { .. } => {
+            unreachable!("what needs all elements is computed on the host")
+        }
     };
     result.to_kind(x.kind())
 }

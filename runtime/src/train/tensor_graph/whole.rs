@@ -7,7 +7,7 @@ use mopd_expr::aggregate;
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::values::EvaluationError;
-use mopd_plan::{Axis, Reduction};
+use mopd_plan::Axis;
 use tch::{Device, Kind, Tensor};
 
 use super::{apply, reduce};
@@ -91,9 +91,7 @@ pub fn evaluate(
                     value.index_select(0, parents.of(node.axis, coarse))
                 }
             }
-            Operation::Reduce { reduction, operand, mask }
-                if !matches!(reduction, Reduction::Quantile { .. }) =>
-            {
+            Operation::Reduce { reduction, operand, mask, .. } if !reduction.needs_all() => {
                 let parents = parents.of(graph.axis(*operand), node.axis);
                 reduce::reduce(*reduction, of(*operand), mask.map(of), parents, count)
             }

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::Spans;
 use super::loops::zero_rows;
-use super::rows::{LogitRows, LogpGrad};
+use super::rows::{LogitRows, LogpGrad, RowTemperature};
 use super::summands::StepSummand;
 use super::support::{Entries, entries};
 use crate::zip::zip_equal;
@@ -21,7 +21,7 @@ pub struct StepDivergence<'a> {
     pub support: &'a Support,
     pub mass: Mass,
     /// Divides the logits of both sides. If one side is the sampler, the policy's temperature does too.
-    pub temperature: f64,
+    pub temperature: RowTemperature,
     pub clip_each: Option<f64>,
     /// Where a role has another tokenizer, entries count with the probability of their whole span.
     pub of_spans: bool,
@@ -70,7 +70,7 @@ impl StepDivergence<'_> {
         {
             return sums;
         }
-        let mut summands = self.summands(&compared);
+        let mut summands = self.summands(&compared, rows.first);
         if let Some(bound) = self.clip_each {
             let _ = summands.clamp_max_(bound);
         }
@@ -107,7 +107,7 @@ impl StepDivergence<'_> {
         let compared = self.compared(rows);
         let of_spans = self.spans(rows).map(|spans| adjoint * rows.column(&spans.begins));
         let adjoint = of_spans.as_ref().unwrap_or(adjoint);
-        let clipped = self.clip_each.map(|bound| self.summands(&compared).gt(bound));
+        let clipped = self.clip_each.map(|bound| self.summands(&compared, rows.first).gt(bound));
         for (own, other) in [(&compared.left, &compared.right), (&compared.right, &compared.left)] {
             if !own.side.live || own.side.parts.iter().all(|(_, role)| *role != Role::Student) {
                 continue;
@@ -124,10 +124,10 @@ impl StepDivergence<'_> {
             }
             let mut on_side = match &self.pairing {
                 Pairing::Entrywise(summand) if is_left => {
-                    summand.grad_left(&own.logps, &other.logps, compared.generalized)
+                    summand.grad_left(&own.logps, &other.logps, compared.generalized, rows.first)
                 }
                 Pairing::Entrywise(summand) => {
-                    summand.grad_right(&other.logps, &own.logps, compared.generalized)
+                    summand.grad_right(&other.logps, &own.logps, compared.generalized, rows.first)
                 }
                 Pairing::Sorted => grad_sorted(&own.logps, &other.logps, compared.tail),
             };
@@ -149,14 +149,14 @@ impl StepDivergence<'_> {
 
     /// The temperature that divides a role's logits. The sampler's logits were already divided when it drew,
     /// so they are compared with the trained policy at its temperature, not with a model at temperature 1.
-    pub(super) fn temperature_of(&self, role: Role, rows: &LogitRows) -> f64 {
+    pub(super) fn temperature_of(&self, role: Role, rows: &LogitRows) -> RowTemperature {
         let with_sampler = || {
             [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler))
         };
         if role != Role::Sampler && with_sampler() {
-            self.temperature * rows.temperature()
+            self.temperature.times(rows.temperature())
         } else {
-            self.temperature
+            self.temperature.share()
         }
     }
 
@@ -194,7 +194,7 @@ impl StepDivergence<'_> {
             // The gradient of the tail goes to its entries in proportion to their probabilities.
             let spread = compared.tail.then(|| {
                 let (inside, tail) =
-                    (rows.logps(Role::Student, temperature), own.parts[index].narrow(1, count, 1));
+                    (rows.logps(Role::Student, &temperature), own.parts[index].narrow(1, count, 1));
                 let mut spread = (inside - tail).exp_() * part.narrow(1, count, 1);
                 let _ = match &compared.entries {
                     Entries::All => spread.zero_(),
@@ -210,22 +210,22 @@ impl StepDivergence<'_> {
             let on_entries = columns(part.narrow(1, 0, count));
             match &compared.entries {
                 Entries::Chosen(indices) => {
-                    sum.add_at(rows, temperature, indices, &on_entries);
-                    spread.into_iter().for_each(|spread| sum.add(temperature, spread));
+                    sum.add_at(rows, &temperature, indices, &on_entries);
+                    spread.into_iter().for_each(|spread| sum.add(&temperature, spread));
                 }
                 Entries::All | Entries::Masked(_) => match spread {
-                    Some(spread) => sum.add(temperature, spread + on_entries),
-                    None if part.size()[1] > rows.vocabulary() => sum.add(temperature, on_entries.copy()),
-                    None => sum.add(temperature, part),
+                    Some(spread) => sum.add(&temperature, spread + on_entries),
+                    None if part.size()[1] > rows.vocabulary() => sum.add(&temperature, on_entries.copy()),
+                    None => sum.add(&temperature, part),
                 },
             }
         }
     }
 
-    fn summands(&self, compared: &ComparedSides) -> Tensor {
+    fn summands(&self, compared: &ComparedSides, first: i64) -> Tensor {
         let (left, right) = (&compared.left.logps, &compared.right.logps);
         match &self.pairing {
-            Pairing::Entrywise(summand) => summand.values(left, right, compared.generalized),
+            Pairing::Entrywise(summand) => summand.values(left, right, compared.generalized, first),
             Pairing::Sorted => {
                 let [left, right] = [left, right].map(|side| sorted(side, compared.tail).0);
                 (left - right).abs_() * 0.5

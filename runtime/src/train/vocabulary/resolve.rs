@@ -9,6 +9,7 @@ use tch::Device;
 
 use super::divergence::{DivergenceSide, MixtureWeight, Pairing, StepDivergence};
 use super::quantities::{Primitive, Quantity};
+use super::rows::RowTemperature;
 use super::summands::{CompiledSummand, StepSummand};
 use crate::machine::transfer::upload;
 use crate::zip::zip_equal;
@@ -52,7 +53,7 @@ impl Parameters<'_> {
             DivergenceKind::Kl => (Pairing::Entrywise(StepSummand::Kl), false),
             DivergenceKind::SortedL1 => (Pairing::Sorted, false),
             DivergenceKind::Entrywise(summand) => {
-                let (summand, reversed) = self.summand(summand);
+                let (summand, reversed) = self.summand(summand)?;
                 (Pairing::Entrywise(summand), reversed)
             }
         };
@@ -64,7 +65,7 @@ impl Parameters<'_> {
             right,
             support: &divergence.support,
             mass: divergence.mass,
-            temperature: divergence.temperature,
+            temperature: self.temperature(&divergence.temperature)?,
             clip_each: divergence.clip_each,
             of_spans: divergence.is_of_spans(),
         })
@@ -72,17 +73,59 @@ impl Parameters<'_> {
 
     /// The summand at this step: a kernel where it is recognized as one, else compiled; and whether the sides
     /// are reversed.
-    fn summand(&self, summand: &plan::Summand) -> (StepSummand, bool) {
-        let own = summand.at(self.batch.step, self.batch.steps).expect("the compiler has looked");
+    fn summand(&self, summand: &plan::Summand) -> Result<(StepSummand, bool), EvaluationError> {
+        let parameters = summand.parameters.iter().map(|parameter| self.bounded(parameter));
+        let parameters = parameters.collect::<Result<Vec<StepNumbers>, EvaluationError>>()?;
+        let of_step: Vec<Option<f64>> = parameters.iter().map(StepNumbers::one).collect();
+        let own = summand.at((self.batch.step, self.batch.steps), &of_step).expect("the compiler has looked");
         let Some(Recognized { kernel, reversed }) = own.recognized() else {
-            return (StepSummand::Compiled(Box::new(CompiledSummand::new(own))), false);
+            let parameters = parameters.iter().map(|numbers| match numbers {
+                // The graph has it as a constant.
+                StepNumbers::One(number) => upload(&[*number], self.device),
+                StepNumbers::PerToken(numbers) => upload(numbers, self.device),
+            });
+            let summand = CompiledSummand::new(own, parameters.collect(), self.device);
+            return Ok((StepSummand::Compiled(Box::new(summand)), false));
         };
         let summand = match kernel {
             Kernel::Kl => StepSummand::Kl,
             Kernel::Skew { lambda } => StepSummand::Skew { lambda },
             Kernel::Jsd { beta, normalized } => StepSummand::Jsd { beta, normalized },
         };
-        (summand, reversed)
+        Ok((summand, reversed))
+    }
+
+    /// The values of a summand's parameter, which must lie within its bounds.
+    fn bounded(&self, parameter: &plan::SummandParameter) -> Result<StepNumbers, EvaluationError> {
+        let mut numbers = self.numbers(&parameter.value)?;
+        let Some((low, high)) = parameter.bounds else { return Ok(numbers) };
+        let fits = |number: &f64| (low - ROUNDING..=high + ROUNDING).contains(number);
+        if let Some(number) = numbers.all_mut().iter().find(|number| !fits(number)) {
+            return Err(EvaluationError::Parameter {
+                name: parameter.name.clone(),
+                value: format!("{number}"),
+                bounds: format!("from {low} to {high}"),
+            });
+        }
+        numbers.all_mut().iter_mut().for_each(|number| *number = number.clamp(low, high));
+        Ok(numbers)
+    }
+
+    /// A divisor of logits.
+    fn temperature(&self, parameter: &DivergenceParameter) -> Result<RowTemperature, EvaluationError> {
+        let mut numbers = self.numbers(parameter)?;
+        if let Some(number) = numbers.all_mut().iter().find(|number| !(**number > 0.0 && number.is_finite()))
+        {
+            return Err(EvaluationError::Parameter {
+                name: "temperature".to_owned(),
+                value: format!("{number}"),
+                bounds: "above 0".to_owned(),
+            });
+        }
+        Ok(match self.uploaded(numbers) {
+            MixtureWeight::Number(number) => RowTemperature::Number(number),
+            MixtureWeight::PerToken(numbers) => RowTemperature::PerToken(numbers),
+        })
     }
 
     fn side(&self, distribution: &plan::Distribution) -> Result<DivergenceSide, EvaluationError> {
@@ -148,6 +191,10 @@ impl Parameters<'_> {
     }
 }
 
+/// How far rounding may take a number beyond its bounds: signals have single precision, and over large
+/// vocabularies they are long sums.
+const ROUNDING: f64 = 1e-5;
+
 /// The value of a parameter at one step.
 enum StepNumbers {
     One(f64),
@@ -155,6 +202,13 @@ enum StepNumbers {
 }
 
 impl StepNumbers {
+    fn one(&self) -> Option<f64> {
+        match self {
+            StepNumbers::One(number) => Some(*number),
+            StepNumbers::PerToken(_) => None,
+        }
+    }
+
     fn all_mut(&mut self) -> &mut [f64] {
         match self {
             StepNumbers::One(number) => std::slice::from_mut(number),
@@ -172,8 +226,6 @@ impl StepNumbers {
 
 /// Checks that shares are in [0, 1] and sum to 1 at every token. The checker did so for constants.
 fn check_shares(shares: &[StepNumbers], roles: impl Iterator<Item = Role>) -> Result<(), EvaluationError> {
-    // Signals have single precision, and over large vocabularies they are long sums.
-    const ROUNDING: f64 = 1e-5;
     let tokens = shares.iter().find_map(|share| match share {
         StepNumbers::One(_) => None,
         StepNumbers::PerToken(numbers) => Some(numbers.len()),

@@ -10,6 +10,67 @@ use super::whole::Unnormalized;
 use super::{Block, Spans, Vocabulary, are_listed};
 use crate::model::ABSENT;
 
+/// A divisor of logits.
+pub enum RowTemperature {
+    Number(f64),
+    /// `[tokens]`, for all tokens of the step.
+    PerToken(Tensor),
+}
+
+impl From<f64> for RowTemperature {
+    fn from(number: f64) -> RowTemperature {
+        RowTemperature::Number(number)
+    }
+}
+
+impl From<&RowTemperature> for RowTemperature {
+    fn from(temperature: &RowTemperature) -> RowTemperature {
+        temperature.share()
+    }
+}
+
+impl RowTemperature {
+    /// The same numbers, not copied.
+    pub fn share(&self) -> RowTemperature {
+        match self {
+            RowTemperature::Number(number) => RowTemperature::Number(*number),
+            RowTemperature::PerToken(numbers) => RowTemperature::PerToken(numbers.shallow_clone()),
+        }
+    }
+
+    pub fn times(&self, factor: f64) -> RowTemperature {
+        match self {
+            RowTemperature::Number(number) => RowTemperature::Number(number * factor),
+            RowTemperature::PerToken(_) if factor == 1.0 => self.share(),
+            RowTemperature::PerToken(numbers) => RowTemperature::PerToken(numbers * factor),
+        }
+    }
+
+    fn is_one(&self) -> bool {
+        matches!(self, RowTemperature::Number(1.0))
+    }
+
+    /// Whether both are one number, or share their numbers.
+    fn is(&self, other: &RowTemperature) -> bool {
+        match (self, other) {
+            (RowTemperature::Number(one), RowTemperature::Number(other)) => one == other,
+            (RowTemperature::PerToken(one), RowTemperature::PerToken(other)) => {
+                one.data_ptr() == other.data_ptr()
+            }
+            _ => false,
+        }
+    }
+
+    /// The rows divided by it.
+    fn divides(&self, tensor: Tensor, rows: &LogitRows) -> Tensor {
+        match self {
+            RowTemperature::Number(1.0) => tensor,
+            RowTemperature::Number(number) => tensor / *number,
+            RowTemperature::PerToken(numbers) => tensor / rows.column(numbers),
+        }
+    }
+}
+
 /// Next-token logits of some tokens. Distributions are computed when they are first read, and kept as long as
 /// the chunk.
 pub struct LogitRows<'a> {
@@ -24,7 +85,7 @@ pub struct LogitRows<'a> {
     /// `[rows, ends]`: the tokens that end a completion, in every row.
     pub ends: Tensor,
     /// Log-probabilities by role and temperature.
-    logps: RefCell<Vec<(Role, f64, Tensor)>>,
+    logps: RefCell<Vec<(Role, RowTemperature, Tensor)>>,
     /// Normalizers of logits by role.
     normalizers: RefCell<Vec<(Role, Tensor)>>,
 }
@@ -107,32 +168,35 @@ impl<'a> LogitRows<'a> {
     ///
     /// # Panics
     /// If the pass does not have the role's logits.
-    pub fn logps(&self, role: Role, temperature: f64) -> Tensor {
-        let (role, temperature) = self.resolved(role, temperature);
+    pub fn logps(&self, role: Role, temperature: impl Into<RowTemperature>) -> Tensor {
+        let (role, temperature) = self.resolved(role, temperature.into());
         let mut known = self.logps.borrow_mut();
-        if let Some((.., logps)) = known.iter().find(|(from, at, _)| *from == role && *at == temperature) {
+        if let Some((.., logps)) = known.iter().find(|(from, at, _)| *from == role && at.is(&temperature)) {
             return logps.shallow_clone();
         }
         let logits = self.role_logits(role);
         if self.is_listed(role) {
-            assert!(temperature == 1.0, "what a server lists is at temperature 1: the compiler has looked");
+            assert!(temperature.is_one(), "what a server lists is at temperature 1: the compiler has looked");
             known.push((role, temperature, logits.shallow_clone()));
             return logits;
         }
         // Half precision could make a divergence negative: everything after the logits is in single.
         let logits = logits.to_kind(Kind::Float);
-        let logits = if temperature == 1.0 { logits } else { logits / temperature };
-        let logps = logits.log_softmax(-1, Kind::Float);
+        let logps = temperature.divides(logits, self).log_softmax(-1, Kind::Float);
         known.push((role, temperature, logps.shallow_clone()));
         logps
     }
 
     /// Logits and normalizers of [`Self::logps`], for GPU kernels; `None` where no kernel reads them, and
     /// where logits are divided by a temperature.
-    pub(super) fn unnormalized(&self, role: Role, temperature: f64) -> Option<Unnormalized> {
-        let (role, temperature) = self.resolved(role, temperature);
+    pub(super) fn unnormalized(
+        &self,
+        role: Role,
+        temperature: impl Into<RowTemperature>,
+    ) -> Option<Unnormalized> {
+        let (role, temperature) = self.resolved(role, temperature.into());
         let Some(Loops::Gpu(kernels)) = self.loops() else { return None };
-        if temperature != 1.0 || self.is_listed(role) {
+        if !temperature.is_one() || self.is_listed(role) {
             return None;
         }
         let logits = self.role_logits(role);
@@ -158,12 +222,12 @@ impl<'a> LogitRows<'a> {
 
     /// The role that has the logits, and the temperature that divides them: the sampler is another role at
     /// its sampling temperature.
-    fn resolved(&self, role: Role, temperature: f64) -> (Role, f64) {
+    fn resolved(&self, role: Role, temperature: RowTemperature) -> (Role, RowTemperature) {
         match role {
             Role::Sampler => {
                 let (writer, own) =
                     self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
-                (writer, temperature * own)
+                (writer, temperature.times(own))
             }
             Role::Student | Role::Old | Role::Scorer(_) => (role, temperature),
         }
@@ -183,25 +247,33 @@ impl<'a> LogitRows<'a> {
 /// d loss / d log-probability of the student, `[rows, vocabulary]`, by temperature.
 #[derive(Default)]
 pub struct LogpGrad {
-    by_temperature: Vec<(f64, Tensor)>,
+    by_temperature: Vec<(RowTemperature, Tensor)>,
 }
 
 impl LogpGrad {
     /// Adds to all entries. Takes the tensor, which must not share memory with others.
-    pub fn add(&mut self, temperature: f64, grad: Tensor) {
-        match self.find(temperature) {
+    pub fn add(&mut self, temperature: impl Into<RowTemperature>, grad: Tensor) {
+        let temperature = temperature.into();
+        match self.find(&temperature) {
             Some(sum) => *sum += grad,
             None => self.by_temperature.push((temperature, grad)),
         }
     }
 
     /// Adds to the entries in `indices`, `[rows, any]`.
-    pub fn add_at(&mut self, rows: &LogitRows, temperature: f64, indices: &Tensor, grad: &Tensor) {
-        if self.find(temperature).is_none() {
+    pub fn add_at(
+        &mut self,
+        rows: &LogitRows,
+        temperature: impl Into<RowTemperature>,
+        indices: &Tensor,
+        grad: &Tensor,
+    ) {
+        let temperature = temperature.into();
+        if self.find(&temperature).is_none() {
             let zeros = Tensor::zeros([rows.len(), rows.vocabulary()], (Kind::Float, grad.device()));
-            self.by_temperature.push((temperature, zeros));
+            self.by_temperature.push((temperature.share(), zeros));
         }
-        let sum = self.find(temperature).expect("it was just added");
+        let sum = self.find(&temperature).expect("it was just added");
         let _ = sum.scatter_add_(-1, indices, grad);
     }
 
@@ -214,8 +286,8 @@ impl LogpGrad {
         sums.reduce(|sum, of| sum + of)
     }
 
-    fn find(&mut self, temperature: f64) -> Option<&mut Tensor> {
-        self.by_temperature.iter_mut().find(|(known, _)| *known == temperature).map(|(_, sum)| sum)
+    fn find(&mut self, temperature: &RowTemperature) -> Option<&mut Tensor> {
+        self.by_temperature.iter_mut().find(|(known, _)| known.is(temperature)).map(|(_, sum)| sum)
     }
 
     /// Writes d loss / d logits of the student to `out`, `[rows, vocabulary]`. It may be the logits
@@ -224,15 +296,15 @@ impl LogpGrad {
         let logps: Vec<Tensor> = self
             .by_temperature
             .iter()
-            .map(|(temperature, _)| rows.logps(Role::Student, *temperature))
+            .map(|(temperature, _)| rows.logps(Role::Student, temperature))
             .collect();
         let mut first = true;
         for ((temperature, grad), logps) in self.by_temperature.into_iter().zip(logps) {
-            if first && temperature == 1.0 && out.kind() == Kind::Float {
+            if first && temperature.is_one() && out.kind() == Kind::Float {
                 let _ = Tensor::internal_log_softmax_backward_data_out(out, &grad, &logps, -1, Kind::Float);
             } else {
-                let part =
-                    Tensor::internal_log_softmax_backward_data(&grad, &logps, -1, Kind::Float) / temperature;
+                let part = Tensor::internal_log_softmax_backward_data(&grad, &logps, -1, Kind::Float);
+                let part = temperature.divides(part, rows);
                 if first {
                     out.copy_(&part);
                 } else {

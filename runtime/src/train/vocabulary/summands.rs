@@ -14,7 +14,7 @@
 
 use mopd_expr::graph::NodeId;
 use mopd_expr::summand::{LEAST_PROBABILITY, SummandGraph};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::train::tensor_graph;
 
@@ -33,7 +33,8 @@ const FAR: f64 = 80.0;
 const SMALL_SHARE: f64 = 0.05;
 
 impl StepSummand {
-    pub fn values(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
+    /// `first` is the index of the first row among the tokens of the step.
+    pub fn values(&self, l: &Tensor, r: &Tensor, generalized: bool, first: i64) -> Tensor {
         match self {
             StepSummand::Kl => {
                 let p = l.exp();
@@ -52,12 +53,12 @@ impl StepSummand {
                 let value = &p * above;
                 if generalized { value + (r.exp() - p) * (1.0 - lambda) } else { value }
             }
-            StepSummand::Compiled(own) => own.values(l, r, generalized),
+            StepSummand::Compiled(own) => own.values(l, r, generalized, first),
         }
     }
 
     /// The gradient with respect to `l`, as a new tensor.
-    pub fn grad_left(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
+    pub fn grad_left(&self, l: &Tensor, r: &Tensor, generalized: bool, first: i64) -> Tensor {
         match self {
             StepSummand::Kl => {
                 let mut grad = l - r;
@@ -78,12 +79,12 @@ impl StepSummand {
                 let grad = &above - above.expm1() * lambda;
                 l.exp() * if generalized { grad } else { grad + (1.0 - lambda) }
             }
-            StepSummand::Compiled(own) => own.grad(0, l, r, generalized),
+            StepSummand::Compiled(own) => own.grad(0, l, r, generalized, first),
         }
     }
 
     /// The gradient with respect to `r`, as a new tensor.
-    pub fn grad_right(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
+    pub fn grad_right(&self, l: &Tensor, r: &Tensor, generalized: bool, first: i64) -> Tensor {
         match self {
             StepSummand::Kl => {
                 let p = l.exp();
@@ -99,7 +100,7 @@ impl StepSummand {
                 let above = above_mixture(l, r, lambda);
                 (if generalized { above.expm1() } else { above.exp() }) * r.exp() * (lambda - 1.0)
             }
-            StepSummand::Compiled(own) => own.grad(1, l, r, generalized),
+            StepSummand::Compiled(own) => own.grad(1, l, r, generalized, first),
         }
     }
 }
@@ -121,67 +122,109 @@ fn above_mixture(l: &Tensor, r: &Tensor, share: f64) -> Tensor {
 /// A summand as a compiled graph, in double precision: the ratio of two probabilities may overflow in single.
 pub struct CompiledSummand {
     own: SummandGraph,
-    /// At equal sides: the derivative by the left one, and the gradients by both. `None` where they differ
-    /// between entries: it is no divergence, and no linear function makes it stationary there.
-    agreed: Option<[f64; 3]>,
+    /// The parameters, in double precision: one number, or `[tokens]` for all tokens of the step.
+    parameters: Vec<Tensor>,
+    /// The probabilities at which equal sides are tried, `[1, 4]`.
+    sides: Tensor,
+    /// At equal sides, where the parameters are the same for all tokens.
+    agreed: Option<Agreed>,
+}
+
+/// A summand and its gradients at equal sides.
+struct Agreed {
+    /// Whether they are the same at every entry, and the summand is 0. Otherwise it is no divergence, and no
+    /// linear function makes it stationary there.
+    holds: Tensor,
+    /// The derivative by the left side, and the gradients by both; 0 where that does not hold.
+    grad: [Tensor; 3],
 }
 
 impl CompiledSummand {
-    pub fn new(own: SummandGraph) -> CompiledSummand {
-        let mut made = CompiledSummand { own, agreed: None };
-        made.agreed = made.where_equal();
+    pub fn new(own: SummandGraph, parameters: Vec<Tensor>, device: Device) -> CompiledSummand {
+        let sides = Tensor::from_slice(&[1e-6, 0.02, 0.3, 0.7]).view([1, 4]).to_device(device);
+        let mut made = CompiledSummand { own, parameters, sides, agreed: None };
+        if made.parameters.iter().all(|numbers| numbers.numel() == 1) {
+            made.agreed = Some(made.where_equal(&made.of_rows(0, 1)));
+        }
         made
     }
 
-    fn where_equal(&self) -> Option<[f64; 3]> {
-        let sides = Tensor::from_slice(&[1e-6, 0.02, 0.3, 0.7]);
-        let at = |node: NodeId| -> Vec<f64> {
-            let values = self.at(node, &sides, &sides);
-            (0..4).map(|place| values.double_value(&[place])).collect()
+    /// The parameters of some rows, `[rows, 1]`, or `[1, 1]` where all have one number.
+    fn of_rows(&self, first: i64, rows: i64) -> Vec<Tensor> {
+        let of_rows = |numbers: &Tensor| match numbers.numel() {
+            1 => numbers.view([1, 1]),
+            _ => numbers.narrow(0, first, rows).unsqueeze(1),
         };
-        let same = |values: &[f64]| {
-            let near = |value: &&f64| (**value - values[0]).abs() <= 1e-9 * values[0].abs().max(1.0);
-            values.iter().filter(near).count() == values.len()
-        };
-        let [p, q, constant, _] = self.own.gradients.map(at);
-        let whole: Vec<f64> = p.iter().zip(&constant).map(|(live, constant)| live + constant).collect();
-        let none = at(self.own.value).iter().all(|value| value.abs() <= 1e-9);
-        let grad = [whole, p, q];
-        (none && grad.iter().all(|grad| same(grad))).then(|| grad.map(|grad| grad[0]))
+        self.parameters.iter().map(of_rows).collect()
     }
 
-    /// The values of a node of the graph at some entries.
-    fn at(&self, node: NodeId, p: &Tensor, q: &Tensor) -> Tensor {
-        tensor_graph::elementwise(&self.own.graph, node, &[p, q, p, q], (0, 1)).expand_as(p)
+    fn where_equal(&self, parameters: &[Tensor]) -> Agreed {
+        let at = |node: NodeId| self.at(node, &self.sides, &self.sides, parameters);
+        let same = |values: &Tensor| {
+            let first = values.narrow(1, 0, 1);
+            let bound = first.abs().clamp_min(1.0) * 1e-9;
+            (values - &first).abs().le_tensor(&bound).all_dim(1, true)
+        };
+        let [p, q, constant, _] = self.own.gradients.map(at);
+        let zero = at(self.own.value).abs().le(1e-9).all_dim(1, true);
+        let grad = [p.shallow_clone() + constant, p, q];
+        let holds = grad.iter().map(same).fold(zero, |holds, same| holds.logical_and(&same));
+        let none = holds.logical_not();
+        let grad = grad.map(|grad| grad.narrow(1, 0, 1).masked_fill(&none, 0.0));
+        Agreed { holds, grad }
+    }
+
+    /// The values of a node of the graph at some entries, `[rows, entries]`.
+    fn at(&self, node: NodeId, p: &Tensor, q: &Tensor, parameters: &[Tensor]) -> Tensor {
+        let live: Vec<&Tensor> = [p, q, p, q].into_iter().chain(parameters).collect();
+        let values = tensor_graph::elementwise(&self.own.graph, node, &live, (0, 1));
+        let rows = parameters.iter().map(|numbers| numbers.size()[0]).chain([p.size()[0]]).max();
+        values.expand([rows.unwrap_or(1), p.size()[1]], true)
     }
 
     fn sides(l: &Tensor, r: &Tensor) -> [Tensor; 2] {
         [l, r].map(|side| side.to_kind(Kind::Double).exp_().clamp_min_(LEAST_PROBABILITY))
     }
 
-    /// Sets values to exactly 0 where both sides are equal: there they are a difference of two roundings.
-    fn settled(values: Tensor, l: &Tensor, r: &Tensor) -> Tensor {
-        values.masked_fill(&l.eq_tensor(r), 0.0)
-    }
-
-    fn values(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
+    fn values(&self, l: &Tensor, r: &Tensor, generalized: bool, first: i64) -> Tensor {
         let [p, q] = Self::sides(l, r);
-        let values = self.at(self.own.value, &p, &q);
-        match self.agreed.filter(|_| generalized) {
-            Some([grad, ..]) => Self::settled(values - (p - q) * grad, l, r),
-            None => values,
-        }
-        .to_kind(Kind::Float)
+        let parameters = self.of_rows(first, l.size()[0]);
+        let values = self.at(self.own.value, &p, &q, &parameters);
+        let values = match generalized {
+            true => self
+                .with_agreed(&parameters, |agreed| agreed.settled(values - (p - q) * &agreed.grad[0], l, r)),
+            false => values,
+        };
+        values.to_kind(Kind::Float)
     }
 
     /// The gradient with respect to the left side (`side` 0) or the right (1).
-    fn grad(&self, side: usize, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
+    fn grad(&self, side: usize, l: &Tensor, r: &Tensor, generalized: bool, first: i64) -> Tensor {
         let sides = Self::sides(l, r);
-        let grad = self.at(self.own.gradients[side], &sides[0], &sides[1]);
-        match self.agreed.filter(|_| generalized) {
-            Some(agreed) => Self::settled((grad - agreed[1 + side]) * &sides[side], l, r),
-            None => grad * &sides[side],
+        let parameters = self.of_rows(first, l.size()[0]);
+        let grad = self.at(self.own.gradients[side], &sides[0], &sides[1], &parameters);
+        let grad = match generalized {
+            true => self.with_agreed(&parameters, |agreed| {
+                agreed.settled((grad - &agreed.grad[1 + side]) * &sides[side], l, r)
+            }),
+            false => grad * &sides[side],
+        };
+        grad.to_kind(Kind::Float)
+    }
+
+    /// Applies what holds at equal sides, for the parameters of some rows.
+    fn with_agreed(&self, parameters: &[Tensor], apply: impl FnOnce(&Agreed) -> Tensor) -> Tensor {
+        match &self.agreed {
+            Some(agreed) => apply(agreed),
+            None => apply(&self.where_equal(parameters)),
         }
-        .to_kind(Kind::Float)
+    }
+}
+
+impl Agreed {
+    /// Sets values to exactly 0 where both sides are equal and the summand is a divergence: there they are a
+    /// difference of two roundings.
+    fn settled(&self, values: Tensor, l: &Tensor, r: &Tensor) -> Tensor {
+        values.masked_fill(&l.eq_tensor(r).logical_and(&self.holds), 0.0)
     }
 }

@@ -69,8 +69,12 @@ pub fn nll() -> Objective {
 pub fn grpo() -> Objective {
     objective("grpo", Live::Logp, |graph, logp| {
         let reward = graph.signal(PlainSignal::Reward);
-        let advantage =
-            graph.statistic(Statistic::Zscore { deviation: Deviation::Sample }, reward, Axis::Group, None);
+        let advantage = graph.statistic(
+            Statistic::Zscore { deviation: Deviation::Sample, epsilon: 1e-4 },
+            reward,
+            Axis::Group,
+            None,
+        );
         let old = graph.signal(Signal::Of { role: Role::Old, part: ModelSignal::Logp });
         let difference = apply(graph, Function::Subtract, &[logp, old]);
         let ratio = apply(graph, Function::Exp, &[difference]);

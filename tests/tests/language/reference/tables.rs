@@ -234,7 +234,7 @@ impl Group {
             | BuiltinKind::Extreme(..)
             | BuiltinKind::Clip
             | BuiltinKind::Where => Group::Elementwise,
-            BuiltinKind::Reduce(_) => Group::Reductions,
+            BuiltinKind::Reduce(_) | BuiltinKind::Median => Group::Reductions,
             BuiltinKind::Statistic(_) => Group::Statistics,
             BuiltinKind::Scan(_) | BuiltinKind::Memory(_) => Group::Scans,
             BuiltinKind::Divergence(_) => Group::Divergences,

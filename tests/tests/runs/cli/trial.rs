@@ -56,6 +56,39 @@ fn every_objective_with_a_reference_has_its_loss_and_its_gradient() {
     }
 }
 
+/// The same for small objectives of our own (`tests/constructs/references.py`), to 1e-8 in double precision.
+#[test]
+fn every_construct_has_its_loss_and_its_gradient() {
+    let (place, folder) = (Place::new(), root().join("tests/constructs"));
+    let programs = files(&folder, ".mopd");
+    let mut wanted: Vec<String> = Vec::new();
+    for program in programs {
+        let file = program.file_stem().expect("a name").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&program).expect("a program");
+        let names = text.lines().filter_map(|line| line.strip_prefix("pub objective "));
+        wanted.extend(names.map(|name| format!("{file}.{}", name.split('(').next().expect("a name"))));
+    }
+    wanted.sort();
+    let numbers = files(&folder.join("numbers"), ".json");
+    let mut found: Vec<String> = Vec::new();
+    for path in numbers {
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let (file, objective) = name.split_once('.').expect("a file and an objective");
+        let reference: Value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+        assert_eq!(reference["tolerance"], json!(1e-8), "{name}");
+        let expected = reference["expected"].as_object().expect("values by name");
+        let flat = expected["d loss / d logits"].as_array().expect("rows").iter();
+        let partials: Vec<f64> =
+            flat.flat_map(|row| row.as_array().expect("entries")).map(|x| x.as_f64().unwrap()).collect();
+        assert!(partials.iter().any(|partial| partial.abs() > 1e-3), "{name}: no gradient");
+        let program = folder.join(format!("{file}.mopd"));
+        let said = place.mopd(&["try", &program.to_string_lossy(), objective, &path.to_string_lossy()]);
+        said.is(0, &[&format!("{} values as expected", expected.len())]);
+        found.push(name);
+    }
+    assert_eq!(found, wanted);
+}
+
 #[test]
 fn try_matches_results_computed_by_hand() {
     let place = Place::with(&[("a.mopd", OBJECTIVE), ("n.json", &numbers().to_string())]);

@@ -3,6 +3,7 @@
 mod agent;
 mod answers;
 mod chat_templates;
+mod constructs;
 mod data;
 mod delta;
 mod disk;

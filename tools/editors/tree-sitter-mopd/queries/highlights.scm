@@ -67,11 +67,12 @@
 ((call function: (identifier) @function.builtin)
   (#any-of? @function.builtin
     ; elementwise
-    "abs" "exp" "log" "log1p" "sqrt" "tanh" "sigmoid" "softplus" "log_sigmoid" "relu" "cos" "floor" "min" "max"
-    "clip" "where" "bucket"
+    "abs" "exp" "log" "log1p" "sqrt" "tanh" "sigmoid" "softplus" "log_sigmoid" "relu" "cos" "floor" "sign" "min"
+    "max" "clip" "where" "bucket"
     ; statistics and scans
-    "mean" "sum" "first" "last" "any" "all" "count" "quantile" "zscore" "center" "rank" "leave_one_out" "minmax" "winsor"
-    "top_fraction" "top_count" "softmax" "sample_without_replacement" "balance" "chunks" "cumsum" "cumprod" "cummin" "cummax" "next" "reward_to_go" "ema" "previous"
+    "mean" "sum" "first" "last" "any" "all" "count" "quantile" "stddev" "zscore" "center" "rank" "leave_one_out" "mean_of_smaller"
+    "minmax" "winsor" "top_fraction" "top_count" "softmax" "sample_without_replacement" "balance" "chunks" "cumsum" "cumprod" "cummin" "cummax" "next" "reward_to_go"
+    "ema" "previous" "median"
     ; divergences, distributions and live losses
     "kl" "jsd" "skew" "tv" "chi2" "hellinger" "alpha" "sorted_l1" "gaussian_kl" "blend" "detached" "nll" "dpo" "bradley_terry" "ranking" "mse" "bce"
     ; supports and signals
@@ -101,6 +102,7 @@
 (stage_item name: (identifier) @function)
 (objective_item name: (identifier) @type)
 (divergence_item name: (identifier) @function)
+(sum_item name: (identifier) @function)
 (use_item path: (identifier) @module)
 (use_item names: (use_list (identifier) @variable))
 (parameter name: (identifier) @variable.parameter)
@@ -114,7 +116,7 @@
 
 [
   "experiment" "domain" "model" "teacher" "route" "objective" "compare" "let" "fn" "stage" "schedule" "reward" "param" "use"
-  "sweep" "template" "panel" "eval" "divergence" "rollout"
+  "sweep" "template" "panel" "eval" "divergence" "sum" "rollout"
   "pub" "term" "state" "trains" "step" "in" "for" "match" "where" "by" "with"
   (else)
 ] @keyword

@@ -7,6 +7,7 @@
   (objective_item)
   (template_item)
   (divergence_item)
+  (sum_item)
   (rollout_item)
   (teacher_item)
   (model_item)

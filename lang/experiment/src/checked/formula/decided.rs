@@ -53,8 +53,8 @@ fn operands_of_domain(formula: &Formula, domain: DomainId, known: &mut Known) ->
     formula.operands().into_iter().map(|part| of_domain(part, domain, known)).collect()
 }
 
-/// Whether the coefficients of a blend differ from domain to domain.
-fn blends_by_domain(divergence: &Divergence) -> bool {
+/// Whether a number inside a divergence differs from domain to domain.
+fn differs_by_domain(divergence: &Divergence) -> bool {
     divergence.formulas().into_iter().any(Formula::reads_domain)
 }
 
@@ -64,12 +64,12 @@ fn of_domain(formula: &Formula, domain: DomainId, known: &mut Known) -> Formula 
     }
     let built = match &formula.0.kind {
         FormulaKind::Signal(Signal::DomainIs { domain: own, .. }) => truth_like(formula, *own == domain),
-        FormulaKind::Signal(Signal::Divergence(divergence)) if blends_by_domain(divergence) => {
-            let own = divergence.with_weights(&mut |weight| of_domain(weight, domain, known));
+        FormulaKind::Signal(Signal::Divergence(divergence)) if differs_by_domain(divergence) => {
+            let own = divergence.with_formulas(&mut |part| of_domain(part, domain, known));
             Formula::signal(Signal::Divergence(own), formula.0.origin)
         }
-        FormulaKind::Live(Live::Divergence(divergence)) if blends_by_domain(divergence) => {
-            let own = divergence.with_weights(&mut |weight| of_domain(weight, domain, known));
+        FormulaKind::Live(Live::Divergence(divergence)) if differs_by_domain(divergence) => {
+            let own = divergence.with_formulas(&mut |part| of_domain(part, domain, known));
             let kind = FormulaKind::Live(Live::Divergence(own));
             Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin)
         }
@@ -148,17 +148,19 @@ fn with(formula: &Formula, parts: &[&Formula]) -> Formula {
         FormulaKind::Apply { function, .. } => {
             FormulaKind::Apply { function: *function, operands: rest.collect() }
         }
-        FormulaKind::Reduce { reduction, among, on, .. } => FormulaKind::Reduce {
+        FormulaKind::Reduce { reduction, among, on, fraction, .. } => FormulaKind::Reduce {
             reduction: *reduction,
             operand: next(),
             among: among.as_ref().map(|_| next()),
             on: on.clone(),
+            fraction: fraction.as_ref().map(|_| next()),
         },
-        FormulaKind::Statistic { statistic, over, among, .. } => FormulaKind::Statistic {
+        FormulaKind::Statistic { statistic, over, among, fraction, .. } => FormulaKind::Statistic {
             statistic: *statistic,
             operand: next(),
             over: *over,
             among: among.as_ref().map(|_| next()),
+            fraction: fraction.as_ref().map(|_| next()),
         },
         FormulaKind::Scan { scan, over, .. } => {
             let operand = next();
@@ -240,6 +242,7 @@ mod tests {
                 operand: operand.clone(),
                 among,
                 on: None,
+                fraction: None,
             };
             of(kind, Axis::Sequence)
         };

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Axis, Formula, ModelSignal, NamedSpan, Role, Summand, Unit};
-use crate::checked::Rollout;
+use super::summand::with_parts;
+use super::{Axis, Formula, GivenParameter, ModelSignal, NamedSpan, Role, Summand, Unit};
+use crate::checked::{Origin, Rollout};
 
 /// One side of a divergence.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,9 +78,36 @@ pub struct Divergence {
     pub support: Support,
     pub mass: Mass,
     /// The divisor of the logits of both sides; 1 if not written.
-    pub temperature: f64,
+    pub temperature: Amount,
     /// An upper bound on the summand of every vocabulary entry.
     pub clip_each: Option<f64>,
+}
+
+/// A number that may change during the run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Amount {
+    Number(f64),
+    /// It follows a schedule, a state or numbers of the batch.
+    Formula(Formula),
+}
+
+impl From<f64> for Amount {
+    fn from(number: f64) -> Amount {
+        Amount::Number(number)
+    }
+}
+
+impl Amount {
+    pub fn is_one(&self) -> bool {
+        *self == Amount::Number(1.0)
+    }
+
+    pub fn formula(&self) -> Option<&Formula> {
+        match self {
+            Amount::Number(_) => None,
+            Amount::Formula(formula) => Some(formula),
+        }
+    }
 }
 
 impl Divergence {
@@ -107,13 +135,57 @@ impl Divergence {
         }
     }
 
-    /// The same with other coefficients of blends.
-    pub fn with_weights(&self, of: &mut dyn FnMut(&Formula) -> Formula) -> Divergence {
-        let (left, right) = (self.left.with_weights(of), self.right.with_weights(of));
-        Divergence { left, right, ..self.clone() }
+    /// The entropy of a role's distribution, as a sum over the vocabulary.
+    pub fn entropy_of(role: Role, origin: Origin) -> Divergence {
+        let unread = Distribution::Detached(Box::new(Distribution::Role(role.clone())));
+        Divergence {
+            kind: DivergenceKind::Entrywise(Rc::new(Summand::entropy(origin))),
+            left: Distribution::Role(role),
+            right: unread,
+            support: Support::Full,
+            mass: Mass::Raw,
+            temperature: 1.0.into(),
+            clip_each: None,
+        }
     }
 
-    /// The formulas in it: the kind's parameters and the coefficients of blends.
+    /// The role, if it is a role's entropy as a signal has it.
+    pub fn as_entropy(&self) -> Option<&Role> {
+        let DivergenceKind::Entrywise(summand) = &self.kind else { return None };
+        let plain = self.support == Support::Full && self.temperature.is_one() && self.clip_each.is_none();
+        let is_entropy = summand.is_sum && summand.standard && summand.name == "entropy";
+        self.left.role().filter(|_| plain && is_entropy)
+    }
+
+    /// The same with others in place of its [`formulas`](Divergence::formulas).
+    pub fn with_formulas(&self, of: &mut dyn FnMut(&Formula) -> Formula) -> Divergence {
+        let kind = match &self.kind {
+            DivergenceKind::Entrywise(summand) => {
+                let parameters = summand.parameters.iter();
+                let parameters: Vec<GivenParameter> = parameters
+                    .map(|given| GivenParameter { value: of(&given.value), ..given.clone() })
+                    .collect();
+                let values = summand.parameters.iter().zip(&parameters);
+                let changed = values.filter(|(from, to)| !Rc::ptr_eq(&from.value.0, &to.value.0));
+                let changed: Vec<(Formula, Formula)> =
+                    changed.map(|(from, to)| (from.value.clone(), to.value.clone())).collect();
+                let value = match changed.is_empty() {
+                    true => summand.value.clone(),
+                    false => with_parts(&summand.value, &changed),
+                };
+                DivergenceKind::Entrywise(Rc::new(Summand { parameters, value, ..(**summand).clone() }))
+            }
+            kind => kind.clone(),
+        };
+        let temperature = match &self.temperature {
+            Amount::Formula(formula) => Amount::Formula(of(formula)),
+            number => number.clone(),
+        };
+        let (left, right) = (self.left.with_weights(of), self.right.with_weights(of));
+        Divergence { kind, temperature, left, right, ..self.clone() }
+    }
+
+    /// The formulas in it: the kind's parameters, a temperature that changes, and the coefficients of blends.
     pub fn formulas(&self) -> Vec<&Formula> {
         let mut formulas: Vec<&Formula> = match &self.kind {
             DivergenceKind::Entrywise(summand) => {
@@ -121,6 +193,7 @@ impl Divergence {
             }
             _ => Vec::new(),
         };
+        formulas.extend(self.temperature.formula());
         formulas.extend(self.left.formulas());
         formulas.extend(self.right.formulas());
         formulas

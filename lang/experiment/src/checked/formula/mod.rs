@@ -151,6 +151,8 @@ pub enum FormulaKind {
         operand: Formula,
         among: Option<Formula>,
         on: Option<Rc<Rollout>>,
+        /// The fraction of the reduction where it changes during the run, in place of its own.
+        fraction: Option<Formula>,
     },
     /// Compares elements of the argument's axis within each element of `over`. With `among`, only those where
     /// it is true; the others' value is 0.
@@ -159,6 +161,8 @@ pub enum FormulaKind {
         operand: Formula,
         over: Axis,
         among: Option<Formula>,
+        /// The fraction of the statistic where it changes during the run, in place of its own.
+        fraction: Option<Formula>,
     },
     /// Scans along the argument's axis within each element of `over`.
     Scan {
@@ -195,9 +199,11 @@ impl FormulaNode {
 fn add_operands<'a>(kind: &'a FormulaKind, to: &mut Vec<&'a Formula>) {
     match kind {
         FormulaKind::Apply { operands, .. } => to.extend(operands),
-        FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
+        FormulaKind::Reduce { operand, among, fraction, .. }
+        | FormulaKind::Statistic { operand, among, fraction, .. } => {
             to.push(operand);
             to.extend(among);
+            to.extend(fraction);
         }
         FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => {
             to.extend([operand, discount]);

@@ -160,6 +160,12 @@ pub enum Signal {
         number: StepNumber,
         window: StepWindow,
     },
+    /// A number drawn uniformly from [0, 1) for each element of an axis, at every step. Each call in an
+    /// objective is a `draw` of its own; a `let` that is read twice is one. Fraction.
+    Random {
+        draw: u32,
+        axis: Axis,
+    },
 }
 
 impl From<PlainSignal> for Signal {
@@ -187,7 +193,7 @@ impl Signal {
             | Signal::DataIs { .. } => Axis::Sequence,
             Signal::TermLoss { .. } | Signal::ValidationLoss | Signal::OfSteps { .. } => Axis::Run,
             Signal::DomainIs { .. } => Axis::Domain,
-            Signal::State { axis, .. } => *axis,
+            Signal::State { axis, .. } | Signal::Random { axis, .. } => *axis,
         }
     }
 
@@ -196,7 +202,7 @@ impl Signal {
             Signal::Plain(signal) => signal.unit(),
             Signal::Of { part, .. } => part.unit(),
             Signal::Divergence(divergence) => divergence.unit(),
-            Signal::Overlap { .. } => Unit::Fraction,
+            Signal::Overlap { .. } | Signal::Random { .. } => Unit::Fraction,
             Signal::Mass { .. } => Unit::Prob,
             Signal::InNucleus { .. }
             | Signal::InSpan(_)

@@ -3,13 +3,17 @@
 //! `divergence f(p || q, a: fraction) = <expression>` declares a function of two numbers: `p` is the
 //! probability that the left side of a call gives to an entry, `q` that of the right side. The divergence is
 //! the sum over the entries that the call's `support` and `mass` leave, after the call's `temperature`. The
-//! expression reads one entry at a time and its parameters, nothing else of the run. `f(p || q)` is called
+//! expression reads one entry at a time and its parameters, nothing else of the run; a parameter may have
+//! another value at every token. `f(p || q)` is called
 //! as `f(student || teacher)`. `f(p, q)` promises that the order has no meaning (in a family: that swapping
 //! the sides reflects its parameter, as `beta` of `jsd`), and is called as `f(student, teacher)`. `f(u)`, of
 //! one variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
 //!
 //! The call decides which side is the student's. Gradient reaches the student through its side, or through
 //! both, but not through `detached(...)`, which has the same value and counts as a constant.
+//!
+//! `sum h(q) = -q * log(q)` is a function of one number, the left side's probability: a sum over the entries
+//! of one distribution. It is never 0 by agreement, so that `generalized` has no meaning for it.
 //!
 //! With `mass: tail` there is one more entry, the rest of both sides; with `renormalized` both sides are
 //! divided by their mass on the support; `raw` is the bare sum. With `generalized`, and wherever both sides
@@ -23,7 +27,8 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Formula, FormulaKind, FormulaNode, Function};
+use super::{Axis, Formula, FormulaKind, FormulaNode, Function, PlainSignal, Signal, Unit};
+use crate::checked::Origin;
 
 /// A side's probability of the vocabulary entry at which a divergence is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,10 +65,12 @@ impl SideProbability {
     }
 }
 
-/// The summand of a declared divergence, from the standard library or the author.
+/// The summand of a declared divergence or `sum`, from the standard library or the author.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summand {
     pub name: String,
+    /// Whether it is a `sum` over one distribution, the left side.
+    pub is_sum: bool,
     /// Whether it is declared with `||` between its sides.
     pub directed: bool,
     /// Whether it is declared in the standard library.
@@ -94,6 +101,51 @@ pub struct SummandProperties {
     pub most: f64,
     /// Whether the sum is 0 everywhere.
     pub zero: bool,
+}
+
+impl Summand {
+    /// The entropy, -p * log(p).
+    pub fn entropy(origin: Origin) -> Summand {
+        let apply = |function, operands: Vec<Formula>, unit| {
+            Formula::new(FormulaKind::Apply { function, operands }, unit, Axis::Run, false, origin)
+        };
+        let entry = FormulaKind::Entry(SideProbability { side: Side::Left, detached: false });
+        let p = Formula::new(entry, Unit::Prob, Axis::Run, false, origin);
+        let log = apply(Function::Log, vec![p.clone()], Unit::Logp);
+        let product = apply(Function::Multiply, vec![p, log], Unit::Number);
+        Summand {
+            name: "entropy".into(),
+            is_sum: true,
+            directed: false,
+            standard: true,
+            parameters: Vec::new(),
+            value: apply(Function::Negate, vec![product], Unit::Number),
+            facts: SummandProperties {
+                divergence: false,
+                never_negative: true,
+                most: f64::INFINITY,
+                zero: false,
+            },
+        }
+    }
+}
+
+impl GivenParameter {
+    /// Whether its value depends on more of the run than the step.
+    pub fn reads_the_run(&self) -> bool {
+        let of_step = |node: &FormulaNode| {
+            matches!(
+                node.kind,
+                FormulaKind::Number(_)
+                    | FormulaKind::Schedule(_)
+                    | FormulaKind::Variable(_)
+                    | FormulaKind::Entry(_)
+                    | FormulaKind::Apply { .. }
+                    | FormulaKind::Signal(Signal::Plain(PlainSignal::Step | PlainSignal::Progress))
+            )
+        };
+        self.value.any(|node| !of_step(node))
+    }
 }
 
 impl SummandProperties {
@@ -128,39 +180,51 @@ impl Summand {
 /// The same number, but no gradient flows through it to the sides.
 pub fn detached(formula: &Formula) -> Formula {
     rebuilt(formula, &|part| match &part.0.kind {
-        FormulaKind::Entry(entry) => Some(FormulaKind::Entry(SideProbability { detached: true, ..*entry })),
+        FormulaKind::Entry(entry) => {
+            let entry = FormulaKind::Entry(SideProbability { detached: true, ..*entry });
+            Some(of_kind(part, entry))
+        }
         _ => None,
     })
 }
 
 /// The formula with a number in place of one of its parts.
 pub fn with_number(formula: &Formula, part: &Formula, number: f64) -> Formula {
-    rebuilt(formula, &|other| Rc::ptr_eq(&other.0, &part.0).then_some(FormulaKind::Number(number)))
+    rebuilt(formula, &|other| is_parameter(other, part).then(|| of_kind(other, FormulaKind::Number(number))))
 }
 
-/// An elementwise formula in which `other` replaces the kinds of some parts. Shared parts stay shared.
-fn rebuilt(formula: &Formula, other: &dyn Fn(&Formula) -> Option<FormulaKind>) -> Formula {
+/// The formula with others in place of some of its parts.
+pub(super) fn with_parts(formula: &Formula, parts: &[(Formula, Formula)]) -> Formula {
+    rebuilt(formula, &|other| {
+        parts.iter().find(|(part, _)| is_parameter(other, part)).map(|(_, by)| by.clone())
+    })
+}
+
+/// Whether a part of a summand is the value of a parameter. A function whose own parameter has a type copies
+/// it.
+pub fn is_parameter(part: &Formula, value: &Formula) -> bool {
+    Rc::ptr_eq(&part.0, &value.0) || part.0.kind == value.0.kind
+}
+
+fn of_kind(formula: &Formula, kind: FormulaKind) -> Formula {
+    let node = &*formula.0;
+    Formula::new(kind, node.unit, node.axis, node.live, node.origin)
+}
+
+/// An elementwise formula in which `other` replaces some parts. Shared parts stay shared.
+fn rebuilt(formula: &Formula, other: &dyn Fn(&Formula) -> Option<Formula>) -> Formula {
     type Known = FxHashMap<*const FormulaNode, Formula>;
-    fn walk(
-        formula: &Formula,
-        other: &dyn Fn(&Formula) -> Option<FormulaKind>,
-        known: &mut Known,
-    ) -> Formula {
+    fn walk(formula: &Formula, other: &dyn Fn(&Formula) -> Option<Formula>, known: &mut Known) -> Formula {
         if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
             return known.clone();
         }
-        let node = &*formula.0;
-        let kind = other(formula).or_else(|| match &node.kind {
+        let built = other(formula).unwrap_or_else(|| match &formula.0.kind {
             FormulaKind::Apply { function, operands } => {
                 let operands = operands.iter().map(|operand| walk(operand, other, known)).collect();
-                Some(FormulaKind::Apply { function: *function, operands })
+                of_kind(formula, FormulaKind::Apply { function: *function, operands })
             }
-            _ => None,
+            _ => formula.clone(),
         });
-        let built = match kind {
-            Some(kind) => Formula::new(kind, node.unit, node.axis, node.live, node.origin),
-            None => formula.clone(),
-        };
         known.insert(Rc::as_ptr(&formula.0), built.clone());
         built
     }

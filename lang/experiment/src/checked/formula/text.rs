@@ -4,11 +4,12 @@
 //! a fine one is not written, as in the language.
 
 use crate::checked::formula::{
-    Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
-    Mass, Memory, ModelSignal, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Summand,
-    Support, Unit,
+    Adaptive, Amount, Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind,
+    Function, Live, Mass, Memory, ModelSignal, PreferenceKind, Reduction, Role, Scan, Signal, Similarity,
+    Statistic, Summand, Support, Unit,
 };
 use crate::checked::{Schedule, ScheduleLength};
+use mopd_ops::ZSCORE_EPSILON;
 
 /// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
 const INNER: usize = 60;
@@ -29,7 +30,9 @@ fn inner(formula: &Formula) -> String {
         FormulaKind::Live(
             Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } | Live::Preference(_),
         ) => true,
-        FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.is_some(),
+        FormulaKind::Reduce { among, fraction, .. } | FormulaKind::Statistic { among, fraction, .. } => {
+            among.is_some() || fraction.is_some()
+        }
         FormulaKind::Scan { scan: Scan::RewardToGo { .. }, .. } | FormulaKind::Adaptive(_) => true,
         _ => false,
     });
@@ -66,6 +69,7 @@ pub fn signal(signal: &Signal) -> String {
         Signal::State { name, .. } => name.clone(),
         Signal::ValidationLoss => "loss.validation".into(),
         Signal::OfSteps { number, window } => window.written(*number),
+        Signal::Random { axis, .. } => format!("random(per: {})", axis.name()),
     }
 }
 
@@ -97,6 +101,9 @@ pub fn live(live: &Live) -> String {
 
 /// `kl(student || teacher, support: top_k(teacher, 64), mass: generalized)`
 pub fn divergence(divergence: &Divergence) -> String {
+    if let Some(role) = divergence.as_entropy() {
+        return format!("{}.{}", role.name(), ModelSignal::Entropy.name());
+    }
     let mut text = format!("{}({}", divergence.kind.name(), sides(divergence));
     match &divergence.kind {
         DivergenceKind::Entrywise(summand) => text += &changed_parameters(summand, ": "),
@@ -109,9 +116,11 @@ pub fn divergence(divergence: &Divergence) -> String {
             text += &format!(", mass: {}", mass(divergence.mass));
         }
     }
-    if divergence.temperature != 1.0 {
-        text += &format!(", temperature: {}", number(divergence.temperature));
-    }
+    text += &match &divergence.temperature {
+        Amount::Number(1.0) => String::new(),
+        Amount::Number(value) => format!(", temperature: {}", number(*value)),
+        Amount::Formula(formula) => format!(", temperature: {}", inner(formula)),
+    };
     if let Some(bound) = divergence.clip_each {
         text += &format!(", clip_each: {}", number(bound));
     }
@@ -128,8 +137,11 @@ pub fn changed_parameters(summand: &Summand, between: &str) -> String {
     shown.map(|given| format!(", {}{between}{}", given.name, worth(&given.value))).collect()
 }
 
-/// `student || teacher`; `student, teacher` where their order has no meaning.
+/// `student || teacher`; `student, teacher` where their order has no meaning; the role of a `sum`.
 pub fn sides(divergence: &Divergence) -> String {
+    if matches!(&divergence.kind, DivergenceKind::Entrywise(summand) if summand.is_sum) {
+        return distribution(&divergence.left);
+    }
     let between = if divergence.kind.directed() { " || " } else { ", " };
     format!("{}{between}{}", distribution(&divergence.left), distribution(&divergence.right))
 }
@@ -179,34 +191,48 @@ pub fn mass(mass: Mass) -> &'static str {
     }
 }
 
-/// The arguments of a reduction besides the reduced formula.
-fn reduction_arguments(reduction: Reduction) -> String {
+/// The formula where there is one, else the number.
+fn number_or(value: f64, formula: Option<&Formula>) -> String {
+    formula.map_or_else(|| number(value), inner)
+}
+
+fn deviation(deviation: Deviation) -> &'static str {
+    match deviation {
+        Deviation::Sample => "sample",
+        Deviation::Population => "population",
+    }
+}
+
+/// The arguments of a reduction besides the reduced formula: the text before `over`, and the text after.
+fn reduction_arguments(reduction: Reduction, fraction: Option<&Formula>) -> (String, String) {
     match reduction {
-        Reduction::Quantile { q } => format!(", {}", number(q)),
-        _ => String::new(),
+        Reduction::Quantile { q } => (format!(", {}", number_or(q, fraction)), String::new()),
+        Reduction::Stddev { deviation: by } => (String::new(), format!(", deviation: {}", deviation(by))),
+        _ => (String::new(), String::new()),
     }
 }
 
 /// The arguments of a statistic besides its formula: the text before `over`, and the text after.
-fn statistic_arguments(statistic: Statistic) -> (String, String) {
+fn statistic_arguments(statistic: Statistic, fraction: Option<&Formula>) -> (String, String) {
     let before = |text: String| (text, String::new());
     match statistic {
-        Statistic::Zscore { deviation } => {
-            let deviation = match deviation {
-                Deviation::Sample => "sample",
-                Deviation::Population => "population",
+        Statistic::Zscore { deviation: by, epsilon } => {
+            let epsilon = match epsilon == ZSCORE_EPSILON {
+                true => String::new(),
+                false => format!(", epsilon: {}", number(epsilon)),
             };
-            (String::new(), format!(", deviation: {deviation}"))
+            (String::new(), format!(", deviation: {}{epsilon}", deviation(by)))
         }
-        Statistic::Winsor { upper } => before(format!(", upper: {}", number(upper))),
+        Statistic::Winsor { upper } => before(format!(", upper: {}", number_or(upper, fraction))),
         Statistic::TopFraction { keep } | Statistic::SampleWithoutReplacement { keep } => {
-            before(format!(", keep: {}", number(keep)))
+            before(format!(", keep: {}", number_or(keep, fraction)))
         }
         Statistic::TopCount { count } => before(format!(", n: {count}")),
         Statistic::Chunks { most, width } => before(format!(", most: {most}, width: {width}")),
         Statistic::Center
         | Statistic::Rank
         | Statistic::LeaveOneOut
+        | Statistic::MeanOfSmaller
         | Statistic::Minmax
         | Statistic::Softmax
         | Statistic::Balance => before(String::new()),
@@ -263,6 +289,16 @@ pub fn number(value: f64) -> String {
         format!("{value:e}")
     } else {
         value.to_string()
+    }
+}
+
+/// The probability and the axis of `bernoulli(p, per: token)`, which is `random(per: token) < p`.
+fn bernoulli(formula: &Formula) -> Option<(&Formula, Axis)> {
+    let FormulaKind::Apply { function: Function::Less, operands } = &formula.0.kind else { return None };
+    let [random, chance] = operands.as_slice() else { return None };
+    match random.0.kind {
+        FormulaKind::Signal(Signal::Random { axis, .. }) => Some((chance, axis)),
+        _ => None,
     }
 }
 
@@ -330,6 +366,10 @@ impl Writer {
             self.push(word);
             return;
         }
+        if let Some((chance, axis)) = bernoulli(formula) {
+            self.call("bernoulli", [chance], &format!(", per: {}", axis.name()));
+            return;
+        }
         match &formula.0.kind {
             FormulaKind::Number(value) if formula.unit() == Unit::Bool => {
                 self.push(if *value == 0.0 { "false" } else { "true" });
@@ -344,16 +384,17 @@ impl Writer {
             FormulaKind::Adaptive(adaptive) => self.push(&self::adaptive(adaptive)),
             FormulaKind::Variable(name) => self.push(name),
             FormulaKind::Entry(entry) => self.push(entry.name()),
-            FormulaKind::Reduce { reduction, operand, among, on } => {
-                let rest = format!("{}, over: {}", reduction_arguments(*reduction), formula.axis().name());
+            FormulaKind::Reduce { reduction, operand, among, on, fraction } => {
+                let (before, after) = reduction_arguments(*reduction, fraction.as_ref());
+                let rest = format!("{before}, over: {}{after}", formula.axis().name());
                 let on = on
                     .as_ref()
                     .map(|rollout| format!(", on: {}(...)", rollout.source.name()))
                     .unwrap_or_default();
                 self.call(reduction.name(), [operand], &(rest + &self::among(among) + &on));
             }
-            FormulaKind::Statistic { statistic, operand, over, among } => {
-                let (before, after) = statistic_arguments(*statistic);
+            FormulaKind::Statistic { statistic, operand, over, among, fraction } => {
+                let (before, after) = statistic_arguments(*statistic, fraction.as_ref());
                 let rest = format!("{before}, over: {}{after}{}", over.name(), self::among(among));
                 self.call(statistic.name(), [operand], &rest);
             }
@@ -478,7 +519,13 @@ mod tests {
             assert_eq!(formula(&apply(function, &operands), 100), expected);
         }
         let mean = part(
-            FormulaKind::Reduce { reduction: Reduction::Mean, operand: sum, among: None, on: None },
+            FormulaKind::Reduce {
+                reduction: Reduction::Mean,
+                operand: sum,
+                among: None,
+                on: None,
+                fraction: None,
+            },
             Axis::Group,
         );
         assert_eq!(formula(&mean, 100), "mean(reward + length, over: group)");
@@ -496,6 +543,7 @@ mod tests {
                         operand: entropy.clone(),
                         over: Axis::Batch,
                         among: None,
+                        fraction: None,
                     },
                     Axis::Token,
                 ),
@@ -512,8 +560,12 @@ mod tests {
         );
         let deviation = Deviation::Sample;
         assert_eq!(
-            of(Statistic::Zscore { deviation }),
+            of(Statistic::Zscore { deviation, epsilon: ZSCORE_EPSILON }),
             "zscore(student.entropy, over: batch, deviation: sample)"
+        );
+        assert_eq!(
+            of(Statistic::Zscore { deviation, epsilon: 1e-6 }),
+            "zscore(student.entropy, over: batch, deviation: sample, epsilon: 1e-6)"
         );
     }
 

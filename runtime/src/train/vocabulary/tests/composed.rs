@@ -100,7 +100,7 @@ fn divergences_to_composed_teachers_equal_their_definitions() {
                     (Support::Nucleus { role: Role::TEACHER, p: 0.6 }, Mass::Generalized, 1.0),
                 ] {
                     let between = plan::Divergence::between(kind.clone(), left, right, support, mass);
-                    let spec = plan::Divergence { temperature, ..between };
+                    let spec = plan::Divergence { temperature: temperature.into(), ..between };
                     let (value, gradient) = reference::value_and_gradient(&spec, &DISTINCT, &teacher);
                     let scale = gradient.iter().fold(value.abs().max(1.0), |most, g| most.max(g.abs()));
                     let live = Live::Divergence(spec.clone());

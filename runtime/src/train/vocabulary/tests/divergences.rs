@@ -107,7 +107,7 @@ fn temperatures_bounds_and_blends_equal_their_definitions() {
                             right: right.clone(),
                             support: support.clone(),
                             mass,
-                            temperature,
+                            temperature: temperature.into(),
                             clip_each,
                         };
                         assert_equals_its_definition(&spec, &DISTINCT);

@@ -188,7 +188,7 @@ fn logits_in_half_precision_are_computed_with_in_single() {
     for temperature in [1.0, 3.0] {
         for kind in [DivergenceKind::Kl, called("jsd(student, teacher, beta: 0.5)")] {
             let spec = plan::Divergence {
-                temperature,
+                temperature: temperature.into(),
                 ..plan::Divergence::between(kind, Student, Role::TEACHER, Support::Full, Mass::Raw)
             };
             let half = chunked(&spec, &student, &teacher, &adjoint, None);

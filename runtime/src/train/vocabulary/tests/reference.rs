@@ -63,7 +63,8 @@ pub fn divergence(spec: &plan::Divergence, of: &dyn Fn(Role, f64) -> Vec<f64>) -
                     .collect(),
             }
         }
-        side_of(side, &|role| of(role, spec.temperature))
+        let temperature = spec.temperature.constant().expect("a number");
+        side_of(side, &|role| of(role, temperature))
     };
     let entries = support(&spec.support, &|role| of(role, 1.0));
     let kept = |full: Vec<f64>| -> (Vec<f64>, f64) {

@@ -95,6 +95,129 @@ fn parameters_move_with_the_run_and_with_the_token() {
     close(&got, &expected, 1e-6);
 }
 
+/// The reward of the token's sequence, as a parameter of a divergence.
+fn reward() -> DivergenceParameter {
+    let mut graph = Graph::default();
+    let value = graph.signal(PlainSignal::Reward);
+    DivergenceParameter::Formula(Box::new(Formula { graph, value }))
+}
+
+/// Two sequences, of one token and of two, with a reward each.
+fn rewarded(rewards: [f32; 2]) -> Batch {
+    let layout = Layout {
+        sequence_of_token: vec![0, 1, 1],
+        group_of_sequence: vec![0, 0],
+        groups: 1,
+        ..Layout::default()
+    };
+    Batch { layout, signals: vec![(Signal::Plain(PlainSignal::Reward), rewards.into())], ..Batch::default() }
+}
+
+/// Values and gradients of each token against double precision, with the numbers of the token.
+#[test]
+fn parameters_and_temperatures_per_token_are_those_of_the_token() {
+    let calls = [
+        ("jsd(student, teacher, beta: SHARE)", [0.5, 0.1]),
+        ("jsd(student, teacher, beta: SHARE, normalized: true)", [0.01, 0.8]),
+        ("skew(student || teacher, lambda: SHARE)", [0.1, 0.7]),
+        ("alpha(student || teacher, alpha: SHARE)", [0.5, 2.0]),
+        ("tv(student, teacher)", [1.0, 2.5]),
+        ("kl(student || teacher)", [1.0, 2.5]),
+    ];
+    let supports = [Support::Full, TOP_2, Support::Nucleus { role: Role::TEACHER, p: 0.7 }];
+    let mut compared = 0;
+    for (call, numbers) in calls {
+        let moving = call.contains("SHARE");
+        let kind = called(&call.replace("SHARE", "1 * reward"));
+        for (support, mass) in supports.iter().flat_map(|support| MASSES.map(|mass| (support, mass))) {
+            for tempered in [false, true] {
+                if !moving && !tempered {
+                    continue;
+                }
+                let of_kind = |kind: DivergenceKind, temperature: DivergenceParameter| {
+                    let between =
+                        plan::Divergence::between(kind, Student, Role::TEACHER, support.clone(), mass);
+                    plan::Divergence { temperature, ..between }
+                };
+                let spec = of_kind(kind.clone(), if tempered { reward() } else { 1.0.into() });
+                assert_eq!(spec.signals(), [Signal::Plain(PlainSignal::Reward)]);
+                let batch = rewarded(numbers.map(|number| number as f32));
+                let parameters = Parameters { batch: &batch, device: Device::Cpu };
+                let primitive = || Primitive::Divergence(parameters.divergence(&spec).unwrap());
+                for kept in [0, 1 << 20] {
+                    let pass = given(
+                        rows(&[DISTINCT; 3]),
+                        Some(rows(&[TEACHER; 3])),
+                        &[TAKEN; 3],
+                        Some(in_parts(5, 10, kept)),
+                    );
+                    let values = to_vec(&pass.values(&[Quantity::Primitive(primitive())])[0]);
+                    let adjoint = Tensor::from_slice(&[2.0f32, -1.0, 0.5]);
+                    let mut gradient = [0.0; 15];
+                    pass.gradient(&[(primitive(), adjoint)], |rows| {
+                        let (first, grad) = rows.whole();
+                        let grad = to_vec(&grad);
+                        let from = 5 * first as usize;
+                        gradient[from..from + grad.len()].copy_from_slice(&grad);
+                    });
+                    for (token, (number, adjoint)) in
+                        zip_equal([0, 1, 1].map(|sequence: usize| numbers[sequence]), [2.0, -1.0, 0.5])
+                            .enumerate()
+                    {
+                        let constant = called(&call.replace("SHARE", &number.to_string()));
+                        let temperature = if tempered { number } else { 1.0 };
+                        let constant = of_kind(constant, temperature.into());
+                        let (value, by_logits) =
+                            reference::value_and_gradient(&constant, &DISTINCT, &TEACHER);
+                        close(&[f64::from(values[token])], &[value], 3e-6 * value.abs().max(1.0));
+                        let got: Vec<f64> = gradient[5 * token..5 * token + 5]
+                            .iter()
+                            .map(|partial| f64::from(*partial) / adjoint)
+                            .collect();
+                        let scale = by_logits.iter().fold(1.0f64, |most, partial| most.max(partial.abs()));
+                        close(&got, &by_logits, 5e-6 * scale);
+                        compared += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(compared, (4 * 2 + 2) * 3 * 4 * 2 * 3);
+}
+
+/// A parameter of one number for the whole step, such as a state, takes the same code as a constant.
+#[test]
+fn a_parameter_outside_its_bounds_is_an_error() {
+    let of = |call: &str, rewards: [f32; 2], temperature: DivergenceParameter| {
+        let kind = called(call);
+        let between = plan::Divergence::between(kind, Student, Role::TEACHER, Support::Full, Mass::Raw);
+        let batch = rewarded(rewards);
+        let parameters = Parameters { batch: &batch, device: Device::Cpu };
+        let spec = plan::Divergence { temperature, ..between };
+        parameters.divergence(&spec).map(drop).map_err(|error| error.to_string())
+    };
+    let jsd = "jsd(student, teacher, beta: 1 * reward)";
+    assert_eq!(of(jsd, [0.0, 1.0], 1.0.into()), Ok(()));
+    assert_eq!(
+        of(jsd, [0.5, 1.25], 1.0.into()),
+        Err("`beta` of a divergence is 1.25 at a token; it must be from 0 to 1: hold it with `clip(...)`"
+            .into())
+    );
+    assert!(of(jsd, [0.5, f32::NAN], 1.0.into()).unwrap_err().contains("NaN"));
+    let kl = "kl(student || teacher)";
+    assert_eq!(of(kl, [0.5, 3.0], reward()), Ok(()));
+    assert!(of(kl, [0.5, 0.0], reward()).unwrap_err().contains("must be above 0"));
+    let mean = called("jsd(student, teacher, beta: 1 * mean(reward, over: batch))");
+    let between = plan::Divergence::between(mean, Student, Role::TEACHER, Support::Full, Mass::Raw);
+    let batch = rewarded([0.25, 0.75]);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let divergence = parameters.divergence(&between).unwrap();
+    assert!(matches!(
+        divergence.pairing,
+        Pairing::Entrywise(StepSummand::Jsd { beta: 0.5, normalized: false })
+    ));
+}
+
 /// Numbers per token that are no valid shares are an error, for values and gradients.
 #[test]
 fn the_shares_of_a_blend_are_looked_at_token_by_token() {

@@ -115,7 +115,7 @@ fn ids_without_a_token_have_no_probability() {
     let adjoint = Tensor::from_slice(&(0..tokens).map(|token| 0.5 + token as f32).collect::<Vec<f32>>());
     for (kind, temperature) in kinds().into_iter().flat_map(|kind| [(kind.clone(), 1.0), (kind, 3.0)]) {
         let mut spec = plan::Divergence::between(kind, Student, Role::TEACHER, Support::Full, Mass::Raw);
-        spec.temperature = temperature;
+        spec.temperature = temperature.into();
         let read = |lm_head: &Tensor, absent: &[Token], target: i64| {
             let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, lm_head)])];
             let targets = Tensor::full([tokens], target, (Kind::Int64, Device::Cpu));

@@ -8,6 +8,7 @@
 (stage_item "stage" @context name: (identifier) @name) @item
 (objective_item "objective" @context name: (identifier) @name) @item
 (divergence_item "divergence" @context name: (identifier) @name) @item
+(sum_item "sum" @context name: (identifier) @name) @item
 (rollout_item "rollout" @context name: (identifier) @name) @item
 (fn_item "fn" @context name: (identifier) @name) @item
 (let_item "let" @context name: (identifier) @name) @item
