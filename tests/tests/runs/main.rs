@@ -5,6 +5,7 @@ mod cli;
 mod composed;
 mod endurance;
 mod families;
+mod gguf;
 mod lsp;
 mod mechanisms;
 mod playground;
