@@ -11,6 +11,7 @@ mod mechanisms;
 mod playground;
 mod python;
 mod query;
+mod real;
 mod report;
 mod routes;
 mod run;
