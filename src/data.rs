@@ -10,7 +10,7 @@ use mopd_lang::Analysis;
 use mopd_lang::check::allow::is_allowed;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::source::{Sources, Span};
-use mopd_plan::{DataSource, DomainId, ModelId, Origin, Plan, PretrainedSource, Stage, TokenizerSpec};
+use mopd_plan::{DataSource, DomainId, ModelId, Origin, Plan, Stage, TokenizerSpec};
 
 /// The most that is read of the files of a domain.
 pub const EXTENT: Extent = Extent { rows: 20_000, bytes: 8 << 20 };
@@ -91,11 +91,7 @@ fn missing_files(analysis: &mut Analysis, plan: &Plan, stages: &[ModelId], folde
     }
     for id in stages {
         read.extend(match &plan.experiment.model(*id).stage {
-            Stage::Load(pretrained) => match &pretrained.source {
-                PretrainedSource::HuggingFace { name: path, .. }
-                | PretrainedSource::Gguf { file: path }
-                | PretrainedSource::Checkpoint { folder: path } => Some(path.clone()),
-            },
+            Stage::Load(pretrained) => Some(pretrained.source.name().to_owned()),
             Stage::Initialise(architecture) => match &architecture.tokenizer {
                 TokenizerSpec::File(path) => Some(path.clone()),
                 TokenizerSpec::Bytes => None,

@@ -21,6 +21,7 @@ mod intervals;
 mod libtorch;
 mod lsp;
 mod metrics;
+mod model_argument;
 mod named_python;
 mod output;
 mod paths;

@@ -20,7 +20,7 @@ pub struct NewArgs {
     pub example: Option<BookExample>,
 }
 
-/// The experiments of `examples/` that need no files from elsewhere.
+/// Experiments of `examples/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BookExample {
     /// Three specialists, one student, eight baselines
@@ -31,8 +31,8 @@ pub enum BookExample {
     Lookup,
     /// A student that calls two tools in a conversation, and learns from a specialist for each
     Agent,
-    /// Three specialists of a published model
-    Skills,
+    /// A published model that learns one thing and keeps another, in ten minutes; the file says how to fetch it
+    Real,
 }
 
 /// Check experiments and report diagnostics, without running anything

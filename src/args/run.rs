@@ -247,8 +247,7 @@ Examples:
 Paths are relative to the folder where the command runs. Completions are computed once and kept in .mopd/store, as \
                         those of a run.")]
 pub struct EvalArgs {
-    /// Folders under models/ of a run, or what `hf(...)` takes: a folder as `save_pretrained` writes it, a
-    /// name on the hub
+    /// Folders under models/ of a run or as `save_pretrained` writes them, GGUF files, names on the hub
     #[arg(required = true, value_name = "CHECKPOINT")]
     pub checkpoints: Vec<String>,
     /// JSON lines with prompts, a column of the table each
@@ -303,7 +302,7 @@ A line of FILE is an object with `prompt`, or in a chat with `messages`; other f
                         for a prompt
 depends on its text and the seed, not on the others.")]
 pub struct SampleArgs {
-    /// A folder under models/ of a run, or one as `save_pretrained` writes it
+    /// A folder under models/ of a run, one as `save_pretrained` writes it, a GGUF file, or a name on the hub
     pub checkpoint: PathBuf,
     /// The prompt; `-` for all of standard input
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]

@@ -17,7 +17,7 @@ A run asks it:
 `teacher big = served(\"mopd\", url: \"http://localhost:8000\", model: \"teacher\", answers: dist)`
 It answers until it is stopped.")]
 pub struct ServeArgs {
-    /// A folder under models/ of a run, one as `save_pretrained` writes it, or a name on the hub
+    /// A folder under models/ of a run, one as `save_pretrained` writes it, a GGUF file, or a name on the hub
     pub model: String,
     /// The model's name in requests [default: MODEL as it is written]
     #[arg(long, value_name = "NAME")]

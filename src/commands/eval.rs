@@ -10,6 +10,7 @@ use mopd_plan::DATA_ENDINGS;
 use super::run;
 use crate::args::{Cli, Command, EvalArgs, Format, RunArgs};
 use crate::host::{self, WrittenPart};
+use crate::model_argument;
 use crate::output::{self, printable};
 use crate::problem::{CommandStatus, Problem};
 
@@ -105,9 +106,7 @@ fn experiment(arguments: &EvalArgs) -> Result<WrittenExperiment, Problem> {
     }
     let models = names(&arguments.checkpoints, "model", &mut taken);
     for (name, checkpoint) in models.iter().zip(&arguments.checkpoints) {
-        // Only a run's own model describes its tokenizer.
-        let of_run = Path::new(checkpoint).join("mopd.json").is_file();
-        let source = if of_run { "checkpoint" } else { "hf" };
+        let source = model_argument::source(checkpoint).function();
         written.write(&format!("model {name} = {source}({})\n", quoted(checkpoint)?), checkpoint.clone());
     }
     let (rows, on) = (models.join(", "), columns.join(", "));
@@ -164,7 +163,7 @@ fn names(paths: &[String], otherwise: &str, taken: &mut HashSet<String>) -> Vec<
     let parts = |path: &String| -> Vec<String> {
         let path = Path::new(path);
         let ending = path.extension().and_then(|ending| ending.to_str());
-        let whole = match ending.is_some_and(|ending| DATA_ENDINGS.contains(&ending)) {
+        let whole = match ending.is_some_and(|ending| DATA_ENDINGS.contains(&ending) || ending == "gguf") {
             true => path.with_extension(""),
             false => path.to_owned(),
         };
@@ -211,9 +210,16 @@ mod tests {
             let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
             names(&paths, otherwise, &mut taken)
         };
-        let paths =
-            ["data/Sort.test.jsonl", "b/sort.test.jsonl", "7.jsonl", "Qwen/Qwen3-0.6B", "é", "data.jsonl"];
-        let expected = ["data_sort_test", "b_sort_test", "on_7", "qwen3_0_6b", "on", "on_data"];
+        let paths = [
+            "data/Sort.test.jsonl",
+            "b/sort.test.jsonl",
+            "7.jsonl",
+            "Qwen/Qwen3-0.6B",
+            "é",
+            "data.jsonl",
+            "m.Q4_1.gguf",
+        ];
+        let expected = ["data_sort_test", "b_sort_test", "on_7", "qwen3_0_6b", "on", "on_data", "m_q4_1"];
         assert_eq!(of(&paths, "on"), expected);
         let runs = ["runs/x/models/expert.buy-seed1", "runs/x/models/expert.sell-seed1"];
         assert_eq!(of(&runs, "model"), ["expert_buy_seed1", "expert_sell_seed1"]);

@@ -1,21 +1,25 @@
 //! `mopd sample`: completions of prompts from a checkpoint.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mopd_plan::PretrainedSource;
 use mopd_plan::events::{Event, Job, SampleJob, SamplePrompt};
+use mopd_store::named::NamedModel;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::{Format, SampleArgs};
 use crate::host;
+use crate::model_argument;
 use crate::output::{self, Style, counted, hanging, printable};
 use crate::problem::{CommandStatus, Problem};
 use crate::worker;
 
 const CHECKPOINTS: &str = "`mopd run` leaves a checkpoint of every model and seed in its results, such as \
-                           runs/quickstart/models/student-seed1;\na model of Hugging Face is a folder of its \
-                           cache, ~/.cache/huggingface/hub/models--OWNER--NAME/snapshots/REVISION";
+                           runs/quickstart/models/student-seed1;\nother models are a folder as \
+                           `save_pretrained` writes it, a GGUF file, or a name on the hub, OWNER/NAME";
 
 #[derive(Serialize)]
 struct SampledText {
@@ -28,29 +32,14 @@ struct SampledText {
 }
 
 pub fn sample(arguments: &SampleArgs) -> Result<CommandStatus, Problem> {
-    let checkpoint = arguments.checkpoint.display();
-    if !arguments.checkpoint.is_dir() {
-        return Err(
-            Problem::usage("no-checkpoint", format!("there is no folder {checkpoint}")).help(CHECKPOINTS)
-        );
+    let named = host::as_text(&arguments.checkpoint)?;
+    let model = model_argument::source(&named);
+    if !matches!(model, PretrainedSource::Gguf { .. }) {
+        check_folder(&named, &arguments.checkpoint)?;
     }
-    // A single file of weights, the index of several, or an adapter, whose base has the rest.
-    for files in [
-        &["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"][..],
-        &["config.json", "adapter_config.json"],
-    ] {
-        if !files.iter().any(|file| arguments.checkpoint.join(file).is_file()) {
-            return Err(Problem::usage(
-                "no-checkpoint",
-                format!("{checkpoint} is not a checkpoint: it has no {}", files[0]),
-            )
-            .help(CHECKPOINTS));
-        }
-    }
-    let folder = host::as_text(&arguments.checkpoint)?;
     let prompts = prompts(arguments)?;
     let job = Job::Sample(SampleJob {
-        checkpoint: folder,
+        model,
         prompts: prompts.clone(),
         chat: arguments.chat,
         system: arguments.system.clone(),
@@ -110,6 +99,28 @@ pub fn sample(arguments: &SampleArgs) -> Result<CommandStatus, Problem> {
         output::result(&(text + "\n"));
     }
     Ok(CommandStatus::Success)
+}
+
+/// Refuses a folder that has no model, and a name that is neither a folder nor a repository `OWNER/NAME`.
+fn check_folder(named: &str, folder: &Path) -> Result<(), Problem> {
+    let wrong = |what: String| Err(Problem::usage("no-checkpoint", what).help(CHECKPOINTS));
+    match NamedModel::resolve(named, Path::new("")) {
+        NamedModel::Folder(_) => {}
+        NamedModel::Repository if named.contains('/') => return Ok(()),
+        NamedModel::Repository | NamedModel::Nowhere(_) => {
+            return wrong(format!("there is no folder {named}"));
+        }
+    }
+    // A single file of weights, the index of several, or an adapter, whose base has the rest.
+    for files in [
+        &["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"][..],
+        &["config.json", "adapter_config.json"],
+    ] {
+        if !files.iter().any(|file| folder.join(file).is_file()) {
+            return wrong(format!("{named} is not a checkpoint: it has no {}", files[0]));
+        }
+    }
+    Ok(())
 }
 
 /// The progress of completions: at a terminal, the text of a single completion as it comes; otherwise the

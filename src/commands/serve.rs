@@ -4,6 +4,7 @@ use mopd_plan::events::{Event, Job, ServeJob};
 
 use crate::args::{Format, ServeArgs};
 use crate::host;
+use crate::model_argument;
 use crate::output::{self, printable};
 use crate::problem::{CommandStatus, Problem};
 use crate::worker;
@@ -15,7 +16,7 @@ pub fn serve(arguments: &ServeArgs) -> Result<CommandStatus, Problem> {
         host => host.to_owned(),
     };
     let job = Job::Serve(ServeJob {
-        model: arguments.model.clone(),
+        model: model_argument::source(&arguments.model),
         base: host::current_folder()?,
         name: arguments.name.clone().unwrap_or_else(|| arguments.model.clone()),
         address: format!("{host}:{}", arguments.port),

@@ -38,14 +38,12 @@ const AGENT: &[(&str, &str)] = examples![
     "agent/tokenizer/tokenizer_config.json",
 ];
 
-const SKILLS: &[(&str, &str)] = examples![
-    "skills/math.train.jsonl",
-    "skills/math.test.jsonl",
-    "skills/format.train.jsonl",
-    "skills/format.test.jsonl",
-    "skills/strings.train.jsonl",
-    "skills/strings.test.jsonl",
-    "skills/make_data.py",
+const REAL: &[(&str, &str)] = examples![
+    "real/dates.train.jsonl",
+    "real/dates.test.jsonl",
+    "real/capitals.train.jsonl",
+    "real/capitals.test.jsonl",
+    "real/make_data.py",
 ];
 
 /// Paths below the new folder, with their texts; the experiment first.
@@ -72,7 +70,7 @@ pub fn example(which: BookExample) -> Vec<(String, String)> {
         BookExample::Literature => (examples!["literature.mopd"], QUICKSTART),
         BookExample::Lookup => (examples!["lookup.mopd"], LOOKUP),
         BookExample::Agent => (examples!["agent.mopd"], AGENT),
-        BookExample::Skills => (examples!["skills.mopd"], SKILLS),
+        BookExample::Real => (examples!["real.mopd"], REAL),
     };
     [experiment, data, &[IGNORED]].concat().into_iter().map(owned).collect()
 }

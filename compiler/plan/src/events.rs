@@ -17,7 +17,7 @@ pub use super::roofline::{MachineRates, Phase, StepPart};
 pub use super::served::{RewardsJob, ServeJob};
 pub use super::server_reports::{LONGEST_LIST, ServerReport};
 use super::why::StageFate;
-use super::{EngineJob, Plan};
+use super::{EngineJob, Plan, PretrainedSource};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
@@ -139,8 +139,7 @@ pub struct ServersJob {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleJob {
-    /// A model's folder.
-    pub checkpoint: String,
+    pub model: PretrainedSource,
     pub prompts: Vec<SamplePrompt>,
     /// Whether the model's chat template formats the prompts.
     pub chat: bool,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mopd_experiment::{Capability, Dtype, Secret};
+use mopd_experiment::{Capability, Dtype, PretrainedSource, Secret};
 use serde::{Deserialize, Serialize};
 
 /// A teacher that another program has loaded, on this machine or another one.
@@ -35,9 +35,8 @@ pub struct RolloutServer {
 /// The job of `mopd serve`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServeJob {
-    /// A model's folder, or its name on the hub.
-    pub model: String,
-    /// The base folder of a relative `model`.
+    pub model: PretrainedSource,
+    /// The folder that a relative path of the model is in.
     pub base: String,
     /// The model's name in requests.
     pub name: String,

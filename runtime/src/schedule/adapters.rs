@@ -1,15 +1,17 @@
 //! Results that are an adapter beside the model that it changes: which those are, and where that model is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use mopd_plan::{Objective, Pretrained, PretrainedSource, Stage, Train, Trainable};
+use mopd_plan::{ModelId, Objective, Pretrained, PretrainedSource, Stage, Train, Trainable};
 
 use super::run::Scheduler;
 use super::stage::StageJob;
 use crate::failure::Result;
 use crate::formats::peft;
 use crate::model::Weights;
-use crate::store::AdapterBase;
+use crate::report::Record;
+use crate::store::{AdapterBase, CheckpointProvenance};
 
 impl Scheduler<'_> {
     /// How the model of a stage was trained, and the stage that did it: one with several models trains those
@@ -63,8 +65,6 @@ impl Scheduler<'_> {
             Some("the model that it started from has an adapter too, and PEFT does not add one to another")
         } else if !merged.base().shares_numbers(&self.input(job, train.start)) {
             Some("the stage gave the model another head")
-        } else if matches!(start, Stage::Load(Pretrained { source: PretrainedSource::Gguf { .. }, .. })) {
-            Some("PEFT does not read the GGUF file that it started from")
         } else {
             peft::obstacle(&weights.config, settings)
         };
@@ -74,6 +74,38 @@ impl Scheduler<'_> {
         }
         let of_store = !matches!(start, Stage::Load(_));
         let key = of_store.then(|| self.keys.of(*self.maker(job, train.start)).to_owned());
+        let key = key.or_else(|| self.key_of_file(job, train.start));
         Some(AdapterBase { place: self.found_at(job, train.start), key })
+    }
+
+    /// The key under which the store has the model of a GGUF file as a folder: PEFT adds no adapter to the file. `None` for
+    /// other models.
+    pub(super) fn key_of_file(&self, job: &StageJob, start: ModelId) -> Option<String> {
+        let stage = &self.plan.experiment.model(start).stage;
+        let is_file = matches!(stage, Stage::Load(Pretrained { source: PretrainedSource::Gguf { .. }, .. }));
+        is_file.then(|| self.keys.of_base(*self.maker(job, start)))
+    }
+
+    /// Stores the model of a GGUF file that the adapter of a stored result changes, if it is not stored yet.
+    pub(super) fn store_file(&self, job: &StageJob) -> Result<()> {
+        let Some((trainer, train)) = self.training(job) else { return Ok(()) };
+        let Some(key) = self.key_of_file(&trainer, train.start) else { return Ok(()) };
+        let mut held = None;
+        while !self.store.has(&key) {
+            // Another stage of this run, or another run, may be writing it.
+            held = self.store.try_lock(&key)?;
+            if held.is_some() {
+                break;
+            }
+            self.control.check()?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if held.is_none() || self.store.has(&key) {
+            return Ok(());
+        }
+        let weights = self.base_of(job)?;
+        let name = &self.plan.experiment.model(train.start).name;
+        let provenance = CheckpointProvenance::new(&weights, name, job.seed, &key, Vec::new());
+        self.store.insert(&key, &provenance, &weights, &Record::default(), None)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use mopd_plan::events::{FailureKind, RunJob};
-use mopd_plan::{ModelId, Objective, Stage, Train, Trainable};
+use mopd_plan::{ModelId, Objective, Pretrained, PretrainedSource, Stage, Train, Trainable};
 use mopd_store::files::{free_space, is_on_file_system_of};
 use mopd_store::{Folder, StoreItemKind};
 
@@ -117,6 +117,10 @@ fn uses<'a>(
             && stored.is_none_or(|of| seen.insert(of.keys.of(index)))
         {
             use_of_store.add(bytes_of_result(&model.stage, sizes, id), id);
+            let is_stored = stored.is_some_and(|of| of.store.has(&of.keys.of_base(index)));
+            if is_base_of_adapter(job, id) && !is_stored {
+                use_of_store.add(4 * sizes.parameters(id).unwrap_or(0), id);
+            }
             // The last two are kept.
             use_of_store.states = use_of_store.states.max(2 * bytes_of_state(&model.stage, sizes));
         }
@@ -161,6 +165,19 @@ fn given_way(store: &Path) -> u64 {
     let items = Folder::at(store).items().unwrap_or_default();
     let gives_way = |kind| matches!(kind, StoreItemKind::Checkpoint | StoreItemKind::Scores);
     items.iter().filter(|item| gives_way(item.kind)).map(|item| item.bytes).sum()
+}
+
+/// Whether a model is a GGUF file to which some stage adds an adapter. It is stored as a folder, once.
+fn is_base_of_adapter(job: &RunJob, id: ModelId) -> bool {
+    let models = &job.plan.experiment.models;
+    let is_file = |stage: &Stage<Objective>| {
+        matches!(stage, Stage::Load(Pretrained { source: PretrainedSource::Gguf { .. }, .. }))
+    };
+    let adapts = |train: &Train<Objective>| {
+        train.start == id && train.options.ema.is_none() && matches!(train.trainable, Trainable::Adapter(_))
+    };
+    is_file(&job.plan.experiment.model(id).stage)
+        && models.iter().flat_map(|model| model.stage.trains()).any(adapts)
 }
 
 /// Least bytes of a stage's models, which are stored in single precision.

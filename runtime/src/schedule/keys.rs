@@ -230,6 +230,11 @@ impl Keys {
         &self.tasks[task].result
     }
 
+    /// The key of a loaded model as the base of adapters, if its file can't be one.
+    pub fn of_base(&self, task: usize) -> String {
+        hashed("mopd base", &self.of(task))
+    }
+
     /// The parts of the key of a computed stage, and [`OWN_SETTINGS`].
     pub fn parts(&self, task: usize) -> Option<&Value> {
         self.tasks[task].parts.as_ref()

@@ -30,6 +30,9 @@ impl Scheduler<'_> {
     /// its tokenizer that change no token, so the files with these are written as they are for this run.
     pub(super) fn publish_model(&self, job: &StageJob) -> Result<()> {
         let tokenizer = &self.specs[job.id.0 as usize].tokenizer;
+        if self.store.is_adapter(job.key) {
+            self.store_file(job)?;
+        }
         let current = CurrentFiles { tokenizer, adapter_base: self.place_of_base(job) };
         self.store.publish(job.key, &self.out, job.name, job.seed, &current)?;
         Ok(())

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mopd_plan::Sampling;
 use mopd_plan::events::{Event, FailureKind, SampleJob, SamplePrompt};
+use mopd_plan::{Pretrained, Sampling};
 use serde_json::Value;
 use tch::Kind;
 
@@ -13,10 +13,10 @@ use crate::data;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
+use crate::prepare::load;
 use crate::random::{Key, Purpose, stream_of};
 use crate::rollout::{Completion, Prompt, rollout_watched};
 use crate::schedule::DeviceMemoryBudget;
-use crate::store::Checkpoint;
 use crate::tokenizer::chat::{self, ChatError, Conversation};
 use crate::tokenizer::{Token, Tokenizer};
 
@@ -25,13 +25,19 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// Emits one event per completion.
 pub fn sample(job: &SampleJob, place: Place, control: &Control) -> Result<()> {
-    let checkpoint = Checkpoint::load(Path::new(&job.checkpoint))?;
+    let model = Pretrained::new(job.model.clone());
+    let here = Path::new("");
+    // What is on this machine is not hashed.
+    let weights = match load::open(&model, here)? {
+        Some(weights) => weights,
+        None => load::load_pretrained(&model, here, None)?.weights,
+    };
     if !(job.temperature >= 0.0 && job.temperature.is_finite()) {
         return Err(Error::new(FailureKind::Runtime, "the temperature must be 0 or more"));
     }
-    let decoder = Decoder::frozen(&checkpoint.weights, place, Kind::Float);
+    let decoder = Decoder::frozen(&weights, place, Kind::Float);
     for (index, prompt) in job.prompts.iter().enumerate() {
-        complete(job, &checkpoint.weights, &decoder, index, prompt, control)?;
+        complete(job, &weights, &decoder, index, prompt, control)?;
     }
     Ok(())
 }

@@ -27,7 +27,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use mopd_plan::PretrainedSource;
 use mopd_plan::events::{Event, FailureKind, ServeJob};
 
 use self::access::{RequestAccess, hosts};
@@ -70,12 +69,11 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let key = job.key.as_deref().map(read_key).transpose()?;
     let listener = listen(&job.address, key.is_some())?;
     let updates = job.updates.as_ref().map(|folder| Updates::within(Path::new(folder))).transpose()?;
-    let named = PretrainedSource::HuggingFace { name: job.model.clone(), revision: None };
-    let LoadedModel { weights, content, .. } = load(&named, Path::new(&job.base), None)?;
+    let LoadedModel { weights, content, .. } = load(&job.model, Path::new(&job.base), None)?;
     let context = weights.config.context;
     let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };
     let tokenizer: Arc<Tokenizer> = weights.tokenizer.clone();
-    let about = ServedModelInfo { version: content.clone(), content, files: job.model.clone() };
+    let about = ServedModelInfo { version: content.clone(), content, files: job.model.name().to_owned() };
     let (queue, waiting) = sync_channel::<EngineRequest>(MAX_REQUESTS);
     let shared = Arc::new(Shared {
         name: job.name.clone(),

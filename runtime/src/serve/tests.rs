@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mopd_plan::events::{Event, ServeJob};
-use mopd_plan::{Answers, Dtype, Engine, Secret, Served};
+use mopd_plan::{Answers, Dtype, Engine, PretrainedSource, Secret, Served};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::serve;
@@ -72,7 +72,7 @@ impl Drop for Running {
 
 fn job(model: &Path) -> ServeJob {
     ServeJob {
-        model: model.to_str().expect("text").to_owned(),
+        model: PretrainedSource::Checkpoint { folder: model.to_str().expect("text").to_owned() },
         base: "/".to_owned(),
         name: "teacher".to_owned(),
         address: "127.0.0.1:0".to_owned(),

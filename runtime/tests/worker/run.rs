@@ -644,9 +644,10 @@ fn a_checkpoint_answers_a_prompt() {
     let checkpoint = folder.path().join("out/models/start-seed1").to_str().unwrap().to_owned();
     let sample = |checkpoint: &str, max_tokens| {
         let prompt = |text: &str| SamplePrompt::Prompt(text.to_owned());
-        let (checkpoint, prompts) = (checkpoint.to_owned(), vec![prompt("copy ab="), prompt("copy ba=")]);
+        let model = PretrainedSource::Checkpoint { folder: checkpoint.to_owned() };
+        let prompts = vec![prompt("copy ab="), prompt("copy ba=")];
         let (mut events, code) = finish(start(&Job::Sample(SampleJob {
-            checkpoint,
+            model,
             prompts,
             chat: false,
             system: None,

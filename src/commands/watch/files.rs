@@ -8,9 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_plan::{
-    DataSource, Plan, Pretrained, PretrainedSource, Producer, Stage, TokenizerSpec, Train, is_file_pattern,
-};
+use mopd_plan::{DataSource, Plan, Pretrained, Producer, Stage, TokenizerSpec, Train, is_file_pattern};
 use mopd_store::programs::CommandSources;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -219,10 +217,7 @@ fn read_by(plan: &Plan) -> Vec<String> {
                 }
             }
             Stage::Load(Pretrained { source, chat_template, .. }) => {
-                let (PretrainedSource::HuggingFace { name: path, .. }
-                | PretrainedSource::Gguf { file: path }
-                | PretrainedSource::Checkpoint { folder: path }) = source;
-                paths.push(path.clone());
+                paths.push(source.name().to_owned());
                 paths.extend(chat_template.clone());
             }
             Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) | Stage::Learner { .. } => {}

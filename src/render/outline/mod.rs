@@ -233,12 +233,7 @@ fn constructor(stage: &Stage, experiment: &Experiment) -> String {
     match stage {
         Stage::Initialise(shape) => shape.family.name().to_owned(),
         Stage::Load(Pretrained { source, end_tokens, chat_template, enable_thinking }) => {
-            let (name, location) = match source {
-                PretrainedSource::HuggingFace { name, .. } => ("hf", name),
-                PretrainedSource::Gguf { file } => ("gguf", file),
-                PretrainedSource::Checkpoint { folder } => ("checkpoint", folder),
-            };
-            let mut out = format!("{name}({location:?}");
+            let mut out = format!("{}({:?}", source.function(), source.name());
             if let PretrainedSource::HuggingFace { revision: Some(revision), .. } = source {
                 let _ = write!(out, ", revision: {revision:?}");
             }

@@ -81,6 +81,26 @@ pub enum PretrainedSource {
     },
 }
 
+impl PretrainedSource {
+    /// The path or the name, as it is written.
+    pub fn name(&self) -> &str {
+        match self {
+            PretrainedSource::HuggingFace { name, .. } => name,
+            PretrainedSource::Gguf { file } => file,
+            PretrainedSource::Checkpoint { folder } => folder,
+        }
+    }
+
+    /// The word of the language that reads it.
+    pub fn function(&self) -> &'static str {
+        match self {
+            PretrainedSource::HuggingFace { .. } => "hf",
+            PretrainedSource::Gguf { .. } => "gguf",
+            PretrainedSource::Checkpoint { .. } => "checkpoint",
+        }
+    }
+}
+
 /// Several models trained in turns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Joint {

@@ -269,7 +269,7 @@ fn examples_of_the_book_check_cleanly() {
         ("literature", "quickstart"),
         ("lookup", "lookup"),
         ("agent", "agent"),
-        ("skills", "skills"),
+        ("real", "real"),
     ];
     for (name, data) in data {
         let said = place.mopd(&["new", "--example", name, &format!("my-{name}")]).is(0, &[]);
@@ -330,7 +330,7 @@ fn sample_prints_completions_of_a_checkpoint() {
     let place = Place::with(&[("m/model.safetensors", ""), ("m/config.json", "{}")]);
     place.worker(
         r#"
-assert job == {"job": "sample", "checkpoint": "m", "prompts": [{"prompt": "sort ba="}], "chat": False, "system": None, "n": 2, "temperature": 0.5, "max_tokens": 9, "seed": 3}, job
+assert job == {"job": "sample", "model": {"source": "hugging_face", "name": "m", "revision": None}, "prompts": [{"prompt": "sort ba="}], "chat": False, "system": None, "n": 2, "temperature": 0.5, "max_tokens": 9, "seed": 3}, job
 ready()
 say("sample", prompt=0, text="ab", tokens=3, finished=True, logp=-0.25)
 say("sample", prompt=0, text="b\u001b[2Ja", tokens=9, finished=False, logp=-4.0)
@@ -446,7 +446,7 @@ fn sample_refuses_folders_without_a_checkpoint() {
     let place = Place::with(&[("m/model.safetensors", "")]);
     place
         .mopd(&["sample", "none", "--prompt", "x"])
-        .is(2, &["error[no-checkpoint]: there is no folder none", "models--OWNER--NAME"]);
+        .is(2, &["error[no-checkpoint]: there is no folder none", "a GGUF file", "OWNER/NAME"]);
     place.mopd(&["sample", "m", "--prompt", "x", "--temperature", "-1"]).is(2, &["0 or more"]);
     place.mopd(&["sample", "m", "--prompt", "x"]).is(2, &["it has no config.json"]);
     place.write("m/config.json", "{}");
