@@ -34,8 +34,8 @@ builtins! { Measure: Measure, MeasureCall {
     available => Available { role: Role },
 
     /// A number drawn uniformly from [0, 1) for each element of an axis, at every step anew. It depends on
-    /// the run's seed and the step only. Every call is a draw of its own; give it a name with `let` to read it
-    /// twice.
+    /// the run's seed and the step only. Every call is a draw of its own; give it a name with `let` to read
+    /// it twice.
     #[usage = "random(per: sequence)"]
     random => Random { per: Axis },
 

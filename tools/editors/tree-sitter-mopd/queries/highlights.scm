@@ -76,7 +76,7 @@
     ; divergences, distributions and live losses
     "kl" "jsd" "skew" "tv" "chi2" "hellinger" "alpha" "sorted_l1" "gaussian_kl" "blend" "detached" "nll" "dpo" "bradley_terry" "ranking" "mse" "bce"
     ; supports and signals
-    "top_k" "nucleus" "union" "intersection" "size" "overlap" "mass" "in_nucleus" "agreement" "available" "score"
+    "top_k" "nucleus" "union" "intersection" "size" "overlap" "mass" "in_nucleus" "agreement" "available" "score" "random" "bernoulli"
     ; schedules
     "constant" "linear" "cosine" "exponential" "piecewise" "warmup" "ladder" "alternate" "learned"
     ; rewards
