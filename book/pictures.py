@@ -204,7 +204,7 @@ def neovim(mopd: str, browser: str, nvim: str, folder: pathlib.Path) -> None:
         "set termguicolors nohlsearch nowrap noruler noshowcmd signcolumn=no shortmess+=F",
         "lua vim.diagnostic.config({ virtual_text = true })",
     ]
-    command = [nvim, "--clean", "--cmd", f"set runtimepath^={ROOT}/editors/neovim"]
+    command = [nvim, "--clean", "--cmd", f"set runtimepath^={ROOT}/tools/editors/neovim"]
     command += [word for setting in settings for word in ("--cmd", setting)]
     # To the misspelt name, and what a function below it is.
     keys = ("/objective =\rzz", "/weight_average\rK")

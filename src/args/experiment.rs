@@ -31,7 +31,7 @@ pub enum BookExample {
     Lookup,
     /// A student that calls two tools in a conversation, and learns from a specialist for each
     Agent,
-    /// A published model that learns one thing and keeps another, in ten minutes; the file says how to fetch it
+    /// A published model that learns one thing and keeps another; the file says how to fetch it
     Real,
 }
 

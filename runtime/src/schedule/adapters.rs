@@ -78,8 +78,8 @@ impl Scheduler<'_> {
         Some(AdapterBase { place: self.found_at(job, train.start), key })
     }
 
-    /// The key under which the store has the model of a GGUF file as a folder: PEFT adds no adapter to the file. `None` for
-    /// other models.
+    /// The key under which the store has the model of a GGUF file as a folder: PEFT adds no adapter to the
+    /// file. `None` for other models.
     pub(super) fn key_of_file(&self, job: &StageJob, start: ModelId) -> Option<String> {
         let stage = &self.plan.experiment.model(start).stage;
         let is_file = matches!(stage, Stage::Load(Pretrained { source: PretrainedSource::Gguf { .. }, .. }));

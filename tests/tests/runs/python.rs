@@ -57,6 +57,22 @@ fn python_page_of_the_book_runs() {
     }
 }
 
+/// Every cell was executed, in order, and none failed.
+#[test]
+fn the_notebook_is_kept_with_its_outputs() {
+    let text = fs::read_to_string(root().join("examples/quickstart.ipynb")).expect("the notebook");
+    let notebook: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let cells = notebook["cells"].as_array().expect("cells");
+    let code: Vec<_> = cells.iter().filter(|cell| cell["cell_type"] == "code").collect();
+    assert!(code.len() >= 6, "{} cells", code.len());
+    for (cell, number) in code.iter().zip(1..) {
+        assert_eq!(cell["execution_count"], number, "{}", cell["source"]);
+        let outputs = cell["outputs"].as_array().expect("outputs");
+        assert!(outputs.iter().all(|output| output["output_type"] != "error"), "{}", cell["source"]);
+    }
+    assert!(text.contains("kept: "), "the last cell says what the store kept");
+}
+
 /// The wheel's platform tag must match the symbol versions of glibc and libstdc++ that the programs need.
 #[test]
 fn the_wheel_is_for_systems_that_have_what_the_programs_ask_for() {

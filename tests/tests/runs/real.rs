@@ -1,4 +1,5 @@
-//! The example with a real model, shortened: opt-in, since it takes minutes and the model is not in the repository.
+//! The example with a real model, shortened: opt-in, since it takes minutes and the model is not in the
+//! repository.
 
 use std::fs;
 use std::path::Path;
