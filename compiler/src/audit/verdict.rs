@@ -194,13 +194,13 @@ impl TermAudit {
             }
         }
         let several = self.findings.iter().any(|finding| finding.on != self.findings[0].on);
-        let said = blocks.into_iter().flat_map(|(mut lines, on)| {
+        let lines = blocks.into_iter().flat_map(|(mut lines, on)| {
             if several {
                 lines[0] = format!("on {}: {}", on.join(" and on "), lines[0]);
             }
             lines
         });
-        said.collect()
+        lines.collect()
     }
 }
 
