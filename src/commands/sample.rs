@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mopd_plan::PretrainedSource;
 use mopd_plan::events::{Event, Job, SampleJob, SamplePrompt};
 use mopd_store::named::NamedModel;
 use serde::Serialize;
@@ -34,7 +33,7 @@ struct SampledText {
 pub fn sample(arguments: &SampleArgs) -> Result<CommandStatus, Problem> {
     let named = host::as_text(&arguments.checkpoint)?;
     let model = model_argument::source(&named);
-    if !matches!(model, PretrainedSource::Gguf { .. }) {
+    if !model.is_gguf() {
         check_folder(&named, &arguments.checkpoint)?;
     }
     let prompts = prompts(arguments)?;

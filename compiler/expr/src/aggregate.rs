@@ -272,8 +272,8 @@ mod tests {
         let q = |parent: usize| Reduction::Quantile { q: [0.0, 0.5, 1.0][parent] };
         assert_eq!(reduce(q, &layout(), OF_SEQUENCES, |index| X[index], |_| true), [1.0, 4.0, 5.0]);
         let keep = |parent: usize| Statistic::TopFraction { keep: [0.3, 0.0, 1.0][parent] };
-        let kept = statistic(keep, &layout(), OF_SEQUENCES, |index| X[index], |_| true, |_| 0.0);
-        assert_eq!(kept, [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+        let chosen = statistic(keep, &layout(), OF_SEQUENCES, |index| X[index], |_| true, |_| 0.0);
+        assert_eq!(chosen, [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
     }
 
     fn scanned(scan: Scan<f64>, mask: [u8; 6]) -> Vec<f64> {

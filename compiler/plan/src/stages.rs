@@ -45,6 +45,11 @@ pub struct Learner<O> {
 }
 
 impl<O> Stage<O> {
+    /// Whether it loads a GGUF file, to which PEFT can't add an adapter.
+    pub fn loads_gguf(&self) -> bool {
+        matches!(self, Stage::Load(pretrained) if pretrained.source.is_gguf())
+    }
+
     /// The training loops, one for each model. Most stages have one.
     pub fn trains(&self) -> Vec<&Train<O>> {
         match self {

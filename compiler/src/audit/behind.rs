@@ -27,8 +27,8 @@ impl Query<'_> {
         let composed = |role: &&Role| !self.spec.teachers.parts(role, self.spec.step).is_empty();
         let role = self.spec.roles.iter().filter(composed).find(mentioned)?;
         let named = by_members(role, &self.spec);
-        let known = KnownGradients::new(&named, toys, self.block()).ok()?;
-        let text = known.identify(gradient)?.text();
+        let by_members = KnownGradients::new(&named, toys, self.block()).ok()?;
+        let text = by_members.identify(gradient)?.text();
         let text = text.trim_start_matches("mixture: ").trim_start_matches("follows ");
         Some(format!("`{}` is composed of other models: this is {text}", role.name()))
     }

@@ -83,7 +83,7 @@ fn others(view: &TermView, sampler: &Sampler) -> Vec<Role> {
     others
 }
 
-/// A divergence between two whole distributions.
+/// A divergence between two whole distributions, at temperature 1.
 pub(super) fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
     Divergence {
         kind,
@@ -130,9 +130,8 @@ impl Candidates<'_> {
         for temperature in [1.0, self.scored_at()] {
             for role in self.others.clone() {
                 for (left, right) in [(&student, &role), (&role, &student)] {
-                    let temperature_of = temperature.into();
-                    let divergence =
-                        Divergence { temperature: temperature_of, ..plain(DivergenceKind::Kl, left, right) };
+                    let kl = plain(DivergenceKind::Kl, left, right);
+                    let divergence = Divergence { temperature: temperature.into(), ..kl };
                     let name = name_between("KL", left, right, " || ");
                     let name = if temperature == 1.0 {
                         name

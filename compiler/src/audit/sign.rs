@@ -2,15 +2,14 @@
 //! teaches the opposite.
 
 use mopd_experiment::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, ModelSignal, PlainSignal, Role,
-    Signal, Support,
+    DivergenceKind, Formula, FormulaKind, ModelSignal, PlainSignal, Role, Signal,
 };
 
 use super::expectation::{ALL, CompiledTerm};
 use super::fit::{cosine, difference, norm};
 use super::judge::Query;
 use super::known::{LEAST, gradients, measure};
-use super::named::{GradientSource, Named, NamedOutcome};
+use super::named::{GradientSource, Named, NamedOutcome, plain};
 use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
 use super::toy_model::{ToyModelSpec, Variation};
@@ -58,7 +57,8 @@ impl Query<'_> {
         for role in &compared {
             let mut most = f64::NEG_INFINITY;
             for (left, right) in [(&Role::Student, role), (role, &Role::Student)] {
-                let along = cosines(GradientSource::Divergence(kl(left, right), Vec::new()))?;
+                let along =
+                    cosines(GradientSource::Divergence(plain(DivergenceKind::Kl, left, right), Vec::new()))?;
                 most = along.into_iter().fold(most, f64::max);
             }
             if most > 0.0 {
@@ -193,16 +193,4 @@ pub(super) fn judges(signal: &Signal) -> bool {
                 ..
             }
     )
-}
-
-fn kl(left: &Role, right: &Role) -> Divergence {
-    Divergence {
-        kind: DivergenceKind::Kl,
-        left: Distribution::Role(left.clone()),
-        right: Distribution::Role(right.clone()),
-        support: Support::Full,
-        mass: Mass::Raw,
-        temperature: 1.0.into(),
-        clip_each: None,
-    }
 }

@@ -19,8 +19,8 @@ pub(super) struct StandardDivergence {
 /// The divergence of a call, which is known everywhere.
 pub(super) fn called(call: &str) -> DivergenceKind {
     let text = format!("objective o {{\n term all = live {call}\n reduce = mean(token, over: batch)\n}}\n");
-    let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
-    let value = &found[0].objective.terms[0].value;
+    let analysis = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None);
+    let value = &analysis.objectives[0].objective.terms[0].value;
     let FormulaKind::Live(Live::Divergence(divergence)) = &value.0.kind else {
         unreachable!("the term is a divergence")
     };

@@ -7,9 +7,7 @@
 use std::fmt::Write as _;
 
 use mopd_expr::graph::{Graph, NodeId, Operation};
-use mopd_expr::signals::{
-    Axis, Deviation, Function, ModelSignal, PlainSignal, Reduction, Scan, Signal, Statistic,
-};
+use mopd_expr::signals::{Axis, Function, ModelSignal, PlainSignal, Reduction, Scan, Signal, Statistic};
 use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
 use mopd_plan::Objective;
@@ -149,13 +147,6 @@ fn axis(axis: Axis) -> &'static str {
     }
 }
 
-fn deviation(deviation: Deviation) -> &'static str {
-    match deviation {
-        Deviation::Sample => "\"sample\"",
-        Deviation::Population => "\"population\"",
-    }
-}
-
 fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprintable> {
     let node = graph.node(id);
     let own = axis(node.axis);
@@ -187,7 +178,7 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
         Operation::Reduce { reduction, operand, mask: by, fraction: None } => {
             let settings = match reduction {
                 Reduction::Quantile { q } => format!(", q={}", number(*q)),
-                Reduction::Stddev { deviation: by } => format!(", deviation={}", deviation(*by)),
+                Reduction::Stddev { deviation } => format!(", deviation={:?}", deviation.name()),
                 _ => String::new(),
             };
             let fine = axis(graph.axis(*operand));
@@ -196,8 +187,8 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
         }
         Operation::Statistic { statistic, operand, over, mask: by, noise, fraction: None } => {
             let settings = match statistic {
-                Statistic::Zscore { deviation: by, epsilon } => {
-                    format!(", deviation={}, epsilon={}", deviation(*by), number(*epsilon))
+                Statistic::Zscore { deviation, epsilon } => {
+                    format!(", deviation={:?}, epsilon={}", deviation.name(), number(*epsilon))
                 }
                 Statistic::Winsor { upper } => format!(", upper={}", number(*upper)),
                 Statistic::TopFraction { keep } => format!(", keep={}", number(*keep)),

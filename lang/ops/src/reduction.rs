@@ -264,13 +264,13 @@ mod tests {
 
     #[test]
     fn a_standard_deviation_matches_known_values() {
-        let of = |deviation, values: &[f64]| Reduction::Stddev { deviation }.value(values);
-        assert_eq!(of(Deviation::Sample, &[1.0, 2.0, 3.0]), 1.0);
-        assert_eq!(of(Deviation::Population, &[1.0, 3.0]), 1.0);
-        assert_eq!([Deviation::Sample, Deviation::Population].map(|by| of(by, &[0.1; 3])), [0.0; 2]);
-        assert_eq!(of(Deviation::Sample, &[7.0]), 0.0);
-        assert!(of(Deviation::Population, &[1.0, f64::NAN]).is_nan());
-        assert!(of(Deviation::Sample, &[f64::NAN]).is_nan());
+        let stddev = |deviation, values: &[f64]| Reduction::Stddev { deviation }.value(values);
+        assert_eq!(stddev(Deviation::Sample, &[1.0, 2.0, 3.0]), 1.0);
+        assert_eq!(stddev(Deviation::Population, &[1.0, 3.0]), 1.0);
+        assert_eq!([Deviation::Sample, Deviation::Population].map(|by| stddev(by, &[0.1; 3])), [0.0; 2]);
+        assert_eq!(stddev(Deviation::Sample, &[7.0]), 0.0);
+        assert!(stddev(Deviation::Population, &[1.0, f64::NAN]).is_nan());
+        assert!(stddev(Deviation::Sample, &[f64::NAN]).is_nan());
     }
 
     #[test]

@@ -59,6 +59,17 @@ pub enum Deviation {
     Sample,
 }
 
+impl Deviation {
+    pub const ALL: [Deviation; 2] = [Deviation::Population, Deviation::Sample];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Deviation::Population => "population",
+            Deviation::Sample => "sample",
+        }
+    }
+}
+
 fn usual_epsilon() -> f64 {
     ZSCORE_EPSILON
 }

@@ -82,7 +82,7 @@ pub use names::allow;
 pub use names::load::Loader;
 pub(crate) use names::load::{is_slot, is_taken};
 pub use names::modules::is_standard_divergence;
-pub(crate) use names::modules::{declared_name, import_edit};
+pub(crate) use names::modules::{declared_name, import_edit, taken_name};
 pub use names::parse_cache::ParseCache;
 pub use read::changes::MOST_CHANGES;
 pub use runs::{analyse, analyse_audited, analyse_edited, analyse_run, analyse_runs, analyse_with};

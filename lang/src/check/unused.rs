@@ -19,7 +19,7 @@ use crate::check::declarations::Declarations;
 use crate::check::names::allow::with_blanks;
 use crate::check::names::callable::signature;
 use crate::check::names::labels::labels;
-use crate::check::names::modules::{Declared, ModuleId};
+use crate::check::names::modules::{Declared, ModuleId, taken_name};
 
 const ENTRY: ModuleId = ModuleId(0);
 
@@ -163,12 +163,8 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
         )];
     }
     let one = |at: usize| {
-        let span = import.names[at].span;
-        let taken = match import.names.get(at + 1) {
-            Some(next) => Span { end: next.span.start, ..span },
-            None => Span { start: import.names[at - 1].span.end, ..span },
-        };
-        diagnostic(span, &quoted(at)).fix(format!("remove {}", quoted(at)), taken, "")
+        let taken = taken_name(text, item, import, at);
+        diagnostic(import.names[at].span, &quoted(at)).fix(format!("remove {}", quoted(at)), taken, "")
     };
     unread.into_iter().map(one).collect()
 }

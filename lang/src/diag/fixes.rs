@@ -15,29 +15,38 @@ pub fn apply_once(
     diagnostics: &[Diagnostic],
     wanted: impl Fn(&Fix) -> bool,
 ) -> Option<(String, usize)> {
-    let fixes = diagnostics.iter().filter_map(|diagnostic| diagnostic.fix.as_ref());
-    let mut fixes: Vec<&Fix> = fixes.filter(|fix| fix.span.file == file && wanted(fix)).collect();
-    fixes.sort_by_key(|fix| (fix.span.start, fix.span.end));
+    let fixes = compatible(file, diagnostics, wanted);
     let mut fixed = String::with_capacity(text.len());
     let mut done = 0;
-    let (mut inserted, mut count) = (None, 0);
     for fix in &fixes {
-        let (start, end) = (fix.span.start as usize, fix.span.end as usize);
-        // Two insertions at one place are applied once, because both diagnostics have the same fix.
-        if start < done || (start == end && inserted == Some((start, end))) {
-            continue;
-        }
-        fixed.push_str(&text[done..start]);
+        fixed.push_str(&text[done..fix.span.start as usize]);
         // The line ends of the file are kept.
         match text.contains("\r\n") {
             true => fixed.push_str(&fix.replacement.replace('\n', "\r\n")),
             false => fixed.push_str(&fix.replacement),
         }
-        (done, inserted) = (end, Some((start, end)));
-        count += 1;
+        done = fix.span.end as usize;
     }
     fixed.push_str(&text[done..]);
-    (fixed != text).then_some((fixed, count))
+    (fixed != text).then_some((fixed, fixes.len()))
+}
+
+/// The fixes of a file that `wanted` accepts, in order and without overlaps: of two that overlap, the first.
+pub fn compatible(file: FileId, diagnostics: &[Diagnostic], wanted: impl Fn(&Fix) -> bool) -> Vec<&Fix> {
+    let fixes = diagnostics.iter().filter_map(|diagnostic| diagnostic.fix.as_ref());
+    let mut fixes: Vec<&Fix> = fixes.filter(|fix| fix.span.file == file && wanted(fix)).collect();
+    fixes.sort_by_key(|fix| (fix.span.start, fix.span.end));
+    let (mut done, mut inserted) = (0, None);
+    fixes.retain(|fix| {
+        let Span { start, end, .. } = fix.span;
+        // Two insertions at one place are one, because both diagnostics have the same fix.
+        let chosen = start >= done && (start < end || inserted != Some(start));
+        if chosen {
+            (done, inserted) = (end, (start == end).then_some(start));
+        }
+        chosen
+    });
+    fixes
 }
 
 /// Applies the certain fixes of a text until none is left. `check` returns the diagnostics of a text.

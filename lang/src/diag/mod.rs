@@ -6,7 +6,7 @@ mod fixes;
 
 pub use bounded::{MOST, bounded};
 pub use codes::Code;
-pub use fixes::{apply_certain, apply_once};
+pub use fixes::{apply_certain, apply_once, compatible};
 pub use mopd_experiment::nearest::{folded, missing_file_help, nearest, nearest_file, same_letters};
 
 use crate::source::Span;

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use super::ENTRY;
 use crate::check::Analysis;
-use crate::check::declared_name;
 use crate::check::index::{NameTarget, SymbolId, SymbolKind};
+use crate::check::{declared_name, is_standard_divergence, taken_name};
 use crate::source::{FileId, Span};
-use crate::syntax::ast::{ExprKind, Item, ItemKind, Use};
+use crate::syntax::ast::{ExprKind, Item, ItemKind};
 
 /// A change of the entry file: edits that don't overlap, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,15 +43,14 @@ fn copied(analysis: &Analysis, id: SymbolId) -> Option<Refactoring> {
         return None;
     }
     let entry = analysis.index.tree(ENTRY)?;
-    let (item, import) = entry.items.iter().find_map(|item| match &item.kind {
-        ItemKind::Use(import) if import.names.iter().any(|name| name.text == symbol.name) => {
-            Some((item, import))
-        }
-        _ => None,
+    let (item, import, index) = entry.items.iter().find_map(|item| {
+        let ItemKind::Use(import) = &item.kind else { return None };
+        let index = import.names.iter().position(|name| name.text == symbol.name)?;
+        Some((item, import, index))
     })?;
     let needed = needed(analysis, file, &symbol.name)?;
     let module = analysis.index.tree(file)?;
-    let declared: Vec<&str> = needed.iter().filter_map(|at| name_of(&module.items[*at])).collect();
+    let declared: Vec<&str> = needed.iter().filter_map(|index| name_of(&module.items[*index])).collect();
     // A name that the file uses for something else would change its meaning.
     let taken = entry.items.iter().filter_map(|item| name_of(item)).any(|name| declared.contains(&name));
     let other_imports = entry.items.iter().filter_map(|item| match &item.kind {
@@ -63,14 +62,14 @@ fn copied(analysis: &Analysis, id: SymbolId) -> Option<Refactoring> {
         return None;
     }
     let source = &analysis.sources.file(file).text;
-    let texts: Vec<String> = needed.iter().map(|at| private(source, &module.items[*at])).collect();
+    let texts: Vec<String> = needed.iter().map(|index| private(source, &module.items[*index])).collect();
     let text = &analysis.sources.file(ENTRY).text;
     let end = text.len();
     let gap = if text.ends_with('\n') || text.is_empty() { "\n" } else { "\n\n" };
     Some(Refactoring {
         title: format!("copy `{}` into this file", symbol.name),
         edits: vec![
-            (without(text, item, import, &symbol.name), String::new()),
+            (taken_name(text, item, import, index), String::new()),
             (Span::new(ENTRY, end, end), format!("{gap}{}\n", texts.join("\n\n"))),
         ],
     })
@@ -81,21 +80,27 @@ fn name_of(item: &Item) -> Option<&str> {
 }
 
 /// The items of a module that one of its items needs, itself included, in order. `None` where it needs
-/// another module.
+/// another module, or a text in a file, whose path is relative to the module.
 fn needed(analysis: &Analysis, file: FileId, name: &str) -> Option<BTreeSet<usize>> {
     let items = &analysis.index.tree(file)?.items;
     let index_of = |name: &str| items.iter().position(|item| name_of(item) == Some(name));
-    let mut found = BTreeSet::new();
+    let mut needed = BTreeSet::new();
     let mut waiting = vec![index_of(name)?];
-    while let Some(at) = waiting.pop() {
-        if !found.insert(at) {
+    while let Some(index) = waiting.pop() {
+        if !needed.insert(index) {
             continue;
         }
-        let span = items[at].span;
+        if matches!(&items[index].kind, ItemKind::Template { text, .. } if !matches!(text.kind, ExprKind::Text(_)))
+        {
+            return None;
+        }
+        let span = items[index].span;
         for a_use in analysis.index.uses_in(file).iter().filter(|a_use| a_use.span.is_within(span)) {
             let NameTarget::Symbol(id) = a_use.target else { continue };
             let symbol = analysis.index.symbol(id);
-            if symbol.owner.is_some() || symbol.span.is_within(span) {
+            // The standard divergences need no import.
+            let is_known = symbol.span.is_within(span) || is_standard_divergence(&symbol.name);
+            if symbol.owner.is_some() || is_known {
                 continue;
             }
             if symbol.span.file != file {
@@ -104,31 +109,16 @@ fn needed(analysis: &Analysis, file: FileId, name: &str) -> Option<BTreeSet<usiz
             waiting.extend(index_of(&symbol.name));
         }
     }
-    Some(found)
+    Some(needed)
 }
 
 /// The text of an item with its documentation, without `pub`.
 fn private(source: &str, item: &Item) -> String {
     let text = &source[item.span.start as usize..item.span.end as usize];
-    let text = if item.public { text.trim_start_matches("pub").trim_start() } else { text };
+    let text = text.strip_prefix("pub ").map_or(text, str::trim_start);
     let doc: String =
         item.doc.lines().map(|line| format!("/// {line}").trim_end().to_owned() + "\n").collect();
     doc + text
-}
-
-/// The part of an import that takes a name, or the whole line where it takes no other.
-fn without(text: &str, item: &Item, import: &Use, name: &str) -> Span {
-    let at = import.names.iter().position(|known| known.text == name).unwrap_or_default();
-    let span = import.names[at].span;
-    match (import.names.get(at + 1), at.checked_sub(1)) {
-        (Some(next), _) => Span { end: next.span.start, ..span },
-        (None, Some(before)) => Span { start: import.names[before].span.end, ..span },
-        (None, None) => {
-            let end = item.span.end as usize;
-            let newline = text[end..].find('\n').filter(|at| text[end..end + at].trim().is_empty());
-            Span { end: newline.map_or(end, |at| end + at + 1) as u32, ..item.span }
-        }
-    }
 }
 
 /// A model or teacher of the file with a setting to change, behind it.
@@ -173,9 +163,9 @@ mod tests {
     fn changed(marked: &str, title: &str) -> Option<String> {
         let (text, offset) = cursor(marked);
         let analysis = check(&text);
-        let found = refactorings(&analysis, offset).into_iter().find(|found| found.title == title)?;
+        let wanted = refactorings(&analysis, offset).into_iter().find(|offered| offered.title == title)?;
         let mut changed = text.clone();
-        for (span, new) in found.edits.iter().rev() {
+        for (span, new) in wanted.edits.iter().rev() {
             changed.replace_range(span.start as usize..span.end as usize, new);
         }
         assert!(check(&changed).has_errors() <= analysis.has_errors(), "{changed}");
@@ -192,8 +182,8 @@ mod tests {
             changed("use std.opd.mopd<CURSOR>\nlet a = mopd(clip_at: 5)\n", "copy `mopd` into this file");
         assert!(alone.is_some_and(|text| text.starts_with("let a = mopd(clip_at: 5)\n\n")));
         // What the file declares is there already.
-        let own = "objective mine {\n  term t = live kl(student || teacher)\n  reduce = mean(token)\n}\nlet a = mi<CURSOR>ne()\n";
-        assert_eq!(changed(own, "copy `mine` into this file"), None);
+        let declared = "objective mine {\n  term t = live kl(student || teacher)\n  reduce = mean(token)\n}\nlet a = mi<CURSOR>ne()\n";
+        assert_eq!(changed(declared, "copy `mine` into this file"), None);
     }
 
     #[test]

@@ -11,7 +11,6 @@
 //! breaks beside the quotes: this text is `Question: {prompt}\nAnswer:`.
 
 use super::words::is_word;
-use crate::source::Span;
 
 /// The quotes around a text of several lines.
 pub const TRIPLE: &str = "\"\"\"";
@@ -71,24 +70,29 @@ pub fn inside(source: &str) -> Vec<(usize, char)> {
     characters
 }
 
-/// The names in the braces of a text as it is written, and their places.
-pub fn names_in(source: &str, span: Span) -> Vec<(String, Span)> {
-    let written = inside(source);
-    let mut found = Vec::new();
-    for (at, (start, character)) in written.iter().enumerate() {
+/// `{name}` in a text.
+pub struct NameInBraces {
+    pub name: String,
+    /// The offsets of both braces.
+    pub braces: (usize, usize),
+}
+
+/// The names in braces among characters and their offsets.
+pub fn names_in(characters: &[(usize, char)]) -> Vec<NameInBraces> {
+    let mut names = Vec::new();
+    for (index, (open, character)) in characters.iter().enumerate() {
         if *character != '{' {
             continue;
         }
-        let word: String = written[at + 1..].iter().map(|(_, c)| *c).take_while(|c| is_word(*c)).collect();
-        let end = written.get(at + 1 + word.chars().count());
-        if let Some((end, '}')) = end
-            && !word.is_empty()
+        let inside = &characters[index + 1..];
+        let name: String = inside.iter().map(|(_, c)| *c).take_while(|c| is_word(*c)).collect();
+        if let Some((close, '}')) = inside.get(name.chars().count())
+            && !name.is_empty()
         {
-            let place = |offset: usize| span.start as usize + offset;
-            found.push((word, Span::new(span.file, place(start + 1), place(*end))));
+            names.push(NameInBraces { name, braces: (*open, *close) });
         }
     }
-    found
+    names
 }
 
 /// Offset of the first line of a text of several lines that has less indentation than its closing quotes, and

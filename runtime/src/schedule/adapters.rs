@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mopd_plan::{ModelId, Objective, Pretrained, PretrainedSource, Stage, Train, Trainable};
+use mopd_plan::{ModelId, Objective, Stage, Train, Trainable};
 
 use super::run::Scheduler;
 use super::stage::StageJob;
@@ -82,8 +82,7 @@ impl Scheduler<'_> {
     /// file. `None` for other models.
     pub(super) fn key_of_file(&self, job: &StageJob, start: ModelId) -> Option<String> {
         let stage = &self.plan.experiment.model(start).stage;
-        let is_file = matches!(stage, Stage::Load(Pretrained { source: PretrainedSource::Gguf { .. }, .. }));
-        is_file.then(|| self.keys.of_base(*self.maker(job, start)))
+        stage.loads_gguf().then(|| self.keys.of_base(*self.maker(job, start)))
     }
 
     /// Stores the model of a GGUF file that the adapter of a stored result changes, if it is not stored yet.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use mopd_plan::events::{FailureKind, RunJob};
-use mopd_plan::{ModelId, Objective, Pretrained, PretrainedSource, Stage, Train, Trainable};
+use mopd_plan::{ModelId, Objective, Stage, Train, Trainable};
 use mopd_store::files::{free_space, is_on_file_system_of};
 use mopd_store::{Folder, StoreItemKind};
 
@@ -170,13 +170,10 @@ fn given_way(store: &Path) -> u64 {
 /// Whether a model is a GGUF file to which some stage adds an adapter. It is stored as a folder, once.
 fn is_base_of_adapter(job: &RunJob, id: ModelId) -> bool {
     let models = &job.plan.experiment.models;
-    let is_file = |stage: &Stage<Objective>| {
-        matches!(stage, Stage::Load(Pretrained { source: PretrainedSource::Gguf { .. }, .. }))
-    };
     let adapts = |train: &Train<Objective>| {
         train.start == id && train.options.ema.is_none() && matches!(train.trainable, Trainable::Adapter(_))
     };
-    is_file(&job.plan.experiment.model(id).stage)
+    job.plan.experiment.model(id).stage.loads_gguf()
         && models.iter().flat_map(|model| model.stage.trains()).any(adapts)
 }
 

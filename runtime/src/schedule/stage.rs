@@ -209,9 +209,7 @@ impl Scheduler<'_> {
                     PretrainedSource::HuggingFace { name: folder, .. } | PretrainedSource::Checkpoint { folder },
                 ..
             }) => data::path_as_written(&self.base, folder),
-            Stage::Load(Pretrained { source: PretrainedSource::Gguf { .. }, .. }) => {
-                self.store.path(&self.keys.of_base(*self.maker(job, wanted)))
-            }
+            stage if stage.loads_gguf() => self.store.path(&self.keys.of_base(*self.maker(job, wanted))),
             // The place of its base is written for this run in the folder of results.
             _ if self.store.is_adapter(self.keys.of(*self.maker(job, wanted))) => {
                 let name = &self.plan.experiment.model(wanted).name;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use lsp_types::{CodeAction, CodeActionKind, CodeActionOrCommand, CodeActionParams, TextEdit, WorkspaceEdit};
 use mopd_lang::check::allow;
-use mopd_lang::diag::{Applicability, Fix};
+use mopd_lang::diag::{Applicability, Fix, compatible};
 use mopd_lang::ide::refactorings;
 use mopd_lang::source::Span;
 
@@ -34,20 +34,14 @@ pub fn handle(session: &Session, params: CodeActionParams) -> Result<Vec<CodeAct
     }
     if asked(&CodeActionKind::REFACTOR) {
         for found in refactorings(&document.analysis, start) {
-            let edits = found.edits.into_iter();
-            let edits = edits.map(|(span, text)| (Span { file: ENTRY, ..span }, text)).collect();
-            actions.extend(action(session, document, found.title, CodeActionKind::REFACTOR, edits));
+            actions.extend(action(session, document, found.title, CodeActionKind::REFACTOR, found.edits));
         }
     }
     // Asked for when a file is saved, and by a command; among what is offered at a place it would be noise.
     if wanted.is_some() && asked(&CodeActionKind::SOURCE_FIX_ALL) {
-        let certain = |fix: &&Fix| fix.span.file == ENTRY && fix.applicability == Applicability::Certain;
-        let fixes = document.analysis.diagnostics.iter().filter_map(|diagnostic| diagnostic.fix.as_ref());
-        let mut edits: Vec<(Span, String)> =
-            fixes.filter(certain).map(|fix| (fix.span, fix.replacement.clone())).collect();
-        edits.sort_by_key(|(span, _)| (span.start, span.end));
-        // Of two that overlap, the first; the other is found again.
-        edits.dedup_by(|next, before| next.0.start < before.0.end || next.0 == before.0);
+        let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
+        let fixes = compatible(ENTRY, &document.analysis.diagnostics, certain).into_iter();
+        let edits: Vec<(Span, String)> = fixes.map(|fix| (fix.span, fix.replacement.clone())).collect();
         if !edits.is_empty() {
             let title = "apply all certain fixes".to_owned();
             actions.extend(action(session, document, title, CodeActionKind::SOURCE_FIX_ALL, edits));

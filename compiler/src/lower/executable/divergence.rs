@@ -103,8 +103,8 @@ struct SummandInputs<'a> {
 impl SummandInputs<'_> {
     fn find(&self, part: &checked::Formula) -> Option<NodeId> {
         if let FormulaKind::Entry(entry) = part.0.kind {
-            let place = checked::SideProbability::ALL.iter().position(|known| *known == entry);
-            return place.map(|place| self.sides[place]);
+            let index = checked::SideProbability::ALL.iter().position(|side| *side == entry);
+            return index.map(|index| self.sides[index]);
         }
         let parameter = self.parameters.iter().find(|(value, _)| checked::is_parameter(part, value));
         parameter.map(|(_, node)| *node)

@@ -82,6 +82,10 @@ pub enum PretrainedSource {
 }
 
 impl PretrainedSource {
+    pub fn is_gguf(&self) -> bool {
+        matches!(self, PretrainedSource::Gguf { .. })
+    }
+
     /// The path or the name, as it is written.
     pub fn name(&self) -> &str {
         match self {

@@ -68,7 +68,8 @@ fn evaluated(checker: &mut Checker, expr: &Expr, env: &Env) -> Value {
             let number = Formula::new(FormulaKind::Number(*value), Unit::Count, Axis::Run, false, origin);
             Value::Formula(number.counting(CountWord::of_literal(&suffix.text, origin)))
         }
-        ExprKind::Text(text) => texts::filled(checker, text, expr.span, env),
+        ExprKind::Text(text) if text.contains('{') => texts::filled(checker, text, expr.span, env),
+        ExprKind::Text(text) => Value::Text(text.clone()),
         ExprKind::Bool(value) => numbers::truth(checker, *value, expr.span),
         ExprKind::Name(name) => evaluate_name(checker, name, expr.span, env),
         ExprKind::Field { base, field } => signals::field(checker, base, field, expr.span, env),

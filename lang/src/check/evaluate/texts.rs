@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
-use crate::syntax::words::is_word;
+use crate::syntax::quotes::{NameInBraces, names_in};
 
 use crate::check::checker::Checker;
 use crate::check::read::numbers::undecided;
@@ -11,40 +11,25 @@ use crate::check::values::value::Value;
 
 /// A text in which `{name}` stands for the value of a variable or parameter. Other braces are as they are.
 pub(super) fn filled(checker: &mut Checker, text: &str, span: Span, env: &Env) -> Value {
+    let characters: Vec<(usize, char)> = text.char_indices().collect();
     let mut filled = String::new();
-    let mut rest = text;
-    while let Some((before, name, behind)) = next_name(rest) {
-        filled += before;
-        match env.local(name) {
-            None => filled += &format!("{{{name}}}"),
-            Some(value) if undecided(value) => return Value::Error,
-            Some(value) => match shown(checker, value) {
-                Some(value) => filled += &value,
-                None => {
-                    let text = format!("`{{{name}}}` in a text stands for a text, a number or a domain");
-                    let label = format!("`{name}` is {}", value.describe());
-                    checker.report(Diagnostic::error(Code::TypeMismatch, span, text).label(label));
-                    return Value::Error;
-                }
-            },
+    let mut end = 0;
+    for NameInBraces { name, braces: (open, close) } in names_in(&characters) {
+        let Some(value) = env.local(&name) else { continue };
+        if undecided(value) {
+            return Value::Error;
         }
-        rest = behind;
+        let Some(value_text) = shown(checker, value) else {
+            let text = format!("`{{{name}}}` in a text stands for a text, a number or a domain");
+            let label = format!("`{name}` is {}", value.describe());
+            checker.report(Diagnostic::error(Code::TypeMismatch, span, text).label(label));
+            return Value::Error;
+        };
+        filled += &text[end..open];
+        filled += &value_text;
+        end = close + 1;
     }
-    Value::Text(filled + rest)
-}
-
-/// The text before the next `{name}`, the name, and the text behind it.
-fn next_name(text: &str) -> Option<(&str, &str, &str)> {
-    let mut from = 0;
-    loop {
-        let open = from + text[from..].find('{')?;
-        let inside = &text[open + 1..];
-        let length = inside.len() - inside.trim_start_matches(is_word).len();
-        if length > 0 && inside[length..].starts_with('}') {
-            return Some((&text[..open], &inside[..length], &inside[length + 1..]));
-        }
-        from = open + 1;
-    }
+    Value::Text(filled + &text[end..])
 }
 
 fn shown(checker: &Checker, value: &Value) -> Option<String> {

@@ -419,7 +419,7 @@ fn at_possible_parameters(value: &Formula, given: &[GivenParameter]) -> Vec<Form
     if moving.is_empty() {
         return vec![value.clone()];
     }
-    let at = |share: f64| {
+    let with_share = |share: f64| {
         moving.iter().fold(value.clone(), |value, given| match possible_values(&given.value) {
             (low, high) if low.is_finite() && high.is_finite() => {
                 with_number(&value, &given.value, low + share * (high - low))
@@ -427,7 +427,7 @@ fn at_possible_parameters(value: &Formula, given: &[GivenParameter]) -> Vec<Form
             _ => value,
         })
     };
-    [0.05, 0.5, 0.95].map(at).into()
+    [0.05, 0.5, 0.95].map(with_share).into()
 }
 
 /// Checks a declaration on its own. A fraction is tried at one half, where a family like `jsd` is

@@ -36,24 +36,47 @@ fn peer_fraction(checker: &mut Checker, given: Arg<types::PeerFraction>, env: &E
         arithmetic::unit_mismatch(checker, Spanned::new(&formula, span), &message, None);
         return None;
     }
-    if formula.live() {
-        let text = format!("`{name}` carries no gradient");
-        checker.report(
-            Diagnostic::error(Code::NotDifferentiable, span, text).help("read the value without `live`"),
-        );
-        return None;
+    let number = Spanned::new(&formula, span);
+    let sound = carries_no_gradient(checker, number, &format!("`{name}` carries no gradient"), LIVE_HELP)
+        && may_lie_within(checker, number, (0.0, 1.0), &format!("`{name}` must lie between 0 and 1"));
+    sound.then_some(Amount::Formula(formula))
+}
+
+/// What to do where a number is not to carry gradient.
+pub const LIVE_HELP: &str = "read the value without `live`";
+
+/// Whether a number carries no gradient; reports if it does.
+pub fn carries_no_gradient(
+    reporter: &mut Reporter,
+    number: Spanned<&Formula>,
+    text: &str,
+    help: &str,
+) -> bool {
+    if number.value.live() {
+        reporter.report(Diagnostic::error(Code::NotDifferentiable, number.span, text).help(help));
     }
-    let (low, high) = possible_values(&formula);
-    if high < 0.0 || low > 1.0 {
-        let text = format!("`{name}` must lie between 0 and 1");
-        let is = match low > 1.0 {
-            true => format!("this is never below {}", readable(low)),
-            false => format!("this is never above {}", readable(high)),
-        };
-        checker.report(Diagnostic::error(Code::OutOfRange, span, text).label(is));
-        return None;
+    !number.value.live()
+}
+
+/// Whether some possible value of a number lies within these bounds; reports if none does.
+pub fn may_lie_within(
+    reporter: &mut Reporter,
+    number: Spanned<&Formula>,
+    (least, most): (f64, f64),
+    text: &str,
+) -> bool {
+    let (low, high) = possible_values(number.value);
+    let (too_low, too_high) = (high < least, low > most);
+    if !too_low && !too_high {
+        return true;
     }
-    Some(Amount::Formula(formula))
+    let label = match number.value.constant() {
+        Some(constant) => format!("this is {}", readable(constant)),
+        None if too_high => format!("this is never below {}", readable(low)),
+        None => format!("this is never above {}", readable(high)),
+    };
+    reporter.report(Diagnostic::error(Code::OutOfRange, number.span, text).label(label));
+    false
 }
 
 /// The fraction of a reduction or statistic: a number, and the formula that takes its place where it changes

@@ -16,7 +16,7 @@ use crate::check::builtins::{types, vocabulary};
 use crate::check::checker::Checker;
 use crate::check::declarations::ExperimentParts;
 use crate::check::formulas::arithmetic;
-use crate::check::formulas::ranges::{possible_values, readable};
+use crate::check::formulas::fractions::{carries_no_gradient, may_lie_within};
 use crate::check::read::{expected, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
@@ -328,12 +328,9 @@ fn bernoulli(checker: &mut Checker, given: Bernoulli, env: &Env) -> Option<Value
         arithmetic::unit_mismatch(checker, Spanned::new(&p, place), message, None);
         return None;
     }
-    if p.live() {
-        let text = "the probability of a draw carries no gradient";
-        checker.report(
-            Diagnostic::error(Code::NotDifferentiable, place, text)
-                .help("read the value without `live`; to train it, weight the loss by it instead"),
-        );
+    let help = "read the value without `live`; to train it, weight the loss by it instead";
+    let probability = Spanned::new(&p, place);
+    if !carries_no_gradient(checker, probability, "the probability of a draw carries no gradient", help) {
         return None;
     }
     let axis = random.axis();
@@ -343,16 +340,7 @@ fn bernoulli(checker: &mut Checker, given: Bernoulli, env: &Env) -> Option<Value
         checker.report(Diagnostic::error(Code::AxisMismatch, place, text).help(help));
         return None;
     }
-    let (low, high) = possible_values(&p);
-    if high < 0.0 || low > 1.0 {
-        let text = "a probability lies between 0 and 1";
-        let bound = if low > 1.0 { low } else { high };
-        let is = match p.constant() {
-            Some(number) => format!("this is {}", readable(number)),
-            None if low > 1.0 => format!("this is never below {}", readable(bound)),
-            None => format!("this is never above {}", readable(bound)),
-        };
-        checker.report(Diagnostic::error(Code::OutOfRange, place, text).label(is));
+    if !may_lie_within(checker, probability, (0.0, 1.0), "a probability lies between 0 and 1") {
         return None;
     }
     let origin = checker.origin(span);

@@ -8,7 +8,7 @@ use crate::syntax::ast::Expr;
 use mopd_experiment::formula::{Amount, Axis, Formula, FormulaKind, Unit};
 
 use crate::check::checker::Checker;
-use crate::check::formulas::ranges::{possible_values, readable};
+use crate::check::formulas::fractions::{LIVE_HELP, carries_no_gradient, may_lie_within};
 use crate::check::formulas::{arithmetic, schedules};
 use crate::check::read::{numbers, reads};
 use crate::check::reporter::Reporter;
@@ -91,24 +91,15 @@ pub fn of_divergence(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Am
         );
         return None;
     }
-    if formula.live() {
-        let text = "a temperature carries no gradient";
-        checker.report(
-            Diagnostic::error(Code::NotDifferentiable, expr.span, text).help("read the value without `live`"),
+    let number = Spanned::new(&formula, expr.span);
+    let sound = carries_no_gradient(checker, number, "a temperature carries no gradient", LIVE_HELP)
+        && may_lie_within(
+            checker,
+            number,
+            (f64::MIN_POSITIVE, f64::INFINITY),
+            "a temperature must be above 0",
         );
-        return None;
-    }
-    if let (_, high) = possible_values(&formula)
-        && high <= 0.0
-    {
-        let text = "a temperature must be above 0";
-        checker.report(
-            Diagnostic::error(Code::OutOfRange, expr.span, text)
-                .label(format!("this is never above {}", readable(high))),
-        );
-        return None;
-    }
-    Some(Amount::Formula(formula))
+    sound.then_some(Amount::Formula(formula))
 }
 
 pub fn constant_temperature(reporter: &mut Reporter, number: f64, at: Span) -> Formula {

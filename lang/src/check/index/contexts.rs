@@ -1,7 +1,8 @@
 //! The contexts of expressions, which decide the visible names of the run, by the evaluator's rules.
 
+use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
-use crate::syntax::quotes;
+use crate::syntax::quotes::{self, NameInBraces};
 
 use super::NameTarget;
 use super::walk::{Scope, Walk};
@@ -65,9 +66,11 @@ impl Walk<'_> {
 
     /// Variables and parameters in the braces of a text.
     pub(super) fn names_in_text(&mut self, text: &Expr) {
-        for (name, span) in quotes::names_in(self.sources.text(text.span), text.span) {
+        let written = quotes::inside(self.sources.text(text.span));
+        let start = text.span.start as usize;
+        for NameInBraces { name, braces: (open, close) } in quotes::names_in(&written) {
             if let Some((_, target)) = self.locals.iter().rev().find(|(local, _)| *local == name) {
-                self.record(span, *target);
+                self.record(Span::new(text.span.file, start + open + 1, start + close), *target);
             }
         }
     }

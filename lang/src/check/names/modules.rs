@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::source::{FileId, Span};
-use crate::syntax::ast::{DivergenceItem, Expr, ExprKind, Item, ItemKind, Module, ModuleName, Name};
+use crate::syntax::ast::{DivergenceItem, Expr, ExprKind, Item, ItemKind, Module, ModuleName, Name, Use};
+
+use crate::check::names::allow::with_blanks;
 
 /// A name of a module of the standard library.
 #[derive(Clone, Copy)]
@@ -284,5 +286,15 @@ pub(crate) fn import_edit(tree: &Module, text: &str, import: &str) -> (u32, Stri
             let blank = usize::from(head > 0 && text[head..].starts_with('\n'));
             ((head + blank) as u32, format!("{import}\n\n"))
         }
+    }
+}
+
+/// The part of the text that takes one of an import's names: the whole import where it is the only one.
+pub(crate) fn taken_name(text: &str, item: &Item, import: &Use, index: usize) -> Span {
+    let span = import.names[index].span;
+    match (import.names.get(index + 1), index.checked_sub(1)) {
+        (Some(next), _) => Span { end: next.span.start, ..span },
+        (None, Some(before)) => Span { start: import.names[before].span.end, ..span },
+        (None, None) => with_blanks(text, item.span),
     }
 }

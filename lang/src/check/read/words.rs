@@ -20,8 +20,7 @@ reads! {
         expected::word(checker, given.expr, "a part of a loss", &words)
     };
     Deviation => |checker, given, _| {
-        let words =
-            [("population", formula::Deviation::Population), ("sample", formula::Deviation::Sample)];
+        let words = formula::Deviation::ALL.map(|deviation| (deviation.name(), deviation));
         expected::word(checker, given.expr, "a kind of deviation", &words)
     };
     Missing => |checker, given, _| {

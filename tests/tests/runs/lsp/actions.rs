@@ -136,8 +136,13 @@ fn an_import_is_copied_and_a_model_varied_without_a_new_mistake() {
     let varied =
         refactored(&mut workspace, &copied, "refactor", "student = distill", "make a variant of `student`");
     let varied = varied.replace("student with {  }", "student with { lr = 1e-4 }");
+    // Its divergence needs no import.
+    let gkd = GOOD.replace("std.opd.mopd", "std.gkd.gkd").replace("mopd(clip_at: 5)", "gkd(beta: 0.5)");
+    assert_eq!(workspace.replace("a.mopd", 3, &gkd), [Value::Null; 0]);
+    let copied = refactored(&mut workspace, &gkd, "refactor", "gkd(beta", "copy `gkd` into this file");
+    assert_eq!(workspace.replace("a.mopd", 4, &copied), [Value::Null; 0]);
     let varied = varied.replace("models = [start, student]", "models = [start, student, student_2]");
-    assert_eq!(workspace.replace("a.mopd", 3, &varied), [Value::Null; 0]);
+    assert_eq!(workspace.replace("a.mopd", 5, &varied), [Value::Null; 0]);
 }
 
 #[test]

@@ -65,12 +65,12 @@ fn of_domain(formula: &Formula, domain: DomainId, known: &mut Known) -> Formula 
     let built = match &formula.0.kind {
         FormulaKind::Signal(Signal::DomainIs { domain: own, .. }) => truth_like(formula, *own == domain),
         FormulaKind::Signal(Signal::Divergence(divergence)) if differs_by_domain(divergence) => {
-            let own = divergence.with_formulas(&mut |part| of_domain(part, domain, known));
-            Formula::signal(Signal::Divergence(own), formula.0.origin)
+            let decided = divergence.with_formulas(&mut |part| of_domain(part, domain, known));
+            Formula::signal(Signal::Divergence(decided), formula.0.origin)
         }
         FormulaKind::Live(Live::Divergence(divergence)) if differs_by_domain(divergence) => {
-            let own = divergence.with_formulas(&mut |part| of_domain(part, domain, known));
-            let kind = FormulaKind::Live(Live::Divergence(own));
+            let decided = divergence.with_formulas(&mut |part| of_domain(part, domain, known));
+            let kind = FormulaKind::Live(Live::Divergence(decided));
             Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin)
         }
         FormulaKind::Apply { .. } => {

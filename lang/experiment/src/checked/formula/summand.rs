@@ -4,10 +4,10 @@
 //! probability that the left side of a call gives to an entry, `q` that of the right side. The divergence is
 //! the sum over the entries that the call's `support` and `mass` leave, after the call's `temperature`. The
 //! expression reads one entry at a time and its parameters, nothing else of the run; a parameter may have
-//! another value at every token. `f(p || q)` is called
-//! as `f(student || teacher)`. `f(p, q)` promises that the order has no meaning (in a family: that swapping
-//! the sides reflects its parameter, as `beta` of `jsd`), and is called as `f(student, teacher)`. `f(u)`, of
-//! one variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
+//! another value at every token. `f(p || q)` is called as `f(student || teacher)`. `f(p, q)` promises that
+//! the order has no meaning (in a family: that swapping the sides reflects its parameter, as `beta` of
+//! `jsd`), and is called as `f(student, teacher)`. `f(u)`, of one variable, is the generator of an
+//! f-divergence: short for `f(p || q) = q * f(p / q)`.
 //!
 //! The call decides which side is the student's. Gradient reaches the student through its side, or through
 //! both, but not through `detached(...)`, which has the same value and counts as a constant.
