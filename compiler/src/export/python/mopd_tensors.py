@@ -172,7 +172,7 @@ class Batch:
                 elif how == "cumprod":
                     running[at] = so_far * x
                 elif how in ("cummin", "cummax"):
-                    running[at] = x if first else (min if how == "cummin" else max)(so_far, x)
+                    running[at] = x if first else extreme(min if how == "cummin" else max, [so_far, x])
                 elif how == "next":
                     running[at] = x
                 else:
@@ -224,8 +224,17 @@ def truth(holds, like):
     return holds.to(like.dtype)
 
 
+def has_nan(values):
+    return any(math.isnan(x) for x in values)
+
+
+def extreme(choose, values):
+    """`min` or `max` of them; NaN if one is, which Python's own depend on the order for."""
+    return math.nan if has_nan(values) else choose(values)
+
+
 def quantile(values, q):
-    if any(math.isnan(x) for x in values):
+    if has_nan(values):
         return math.nan
     values = sorted(values)
     position = q * (len(values) - 1)
@@ -234,7 +243,7 @@ def quantile(values, q):
 
 
 def stddev(values, deviation):
-    if min(values) == max(values):
+    if all(x == values[0] for x in values):
         return 0.0
     mean = sum(values) / len(values)
     squares = sum((x - mean) ** 2 for x in values)
@@ -261,8 +270,6 @@ def leave_one_out():
 
 def mean_of_smaller():
     def compute(values):
-        if any(math.isnan(x) for x in values):
-            return [math.nan] * len(values)
         smaller = [[other for other in values if other < x] for x in values]
         return [sum(below) / max(len(below), 1) for below in smaller]
 
@@ -300,8 +307,9 @@ def softmax():
 
 
 def descending(values):
-    """The indices from the largest value to the smallest, the earlier of two equals first."""
-    return sorted(range(len(values)), key=lambda index: (-values[index], index))
+    """The indices from the largest value to the smallest, the earlier of two equals first. NaN is the largest."""
+    key = lambda index: (not math.isnan(values[index]), 0.0 if math.isnan(values[index]) else -values[index], index)
+    return sorted(range(len(values)), key=key)
 
 
 def top_count(count):
@@ -355,15 +363,25 @@ def balance():
     return compute
 
 
+def compared(statistic):
+    """A statistic that compares all values: NaN for each of them if one is."""
+
+    def made(**settings):
+        compute = statistic(**settings)
+        return lambda values: [math.nan] * len(values) if has_nan(values) else compute(values)
+
+    return made
+
+
 STATISTICS = {
-    "zscore": zscore,
-    "center": center,
-    "leave_one_out": leave_one_out,
-    "mean_of_smaller": mean_of_smaller,
-    "minmax": minmax,
-    "winsor": winsor,
-    "rank": rank,
-    "softmax": softmax,
+    "zscore": compared(zscore),
+    "center": compared(center),
+    "leave_one_out": compared(leave_one_out),
+    "mean_of_smaller": compared(mean_of_smaller),
+    "minmax": compared(minmax),
+    "winsor": compared(winsor),
+    "rank": compared(rank),
+    "softmax": compared(softmax),
     "top_count": top_count,
     "top_fraction": top_fraction,
     "chunks": chunks,

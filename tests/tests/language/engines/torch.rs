@@ -7,8 +7,8 @@ use mopd_compiler::export::stage::trained;
 use mopd_compiler::export::torch::function;
 use mopd_expr::batch::Batch;
 use mopd_expr::derivative::adjoints;
-use mopd_expr::graph::{Graph, LiveId, NodeId};
-use mopd_expr::interpret::interpret;
+use mopd_expr::graph::{Graph, LiveId, NodeId, Operation};
+use mopd_expr::interpret::interpret_exact;
 use mopd_expr::testing::Random;
 use mopd_plan::{Axis, ModelSignal, Objective, PlainSignal, Reduction, Signal, Stage};
 use mopd_tests::{check_text, files, root};
@@ -52,7 +52,16 @@ fn case(
 ) -> Option<Value> {
     let code = function("of", graph, outputs, &name).ok()?;
     let all: Vec<NodeId> = outputs.iter().chain(gradients).copied().collect();
-    let values = interpret(graph, &all, batch).expect("the batch has everything");
+    // In double precision, as the generated code computes it from the step.
+    let progress = |id: &NodeId| {
+        matches!(
+            graph.node(*id).operation,
+            Operation::Signal { signal: Signal::Plain(PlainSignal::Progress) }
+        )
+    };
+    let share = f64::from(batch.step) / f64::from(batch.steps.max(1));
+    let exact = graph.nodes().map(|(id, _)| id).filter(progress).map(|id| (id, vec![share])).collect();
+    let values = interpret_exact(graph, &all, batch, &exact).expect("the batch has everything");
     // A number that is not finite has no finite gradient.
     let infinite = |node: &NodeId| values.get(*node).iter().any(|value| !value.is_finite());
     if all.iter().any(infinite) {
