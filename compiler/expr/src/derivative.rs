@@ -585,6 +585,21 @@ mod tests {
         assert_eq!(gradient(&clip, 1.0), [1.0, 1.0]);
         assert_eq!(gradient(&clip, 1.25), [0.0, 0.0]);
         assert_eq!(gradient(&clip, -1.0), [1.0, 1.0]);
+        // Bounds that cross: the value is the upper one, also where `x` is below both.
+        let between = |graph: &mut Graph, low: NodeId, high: NodeId| {
+            let x = graph.constant(Axis::Run, -3.0);
+            graph.apply(Function::Clip, &[x, low, high])
+        };
+        let low = |graph: &mut Graph, x| {
+            let high = graph.constant(Axis::Run, 1.0);
+            between(graph, x, high)
+        };
+        let high = |graph: &mut Graph, x| {
+            let low = graph.constant(Axis::Run, 1.0);
+            between(graph, low, x)
+        };
+        assert_eq!([gradient(&low, 2.0), gradient(&high, 0.0)], [[0.0, 0.0], [1.0, 1.0]]);
+        assert_eq!([gradient(&low, -2.0), gradient(&high, 2.0)], [[1.0, 1.0], [0.0, 0.0]]);
         let tie = |graph: &mut Graph, x| {
             let tripled = graph.constant(Axis::Run, 3.0);
             let tripled = graph.apply(Function::Multiply, &[x, tripled]);

@@ -433,13 +433,14 @@ functions! {
                 &[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])],
                 &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), ZERO, Gradient])]),
             )),
+            // Bounds may cross, and then the upper one is the value.
             Some(Let(
-                &[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])],
+                &[Apply(Less, &[X, Y]), Apply(Greater, &[Y, Z])],
                 &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), Gradient, ZERO])]),
             )),
             Some(Let(
-                &[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])],
-                &Apply(Where, &[Local(1), Gradient, ZERO]),
+                &[Apply(Maximum, &[X, Y])],
+                &Apply(Where, &[Apply(Greater, &[Local(0), Z]), Gradient, ZERO]),
             )),
         ],
         range: Range::Of(interval::clip),
