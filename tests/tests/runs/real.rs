@@ -38,7 +38,7 @@ fn a_real_model_learns_dates_from_its_specialist() {
     let folder = TempDir::new().expect("a temporary folder");
     mopd(&folder, &["new", "--example", "real", "real"]);
     let weights = format!("weights={:?}", model.to_str().expect("text"));
-    let short = ["expert.steps=10", "student.steps=10", "student.prompts=4", "unrouted.prompts=4"];
+    let short = ["expert.steps=10", "student.steps=10", "student.prompts=4"];
     let set = ["--set", &weights].into_iter().chain(short.iter().flat_map(|value| ["--set", value]));
     let words = ["run", "real/real.mopd", "--predict", "never", "--out", "out"].into_iter().chain(set);
     mopd(&folder, &words.collect::<Vec<_>>());
