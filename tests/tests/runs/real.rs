@@ -60,7 +60,7 @@ fn a_real_model_learns_dates_from_its_specialist() {
     };
     assert_eq!(adapter("student"), adapter("expert"));
     assert!(Path::new(&adapter("student")).join("config.json").is_file());
-    let ask = ["--chat", "--system", "Answer briefly.", "--prompt", "What is the capital of France?"];
+    let ask = ["--chat", "--prompt", "What is the capital of France?"];
     let ask = ask.into_iter().chain(["-n", "1", "--temperature", "0", "--max-tokens", "16"]);
     let start: Vec<&str> = ["sample", model.to_str().expect("text")].into_iter().chain(ask).collect();
     assert!(mopd(&folder, &start).contains("Paris"));
