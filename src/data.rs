@@ -45,7 +45,12 @@ pub fn check(analysis: &mut Analysis, plan: &Plan, folder: &Path) -> Vec<String>
                         }
                     }
                 }
-                Err(error) if matches!(*error.problem, DataProblem::Missing { .. }) => {}
+                // A run fetches what is on the hub.
+                Err(error)
+                    if matches!(
+                        *error.problem,
+                        DataProblem::Missing { .. } | DataProblem::NotFetched { .. }
+                    ) => {}
                 Err(error) => {
                     let diagnostic = places.diagnostic(read, &error, domain.origin);
                     // A field that is missing in prompts and tests is named once.

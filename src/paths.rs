@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use mopd_experiment::{Experiment, Origin, Pretrained, PretrainedSource, Stage, TokenizerSpec};
+use mopd_data::HubDataset;
+use mopd_experiment::{DataSource, Experiment, Origin, Pretrained, PretrainedSource, Stage, TokenizerSpec};
 use mopd_lang::diag::{Code, Diagnostic, missing_file_help, nearest_file};
 use mopd_lang::source::Span;
 use mopd_plan::is_file_pattern;
@@ -39,7 +40,8 @@ pub fn absent(path: &Path) -> String {
 fn named<'a>(experiment: &'a Experiment, folder: &Path) -> Vec<(&'a str, Origin)> {
     let mut named: Vec<(&str, Origin)> = Vec::new();
     for domain in &experiment.domains {
-        named.extend(domain.sources().map(|(_, data)| (data.path.as_str(), data.origin)));
+        let local = domain.sources().filter(|(_, data)| dataset(data, folder).is_none());
+        named.extend(local.map(|(_, data)| (data.path.as_str(), data.origin)));
         named.extend(domain.reward.facts().files.into_iter().map(|file| (file, domain.origin)));
     }
     for benchmark in &experiment.benchmarks {
@@ -90,6 +92,11 @@ pub fn cached_models() -> Vec<String> {
     found
 }
 
+/// The data set of the hub that a source names.
+fn dataset<'a>(data: &'a DataSource, folder: &Path) -> Option<HubDataset<'a>> {
+    HubDataset::named(folder, &data.path, data.split.as_deref(), data.revision.as_deref())
+}
+
 /// The names of models that are not local folders and must be downloaded from the hub, each once.
 pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
     let cached = cached_models();
@@ -102,6 +109,21 @@ pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
             && !found.contains(name)
         {
             found.push(name.clone());
+        }
+    }
+    found
+}
+
+/// The names of data sets of which something must be downloaded from the hub, each once.
+pub fn data_to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
+    let cache = hub_cache().unwrap_or_default();
+    let mut found: Vec<String> = Vec::new();
+    for (_, data) in experiment.domains.iter().flat_map(|domain| domain.sources()) {
+        if let Some(dataset) = dataset(data, folder)
+            && dataset.cached(&cache, data.split.as_deref()).is_err()
+            && !found.contains(&data.path)
+        {
+            found.push(data.path.clone());
         }
     }
     found

@@ -160,7 +160,7 @@ fn is_said_by(diagnostic: &Diagnostic, refused: &[Failure]) -> bool {
         && refused.iter().any(|failure| failure.message.trim_start_matches("./").starts_with(path))
 }
 
-/// Says which models a run would fetch from the hub.
+/// Says which models and data sets a run would fetch from the hub.
 fn note_fetched(experiment: &Experiment, path: &Path) {
     let folder = host::folder_of(path);
     for name in paths::to_fetch(experiment, &folder) {
@@ -169,6 +169,12 @@ fn note_fetched(experiment: &Experiment, path: &Path) {
         output::error(&format!(
             "note: there is no folder `{name}` beside the file, and no model of that name in the hub's cache: a \
              run would fetch it from the hub{meant}\n"
+        ));
+    }
+    for name in paths::data_to_fetch(experiment, &folder) {
+        output::error(&format!(
+            "note: there is no folder `{name}` beside the file, and the hub's cache has not all of that data set: a \
+             run would fetch what it reads from the hub; until then its fields are not checked\n"
         ));
     }
 }

@@ -7,7 +7,7 @@ use mopd_plan::deltas::{Delta, DeltaJob};
 use mopd_plan::events::{Event, Failure, Job};
 use mopd_plan::{Origin, Plan, Pretrained, PretrainedSource, Stage};
 use mopd_store::files::folder_of_model;
-use mopd_store::named::{self, NamedModel};
+use mopd_store::named::{self, NamedModel, RepositoryKind};
 use serde_json::json;
 
 use crate::args::{DeltaArgs, Format};
@@ -141,8 +141,9 @@ fn folder_of_loaded(pretrained: &Pretrained, base: &Path) -> Option<PathBuf> {
             NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => Some(folder),
             NamedModel::Repository => {
                 let cache = named::hub_cache()?;
-                let commit = named::cached_commit(&cache, name, revision.as_deref().unwrap_or("main"))?;
-                Some(named::snapshot(&cache, name, &commit))
+                let revision = revision.as_deref().unwrap_or("main");
+                let commit = named::cached_commit(&cache, RepositoryKind::Model, name, revision)?;
+                Some(named::snapshot(&cache, RepositoryKind::Model, name, &commit))
             }
         },
         PretrainedSource::Gguf { .. } => None,

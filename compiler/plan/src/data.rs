@@ -13,11 +13,14 @@ const LONGEST: usize = 100;
 /// Rows of data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataSource {
-    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source
-    /// file.
+    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets, relative to the source
+    /// file; or such a folder on the hub: `organisation/name`, also with a subset behind it.
     pub path: String,
     /// The split, of a folder with several.
     pub split: Option<String>,
+    /// The branch, tag or commit on the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// Columns of fields with other names; every other field is the column of its own name.
     pub columns: Vec<FieldColumn>,
     /// A condition; only rows where it is not 0 are read.
@@ -36,6 +39,7 @@ impl DataSource {
         DataSource {
             path: path.into(),
             split: None,
+            revision: None,
             columns: Vec::new(),
             filter: None,
             limit: None,
@@ -56,7 +60,7 @@ impl DataSource {
         let fields: Vec<(&String, V)> = self
             .columns
             .iter()
-            .filter_map(|FieldColumn { field, column }| Some((field, value(column)?.clone())))
+            .filter_map(|FieldColumn { field, column, .. }| Some((field, value(column)?.clone())))
             .collect();
         row.retain(|(name, _)| self.columns.iter().all(|column| column.column != *name));
         for (field, value) in fields {
@@ -286,6 +290,7 @@ mod tests {
         let column = |&(field, column): &(&str, &str)| FieldColumn {
             field: field.to_owned(),
             column: column.to_owned(),
+            pattern: None,
         };
         let source =
             DataSource { columns: columns.iter().map(column).collect(), ..DataSource::file("rows.jsonl") };

@@ -1,7 +1,8 @@
 //! Finds the files that a data source names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use mopd_plan::{DATA_ENDINGS as ENDINGS, is_file_pattern, nearest};
@@ -31,6 +32,11 @@ pub enum FileLayout {
     },
 }
 
+/// Whether a path ends as a data file's name.
+pub(crate) fn names_data(path: &str) -> bool {
+    ending(Path::new(path)).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+}
+
 /// The path of a file named in the source, as the author would write it: `sort.jsonl`, not `./sort.jsonl`.
 pub fn path_as_written(base: &Path, name: &str) -> PathBuf {
     if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
@@ -38,10 +44,10 @@ pub fn path_as_written(base: &Path, name: &str) -> PathBuf {
 
 /// The files of `path`, sorted by name: the file itself, those that match its pattern, or those of a split of
 /// a folder.
-pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError> {
+pub(crate) fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError> {
     let failed = |problem| DataError::of_file(path, problem);
     let paths = if path.is_dir() {
-        of_folder(path, split).map_err(failed)?
+        of_folder(FileTree::Disk, path, split).map_err(failed)?
     } else {
         let is_pattern = !path.exists() && is_file_pattern(&path.to_string_lossy());
         // What does not exist is missing, whatever it was to be.
@@ -50,7 +56,59 @@ pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError
         }
         if is_pattern { matching(path).map_err(failed)? } else { vec![path.to_owned()] }
     };
+    with_layouts(paths)
+}
+
+pub(crate) fn with_layouts(paths: Vec<PathBuf>) -> Result<Vec<DataFile>, DataError> {
     paths.into_iter().map(|path| Ok(DataFile { layout: layout(&path)?, path })).collect()
+}
+
+/// The files among which those of a split are chosen.
+#[derive(Clone, Copy)]
+pub(crate) enum FileTree<'a> {
+    Disk,
+    /// The paths of a repository's files, as the hub lists them. Not all of them need to be here.
+    Listed(&'a BTreeSet<PathBuf>),
+}
+
+impl FileTree<'_> {
+    /// The files and folders in a folder, sorted, without hidden ones.
+    fn entries(self, folder: &Path) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = match self {
+            FileTree::Disk => {
+                let entries = folder.read_dir().into_iter().flatten();
+                entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+            }
+            FileTree::Listed(files) => {
+                let below = below(files, folder).filter_map(|file| file.strip_prefix(folder).ok());
+                below.filter_map(|file| Some(folder.join(file.components().next()?))).collect()
+            }
+        };
+        paths.retain(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'));
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    fn is_file(self, path: &Path) -> bool {
+        match self {
+            FileTree::Disk => path.is_file(),
+            FileTree::Listed(files) => files.contains(path),
+        }
+    }
+
+    pub(crate) fn is_dir(self, path: &Path) -> bool {
+        match self {
+            FileTree::Disk => path.is_dir(),
+            FileTree::Listed(files) => below(files, path).next().is_some(),
+        }
+    }
+}
+
+/// The files in a folder and in those below it. Paths are sorted by component, so they are neighbours.
+fn below<'a>(files: &'a BTreeSet<PathBuf>, folder: &'a Path) -> impl Iterator<Item = &'a PathBuf> {
+    let from = (Bound::Excluded(folder), Bound::Unbounded);
+    files.range::<Path, _>(from).take_while(move |file| file.starts_with(folder))
 }
 
 fn matching(path: &Path) -> Result<Vec<PathBuf>, DataProblem> {
@@ -84,23 +142,23 @@ struct SplitFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Placement {
     folder: PathBuf,
-    /// Whether the name has numbers: `train-00000-of-00002`.
-    numbered: bool,
+    /// The number of parts, if the name has it: 2 of `train-00000-of-00002`.
+    parts: Option<usize>,
     ending: Option<String>,
 }
 
 impl DataFolder {
     /// Reads the layout of `datasets` and of the hub: `data/train-00000-of-00002.parquet`, also without the
     /// folder or the numbers, or with a folder per split.
-    fn read(root: &Path) -> DataFolder {
+    fn read(tree: FileTree, root: &Path) -> DataFolder {
         let mut found = DataFolder::default();
         for folder in [root.to_owned(), root.join("data")] {
-            for path in entries(&folder) {
+            for path in tree.entries(&folder) {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if path.is_dir() && name != "data" {
+                if tree.is_dir(&path) && name != "data" {
                     let within = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-                    found.add_folder(&path, name, within);
-                } else if is_data(&path) {
+                    found.add_folder(tree, &path, name, within);
+                } else if is_data(tree, &path) {
                     found.add(split_of(&path).0, &path);
                 }
             }
@@ -111,28 +169,29 @@ impl DataFolder {
     fn add(&mut self, split: String, path: &Path) {
         let placement = Placement {
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
-            numbered: split_of(path).1,
+            parts: split_of(path).1,
             ending: ending(path),
         };
         self.splits.entry(split).or_default().push(SplitFile { path: path.to_owned(), placement });
     }
 
     /// A folder is a split, unless its files say that it has several, or another than it is named after.
-    fn add_folder(&mut self, path: &Path, name: String, within: String) {
-        let files: Vec<PathBuf> = entries(path).into_iter().filter(|path| is_data(path)).collect();
-        let mut named: Vec<(String, bool)> = files.iter().map(|file| split_of(file)).collect();
+    fn add_folder(&mut self, tree: FileTree, path: &Path, name: String, within: String) {
+        let files: Vec<PathBuf> = tree.entries(path).into_iter().filter(|path| is_data(tree, path)).collect();
+        let mut named: Vec<(String, Option<usize>)> = files.iter().map(|file| split_of(file)).collect();
         named.sort();
         named.dedup();
-        let other = |(split, _): &(String, bool)| usual(split).is_some_and(|of| usual(&name) != Some(of));
-        let numbered = named.iter().filter(|(_, numbered)| *numbered).count();
+        let other =
+            |(split, _): &(String, Option<usize>)| usual(split).is_some_and(|of| usual(&name) != Some(of));
+        let numbered = named.iter().filter(|(_, parts)| parts.is_some()).count();
         if numbered > 1 || named.iter().any(other) {
             let mut splits: Vec<String> = named.into_iter().map(|(split, _)| split).collect();
             splits.dedup();
             self.subsets.insert(within, splits);
         } else if files.is_empty() {
-            let inside = entries(path).into_iter().filter(|inner| inner.is_dir());
+            let inside = tree.entries(path).into_iter().filter(|inner| tree.is_dir(inner));
             let splits: Vec<String> = inside
-                .filter(|inner| entries(inner).iter().any(|path| is_data(path)))
+                .filter(|inner| tree.entries(inner).iter().any(|path| is_data(tree, path)))
                 .map(|inner| inner.file_name().unwrap_or_default().to_string_lossy().into_owned())
                 .collect();
             if !splits.is_empty() {
@@ -151,7 +210,7 @@ impl DataFolder {
         }
         // A name with numbers says its split exactly.
         let meant = |split: &str, files: &[SplitFile]| {
-            usual(split) == Some(wanted) && !files.iter().any(|file| file.placement.numbered)
+            usual(split) == Some(wanted) && !files.iter().any(|file| file.placement.parts.is_some())
         };
         let files = self.splits.iter_mut().filter(|(split, files)| meant(split, files));
         let files: Vec<SplitFile> = files.flat_map(|(_, files)| std::mem::take(files)).collect();
@@ -160,8 +219,12 @@ impl DataFolder {
 }
 
 /// The files of a split of a folder.
-fn of_folder(root: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, DataProblem> {
-    let mut folder = DataFolder::read(root);
+pub(crate) fn of_folder(
+    tree: FileTree,
+    root: &Path,
+    wanted: Option<&str>,
+) -> Result<Vec<PathBuf>, DataProblem> {
+    let mut folder = DataFolder::read(tree, root);
     let names: Vec<String> = folder.splits.keys().cloned().collect();
     let subsets = |wanted: Option<&str>, folder: DataFolder| DataProblem::Subsets {
         wanted: wanted.map(str::to_owned),
@@ -192,33 +255,26 @@ fn of_folder(root: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, DataProb
             files: [&files[0], other].map(name),
         });
     }
+    if let Some(parts) = files[0].placement.parts.filter(|parts| *parts > files.len()) {
+        return Err(DataProblem::PartsMissing { split: wanted.to_owned(), here: files.len(), parts });
+    }
     let mut paths: Vec<PathBuf> = files.into_iter().map(|file| file.path).collect();
     paths.sort();
     Ok(paths)
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = folder.read_dir() else { return Vec::new() };
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut paths: Vec<_> = paths
-        .filter(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'))
-        .collect();
-    paths.sort();
-    paths
-}
-
-fn is_data(path: &Path) -> bool {
+fn is_data(tree: FileTree, path: &Path) -> bool {
     // Files of metadata in a saved dataset.
     const FACTS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.is_file()
+    tree.is_file(path)
         && ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
         && !FACTS.contains(&&*name)
 }
 
-/// The split that a file's name says, and whether in numbered form: `train` of `train-00000-of-00002`, also
-/// with a hash behind it, as the hub once wrote them.
-fn split_of(path: &Path) -> (String, bool) {
+/// The split that a file's name says, and the number of its parts in numbered form: `train` and 2 of
+/// `train-00000-of-00002`, also with a hash behind it, as the hub once wrote them.
+fn split_of(path: &Path) -> (String, Option<usize>) {
     let plain = without_gz(path);
     let stem = plain.file_stem().unwrap_or_default().to_string_lossy();
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -230,11 +286,11 @@ fn split_of(path: &Path) -> (String, bool) {
             Some((count, hash)) if is_hash(hash) => count,
             _ => count,
         };
-        (is_number(part) && is_number(count)).then(|| split.to_owned())
+        Some((split.to_owned(), count.parse().ok().filter(|_| is_number(part) && is_number(count))?))
     };
     match numbered() {
-        Some(split) => (split, true),
-        None => (stem.into_owned(), false),
+        Some((split, parts)) => (split, Some(parts)),
+        None => (stem.into_owned(), None),
     }
 }
 

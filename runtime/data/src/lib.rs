@@ -8,6 +8,7 @@ mod error;
 pub mod experts;
 mod files;
 pub mod json;
+mod located;
 mod look;
 pub mod messages;
 mod numbers;
@@ -24,7 +25,8 @@ mod unread;
 pub mod zip;
 
 pub use error::{DataError, DataProblem, RowPlace};
-pub use files::{DataFile, find, path_as_written};
+pub use files::{DataFile, path_as_written};
+pub use located::{HubDataset, SourceFiles, files_of};
 pub use look::{Extent, Look, columns, look};
 pub use reading::{ReadRow, RowOutcome, RowReader, record};
 pub use request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::error::{DataError, DataProblem};
 use crate::files::{self, path_as_written};
+use crate::located::{SourceFiles, files_of};
 use crate::reading::{RowOutcome, RowReader};
 use crate::reads::RowsRead;
 use crate::rows::{self, Reach, ReadFile, RowProjection};
@@ -36,8 +37,7 @@ pub struct Look {
 /// The first thing for which a run would refuse the source.
 pub fn look(base: &Path, reads: &RowsRead, extent: Extent) -> Result<Look, DataError> {
     let request = reads.request(None);
-    let path = path_as_written(base, &request.source.path);
-    let files = files::find(&path, request.source.split.as_deref())?;
+    let SourceFiles { name: path, files } = files_of(base, request.source)?;
     let mut reader = RowReader::new(request);
     let columns = reader.columns().to_vec();
     let (mut read, mut seen, mut whole) = (0, 0, true);

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 
-use mopd_plan::{DataFault, DataFormula, NullField, PromptFormat};
+use mopd_plan::{DataFault, DataFormula, FieldColumn, NullField, PromptFormat};
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::error::{DataProblem, RowPlace};
 use crate::json::{Json, JsonNumber, Object, describe};
 use crate::messages::{self, MessageForms};
 use crate::numbers::{read, text};
+use crate::quote::quote;
 use crate::request::{DOCUMENTS, DatasetRequest, Field, FieldKind, MESSAGES, PROMPT, TOOLS, VARIABLES};
 use crate::rows::DataRow;
 use crate::structs::nested;
@@ -25,8 +27,33 @@ pub struct RowReader<'a> {
     taken: u64,
     forms: Cell<MessageForms>,
     unread: UnreadColumns,
+    /// The fields that are a part of a column, whose values stand behind those of the columns.
+    extracted: Vec<ExtractedField<'a>>,
     /// Rows that are left out, by their numbers among those that the filter and the limit leave, in order.
     without: Vec<usize>,
+}
+
+/// A field that is a part of a column's text.
+struct ExtractedField<'a> {
+    field: &'a str,
+    /// The position of the column among those that are read.
+    column: usize,
+    pattern: &'a str,
+    compiled: Result<Regex, regex::Error>,
+}
+
+impl ExtractedField<'_> {
+    /// The field's value for one of the column; none where the pattern matches nowhere.
+    fn value(&self, column: Option<&Json>) -> Result<Option<Json>, DataProblem> {
+        let pattern = self.compiled.as_ref().map_err(|error| DataProblem::LargePattern {
+            pattern: self.pattern.to_owned(),
+            cause: error.to_string(),
+        })?;
+        let Some(text) = column.and_then(text) else { return Ok(None) };
+        let found = pattern.captures(&text);
+        let found = found.and_then(|groups| if groups.len() > 1 { groups.get(1) } else { groups.get(0) });
+        Ok(found.map(|found| Json::String(found.as_str().to_owned())))
+    }
 }
 
 /// What becomes of a row.
@@ -69,6 +96,20 @@ impl<'a> RowReader<'a> {
                 columns.push(column.to_owned());
             }
         }
+        let mut extracted = Vec::new();
+        for FieldColumn { field, column, pattern } in &source.columns {
+            let Some(pattern) = pattern else { continue };
+            let position = columns.iter().position(|known| known == column).unwrap_or_else(|| {
+                columns.push(column.clone());
+                columns.len() - 1
+            });
+            extracted.push(ExtractedField {
+                field,
+                column: position,
+                pattern,
+                compiled: Regex::new(pattern),
+            });
+        }
         let unread = UnreadColumns::new(&request, &columns);
         columns.extend(unread.columns().map(str::to_owned));
         RowReader {
@@ -78,6 +119,7 @@ impl<'a> RowReader<'a> {
             taken: 0,
             forms: Cell::default(),
             unread,
+            extracted,
             without: Vec::new(),
         }
     }
@@ -117,6 +159,10 @@ impl<'a> RowReader<'a> {
             return Ok(RowOutcome::Enough);
         }
         let object = row.whole.take();
+        for field in &self.extracted {
+            let value = field.value(row.values[field.column].as_ref())?;
+            row.values.push(value);
+        }
         let row: &'r DataRow = row;
         if let Some(filter) = &self.request.source.filter
             && !self.holds(filter, row, NullField::Unknown)?
@@ -124,7 +170,7 @@ impl<'a> RowReader<'a> {
             self.left_out += 1;
             return Ok(RowOutcome::LeftOut);
         }
-        let whole = object.map(|object| self.whole(object)).transpose()?;
+        let whole = object.map(|object| self.whole(object, row)).transpose()?;
         let arms = self.request.routes.iter().map(|conditions| self.arm(conditions, row));
         let arms: Vec<u32> = arms.collect::<Result<_, _>>()?;
         let numbers = self.request.numbers.iter().map(|formula| self.number(formula, row));
@@ -142,12 +188,16 @@ impl<'a> RowReader<'a> {
             return Ok(RowOutcome::LeftOut);
         }
         let watched = self.columns.len() - self.unread.columns().count();
-        self.unread.note(row.place, row.values[watched..].iter().map(Option::as_ref));
+        let watched = &row.values[watched..self.columns.len()];
+        self.unread.note(row.place, watched.iter().map(Option::as_ref));
         Ok(RowOutcome::Read(ReadRow { place: row.place, prompts, texts, arms, numbers, whole }))
     }
 
     /// The value of a row's field, if it has the field.
     fn value<'r>(&self, row: &'r DataRow, field: &str) -> Option<&'r Json> {
+        if let Some(extracted) = self.extracted.iter().position(|extracted| extracted.field == field) {
+            return row.values[self.columns.len() + extracted].as_ref();
+        }
         let column = self.request.source.column(field);
         row.values[self.columns.iter().position(|known| known == column)?].as_ref()
     }
@@ -227,12 +277,18 @@ impl<'a> RowReader<'a> {
     }
 
     /// A whole row as JSON, with the field names that the domain gives.
-    fn whole(&self, object: Object) -> Result<String, DataProblem> {
+    fn whole(&self, object: Object, row: &DataRow) -> Result<String, DataProblem> {
         let source = self.request.source;
         let of_structs = source.columns.iter().filter(|column| !object.contains_key(&column.column));
         let of_structs = of_structs.filter_map(|of| Some((of.field.clone(), nested(&object, &of.column)?)));
         let of_structs: Vec<(String, Json)> = of_structs.collect();
-        let object: Object = source.renamed(object).into_iter().chain(of_structs).collect();
+        let mut object: Object = source.renamed(object).into_iter().chain(of_structs).collect();
+        for ExtractedField { field, .. } in &self.extracted {
+            match self.value(row, field) {
+                Some(value) => object.insert((*field).to_owned(), value.clone()),
+                None => object.shift_remove(*field),
+            };
+        }
         for (field, value) in &object {
             // The program that reads the row gets a number's value. A field of a reward is its text, or the
             // decimal number.
@@ -275,6 +331,13 @@ impl<'a> RowReader<'a> {
     }
 
     fn missing(&self, field: &str, row: &DataRow) -> DataProblem {
+        if let Some(extracted) = self.extracted.iter().find(|extracted| extracted.field == field)
+            && let Some(value) = &row.values[extracted.column]
+        {
+            let text = text(value).map_or_else(|| describe(value), |text| quote(&text));
+            let pattern = extracted.pattern.to_owned();
+            return DataProblem::NotInText { field: field.to_owned(), pattern, text };
+        }
         let column = self.request.source.column(field);
         let read_as = (column != field).then(|| field.to_owned());
         DataProblem::missing(column, row.present.iter().map(String::as_str)).read_as(read_as)

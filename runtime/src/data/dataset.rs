@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use mopd_data::messages::MessageForms;
 use mopd_data::{
     DOCUMENTS, DataError, DataProblem, DataWarning, DatasetRequest, MESSAGES, Reach, RowPlace, RowProjection,
-    TOOLS, VARIABLES, find, path_as_written,
+    SourceFiles, TOOLS, VARIABLES, files_of,
 };
 use mopd_plan::keys;
 use mopd_plan::{DataFormula, DataSource, FieldColumn, PromptFormat};
@@ -99,8 +99,7 @@ impl Dataset {
         without: Option<LongPrompts>,
     ) -> Result<Dataset, DataError> {
         let source = request.source;
-        let path = path_as_written(base, &source.path);
-        let files = find(&path, source.split.as_deref())?;
+        let SourceFiles { name: path, files } = files_of(base, source)?;
         let rows = without.as_ref().map(|long| long.rows.clone()).unwrap_or_default();
         let mut reading = RowCollector::new(request).without(rows);
         let (mut hashes, mut first) = (Vec::new(), Vec::new());
@@ -119,13 +118,22 @@ impl Dataset {
             };
             return Err(DataError::of_file(&path, problem));
         }
-        let any_length = DataSource { max_prompt_tokens: None, ..source.clone() };
-        let plain = DataSource::file(source.path.clone()) == any_length;
+        // Neither a limit of tokens, which is in the hash below, nor a revision changes the files' content.
+        let any = DataSource { max_prompt_tokens: None, revision: None, ..source.clone() };
+        let plain = DataSource::file(source.path.clone()) == any;
         let hash = match hashes.as_slice() {
             [hash] if plain => hash.clone(),
             hashes => {
                 // Rows that are left out for their length are in the hash below.
-                let DataSource { path: _, split: _, columns, filter, limit, max_prompt_tokens: _ } = source;
+                let DataSource {
+                    path: _,
+                    split: _,
+                    revision: _,
+                    columns,
+                    filter,
+                    limit,
+                    max_prompt_tokens: _,
+                } = source;
                 let content = DataContent { files: hashes, columns, filter, limit };
                 keys::hash("mopd data", VERSION, &content).to_hex().to_string()
             }

@@ -26,8 +26,8 @@ use crate::failure::Error;
 
 /// The files that currently match a data source.
 pub fn files(base: &Path, source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
-    let found = mopd_data::find(&path_as_written(base, &source.path), source.split.as_deref())?;
-    Ok(found.into_iter().map(|file| file.path).collect())
+    let found = mopd_data::files_of(base, source)?;
+    Ok(found.files.into_iter().map(|file| file.path).collect())
 }
 
 impl From<DataError> for Error {

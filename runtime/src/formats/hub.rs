@@ -1,19 +1,20 @@
-//! Finds a model named `org/name`: in the cache that Hugging Face tools share, else on the hub. Either way it
-//! is pinned to one commit and one folder.
+//! Finds a model or a data set named `org/name`: in the cache that Hugging Face tools share, else on the hub.
+//! Either way it is pinned to one commit and one folder.
 //!
 //! Fetched files are stored in `models--org--name/snapshots/<commit>`, as files rather than links to `blobs`:
 //! Hugging Face tools read both, and the server would choose a blob's name.
 
+mod datasets;
 mod fetch;
 
 use std::env;
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use mopd_plan::events::FailureKind;
 use mopd_plan::nearest_file;
-use mopd_store::named::{self, NamedModel, is_commit};
+use mopd_store::named::{self, NamedModel, RepositoryKind, is_commit};
 use mopd_store::{regular, write_atomically};
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
@@ -76,6 +77,46 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// A repository of the hub.
+#[derive(Clone, Copy)]
+struct Repository<'a> {
+    kind: RepositoryKind,
+    name: &'a str,
+}
+
+impl<'a> Repository<'a> {
+    fn model(name: &'a str) -> Repository<'a> {
+        Repository { kind: RepositoryKind::Model, name }
+    }
+
+    /// The folder of a commit.
+    fn snapshot(self, cache: &Path, commit: &str) -> PathBuf {
+        named::snapshot(cache, self.kind, self.name, commit)
+    }
+
+    /// What it is that can't be had without it.
+    fn failure(self) -> FailureKind {
+        match self.kind {
+            RepositoryKind::Model => FailureKind::Model,
+            RepositoryKind::Dataset => FailureKind::Data,
+        }
+    }
+
+    /// The command that fetches it by the hub's own tool.
+    fn command(self) -> String {
+        let kind = match self.kind {
+            RepositoryKind::Model => "",
+            RepositoryKind::Dataset => "--repo-type dataset ",
+        };
+        format!("hf download {kind}{}", self.name)
+    }
+
+    /// The commit of a revision, according to a cache.
+    fn cached_commit(self, cache: &Path, revision: &str) -> Option<String> {
+        named::cached_commit(cache, self.kind, self.name, revision)
+    }
+}
+
 /// A folder with a model's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFolder {
@@ -110,12 +151,7 @@ impl Hub {
             return Ok(ModelFolder { folder, commit: None });
         }
         let revision = revision.unwrap_or("main");
-        let plain = |part: Component| matches!(part, Component::Normal(_));
-        let odd = |character: char| character.is_whitespace() || character.is_control();
-        if revision.is_empty() || !Path::new(revision).components().all(plain) || revision.chars().any(odd) {
-            let message = format!("`{revision}` is not a revision: a branch, a tag or a commit of {name}");
-            return Err(Error::new(FailureKind::Model, message));
-        }
+        checked_revision(name, revision)?;
         // The name may be meant as a folder, above all one without a slash.
         let no_folder = format!("there is no folder {}, and ", base.join(name).display());
         self.of_repository(name, revision).map_err(|error| error.with_prefix(&no_folder))
@@ -123,56 +159,44 @@ impl Hub {
 
     /// The folder of a repository in the cache, if it is there as a whole.
     pub fn cached(&self, name: &str, revision: Option<&str>) -> Option<PathBuf> {
-        let commit = named::cached_commit(&self.cache, name, revision.unwrap_or("main"))?;
-        Some(named::snapshot(&self.cache, name, &commit)).filter(|folder| is_complete(folder))
+        let repository = Repository::model(name);
+        let commit = repository.cached_commit(&self.cache, revision.unwrap_or("main"))?;
+        Some(repository.snapshot(&self.cache, &commit)).filter(|folder| is_complete(folder))
     }
 
     fn of_repository(&self, name: &str, revision: &str) -> Result<ModelFolder> {
-        let commit = named::cached_commit(&self.cache, name, revision);
+        let repository = Repository::model(name);
+        let commit = repository.cached_commit(&self.cache, revision);
         if let Some(commit) = &commit {
-            let folder = named::snapshot(&self.cache, name, commit);
+            let folder = repository.snapshot(&self.cache, commit);
             if is_complete(&folder) {
                 return Ok(ModelFolder { folder, commit: Some(commit.clone()) });
             }
         }
         if self.offline {
-            let state = if commit.is_some() { "only in part in" } else { "not in" };
-            let message =
-                format!("{name} (revision {revision}) is {state} the cache {}", self.cache.display());
-            return Err(Error::new(FailureKind::Model, message).help(format!(
-                "unset HF_HUB_OFFLINE, or fetch it on a machine with a network: `hf download {name}`"
-            )));
+            return Err(self.not_here(repository, revision, commit.is_some()));
         }
         self.download(name, revision)
     }
 
     fn download(&self, name: &str, revision: &str) -> Result<ModelFolder> {
+        let repository = Repository::model(name);
         let endpoint = Endpoint::new(&self.endpoint)?;
-        let failed = |trouble: FetchProblem| failed(name, revision, &endpoint, trouble);
         let client = HubClient::new(&endpoint, self.token.as_deref());
-        // Resolve the revision first: then all files are of that commit, whatever is pushed meanwhile.
-        let listing = client.listing(name, revision).map_err(failed)?;
-        let commit = listing.sha;
-        if !is_commit(&commit) || is_commit(revision) && !commit.eq_ignore_ascii_case(revision) {
-            let message = format!(
-                "{endpoint} replied that {name} is at {}, which is not a commit of {revision}",
-                quote(&commit)
-            );
-            return Err(Error::new(FailureKind::Model, message));
-        }
-        let present = |file: &str| listing.siblings.iter().any(|sibling| sibling.rfilename == file);
-        let folder = named::snapshot(&self.cache, name, &commit);
+        let (commit, files) = self.resolve(repository, revision, &client, &endpoint)?;
+        let present = |file: &str| files.iter().any(|name| name == file);
+        let folder = repository.snapshot(&self.cache, &commit);
         let fetch = |file: &str, limit: u64| {
             let path = folder.join(file);
             // It may be a link to a blob that another tool fetched.
             if path.exists() {
-                Ok(())
-            } else {
-                client.file(name, &commit, file, limit, &path).map_err(failed)
+                return Ok(());
             }
+            let fetched = client.file(repository, &commit, file, limit, &path);
+            fetched.map_err(|trouble| failed(repository, revision, &endpoint, trouble))
         };
         // Whatever a folder's reader looks at is fetched: the same model is the same from a folder.
-        let companions = listing.siblings.iter().map(|sibling| sibling.rfilename.as_str());
+        let companions = files.iter().map(String::as_str);
         for file in companions.filter(|file| huggingface::reads(file) || TokenizerFiles::reads(file)) {
             fetch(file, LARGEST_COMPANION)?;
         }
@@ -200,12 +224,63 @@ impl Hub {
                  folder",
             ));
         }
-        if !is_commit(revision) {
-            let path = named::repository(&self.cache, name).join("refs").join(revision);
-            write_atomically(&path, |file| std::io::Write::write_all(file, commit.as_bytes()))?;
-        }
+        self.set_revision(repository, revision, &commit)?;
         Ok(ModelFolder { folder, commit: Some(commit) })
     }
+
+    /// The commit of a revision and the names of its files, as the hub has them now. All files are then fetched
+    /// of that commit, whatever is pushed meanwhile.
+    fn resolve(
+        &self,
+        repository: Repository,
+        revision: &str,
+        client: &HubClient,
+        endpoint: &Endpoint,
+    ) -> Result<(String, Vec<String>)> {
+        let listing = client.listing(repository, revision);
+        let listing = listing.map_err(|trouble| failed(repository, revision, endpoint, trouble))?;
+        let commit = listing.sha;
+        if !is_commit(&commit) || is_commit(revision) && !commit.eq_ignore_ascii_case(revision) {
+            let message = format!(
+                "{endpoint} replied that {} is at {}, which is not a commit of {revision}",
+                repository.name,
+                quote(&commit)
+            );
+            return Err(Error::new(repository.failure(), message));
+        }
+        Ok((commit, listing.siblings.into_iter().map(|sibling| sibling.rfilename).collect()))
+    }
+
+    /// That a repository is not in the cache, or only in part, and nothing may be fetched.
+    fn not_here(&self, repository: Repository, revision: &str, in_part: bool) -> Error {
+        let state = if in_part { "only in part in" } else { "not in" };
+        let cache = self.cache.display();
+        let message = format!("{} (revision {revision}) is {state} the cache {cache}", repository.name);
+        Error::new(repository.failure(), message).help(format!(
+            "unset HF_HUB_OFFLINE, or fetch it on a machine with a network: `{}`",
+            repository.command()
+        ))
+    }
+
+    /// Notes in the cache which commit a branch or tag is at.
+    fn set_revision(&self, repository: Repository, revision: &str, commit: &str) -> Result<()> {
+        if is_commit(revision) {
+            return Ok(());
+        }
+        let folder = named::repository(&self.cache, repository.kind, repository.name);
+        let path = folder.join("refs").join(revision);
+        Ok(write_atomically(&path, |file| std::io::Write::write_all(file, commit.as_bytes()))?)
+    }
+}
+
+/// # Errors
+/// If it can't be a branch, a tag or a commit.
+fn checked_revision(name: &str, revision: &str) -> Result<()> {
+    if named::is_revision(revision) {
+        return Ok(());
+    }
+    let message = format!("`{revision}` is not a revision: a branch, a tag or a commit of {name}");
+    Err(Error::new(FailureKind::Model, message))
 }
 
 /// The folder that `name` refers to, relative to `base`, or `None` if it names a repository.
@@ -236,7 +311,8 @@ pub fn own_folder(name: &str, revision: Option<&str>, base: &Path) -> Result<Opt
     Ok(Some(folder))
 }
 
-fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem) -> Error {
+fn failed(repository: Repository, revision: &str, endpoint: &Endpoint, trouble: FetchProblem) -> Error {
+    let name = repository.name;
     let text = match &trouble {
         FetchProblem::Status(status) => format!("the server replied {status}"),
         FetchProblem::Connection(text) | FetchProblem::InvalidReply(text) => text.clone(),
@@ -256,11 +332,16 @@ fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem
         }
         FetchProblem::Disk(_) => "the cache is `hub` in HF_HOME; HF_HUB_CACHE sets another folder".to_owned(),
         FetchProblem::Status(_) | FetchProblem::Connection(_) | FetchProblem::InvalidReply(_) => format!(
-            "without a network, fetch it elsewhere (`hf download {name}`), copy the folder and name it: \
-             `hf(\"path/to/folder\")`; a mirror is set with HF_ENDPOINT, the cache with HF_HOME"
+            "without a network, fetch it elsewhere (`{}`), copy the folder and name it: `{}`; a mirror is set \
+             with HF_ENDPOINT, the cache with HF_HOME",
+            repository.command(),
+            match repository.kind {
+                RepositoryKind::Model => "hf(\"path/to/folder\")",
+                RepositoryKind::Dataset => "dataset(\"path/to/folder\")",
+            }
         ),
     };
-    Error::new(FailureKind::Model, message).help(help)
+    Error::new(repository.failure(), message).help(help)
 }
 
 /// Whether a snapshot has its configuration and all of its weight files, or an adapter.

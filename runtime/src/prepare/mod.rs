@@ -44,6 +44,7 @@ use self::unchanged::HashedFiles;
 use crate::data::reads::{DomainReads, RowsRead};
 use crate::data::{self, ContextLength, Dataset, LongPrompts, overlap};
 use crate::failure::{Error, Result};
+use crate::formats::hub::Hub;
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
 use crate::store::{Store, check_can_be_saved};
@@ -351,6 +352,7 @@ fn rows(
 ) -> Result<Arc<Prompts>> {
     let ReadContext { base, notes, cache, store } = places;
     let request = read.request(Some(notes));
+    Hub::from_environment().fetch_data(base, request.source)?;
     let make = |without: Option<LongPrompts>| {
         let dataset = Dataset::read_without(base, request, without).map_err(|error| {
             let origin = read.asker(&error);

@@ -1,14 +1,31 @@
-//! Resolves the name in `hf("...")`: a local folder, or a repository of the Hugging Face hub. Checks and runs
-//! both use this module, so that they agree.
+//! Resolves the name in `hf("...")`: a local folder, or a repository of the Hugging Face hub, and finds
+//! repositories in the hub's cache. Checks and runs both use this module, so that they agree.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::files::names_beside;
 use crate::regular;
 
 /// Limit in bytes of a file that names a commit.
 const SMALL: u64 = 1 << 16;
+
+/// What a repository of the hub holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepositoryKind {
+    Model,
+    Dataset,
+}
+
+impl RepositoryKind {
+    /// The word in addresses of the hub, and before names in its cache.
+    pub fn plural(self) -> &'static str {
+        match self {
+            RepositoryKind::Model => "models",
+            RepositoryKind::Dataset => "datasets",
+        }
+    }
+}
 
 /// The meaning of a model's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +59,7 @@ pub fn folders_beside(name: &str, base: &Path) -> Vec<String> {
 }
 
 /// Whether it is `organisation/model`, or only `model`, as some old repositories are named.
-fn is_repository(name: &str) -> bool {
+pub fn is_repository(name: &str) -> bool {
     let mut parts = name.split('/');
     let plain = |part: &str| {
         let allowed = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
@@ -70,24 +87,31 @@ pub fn hub_cache() -> Option<PathBuf> {
 }
 
 /// The folder of a repository in a cache of the hub.
-pub fn repository(cache: &Path, name: &str) -> PathBuf {
-    cache.join(format!("models--{}", name.replace('/', "--")))
+pub fn repository(cache: &Path, kind: RepositoryKind, name: &str) -> PathBuf {
+    cache.join(format!("{}--{}", kind.plural(), name.replace('/', "--")))
 }
 
 /// The folder of a repository's commit.
-pub fn snapshot(cache: &Path, name: &str, commit: &str) -> PathBuf {
-    repository(cache, name).join("snapshots").join(commit)
+pub fn snapshot(cache: &Path, kind: RepositoryKind, name: &str, commit: &str) -> PathBuf {
+    repository(cache, kind, name).join("snapshots").join(commit)
 }
 
 /// The commit of a repository's revision, according to a cache.
-pub fn cached_commit(cache: &Path, name: &str, revision: &str) -> Option<String> {
+pub fn cached_commit(cache: &Path, kind: RepositoryKind, name: &str, revision: &str) -> Option<String> {
     if is_commit(revision) {
         return Some(revision.to_owned());
     }
-    let commit = regular::read(&repository(cache, name).join("refs").join(revision), SMALL).ok()?;
+    let commit = regular::read(&repository(cache, kind, name).join("refs").join(revision), SMALL).ok()?;
     let commit = String::from_utf8(commit).ok()?;
     let commit = commit.trim();
     is_commit(commit).then(|| commit.to_owned())
+}
+
+/// Whether it may be a branch, a tag or a commit, and stays in the folder that it is joined to.
+pub fn is_revision(text: &str) -> bool {
+    let is_plain = |part: Component| matches!(part, Component::Normal(_));
+    let is_odd = |character: char| character.is_whitespace() || character.is_control();
+    !text.is_empty() && Path::new(text).components().all(is_plain) && !text.chars().any(is_odd)
 }
 
 pub fn is_commit(text: &str) -> bool {

@@ -10,7 +10,7 @@ use mopd_compiler::export::{Export, ExportEngine, reference_of};
 use mopd_data::reads::DomainReads;
 use mopd_data::{
     DataError, DataProblem, DataRow, DatasetRequest, MESSAGES, Reach, ReadRow, RowOutcome, RowProjection,
-    RowReader,
+    RowReader, SourceFiles,
 };
 use mopd_plan::views::{Moment, Slot};
 use mopd_plan::{
@@ -73,8 +73,8 @@ pub fn read(plan: &Plan, model: ModelId, base: &Path) -> Result<Vec<DomainRows>,
         let mut reader = RowReader::new(request);
         let columns = reader.columns().to_vec();
         let wanted = RowProjection { columns: &columns, whole: request.whole };
-        let path = mopd_data::path_as_written(base, &request.source.path);
-        for file in mopd_data::find(&path, request.source.split.as_deref())? {
+        let SourceFiles { name: path, files } = mopd_data::files_of(base, request.source)?;
+        for file in files {
             let take = &mut |mut row: DataRow| {
                 match reader.read(&mut row)? {
                     RowOutcome::Read(read) => {

@@ -17,7 +17,7 @@ use mopd_experiment::{
 };
 use mopd_plan::difference::NamedPlan;
 use mopd_plan::producers::SampledBy;
-use mopd_plan::{Cost, Plan, RolloutServer};
+use mopd_plan::{Cost, FieldColumn, Plan, RolloutServer};
 use mopd_store::programs::CommandSources;
 
 use self::totals::totals;
@@ -171,6 +171,7 @@ fn data(domain: &Domain) -> OutlineRows {
     let mut rows = Vec::new();
     let plain = |source: &DataSource| {
         source.split.is_none()
+            && source.revision.is_none()
             && source.filter.is_none()
             && source.limit.is_none()
             && source.max_prompt_tokens.is_none()
@@ -180,7 +181,10 @@ fn data(domain: &Domain) -> OutlineRows {
     if !domain.columns.is_empty() {
         rows.push((
             "fields",
-            joined(&domain.columns, |column| format!("{} is {:?}", column.field, column.column)),
+            joined(&domain.columns, |FieldColumn { field, column, pattern }| match pattern {
+                None => format!("{field} is {column:?}"),
+                Some(pattern) => format!("{field} is {pattern:?} in {column:?}"),
+            }),
         ));
     }
     match &domain.format {
@@ -197,6 +201,7 @@ fn data(domain: &Domain) -> OutlineRows {
 fn source(source: &DataSource) -> String {
     let parts = [
         source.split.as_ref().map(|split| format!(", split {split}")),
+        source.revision.as_ref().map(|revision| format!(", revision {revision}")),
         source.filter.as_ref().map(|filter| format!(", where {}", formula(filter))),
         source.limit.map(|limit| format!(", the first {}", count(u64::from(limit)))),
         source

@@ -82,7 +82,8 @@ impl<'a> SettingsConverter<'a> {
         source: &checked::DataSource,
         columns: &[checked::FieldColumn],
     ) -> Option<DataSource> {
-        let checked::DataSource { path, split, filter, limit, max_prompt_tokens, origin: _ } = source;
+        let checked::DataSource { path, split, revision, filter, limit, max_prompt_tokens, origin: _ } =
+            source;
         let filter = match filter {
             Some(filter) => {
                 match data::formula(filter, "a choice of rows by anything but their data", self.origins) {
@@ -98,6 +99,7 @@ impl<'a> SettingsConverter<'a> {
         Some(DataSource {
             path: path.clone(),
             split: split.clone(),
+            revision: revision.clone(),
             columns: columns.to_vec(),
             filter,
             limit: *limit,

@@ -30,7 +30,7 @@ fn a_benchmark_is_a_column_with_its_own_settings() {
         benchmark("idle", 2, vec![]),
         benchmark("sums", 16, vec![Metric::PassAt(1), Metric::PassAt(16), Metric::Length]),
     ];
-    let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into() }];
+    let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into(), pattern: None }];
     experiment.benchmarks[1].columns = columns.clone();
     let table = &mut experiment.comparisons[0];
     (table.benchmarks, table.normalized) = (vec![BenchmarkId(1)], None);

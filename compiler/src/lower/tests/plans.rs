@@ -42,7 +42,7 @@ fn nobody_beside_the_student_writes_where_models_only_score() {
 #[test]
 fn a_domain_says_which_rows_are_read_and_how() {
     let mut experiment = experiment();
-    let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into() }];
+    let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into(), pattern: None }];
     let domain = &mut experiment.domains[0];
     (domain.columns, domain.limit) = (columns.clone(), Some(WithOrigin { value: 16, origin: HERE }));
     domain.format = Some(PromptFormat::Chat { system: Some("Be brief.".into()) });

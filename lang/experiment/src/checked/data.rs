@@ -11,11 +11,13 @@ pub const DATA_ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv"
 /// Rows of data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSource {
-    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source
-    /// file.
+    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets, relative to the source
+    /// file; or such a folder on the hub: `organisation/name`, also with a subset behind it.
     pub path: String,
     /// The split, of a folder with several.
     pub split: Option<String>,
+    /// The branch, tag or commit on the hub.
+    pub revision: Option<String>,
     /// A condition on the data alone; only rows where it holds are read.
     pub filter: Option<Formula>,
     /// The most rows that are read, counted where the filter holds; all where absent.
@@ -32,6 +34,7 @@ impl DataSource {
         DataSource {
             path: path.into(),
             split: None,
+            revision: None,
             filter: None,
             limit: None,
             max_prompt_tokens: None,
@@ -45,6 +48,10 @@ impl DataSource {
 pub struct FieldColumn {
     pub field: String,
     pub column: String,
+    /// A regular expression: the field is what its first group matches in the column's text, or the whole match
+    /// where it has no group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
 }
 
 /// How a prompt becomes the input of a model.

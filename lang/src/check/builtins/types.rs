@@ -107,6 +107,8 @@ types! {
     EndTokens: ArgumentKind::Texts, Vec<String>;
     /// A field of the data.
     Field: ArgumentKind::Field, String;
+    /// A column of the data, or a member of one.
+    Column: ArgumentKind::Field, String;
     /// `"before" -> "after"`
     Rewriting: ArgumentKind::Text;
     Range: ArgumentKind::Words(words::RANGES), RewardRange;

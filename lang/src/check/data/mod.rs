@@ -23,7 +23,7 @@ use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::names::modules::Modules;
 use crate::check::read::numbers::has_variables;
-use crate::check::read::{expected, read, reads};
+use crate::check::read::{expected, patterns, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::unknown;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -31,6 +31,7 @@ use crate::check::values::value::Value;
 
 reads! {
     Dataset => |checker, given, env| source(checker, given.expr, given.name, env);
+    Column => |checker, given, _| column_name(checker, given.expr, given.name);
     FieldColumns => |checker, given, env| field_columns(checker, given.expr, env);
 }
 
@@ -78,7 +79,12 @@ pub fn data_call(checker: &mut Checker, call: DataCall, env: &Env) -> Option<Val
         DataCall::Dataset(given) => {
             dataset(checker, given, env).map(|source| Value::Dataset(Rc::new(source)))
         }
-        DataCall::Columns(given) => columns_call(checker, given.call),
+        DataCall::Columns(given) => columns_call(checker, given.call, env),
+        DataCall::Extract(given) => {
+            let (column, pattern) =
+                (read(checker, given.column, env), patterns::checked(checker, given.pattern, env));
+            Some(Value::Extract { column: column?, pattern: pattern? })
+        }
         DataCall::PassAt(given) => read(checker, given.k, env).map(|k| Value::Metric(Metric::PassAt(k))),
         DataCall::File(given) => {
             read(checker, given.path, env)?;
@@ -98,16 +104,17 @@ fn dataset(checker: &mut Checker, given: Dataset, env: &Env) -> Option<DataSourc
     let path =
         read(checker, given.path, env).and_then(|path| checked_path(checker, path, given.path.expr.span));
     let split = read(checker, given.split, env);
+    let revision = read(checker, given.revision, env);
     let filter = match given.filter {
         Some(filter) => row_filter(checker, filter.expr, env).map(Some),
         None => Some(None),
     };
     let limit = read(checker, given.limit, env);
     let max_prompt_tokens = read(checker, given.max_prompt_tokens, env);
-    let (path, split, filter, limit) = (path?, split?, filter?, limit?);
+    let (path, split, revision, filter, limit) = (path?, split?, revision?, filter?, limit?);
     let max_prompt_tokens = max_prompt_tokens?;
     let origin = checker.origin(given.call.span);
-    Some(DataSource { path, split, filter, limit, max_prompt_tokens, origin })
+    Some(DataSource { path, split, revision, filter, limit, max_prompt_tokens, origin })
 }
 
 /// `data.level >= 3`
@@ -157,54 +164,73 @@ fn row_filter(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Formula> 
     Some(formula)
 }
 
+/// The name of a column, which is the data's and may be anything.
+fn column_name(reporter: &mut Reporter, expr: &Expr, usage: &str) -> Option<String> {
+    match &expr.kind {
+        ExprKind::Text(text) if !text.is_empty() => Some(text.clone()),
+        ExprKind::Name(name) => Some(name.clone()),
+        // `reward_model.ground_truth`, a member of a struct.
+        ExprKind::Field { .. } if is_path(expr) => {
+            Some(reporter.sources.text(expr.span).split_whitespace().collect())
+        }
+        ExprKind::Error => None,
+        _ => {
+            let text = "a column is a name, or a text in quotes";
+            reporter.report(Diagnostic::error(Code::TypeMismatch, expr.span, text).help(usage));
+            None
+        }
+    }
+}
+
+/// A column, or what is extracted from one.
+fn column(checker: &mut Checker, expr: &Expr, usage: &str, env: &Env) -> Option<(String, Option<String>)> {
+    let is_call = |callee: &Expr| matches!(&callee.kind, ExprKind::Name(name) if name == "extract");
+    if matches!(&expr.kind, ExprKind::Call { callee, .. } if is_call(callee)) {
+        return match checker.evaluate(expr, env) {
+            Value::Extract { column, pattern } => Some((column, Some(pattern))),
+            _ => None,
+        };
+    }
+    Some((column_name(checker, expr, usage)?, None))
+}
+
 /// `columns(prompt: question, answer: "final answer", level: extra_info.level)`
-fn columns_call(reporter: &mut Reporter, Call { builtin, arguments, span, .. }: Call) -> Option<Value> {
+fn columns_call(
+    checker: &mut Checker,
+    Call { builtin, arguments, span, .. }: Call,
+    env: &Env,
+) -> Option<Value> {
     let usage = builtin.usage;
     let mut columns: Vec<FieldColumn> = Vec::new();
     let mut good = true;
     for argument in arguments {
         let Some(name) = &argument.name else {
             let text = "the field of this column is not named";
-            reporter.report(Diagnostic::error(Code::MissingArgument, argument.value.span, text).help(usage));
+            checker.report(Diagnostic::error(Code::MissingArgument, argument.value.span, text).help(usage));
             good = false;
             continue;
         };
-        let column = match &argument.value.kind {
-            // Names of columns are the data's and may be anything.
-            ExprKind::Text(text) if !text.is_empty() => text.clone(),
-            ExprKind::Name(name) => name.clone(),
-            // `reward_model.ground_truth`, a member of a struct.
-            ExprKind::Field { .. } if is_path(&argument.value) => {
-                reporter.sources.text(argument.value.span).split_whitespace().collect()
-            }
-            ExprKind::Error => {
-                good = false;
-                continue;
-            }
-            _ => {
-                let text = "a column is a name, or a text in quotes";
-                reporter.report(Diagnostic::error(Code::TypeMismatch, argument.value.span, text).help(usage));
-                good = false;
-                continue;
-            }
+        let Some((column, pattern)) = column(checker, &argument.value, usage, env) else {
+            good = false;
+            continue;
         };
         if columns.iter().any(|known| known.field == name.text) {
             let text = format!("the field `{}` is given twice", name.text);
-            reporter.report(Diagnostic::error(Code::DuplicateKey, name.span, text));
+            checker.report(Diagnostic::error(Code::DuplicateKey, name.span, text));
             good = false;
             continue;
         }
-        if column == name.text {
+        if column == name.text && pattern.is_none() {
             let text = format!("the field `{column}` is read from the column `{column}` by default");
-            reporter
+            checker
                 .report(Diagnostic::error(Code::UnusedSetting, argument.value.span, text).help("remove it"));
             good = false;
             continue;
         }
-        columns.push(FieldColumn { field: name.text.clone(), column });
+        columns.push(FieldColumn { field: name.text.clone(), column, pattern });
     }
     if columns.is_empty() && good {
-        reporter.report(Diagnostic::error(Code::MissingArgument, span, "no column is named").help(usage));
+        checker.report(Diagnostic::error(Code::MissingArgument, span, "no column is named").help(usage));
     }
     if columns.is_empty() || !good {
         return None;

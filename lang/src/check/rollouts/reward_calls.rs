@@ -11,7 +11,7 @@ use crate::check::builtins::rewards::{Parts, Python, RewardCall};
 use crate::check::checker::Checker;
 use crate::check::formulas::signals::TURN;
 use crate::check::read::numbers::{self, rounded};
-use crate::check::read::read;
+use crate::check::read::{patterns, read};
 use crate::check::rollouts::rewards;
 use crate::check::values::environment::Env;
 
@@ -23,23 +23,7 @@ pub fn reward_call(checker: &mut Checker, call: RewardCall, env: &Env) -> Option
             Reward::Numeric { field: read(checker, given.field, env)?, tolerance }
         }
         RewardCall::Regex(given) => {
-            let pattern = read(checker, given.pattern, env)?;
-            if let Err(error) = regex_syntax::parse(&pattern) {
-                let said = match &error {
-                    regex_syntax::Error::Parse(error) => error.kind().to_string(),
-                    regex_syntax::Error::Translate(error) => error.kind().to_string(),
-                    other => other.to_string(),
-                };
-                let diagnostic = Diagnostic::error(
-                    Code::OutOfRange,
-                    given.pattern.expr.span,
-                    "this pattern is not a regular expression",
-                );
-                let help = "a character that stands for itself is written with `\\\\` before it; \
-                            look-around and back-references are not supported";
-                checker.report(diagnostic.label(said).help(help));
-                return None;
-            }
+            let pattern = patterns::checked(checker, given.pattern, env)?;
             Reward::Regex { pattern, field: read(checker, given.field, env)? }
         }
         RewardCall::Command(given) => {

@@ -76,6 +76,11 @@ pub enum Value {
     Dataset(Rc<DataSource>),
     /// `columns(prompt: question)`
     Columns(Rc<Vec<FieldColumn>>),
+    /// `extract(answer, "#### (.*)")`
+    Extract {
+        column: String,
+        pattern: String,
+    },
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
     Validation(Rc<WithOrigin<Validation>>),
@@ -196,6 +201,7 @@ impl Value {
             Value::Changed(_) => "some elements of a model's weights".into(),
             Value::Dataset(_) => "a dataset".into(),
             Value::Columns(_) => "a list of columns".into(),
+            Value::Extract { .. } => "a part of a column's text".into(),
             Value::Metric(_) => "a metric".into(),
             Value::Extrapolation(_) => "an extrapolation".into(),
             Value::Validation(_) => "a validation".into(),

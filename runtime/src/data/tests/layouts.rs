@@ -1,13 +1,13 @@
 //! Rows in the layouts of other tools, and what is said of columns that nothing reads.
 
-use mopd_plan::FieldColumn;
+use mopd_plan::{DataFormula, FieldColumn};
 
 use super::*;
 
 const CHAT: PromptFormat = PromptFormat::Chat { system: None };
 
 fn column(field: &str, column: &str) -> FieldColumn {
-    FieldColumn { field: field.to_owned(), column: column.to_owned() }
+    FieldColumn { field: field.to_owned(), column: column.to_owned(), pattern: None }
 }
 
 /// Reads a file of the name.
@@ -270,4 +270,55 @@ fn test_prompts_are_compared_by_content() {
         Some(1)
     );
     assert_eq!(overlap(&train, &data(&["What is 2*2?", "NAME A CAT."])), None);
+}
+
+/// GSM8K writes the answer behind its solution.
+#[test]
+fn a_field_may_be_a_part_of_a_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |rows: &[&str], pattern: &str, filter: Option<DataFormula>, whole: bool| {
+        fs::write(folder.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+        let answer = FieldColumn { pattern: Some(pattern.to_owned()), ..column("answer", "answer") };
+        let columns = vec![column("prompt", "question"), answer, column("solution", "answer")];
+        let source = DataSource { columns, filter, ..DataSource::file("rows.jsonl") };
+        let field = |name| Field { name, kind: FieldKind::Text };
+        let fields = [Field { name: "answer", kind: FieldKind::Number }, field("solution")];
+        let request = DatasetRequest {
+            source: &source,
+            format: &PromptFormat::Text,
+            fields: &fields,
+            whole,
+            routes: &[],
+            numbers: &[],
+            notes: None,
+        };
+        Dataset::read(folder.path(), request)
+    };
+    let first = r#"{"question": "2*36?", "answer": "2*36=72.\n#### 72"}"#;
+    let second = r#####"{"question": "1/2 of 8?", "answer": "#### 4"}"#####;
+    let none = r#"{"question": "?", "answer": "no number"}"#;
+    let data = read(&[first, second], "#### (.*)", None, true).unwrap();
+    assert_eq!(texts(&data, "answer"), ["72", "4"]);
+    assert_eq!(texts(&data, "solution"), ["2*36=72.\n#### 72", "#### 4"]);
+    // A program that reads whole rows sees the same.
+    assert_eq!(data.object(0)["answer"], "72");
+    assert_eq!(data.object(0)["solution"], "2*36=72.\n#### 72");
+    assert_eq!(data.object(0).get("question"), None);
+    // Without a group, the whole match; the first match counts.
+    let whole = read(&[first, second], "[0-9]+", None, false).unwrap();
+    assert_eq!(texts(&whole, "answer"), ["2", "4"]);
+    assert_ne!(whole.hash, data.hash);
+    let (text, help) = problem(read(&[first, none], "#### (.*)", None, false));
+    assert_eq!(text, "the field `answer`: \"#### (.*)\" matches nothing in \"no number\"");
+    assert_eq!(help, "change the pattern of `extract`, or leave the row out");
+    // The extracted text is checked as a column's would be.
+    let (text, _) = problem(read(&[first], "(.*)\\n", None, false));
+    assert!(text.contains("must be a number"), "{text}");
+    // A filter that reads the field leaves out the rows that lack it.
+    let positive = DataFormula::of_signal(&mopd_plan::Signal::Data { field: "answer".to_owned() });
+    let kept = read(&[none, second], "#### (.*)", positive, false).unwrap();
+    assert_eq!(texts(&kept, "answer"), ["4"]);
+    // A pattern within the language may still be too large for memory.
+    let (text, help) = problem(read(&[first], r"(\w{900}){900}", None, false));
+    assert!(text.contains("can't be used") && help.contains("shorter pattern"), "{text}");
 }

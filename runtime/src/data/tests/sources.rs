@@ -36,7 +36,7 @@ struct Pair {
 }
 
 fn column(field: &str, column: &str) -> FieldColumn {
-    FieldColumn { field: field.to_owned(), column: column.to_owned() }
+    FieldColumn { field: field.to_owned(), column: column.to_owned(), pattern: None }
 }
 
 fn request<'a>(

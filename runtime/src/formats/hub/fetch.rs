@@ -7,18 +7,19 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use mopd_store::named::RepositoryKind;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::http::{Response, StatusCode, Uri, header, uri};
 use ureq::{Agent, Body};
 
-use super::Endpoint;
+use super::{Endpoint, Repository};
 
 /// Most bytes of a repository's listing.
 const LONGEST_LIST: u64 = 32 << 20;
-/// Most bytes of a file other than weights: the largest tokenizers have some 40 MiB.
+/// Most bytes of a file other than weights and data: the largest tokenizers have some 40 MiB.
 pub(super) const LARGEST_COMPANION: u64 = 1 << 30;
-/// The limit for weights.
+/// The limit for weights and data.
 pub(super) const UNLIMITED: u64 = u64::MAX;
 const REDIRECTS: u32 = 10;
 /// Retries after a broken connection; the bytes received so far are kept.
@@ -78,10 +79,11 @@ impl<'h> HubClient<'h> {
         HubClient { agent: config.build().into(), endpoint, authorization }
     }
 
-    /// The commit and the files of `repository` at `revision` now.
-    pub fn listing(&self, repository: &str, revision: &str) -> Result<RepositoryListing, FetchProblem> {
-        let mut response =
-            self.get(&format!("api/models/{repository}/revision/{}", encoded(revision)), Range::All)?;
+    /// The commit and the files of a repository at `revision` now.
+    pub fn listing(&self, repository: Repository, revision: &str) -> Result<RepositoryListing, FetchProblem> {
+        let Repository { kind, name } = repository;
+        let path = format!("api/{}/{name}/revision/{}", kind.plural(), encoded(revision));
+        let mut response = self.get(&path, Range::All)?;
         if !response.status().is_success() {
             return Err(FetchProblem::Status(response.status()));
         }
@@ -102,7 +104,7 @@ impl<'h> HubClient<'h> {
     /// Downloads one file of a commit to `destination`, whole or not at all. Resumes a partial download.
     pub fn file(
         &self,
-        repository: &str,
+        repository: Repository,
         commit: &str,
         file: &str,
         limit: u64,
@@ -110,8 +112,8 @@ impl<'h> HubClient<'h> {
     ) -> Result<(), FetchProblem> {
         let folder = destination.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(FetchProblem::Disk)?;
-        let name = file.rsplit('/').next().unwrap_or(file);
-        let part_path = folder.join(format!(".{name}.incomplete"));
+        let last = file.rsplit('/').next().unwrap_or(file);
+        let part_path = folder.join(format!(".{last}.incomplete"));
         let mut options = OpenOptions::new();
         let mut part = options
             .read(true)
@@ -129,7 +131,12 @@ impl<'h> HubClient<'h> {
             };
         }
         let within: Vec<String> = file.split('/').map(|part| encoded(part).to_string()).collect();
-        let path = format!("{repository}/resolve/{commit}/{}", within.join("/"));
+        let Repository { kind, name } = repository;
+        let before = match kind {
+            RepositoryKind::Model => "",
+            RepositoryKind::Dataset => "datasets/",
+        };
+        let path = format!("{before}{name}/resolve/{commit}/{}", within.join("/"));
         let mut attempt = 0;
         while let Err(trouble) = self.rest_of(&path, &mut part, limit) {
             let passes = match &trouble {

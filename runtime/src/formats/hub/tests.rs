@@ -1,3 +1,4 @@
+mod datasets;
 mod hostile;
 
 use std::collections::BTreeMap;
@@ -112,12 +113,14 @@ fn serve(
             });
             let path = request.split(' ').nth(1).unwrap().to_owned();
             log.lock().unwrap().push(path.clone());
-            let body = if path == "/api/models/org/tiny/revision/main" {
+            let listings = ["/api/models/org/tiny/revision/main", "/api/datasets/org/tiny/revision/main"];
+            let body = if listings.contains(&path.as_str()) {
                 let siblings: Vec<_> =
                     files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
                 Some(serde_json::json!({ "sha": commit, "siblings": siblings }).to_string())
             } else {
-                let file = path.strip_prefix(&format!("/org/tiny/resolve/{commit}/"));
+                let file = path.strip_prefix("/datasets").unwrap_or(&path);
+                let file = file.strip_prefix(&format!("/org/tiny/resolve/{commit}/"));
                 file.and_then(|file| files.get(file)).map(|text| (*text).to_owned())
             };
             let answer = match (body, range) {

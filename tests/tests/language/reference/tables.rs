@@ -241,7 +241,9 @@ impl Group {
             BuiltinKind::Support(_) => Group::Supports,
             BuiltinKind::Measure(_) => Group::Measures,
             BuiltinKind::Schedule(_) => Group::Schedules,
-            BuiltinKind::Data(DataName::Dataset | DataName::Columns | DataName::File) => Group::Data,
+            BuiltinKind::Data(DataName::Dataset | DataName::Columns | DataName::Extract | DataName::File) => {
+                Group::Data
+            }
             BuiltinKind::Reward(_) => Group::Rewards,
             BuiltinKind::Rollout(_) => Group::Rollouts,
             BuiltinKind::Edit(_) => Group::Edits,

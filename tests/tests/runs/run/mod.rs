@@ -13,6 +13,7 @@ mod exported_rewards;
 mod faulty_data;
 mod finite;
 mod guards;
+mod hub_data;
 mod keys;
 mod leftovers;
 mod merges;

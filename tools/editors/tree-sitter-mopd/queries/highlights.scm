@@ -87,7 +87,7 @@
     ; teachers and panels
     "served" "logits" "mixture" "geometric" "debate" "integer" "env"
     ; optimisers, comparisons, evaluations
-    "dataset" "columns" "file" "lora" "dora" "layers" "changed" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "validate"
+    "dataset" "columns" "extract" "file" "lora" "dora" "layers" "changed" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "validate"
     "gradient_alignment" "powers_of"
     ; guards
     "warn" "stop" "lower_lr" "initial" "recent"

@@ -269,8 +269,9 @@ fn redirections_end_and_stay_private() {
 
 fn fetched(address: &str, limit: u64, to: &Path) -> Result<Vec<u8>, String> {
     let endpoint = Endpoint::new(&format!("http://{address}")).unwrap();
-    let got = HubClient::new(&endpoint, None).file("org/tiny", FIRST, "a file.json", limit, to);
-    got.map_err(|trouble| message(&failed("org/tiny", "main", &endpoint, trouble)).0)?;
+    let got =
+        HubClient::new(&endpoint, None).file(Repository::model("org/tiny"), FIRST, "a file.json", limit, to);
+    got.map_err(|trouble| message(&failed(Repository::model("org/tiny"), "main", &endpoint, trouble)).0)?;
     let left = tree(to.parent().unwrap());
     assert_eq!(left.len(), 1, "{left:?}");
     Ok(fs::read(to).unwrap())
@@ -374,7 +375,7 @@ fn two_fetch_a_file_once() {
                 scope.spawn(|| {
                     let endpoint = Endpoint::new(&format!("http://{address}")).unwrap();
                     HubClient::new(&endpoint, None)
-                        .file("org/tiny", FIRST, "f", 1000, &folder.path().join("f"))
+                        .file(Repository::model("org/tiny"), FIRST, "f", 1000, &folder.path().join("f"))
                         .unwrap();
                 })
             })
