@@ -19,6 +19,9 @@ pub fn files(launch: &str) -> [ExportFile; 2] {
 pub fn report(settings: &ExportSettings, single: bool, coverage: &mut Coverage) {
     for part in &settings.domains {
         let domain = part.domain;
+        if domain.reward.is_none() {
+            continue;
+        }
         let reward = domain.reward.facts();
         let construct = format!("reward of domain `{}`: `{}`", domain.name, reward.name);
         if single && reward.takes_lists {

@@ -78,7 +78,7 @@ pub fn warn_of_unused_names(declarations: &mut Declarations) {
                 imports.push((&**item, import));
             }
             ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => {
-                declared.extend(binding.index.iter().map(|index| Declaration::variable(index, item.span)));
+                declared.extend(binding.indices.iter().map(|index| Declaration::variable(index, item.span)));
             }
             ItemKind::Route(route) => declared.extend(variables_of(route)),
             ItemKind::Objective { body, .. } => {
