@@ -20,6 +20,14 @@ pub fn report(settings: &ExportSettings, single: bool, coverage: &mut Coverage) 
     for part in &settings.domains {
         let domain = part.domain;
         if domain.reward.is_none() {
+            if single {
+                let how = "the engine asks for a reward of each completion: it gets 0, which the loss does not read";
+                coverage.approximate(
+                    format!("domain `{}` without a reward", domain.name),
+                    domain.origin,
+                    how,
+                );
+            }
             continue;
         }
         let reward = domain.reward.facts();

@@ -1,5 +1,5 @@
-//! An edit of a model's settings, kept as a variant: the model as it was, and beside it one with what the edit
-//! changed.
+//! An edit of a model's settings, kept as a variant: the model as it was, and beside it one with what the
+//! edit changed.
 
 use super::ENTRY;
 use crate::check::declared_name;

@@ -189,7 +189,7 @@ fn family_of(
         let before = checker.diagnostics.count();
         let inner = inner.named(&member_name);
         members.push((key, family_of(checker, &member_name, inside, binding, teacher, &inner)));
-        findings.add(&member_name, checker.diagnostics.heard_since(before));
+        findings.add(&member_name, &checker.diagnostics.heard_since(before));
     }
     findings.name_members(checker, index);
     Value::Family(Rc::new(FamilyMembers { name: name.to_owned(), members }))

@@ -1,6 +1,8 @@
 //! The diagnostics of a check so far, found by place: a file of many mistakes asks for each whether it is
 //! known.
 
+use std::cell::RefCell;
+
 use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic, Label, Severity};
@@ -16,7 +18,7 @@ pub struct ReportedDiagnostics {
     beside: FxHashMap<(Code, Span), usize>,
     has_errors: bool,
     /// What was reported, again as well.
-    heard: Vec<(Code, Span)>,
+    heard: RefCell<Vec<(Code, Span)>>,
 }
 
 impl ReportedDiagnostics {
@@ -24,7 +26,7 @@ impl ReportedDiagnostics {
     /// use, but its mistakes are reported once.
     pub fn add(&mut self, diagnostic: Diagnostic) {
         let key = (diagnostic.code, diagnostic.primary.span);
-        self.heard.push(key);
+        self.heard.get_mut().push(key);
         let known = self.at.entry(key).or_default();
         if known.iter().any(|known| same_but_for_members(&self.all[*known].message, &diagnostic.message)) {
             return;
@@ -37,19 +39,23 @@ impl ReportedDiagnostics {
         self.all.push(diagnostic);
     }
 
-    /// Whether there is a diagnostic of this code at this place.
+    /// Whether there is a diagnostic of this code at this place. Who asks would report it again.
     pub fn is_reported(&self, code: Code, span: Span) -> bool {
-        self.at.get(&(code, span)).is_some_and(|known| !known.is_empty())
+        let known = self.at.get(&(code, span)).is_some_and(|known| !known.is_empty());
+        if known {
+            self.heard.borrow_mut().push((code, span));
+        }
+        known
     }
 
     /// How many reports there were, for [`ReportedDiagnostics::heard_since`].
     pub fn count(&self) -> usize {
-        self.heard.len()
+        self.heard.borrow().len()
     }
 
     /// What was reported after so many reports.
-    pub fn heard_since(&self, count: usize) -> &[(Code, Span)] {
-        self.heard.get(count..).unwrap_or_default()
+    pub fn heard_since(&self, count: usize) -> Vec<(Code, Span)> {
+        self.heard.borrow().get(count..).unwrap_or_default().to_vec()
     }
 
     /// Adds a note to the diagnostics of this code at this place whose message does not say `without`.

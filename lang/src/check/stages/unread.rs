@@ -1,5 +1,5 @@
-//! Settings of a stage that its other settings have no use for: a variant of a stage leaves some. Each is warned
-//! of, and is no part of the stage, so that the stage is the same as without it.
+//! Settings of a stage that its other settings have no use for: a variant of a stage leaves some. Each is
+//! warned of, and is no part of the stage, so that the stage is the same as without it.
 
 use crate::diag::{Code, Diagnostic};
 use mopd_experiment::formula::Role;
