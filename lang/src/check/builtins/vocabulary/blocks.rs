@@ -35,8 +35,8 @@ settings! {
         format: Option<Format>,
         /// With `format = chat`: the system message of every conversation that has none.
         system: Option<Text>,
-        /// The reward of a completion, from 0 to 1, or any number with `range: any`. A domain of which nothing
-        /// reads rewards needs none.
+        /// The reward of a completion, from 0 to 1, or any number with `range: any`. Needed where
+        /// something reads it.
         reward: Option<Reward>,
         /// Share of the prompts if several domains are mixed; all shares add up to 1.
         share: Option<Fraction>,
