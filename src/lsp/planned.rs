@@ -53,8 +53,8 @@ impl<'a> DocumentPlan<'a> {
         }
     }
 
-    /// The options with which a run makes one model and what it needs, with the tables of the file, in a folder
-    /// of its own. `None` for what no table has as a row.
+    /// The options with which a run makes one model and what it needs, with the tables of the file, in a
+    /// folder of its own. `None` for what no table has as a row.
     pub fn alone(&self, name: &str) -> Option<Vec<String>> {
         let tables = &self.plan.experiment.comparisons;
         let is_of =

@@ -1,5 +1,5 @@
-//! Code lenses above declarations: run the experiment or one model of its tables, audit an objective, and each
-//! stage's fate in a run.
+//! Code lenses above declarations: run the experiment or one model of its tables, audit an objective, and
+//! each stage's fate in a run.
 
 use lsp_types::{CodeLens, CodeLensParams, Command};
 use mopd_lang::check::index::SymbolKind;

@@ -441,7 +441,8 @@ fn lines_above_declarations_tell_what_reruns() {
     );
 }
 
-/// A model that is a row of a table can be run alone, with what it needs: the options are those of `mopd run`.
+/// A model that is a row of a table can be run alone, with what it needs: the options are those of
+/// `mopd run`.
 #[test]
 fn a_row_of_a_table_can_be_run_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
