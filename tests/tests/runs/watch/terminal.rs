@@ -48,7 +48,8 @@ fn another_size_is_drawn_at_once() {
     assert!(drawn.contains("stages"), "{drawn:?} {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Starts a program on a pseudo-terminal, edits a file once it has been checked, and presses `v` when the edit is shown.
+/// Starts a program on a pseudo-terminal, edits a file once it has been checked, and presses `v` when the
+/// edit is shown.
 const KEEP: &str = r#"
 import fcntl, os, pty, select, struct, sys, termios, time
 
