@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mopd_plan::difference::{ChangeKind, DifferenceKind, PlanDifference, difference};
-use mopd_plan::{Plan, Stage, StageFacts};
+use mopd_plan::{Comparison, Plan, Stage, StageFacts};
 
 use super::session::{Document, Session};
 use super::uri;
@@ -51,6 +51,23 @@ impl<'a> DocumentPlan<'a> {
                 format!("{}, against {}{whole}", difference.summary(), shown(folder))
             }
         }
+    }
+
+    /// The options with which a run makes one model and what it needs, with the tables of the file, in a
+    /// folder of its own. `None` for what no table has as a row.
+    pub fn alone(&self, name: &str) -> Option<Vec<String>> {
+        let tables = &self.plan.experiment.comparisons;
+        let is_of =
+            |row: &str| row == name || row.strip_prefix(name).is_some_and(|rest| rest.starts_with('['));
+        // A dot in its name would end the name in `--set`.
+        let set = tables.iter().any(|table| table.rows.iter().any(|row| is_of(&row.label)))
+            && tables.iter().all(|table| !table.name.contains(['.', '=']));
+        set.then(|| {
+            let of_table =
+                |table: &Comparison| ["--set".to_owned(), format!("{}.models=[{name}]", table.name)];
+            let folder = ["--out".to_owned(), format!("runs/{name}")];
+            tables.iter().flat_map(of_table).chain(folder).collect()
+        })
     }
 
     /// The fate of the stages with this name in a run; `None` for names without a stage, and without an

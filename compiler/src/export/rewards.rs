@@ -19,6 +19,17 @@ pub fn files(launch: &str) -> [ExportFile; 2] {
 pub fn report(settings: &ExportSettings, single: bool, coverage: &mut Coverage) {
     for part in &settings.domains {
         let domain = part.domain;
+        if domain.reward.is_none() {
+            if single {
+                let how = "the engine asks for a reward of each completion: it gets 0, which the loss does not read";
+                coverage.approximate(
+                    format!("domain `{}` without a reward", domain.name),
+                    domain.origin,
+                    how,
+                );
+            }
+            continue;
+        }
         let reward = domain.reward.facts();
         let construct = format!("reward of domain `{}`: `{}`", domain.name, reward.name);
         if single && reward.takes_lists {

@@ -67,7 +67,7 @@ fn domain(experiment: &Experiment<Objective>, id: DomainId) -> DomainMeaning<'_>
         place: None,
         format,
         limit: *limit,
-        reward: Some(reward.clone().meaning()),
+        reward: (!reward.is_none()).then(|| reward.clone().meaning()),
     }
 }
 

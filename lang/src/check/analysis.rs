@@ -71,6 +71,7 @@ pub struct Checked {
     /// The axes of the `sweep`, also where the experiment has errors; empty if an axis is faulty.
     pub sweep: Vec<SweepAxis>,
     objectives: Vec<NamedObjective>,
+    changed_models: Vec<Span>,
     pub origins: Vec<Span>,
     pub stopped: bool,
 }
@@ -132,6 +133,7 @@ impl Checker {
             experiment,
             sweep: parts.sweep,
             objectives: parts.objectives,
+            changed_models: parts.changed_models,
             origins: reporter.origins,
             stopped: false,
         }
@@ -214,6 +216,7 @@ impl Checked {
             experiment: None,
             sweep: Vec::new(),
             objectives: Vec::new(),
+            changed_models: Vec::new(),
             origins: Vec::new(),
             stopped: true,
         }
@@ -224,7 +227,11 @@ impl Checked {
         let audited = match (&self.experiment, audit) {
             (Some(experiment), Some(audit)) if !has_errors(&self.diagnostics) => {
                 self.diagnostics.extend(audit(experiment, &self.origins));
-                self.diagnostics.extend(evaluation::left_out(experiment, &self.origins));
+                self.diagnostics.extend(evaluation::left_out(
+                    experiment,
+                    &self.origins,
+                    &self.changed_models,
+                ));
                 true
             }
             _ => false,

@@ -246,11 +246,10 @@ impl RunFindings {
     /// Each finding once. One that not all runs have names the values that it belongs to.
     pub fn merged(self, combinations: &Combinations) -> Vec<Diagnostic> {
         let count = combinations.len();
-        // A comment that silences a warning of one run has nothing to silence in others.
-        let findings = self
-            .all
-            .into_iter()
-            .filter(|finding| finding.diagnostic.code != Code::UnusedAllow || finding.runs.len() == count);
+        // What one run has no use for, another may use.
+        let findings = self.all.into_iter().filter(|SharedFinding { diagnostic, runs, .. }| {
+            diagnostic.severity == Severity::Error || !diagnostic.code.is_of_unused() || runs.len() == count
+        });
         let mut merged: Vec<Diagnostic> = findings.map(|finding| named(finding, combinations)).collect();
         merged.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         merged

@@ -11,11 +11,12 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::diag::{Code, Diagnostic};
-use crate::source::{FileId, Span};
+use crate::source::{FileId, SourceFile, Span};
 use crate::syntax::ast::{Index, Item, ItemKind, Name, Route, Statement, Use};
 use crate::syntax::words::is_word_byte;
 
 use crate::check::declarations::Declarations;
+use crate::check::evaluate::overrides;
 use crate::check::names::allow::with_blanks;
 use crate::check::names::callable::signature;
 use crate::check::names::labels::labels;
@@ -60,9 +61,19 @@ pub fn warn_of_unused_names(declarations: &mut Declarations) {
     let text = declarations.sources.file(file).text.as_str();
     let everywhere = Span::new(file, 0, text.len());
     let labels = LazyCell::new(|| labels(tree.items.iter().map(|item| &**item)));
+    // `--set student.objective=forward` reads a name too.
+    let of_set = |file: &SourceFile| file.path.starts_with(overrides::PATH);
+    let set: Vec<&str> = declarations
+        .sources
+        .files()
+        .map(|(_, file)| file)
+        .filter(|file| of_set(file))
+        .filter_map(|file| Some(file.text.split_once('=')?.1))
+        .collect();
     let mentions = |declared: &Declaration, passed_over: &[Span]| {
         let is_label = |at: usize| labels.contains(&(at as u32));
-        mentioned(text, file, declared, passed_over, &is_label)
+        let in_set = |text: &&str| words_in(text, 0..text.len(), declared.name).next().is_some();
+        mentioned(text, file, declared, passed_over, &is_label) || set.iter().any(in_set)
     };
     for item in &tree.items {
         match &item.kind {
@@ -78,7 +89,7 @@ pub fn warn_of_unused_names(declarations: &mut Declarations) {
                 imports.push((&**item, import));
             }
             ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => {
-                declared.extend(binding.index.iter().map(|index| Declaration::variable(index, item.span)));
+                declared.extend(binding.indices.iter().map(|index| Declaration::variable(index, item.span)));
             }
             ItemKind::Route(route) => declared.extend(variables_of(route)),
             ItemKind::Objective { body, .. } => {

@@ -34,6 +34,11 @@ impl Code {
         matches!(self, Code::MissingFile | Code::DataMismatch)
     }
 
+    /// Whether it says that something is not used.
+    pub fn is_of_unused(self) -> bool {
+        self.name().starts_with("unused-")
+    }
+
     /// Whether the check in an editor can't report it, because it needs the gradient audit, the files, or the
     /// whole experiment.
     pub fn needs_audit(self) -> bool {

@@ -28,6 +28,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod values;
+mod variants;
 
 pub use audited::AuditDiagnostics;
 pub use complete::{Candidate, CandidateKind, CompletionEntry, Import, complete};
@@ -43,6 +44,7 @@ pub use rename::{RenameProblem, check_new_name, renameable};
 pub use semantic::{SemanticToken, SemanticTokenKind, semantic_tokens};
 pub use signature::{Signature, signature_help};
 pub use symbols::{Outline, declarations, outline};
+pub use variants::kept_as_variant;
 
 use crate::source::FileId;
 use crate::syntax::parse;

@@ -139,7 +139,7 @@ fn varied(analysis: &Analysis, id: SymbolId) -> Option<Refactoring> {
         ExprKind::With { .. } => true,
         _ => false,
     };
-    if binding.index.is_some() || !has_settings {
+    if !binding.indices.is_empty() || !has_settings {
         return None;
     }
     let is_taken = |name: &str| entry.items.iter().any(|item| name_of(item) == Some(name));

@@ -201,7 +201,8 @@ pub struct Index {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
     pub name: Name,
-    pub index: Option<Index>,
+    /// `[how in { ... }][d in domains]`: a family of families.
+    pub indices: Vec<Index>,
     pub value: Expr,
 }
 
@@ -317,11 +318,13 @@ pub enum ExprKind {
         block: Option<Block>,
     },
     List(Vec<Expr>),
-    /// `student with { lr = 1e-4 }`
+    /// `student with { lr = 1e-4 }`, `student with quick`
     With {
         base: Box<Expr>,
-        block: Block,
+        changes: Box<Expr>,
     },
+    /// `{ lr = 1e-4, steps = 12 }`, not behind a call
+    Settings(Block),
     /// `{ gold: gold(), uld: uld() }`, after the `in` of a family or a sweep.
     NamedValues(Vec<NamedValue>),
     Unary {

@@ -111,7 +111,7 @@ structs! {
     Use { module, names }
     Parameter { name, annotation, default }
     Index { name, over }
-    Binding { name, index, value }
+    Binding { name, indices, value }
     NamedValue { name, value }
     WhereBinding { name, value }
     Block { span, statements, broken }
@@ -172,7 +172,8 @@ enums! {
         Index { base, index },
         Call { callee, arguments, block },
         List(elements),
-        With { base, block },
+        With { base, changes },
+        Settings(block),
         NamedValues(values),
         Unary { operator, operand },
         Binary { operator, operator_span, left, right },

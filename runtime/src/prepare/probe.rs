@@ -27,6 +27,9 @@ const ANSWER: &str = "answer";
 /// any. One record alone would not reveal a function that returns one result however many it is given. The
 /// completion is the record's answer, or else its prompt, since no model can write one yet.
 pub fn ask(data: &DomainData, control: &Control) -> Result<()> {
+    if data.verifier.is_none() {
+        return Ok(());
+    }
     let read = data.tests.iter().chain(&data.train).chain(turns(data)).chain(&data.validation);
     let Some(prompts) = read.into_iter().next() else { return Ok(()) };
     let dataset: &Dataset = &prompts.dataset;

@@ -12,6 +12,8 @@ use crate::quote::quote;
 /// Displays as one line; [`RewardError::help`] has advice, or the standard error of a command.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RewardError {
+    #[error("the domain has no `reward`")]
+    None,
     #[error("the data has no {} `{field}` for the prompt {}", kind_name(*kind), quote(prompt))]
     Field { field: String, kind: FieldKind, prompt: String },
     /// `program` is the kind of program and its name: a command or a function.
@@ -72,6 +74,7 @@ impl RewardError {
                 "commands run by `sh` in the folder of the experiment's file".to_owned()
             }
             RewardError::Ended { how, stderr, .. } => program::how_it_ended(*how, stderr),
+            RewardError::None => "add `reward = ...` to the domain".to_owned(),
             RewardError::Stopped => String::new(),
             RewardError::TimedOut { stderr, .. } => {
                 format!(

@@ -23,7 +23,7 @@ use self::command::CommandReward;
 use self::http::Http;
 use self::json_schema::JsonSchema;
 use self::parts::{Part, Parts};
-use self::rules::{ExactMatchRule, NumericRule, RegexRule};
+use self::rules::{ExactMatchRule, NoReward, NumericRule, RegexRule};
 use self::unit_tests::UnitTests;
 use crate::control::Control;
 use crate::data::FieldKind;
@@ -75,6 +75,11 @@ trait Judge: Send + Sync {
         self.parts().iter().flat_map(|part| part.verifier.take_opened()).collect()
     }
 
+    /// Whether it judges nothing.
+    fn is_none(&self) -> bool {
+        false
+    }
+
     fn file_hash(&self, path: &str) -> Option<&str> {
         self.parts().iter().find_map(|part| part.verifier.file_hash(path))
     }
@@ -102,7 +107,13 @@ impl Verifier {
                 Box::new(Http::new(url, *time_limit_seconds, *batch, *range)?)
             }
             plan::Reward::Parts { parts } => Box::new(Parts::new(parts, base)?),
+            plan::Reward::None => Box::new(NoReward),
         }))
+    }
+
+    /// Whether the domain has no reward. Then nothing asks for one.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
     }
 
     /// The names of its parts, if it combines several verifiers.

@@ -13,6 +13,19 @@ use crate::data::numerals::{self, Numeral};
 use crate::quote::quote;
 use crate::zip::zip_equal;
 
+/// Of a domain without a reward.
+pub(super) struct NoReward;
+
+impl Judge for NoReward {
+    fn judge(&self, _: &[RewardInput], _: &Control) -> Result<Vec<Judgement>, RewardError> {
+        Err(RewardError::None)
+    }
+
+    fn is_none(&self) -> bool {
+        true
+    }
+}
+
 pub(super) struct ExactMatchRule {
     pub field: String,
 }

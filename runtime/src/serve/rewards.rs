@@ -100,6 +100,12 @@ impl RecordJudge {
             if of_domain.is_empty() {
                 continue;
             }
+            // The engine asks for a number all the same; the loss reads none.
+            if verifier.is_none() {
+                let nothing = Judgement { reward: 0.0, feedback: None, parts: Vec::new() };
+                of_domain.into_iter().for_each(|at| judgements[at] = Some(nothing.clone()));
+                continue;
+            }
             let input = |at: &usize| RewardInput {
                 prompt: &records[*at].prompt,
                 completion: &asked[*at].1,

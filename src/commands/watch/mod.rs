@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use mopd_lang::ide::{ENTRY, kept_as_variant};
 use mopd_plan::difference::{PlanDifference, of_families};
 use mopd_plan::events::WorkerRequest;
 use mopd_plan::results::Results;
@@ -101,6 +102,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<CommandStatus, Problem> {
         start_at: None,
         saved: Vec::new(),
         latest: None,
+        texts: [None, None],
         waiting: None,
         data_changed: false,
         job: None,
@@ -152,6 +154,8 @@ struct WatchSession<'a> {
     saved: Vec<Instant>,
     /// The last valid text, which is running, has run or is waiting.
     latest: Option<Rc<Sweep>>,
+    /// The last valid text, and the one before it.
+    texts: [Option<String>; 2],
     waiting: Option<Rc<Sweep>>,
     /// Whether data files have changed since the last runs began: the current runs use the old ones.
     data_changed: bool,
@@ -208,10 +212,14 @@ impl WatchSession<'_> {
             }
             WatchEvent::Interrupt => self.quit(),
             WatchEvent::Key(key) => {
-                if let Ui::View(view) = &mut self.ui
-                    && view.key(key) == view::Action::Quit
-                {
-                    self.quit();
+                let action = match &mut self.ui {
+                    Ui::View(view) => view.key(key),
+                    _ => view::Action::Nothing,
+                };
+                match action {
+                    view::Action::Quit => self.quit(),
+                    view::Action::KeepVariant => self.keep_variant(),
+                    view::Action::Nothing => {}
                 }
             }
             WatchEvent::Resized => {
@@ -333,6 +341,10 @@ impl WatchSession<'_> {
             WatchMessage::Checked { analysis: &analysis, news: &news, refused: &refused, clean, running };
         self.ui.note(&checked);
         let Some(sweep) = sweep else { return Ok(()) };
+        let text = &analysis.sources.file(ENTRY).text;
+        if self.texts[0].as_ref() != Some(text) {
+            self.texts = [Some(text.clone()), self.texts[0].take()];
+        }
         self.files.follow_data(sweep.compiled().map(|(_, compiled)| &compiled.plan), &folder_of(path));
         self.clean(Rc::new(sweep));
         Ok(())
@@ -372,6 +384,30 @@ impl WatchSession<'_> {
         }
         self.waiting = Some(sweep);
         self.settle();
+    }
+
+    /// Makes the last edit a model of its own, beside the model as it was.
+    fn keep_variant(&mut self) {
+        let path = &self.arguments.file;
+        let [Some(text), Some(before)] = &self.texts else {
+            return self
+                .ui
+                .note(&WatchMessage::Said("there is no edit yet that could be kept as a variant\n"));
+        };
+        let on_disk = std::fs::read_to_string(path);
+        let kept = match on_disk {
+            Ok(on_disk) if on_disk != *text => {
+                Err("the file has changed since, so the edit is not kept as a variant")
+            }
+            Ok(_) => kept_as_variant(before, text),
+            Err(_) => Err("the file can't be read, so the edit is not kept as a variant"),
+        };
+        let said = match kept.map(|kept| std::fs::write(path, kept)) {
+            Ok(Ok(())) => "kept as a variant\n".to_owned(),
+            Ok(Err(error)) => format!("the variant can't be written: {error}\n"),
+            Err(reason) => format!("{reason}\n"),
+        };
+        self.ui.note(&WatchMessage::Said(&said));
     }
 
     fn report_edit(&mut self, edit: &PlanDifference) {

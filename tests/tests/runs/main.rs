@@ -19,4 +19,5 @@ mod sweep;
 mod sweep_page;
 mod tokenizer;
 mod training;
+mod variants;
 mod watch;

@@ -173,14 +173,19 @@ module.exports = grammar({
       ),
     sum_item: ($) => seq("sum", field("name", $.identifier), field("parameters", $.parameters), $._value),
     teacher_item: ($) =>
-      seq("teacher", field("name", $.identifier), optional(choice($.family, field("parameters", $.parameters))), $._value),
+      seq(
+        "teacher",
+        field("name", $.identifier),
+        optional(choice(repeat1($.family), field("parameters", $.parameters))),
+        $._value,
+      ),
     route_item: ($) => seq("route", field("body", $.arms)),
     sweep_item: ($) => seq("sweep", field("body", $.axes)),
     axes: ($) => entries($, $.axis),
     axis: ($) => seq(field("name", $.identifier), "in", field("values", choice($.named_values, $.expression))),
 
     _binding: ($) => seq(field("name", $.identifier), $._value),
-    _family_binding: ($) => seq(field("name", $.identifier), optional($.family), $._value),
+    _family_binding: ($) => seq(field("name", $.identifier), repeat($.family), $._value),
     _function_binding: ($) => seq(field("name", $.identifier), field("parameters", optional($.parameters)), $._value),
 
     // In a block a comma ends the entry, so there a `where` has one binding.
@@ -339,13 +344,24 @@ module.exports = grammar({
         $.match_expression,
         $.boolean,
         $.identifier,
+        $.settings,
       ),
 
     call: ($) => prec(POWER.chain, seq(field("function", $._chain), field("arguments", $.arguments))),
     // `llama { ... }`, `sft(base, on: d) { ... }`
     application: ($) => prec(POWER.chain, seq(field("constructor", $._chain), field("body", $.block))),
-    // `student with { lr = 1e-4 }`
-    changed: ($) => prec(POWER.chain, seq(field("base", $._chain), "with", field("body", $.block))),
+    // `student with { lr = 1e-4 }`, `student with quick`
+    changed: ($) =>
+      prec(
+        POWER.chain,
+        seq(field("base", $._chain), "with", choice(field("body", $.block), field("settings", $.identifier))),
+      ),
+    // `{ lr = 1e-4 }` that follows nothing
+    settings: ($) =>
+      braced(
+        $,
+        seq(repeat($._separator), $.statement, repeat(seq(repeat1($._separator), $.statement)), repeat($._separator)),
+      ),
     index: ($) => prec(POWER.chain, seq(field("of", $._chain), bracketed($, field("index", $.expression)))),
     field: ($) => prec(POWER.chain, seq(field("of", $._chain), ".", field("name", word($, $.field_name)))),
 

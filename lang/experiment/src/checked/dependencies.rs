@@ -170,7 +170,7 @@ impl Train {
     }
 
     /// The declared teachers that the stage uses, with those that these are composed of or listen to.
-    fn reachable_teachers(&self, teachers: &[Teacher]) -> Vec<TeacherId> {
+    pub fn reachable_teachers(&self, teachers: &[Teacher]) -> Vec<TeacherId> {
         let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
         waiting.extend(self.named_teachers());
         let mut seen = Vec::new();

@@ -86,6 +86,8 @@ pub enum Reward {
     },
     /// The weighted sum of other rewards. The weights add up to 1.
     Parts { parts: Vec<RewardPart> },
+    /// Nothing judges the completions of the domain, and nothing reads a reward of them.
+    None,
 }
 
 /// A text that is written in the file or read from the environment when the run starts.
@@ -303,7 +305,13 @@ impl Reward {
                 ..RewardFacts::program("http", *range, *time_limit_seconds)
             },
             Reward::Parts { parts } => RewardFacts::combined("parts", parts),
+            Reward::None => RewardFacts::rule("none", Verdict),
         }
+    }
+
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        *self == Reward::None
     }
 
     /// The rewards that it combines.
@@ -349,7 +357,8 @@ impl Reward {
             | Reward::Numeric { .. }
             | Reward::Regex { .. }
             | Reward::UnitTests { .. }
-            | Reward::Http { .. } => {}
+            | Reward::Http { .. }
+            | Reward::None => {}
         }
         reward
     }

@@ -146,10 +146,16 @@ fn declare_domain(
     let validation = given.validation.map(|rows| read(checker, rows, &env));
     let columns = read(checker, given.fields, &env).flatten().unwrap_or_default();
     let format = data::format(checker, given.format, given.system, &env);
-    let reward = read(checker, given.reward, &env);
+    let reward = given.reward.map(|reward| read(checker, reward, &env));
     let origin = checker.origin(name.span);
     let nowhere = || DataSource::file("", origin);
     // A faulty domain is declared all the same, so that no reference to it is reported too.
+    let any_reward = || Reward::ExactMatch { field: "answer".into() };
+    let reward = match reward {
+        Some(reward) => reward.unwrap_or_else(any_reward),
+        None if settings.broken => any_reward(),
+        None => Reward::None,
+    };
     checker.parts.domains.push(Domain {
         name: name.text.clone(),
         prompts: prompts.unwrap_or_else(nowhere),
@@ -159,7 +165,7 @@ fn declare_domain(
             .or_else(|| settings.broken.then(nowhere)),
         columns,
         format,
-        reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
+        reward,
         share: share.and_then(|share| share.value).unwrap_or(1.0),
         limit,
         origin,

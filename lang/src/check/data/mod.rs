@@ -270,7 +270,7 @@ pub fn format(
         }
         (Some((Some(PromptFormat::Text), place)), Some((_, system))) => {
             checker.report(
-                Diagnostic::error(
+                Diagnostic::warning(
                     Code::UnusedSetting,
                     system,
                     "prompts that are text have no system message",

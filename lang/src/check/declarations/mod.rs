@@ -81,6 +81,8 @@ pub struct ExperimentParts {
     pub sweep: Vec<SweepAxis>,
     pub objectives: Vec<NamedObjective>,
     pub marks: Vec<MarkedSetting>,
+    /// The places of the values that a `with` changes.
+    pub changed_models: Vec<Span>,
 }
 
 impl ExperimentParts {

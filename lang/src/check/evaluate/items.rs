@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Binding, ExprKind, Item, ItemKind, Name, Parameter};
+use crate::syntax::ast::{Binding, ExprKind, Index, Item, ItemKind, Name, Parameter};
 use crate::syntax::tokens;
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, Unit};
 use mopd_experiment::{
@@ -14,6 +14,7 @@ use mopd_experiment::{
 
 use crate::check::checker::{Checker, DEEPEST_CHAIN, ItemEffort};
 use crate::check::declarations::{Declarations, NamedObjective, plain_teachers};
+use crate::check::evaluate::members::MemberFindings;
 use crate::check::evaluate::{self, calls, overrides, with};
 use crate::check::evaluation::{benchmarks, sweep};
 use crate::check::formulas::{declared, schedules};
@@ -157,11 +158,24 @@ fn parameter_item(checker: &mut Checker, id: ItemId, parameter: &Parameter) -> V
 fn evaluate_binding(checker: &mut Checker, id: ItemId, binding: &Binding, teacher: bool) -> Value {
     let name = &binding.name;
     let env = Env::constant(id.module).named(&name.text);
-    let Some(index) = &binding.index else {
-        return bound(checker, &name.text, binding, teacher, &env);
+    family_of(checker, &name.text, &binding.indices, binding, teacher, &env)
+}
+
+/// One member for each element of the first index, each of which is a family over the others.
+fn family_of(
+    checker: &mut Checker,
+    name: &str,
+    indices: &[Index],
+    binding: &Binding,
+    teacher: bool,
+    env: &Env,
+) -> Value {
+    let Some((index, inside)) = indices.split_first() else {
+        return bound(checker, name, binding, teacher, env);
     };
     let mut members = Vec::new();
-    let Some(turns) = turns::members(checker, index, &env) else { return Value::Error };
+    let Some(turns) = turns::members(checker, index, env) else { return Value::Error };
+    let mut findings = MemberFindings::default();
     for (key, inner) in turns {
         let Some(key) = key else {
             let wanted = "a family has one member per domain, teacher, whole number or named value";
@@ -171,18 +185,23 @@ fn evaluate_binding(checker: &mut Checker, id: ItemId, binding: &Binding, teache
             );
             return Value::Error;
         };
-        let member_name = format!("{}[{}]", name.text, checker.parts.key_text(&key));
-        members.push((key, bound(checker, &member_name, binding, teacher, &inner.named(&member_name))));
+        let member_name = format!("{name}[{}]", checker.parts.key_text(&key));
+        let before = checker.diagnostics.count();
+        let inner = inner.named(&member_name);
+        members.push((key, family_of(checker, &member_name, inside, binding, teacher, &inner)));
+        findings.add(&member_name, &checker.diagnostics.heard_since(before));
     }
-    Value::Family(Rc::new(FamilyMembers { name: name.text.clone(), members }))
+    findings.name_members(checker, index);
+    Value::Family(Rc::new(FamilyMembers { name: name.to_owned(), members }))
 }
 
 fn bound(checker: &mut Checker, name: &str, binding: &Binding, teacher: bool, env: &Env) -> Value {
-    if let ExprKind::With { base, block } = &binding.value.kind {
-        let Some((value, env)) = with::changed(checker, base, block, binding.value.span, teacher, env) else {
+    if let ExprKind::With { base, changes } = &binding.value.kind {
+        let Some((value, env)) = with::changed(checker, base, changes, binding.value.span, teacher, env)
+        else {
             return Value::Error;
         };
-        let changed = Binding { name: binding.name.clone(), index: None, value };
+        let changed = Binding { name: binding.name.clone(), indices: Vec::new(), value };
         return bound(checker, name, &changed, teacher, &env);
     }
     if teacher {

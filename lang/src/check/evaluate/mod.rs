@@ -3,9 +3,14 @@
 pub mod calls;
 pub mod items;
 mod matches;
+mod members;
 pub mod overrides;
 mod texts;
 mod with;
+
+pub use with::named_member;
+
+use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
@@ -23,7 +28,7 @@ use crate::check::reporter::Reporter;
 use crate::check::suggestions::unknown_name::{self, all_domains};
 use crate::check::values::environment::Env;
 use crate::check::values::resolve::{Resolved, resolve};
-use crate::check::values::value::{MemberKey, Value};
+use crate::check::values::value::{MemberKey, NamedSettings, Value};
 use crate::check::{roles, rollouts};
 
 impl Checker {
@@ -77,10 +82,15 @@ fn evaluated(checker: &mut Checker, expr: &Expr, env: &Env) -> Value {
         ExprKind::Call { callee, arguments, block } => {
             calls::call(checker, expr, callee, arguments, block.as_ref(), env)
         }
-        ExprKind::With { base, block } => match with::changed(checker, base, block, expr.span, false, env) {
-            Some((value, env)) => checker.evaluate(&value, &env),
-            None => Value::Error,
-        },
+        ExprKind::With { base, changes } => {
+            match with::changed(checker, base, changes, expr.span, false, env) {
+                Some((value, env)) => checker.evaluate(&value, &env),
+                None => Value::Error,
+            }
+        }
+        ExprKind::Settings(block) => {
+            Value::Settings(Rc::new(NamedSettings { block: block.clone(), module: env.module }))
+        }
         ExprKind::NamedValues(_) => expected::misplaced(
             checker,
             expr.span,

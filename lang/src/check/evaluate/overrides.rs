@@ -17,6 +17,9 @@ use crate::check::read::numbers;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
+/// What the path of a value's file begins with.
+pub const PATH: &str = "--set ";
+
 /// Sets the values. Each is parsed as an expression in a file of its own, so that mistakes in it have a
 /// place.
 pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(String, String)]) {
@@ -27,7 +30,7 @@ pub fn apply_overrides(checker: &mut Checker, entry: ModuleId, overrides: &[(Str
             None => (None, name.as_str()),
         };
         let text = format!("let {parameter} = {value}\n");
-        let file = checker.sources.add(SourceFile { path: format!("--set {name}"), text: text.clone() });
+        let file = checker.sources.add(SourceFile { path: format!("{PATH}{name}"), text: text.clone() });
         let (tree, diagnostics) = parse(file, &text);
         let bad = !diagnostics.is_empty();
         for diagnostic in diagnostics {

@@ -11,6 +11,7 @@ use crate::check::read::changes::{MOST_CHANGES, Settings, change, circle};
 use crate::check::read::{expected, turns};
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
+use crate::check::values::value::Value;
 
 /// The value that `base with { ... }` stands for, and the environment of its names: that of the `with`, with
 /// the variable of the family that `base` is a member of. Reports what can't be changed: a teacher only where
@@ -18,7 +19,7 @@ use crate::check::values::environment::Env;
 pub fn changed(
     checker: &mut Checker,
     base: &Expr,
-    block: &Block,
+    changes: &Expr,
     span: Span,
     declares_teacher: bool,
     env: &Env,
@@ -32,11 +33,11 @@ pub fn changed(
         return None;
     }
     // Of changes of changes, the last ones count.
-    let mut blocks = vec![block.clone()];
+    let mut blocks = vec![settings_of(checker, changes, env)?];
     for _ in 0..MOST_CHANGES {
         match value.kind {
-            ExprKind::With { base, block } => {
-                blocks.push(block);
+            ExprKind::With { base, changes } => {
+                blocks.push(settings_of(checker, &changes, &inner)?);
                 Declared { value, env: inner, .. } = declared(checker, &base, &inner)?;
             }
             // Another name of a model.
@@ -68,6 +69,27 @@ pub fn changed(
     Some((value, inner))
 }
 
+/// The settings of `with { ... }`, or of `with quick`.
+fn settings_of(checker: &mut Checker, changes: &Expr, env: &Env) -> Option<Block> {
+    if let ExprKind::Settings(block) = &changes.kind {
+        return Some(block.clone());
+    }
+    match checker.evaluate(changes, env) {
+        Value::Settings(settings) if settings.module == env.module => Some(settings.block.clone()),
+        Value::Settings(_) => {
+            let text = "these settings are of another file, whose names they read";
+            let help = "declare them in this file: `let quick = { steps = 10 }`";
+            checker.report(Diagnostic::error(Code::TypeMismatch, changes.span, text).help(help));
+            None
+        }
+        other => {
+            let wanted = "`with` changes settings: `with { lr = 1e-4 }`, or their name after `let quick = { lr = 1e-4 }`";
+            expected::wrong_kind(checker, changes.span, wanted, &other);
+            None
+        }
+    }
+}
+
 fn text<'a>(reporter: &'a Reporter, expr: &Expr) -> &'a str {
     reporter.sources.text(expr.span)
 }
@@ -82,14 +104,14 @@ struct Declared {
 
 /// What declares a model or teacher, by its name or as a member of a family.
 fn declared(checker: &mut Checker, base: &Expr, env: &Env) -> Option<Declared> {
-    let (name, index) = match &base.kind {
-        ExprKind::Name(name) => (name, None),
-        ExprKind::Index { base: family, index } => match &family.kind {
-            ExprKind::Name(name) => (name, Some(index)),
-            _ => return not_declared(checker, base, env),
-        },
-        ExprKind::Error => return None,
-        _ => return not_declared(checker, base, env),
+    // A stage, or another change, that has no name of its own.
+    if matches!(base.kind, ExprKind::Call { .. } | ExprKind::With { .. }) {
+        return Some(Declared { value: base.clone(), teacher: false, env: env.clone() });
+    }
+    let (name, indices) = match (&base.kind, named_member(base)) {
+        (ExprKind::Error, _) => return None,
+        (_, Some(named)) => named,
+        (_, None) => return not_declared(checker, base, env),
     };
     let item = match env.local(name) {
         Some(_) => None,
@@ -99,20 +121,24 @@ fn declared(checker: &mut Checker, base: &Expr, env: &Env) -> Option<Declared> {
         return not_declared(checker, base, env);
     };
     let Some((binding, teacher)) = binding_of(checker, id) else { return not_declared(checker, base, env) };
+    if !teacher {
+        checker.parts.changed_models.push(binding.value.span);
+    }
     let mut inner = env.clone();
-    match (&binding.index, index) {
-        (None, None) => {}
-        (Some(family), Some(index)) => {
-            bind_member(checker, name, family, index, &mut inner)?;
+    match (&binding.indices[..], &indices[..]) {
+        (families, indices) if families.len() == indices.len() => {
+            for (family, index) in families.iter().zip(indices) {
+                bind_member(checker, name, family, index, env, &mut inner)?;
+            }
         }
-        (Some(family), None) => {
+        ([family, ..], _) if indices.len() < binding.indices.len() => {
             let text = format!("`{name}` is a family: `with` changes one member");
             let example =
                 format!("write `model other[{0} in ...] = {name}[{0}] with {{ ... }}`", family.name.text);
             checker.report(Diagnostic::error(Code::TypeMismatch, base.span, text).help(example));
             return None;
         }
-        (None, Some(_)) => {
+        _ => {
             // Says that it is no family.
             checker.evaluate(base, env);
             return None;
@@ -157,10 +183,30 @@ fn not_declared<T>(checker: &mut Checker, base: &Expr, env: &Env) -> Option<T> {
     None
 }
 
-/// Binds the variable of a family to its value in one member.
-fn bind_member(checker: &mut Checker, name: &str, family: &Index, index: &Expr, env: &mut Env) -> Option<()> {
+/// The name and the indices of `student`, `student[gold]`, `student[gold][sums]`.
+pub fn named_member(base: &Expr) -> Option<(&str, Vec<&Expr>)> {
+    match &base.kind {
+        ExprKind::Name(name) => Some((name, Vec::new())),
+        ExprKind::Index { base, index } => {
+            let (name, mut indices) = named_member(base)?;
+            indices.push(&**index);
+            Some((name, indices))
+        }
+        _ => None,
+    }
+}
+
+/// Binds the variable of a family to its value in one member, which an index in `outer` picks.
+fn bind_member(
+    checker: &mut Checker,
+    name: &str,
+    family: &Index,
+    index: &Expr,
+    outer: &Env,
+    env: &mut Env,
+) -> Option<()> {
     let members = turns::members(checker, family, &Env::constant(env.module))?;
-    let key = member_key(checker, index, members.iter().filter_map(|(key, _)| key.as_ref()), env)?;
+    let key = member_key(checker, index, members.iter().filter_map(|(key, _)| key.as_ref()), outer)?;
     let Some((_, member)) = members.into_iter().find(|(member, _)| member.as_ref() == Some(&key)) else {
         let text = format!("`{name}` has no member `{}`", checker.parts.key_text(&key));
         checker.report(Diagnostic::error(Code::UnknownName, index.span, text));

@@ -75,7 +75,7 @@ pub fn read_evaluation(
     let stop = read(checker, given.stop, env);
     let prompts = read(checker, prompts, env)?;
     let ((top_p, top_k), stop) = (truncation?, stop?.unwrap_or_default());
-    let evaluation = Evaluation {
+    let mut evaluation = Evaluation {
         samples: samples?,
         temperature: temperature?,
         max_tokens: max_tokens?,
@@ -88,7 +88,7 @@ pub fn read_evaluation(
         && let Some(place) = ["top_p", "top_k"].iter().find_map(|key| settings.key_span(key))
     {
         checker.report(
-            Diagnostic::error(
+            Diagnostic::warning(
                 Code::UnusedSetting,
                 place,
                 "a greedy completion takes the most probable token: nothing is cut off",
@@ -96,7 +96,7 @@ pub fn read_evaluation(
             .note(settings.place(&["temperature"]), "greedy")
             .help("remove it, or write a temperature above 0"),
         );
-        return None;
+        (evaluation.top_p, evaluation.top_k) = (None, None);
     }
     if evaluation.temperature == 0.0 && evaluation.samples > 1 {
         checker.report(

@@ -21,6 +21,7 @@ use crate::check::evaluation::{benchmarks, budgets};
 use crate::check::names::modules::ModuleId;
 use crate::check::read::{arguments, expected, read, settings};
 use crate::check::reporter::Reporter;
+use crate::check::stages::rewards;
 use crate::check::values::environment::Env;
 use crate::check::values::value::{MemberKey, Value};
 
@@ -108,7 +109,9 @@ pub fn comparison(
         benchmarks::check_metrics_of_benchmarks(checker, metrics, benchmarks, place);
     }
     let budget = budget(checker, &settings, given.budget, given.teachers, &env);
-    if !check_held_out(checker, &columns.domains, name.span) {
+    if !rewards::check_judged(checker, &columns.domains, name.span)
+        || !check_held_out(checker, &columns.domains, name.span)
+    {
         return None;
     }
     let (rows, normalized, budget) = (rows?, normalized?, budget.ok()?);
@@ -158,7 +161,7 @@ fn evaluation_of_table(
         if let Some(span) = settings.key_span(key) {
             let text = format!("every column is a benchmark, which sets its own `{key}`");
             checker.report(
-                Diagnostic::error(Code::UnusedSetting, span, text)
+                Diagnostic::warning(Code::UnusedSetting, span, text)
                     .help("remove it, or write it in the `eval`"),
             );
         }
@@ -240,10 +243,9 @@ fn budget(
     let Some(budget) = budget else {
         if let Some(span) = settings.key_span("teachers") {
             checker.report(
-                Diagnostic::error(Code::UnusedSetting, span, "nothing is counted here")
+                Diagnostic::warning(Code::UnusedSetting, span, "nothing is counted here")
                     .help("name the quantity that every row spends equally: `budget = sequences`"),
             );
-            return Err(Reported);
         }
         return Ok(None);
     };
@@ -286,33 +288,53 @@ fn rows(checker: &mut Checker, expr: &Expr, columns: &Columns, env: &Env) -> Opt
         .iter()
         .map(|item| {
             let label = row_label(checker, item);
-            match checker.evaluate(item, &env.named(&label)) {
-                // Members that differ in how they were made are rows; those of domains are columns of one.
-                Value::Family(family) if !family.is_by_domain() => {
-                    let rows = family.members.iter().map(|(key, member)| {
-                        let label = format!("{label}[{}]", checker.parts.key_text(key));
-                        Some(Row { models: row_models(checker, member.clone(), item, columns)?, label })
-                    });
-                    rows.collect()
-                }
-                value => Some(vec![Row { models: row_models(checker, value, item, columns)?, label }]),
-            }
+            let value = checker.evaluate(item, &env.named(&label));
+            rows_of(checker, value, item, columns, label)
         })
         .collect();
     let rows: Option<Vec<Vec<Row>>> = rows.into_iter().collect();
-    let mut rows = rows?.concat();
+    let rows = rows?;
+    // A family has several rows at one place.
+    let places: Vec<Span> =
+        rows.iter().zip(items).flat_map(|(rows, item)| rows.iter().map(|_| item.span)).collect();
+    let mut rows = rows.concat();
     let twice = |at: usize| {
         rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at))
     };
     if let Some((first, second)) = (1..rows.len()).find_map(twice) {
         let text = format!("`{}` stands in two rows of the table", rows[second].label);
-        let diagnostic = Diagnostic::error(Code::DuplicateName, items[second].span, text)
-            .label("the same models as above");
-        checker.report(diagnostic.note(items[first].span, "first listed here").help("list each model once"));
+        let diagnostic =
+            Diagnostic::error(Code::DuplicateName, places[second], text).label("the same models as above");
+        let diagnostic = match places[first] == places[second] {
+            true => diagnostic,
+            false => diagnostic.note(places[first], "first listed here"),
+        };
+        checker.report(diagnostic.help("list each model once"));
         return None;
     }
     tell_rows_apart(&checker.parts, &mut rows);
     Some(rows)
+}
+
+/// Members that differ in how they were made are rows; those of domains are columns of one.
+fn rows_of(
+    declarations: &mut Declarations,
+    value: Value,
+    item: &Expr,
+    columns: &Columns,
+    label: String,
+) -> Option<Vec<Row>> {
+    match value {
+        Value::Family(family) if !family.is_by_domain() => {
+            let mut rows = Vec::new();
+            for (key, member) in &family.members {
+                let label = format!("{label}[{}]", declarations.parts.key_text(key));
+                rows.extend(rows_of(declarations, member.clone(), item, columns, label)?);
+            }
+            Some(rows)
+        }
+        value => Some(vec![Row { models: row_models(declarations, value, item, columns)?, label }]),
+    }
 }
 
 /// A row is found by its label. Of several rows by the same call with other arguments, the later ones are

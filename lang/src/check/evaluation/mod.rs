@@ -11,7 +11,8 @@ use mopd_experiment::{Experiment, Model, ModelId, Origin, TeacherWeights};
 
 /// Warnings about models that the entry file trains and a run would leave out, because no table needs them.
 /// This needs the whole experiment, which is not assembled while a file is edited.
-pub fn left_out(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
+/// A model that another one is a change of is read as a text: `changed` has the places of their values.
+pub fn left_out(experiment: &Experiment, origins: &[Span], changed: &[Span]) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     let left_out = experiment.left_out();
     // A family of teachers has one for each domain, of which an arm of the route may replace one.
@@ -23,6 +24,11 @@ pub fn left_out(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
     for model in &left_out {
         let Model { name, origin, .. } = experiment.model(*model);
         let span = origins[origin.0 as usize];
+        let is_of =
+            |value: &Span| value.file == span.file && value.start <= span.start && span.end <= value.end;
+        if changed.iter().any(is_of) {
+            continue;
+        }
         if name.ends_with(']') && replaced(*model, *origin) {
             continue;
         }

@@ -182,7 +182,7 @@ impl Walk<'_> {
     }
 
     fn binding(&mut self, scope: &Scope, binding: &Binding) {
-        if let Some(index) = &binding.index {
+        for index in &binding.indices {
             self.turn(scope, index);
         }
         self.expr(scope, &binding.value);
@@ -366,7 +366,9 @@ impl Walk<'_> {
             ExprKind::Call { callee, arguments, block } => {
                 self.call(scope, callee, arguments, block.as_ref())
             }
-            ExprKind::With { base, block } => self.changed(scope, base, block),
+            ExprKind::With { base, changes } => self.changed(scope, base, changes),
+            // What they are settings of is known where they are used.
+            ExprKind::Settings(block) => self.block(scope, block, &[]),
             ExprKind::NamedValues(values) => self.named_values(scope, values),
             // The name of a member, not of what else has it.
             ExprKind::Index { base, index } if self.picks_by_name(scope, base, index) => {

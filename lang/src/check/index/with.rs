@@ -1,19 +1,25 @@
 //! Names around `base with { ... }`, and in families over named values.
 
-use crate::syntax::ast::{Binding, Block, Expr, ExprKind, ItemKind, Name, NamedValue};
+use crate::syntax::ast::{Binding, Expr, ExprKind, ItemKind, Name, NamedValue};
 
 use super::walk::{Scope, Walk};
 use crate::check::builtins;
 use crate::check::builtins::kinds::SettingKey;
 use crate::check::builtins::vocabulary;
+use crate::check::evaluate::named_member;
 use crate::check::read::changes::MOST_CHANGES;
 use crate::check::values::environment::EvaluationContext;
 
 impl Walk<'_> {
-    pub(super) fn changed(&mut self, scope: &Scope, base: &Expr, block: &Block) {
+    pub(super) fn changed(&mut self, scope: &Scope, base: &Expr, changes: &Expr) {
         self.expr(scope, base);
-        let keys = self.keys_of(scope, base).unwrap_or_default();
-        self.block(scope, block, keys);
+        match &changes.kind {
+            ExprKind::Settings(block) => {
+                let keys = self.keys_of(scope, base).unwrap_or_default();
+                self.block(scope, block, keys);
+            }
+            _ => self.expr(scope, changes),
+        }
     }
 
     /// They may be schedules.
@@ -33,14 +39,7 @@ impl Walk<'_> {
 
     /// The model or teacher that a `with`, or an index, is of.
     fn binding_of(&self, scope: &Scope, base: &Expr) -> Option<(&Binding, bool)> {
-        let name = match &base.kind {
-            ExprKind::Name(name) => name,
-            ExprKind::Index { base, .. } => match &base.kind {
-                ExprKind::Name(name) => name,
-                _ => return None,
-            },
-            _ => return None,
-        };
+        let (name, _) = named_member(base)?;
         match &self.modules.item(self.modules.lookup(scope.module, name)?.item).kind {
             ItemKind::Model(binding) => Some((binding, false)),
             ItemKind::Teacher { binding, .. } => Some((binding, true)),
@@ -50,16 +49,22 @@ impl Walk<'_> {
 
     /// The settings that a `with` of this base may change.
     fn keys_of(&self, scope: &Scope, base: &Expr) -> Option<&'static [SettingKey]> {
+        let of_call = |callee: &Expr| match &callee.kind {
+            ExprKind::Name(name) => vocabulary::keys(builtins::find(name)?.name),
+            _ => None,
+        };
+        match &base.kind {
+            ExprKind::Call { callee, .. } => return of_call(callee),
+            ExprKind::With { base, .. } => return self.keys_of(scope, base),
+            _ => {}
+        }
         let (mut binding, teacher) = self.binding_of(scope, base)?;
         if teacher {
             return vocabulary::keys("teacher");
         }
         for _ in 0..MOST_CHANGES {
             match &binding.value.kind {
-                ExprKind::Call { callee, .. } => {
-                    let ExprKind::Name(name) = &callee.kind else { return None };
-                    return vocabulary::keys(builtins::find(name)?.name);
-                }
+                ExprKind::Call { callee, .. } => return of_call(callee),
                 ExprKind::With { base, .. } => binding = self.binding_of(scope, base)?.0,
                 _ => return None,
             }
@@ -69,7 +74,8 @@ impl Walk<'_> {
 
     pub(super) fn picks_by_name(&self, scope: &Scope, base: &Expr, index: &Expr) -> bool {
         let ExprKind::Name(name) = &index.kind else { return false };
-        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.index.as_ref());
+        let place = named_member(base).map_or(0, |(_, indices)| indices.len());
+        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.indices.get(place));
         let named = family.is_some_and(|family| matches!(family.over.kind, ExprKind::NamedValues(_)));
         named && !self.locals.iter().any(|(local, _)| local == name)
     }

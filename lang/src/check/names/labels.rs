@@ -65,10 +65,10 @@ impl Labels {
         default.iter().for_each(|default| self.expr(default));
     }
 
-    fn binding(&mut self, Binding { name, index, value }: &Binding, parameters: &[Parameter]) {
+    fn binding(&mut self, Binding { name, indices, value }: &Binding, parameters: &[Parameter]) {
         self.name(name);
         parameters.iter().for_each(|parameter| self.parameter(parameter));
-        index.iter().for_each(|index| self.index(index));
+        indices.iter().for_each(|index| self.index(index));
         self.expr(value);
     }
 
@@ -132,10 +132,11 @@ impl Labels {
             ExprKind::Field { base: inner, .. }
             | ExprKind::Unary { operand: inner, .. }
             | ExprKind::Live(inner) => self.expr(inner),
-            ExprKind::With { base, block } => {
+            ExprKind::With { base, changes } => {
                 self.expr(base);
-                self.block(block);
+                self.expr(changes);
             }
+            ExprKind::Settings(block) => self.block(block),
             ExprKind::NamedValues(values) => {
                 for named in values {
                     self.name(&named.name);

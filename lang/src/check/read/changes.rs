@@ -24,9 +24,21 @@ pub enum Settings<'a> {
 impl<'a> Settings<'a> {
     /// Those of a value. `None` if it is no call.
     pub fn of_value(value: &'a mut Expr) -> Option<Settings<'a>> {
+        let span = value.span;
+        if matches!(&value.kind, ExprKind::With { changes, .. } if !matches!(changes.kind, ExprKind::Settings(_)))
+        {
+            // What is set comes after the settings that have a name.
+            let base = Box::new(std::mem::replace(value, Expr { span, kind: ExprKind::Error }));
+            let none = Block { span, statements: Vec::new(), broken: false };
+            let changes = Box::new(Expr { span, kind: ExprKind::Settings(none) });
+            value.kind = ExprKind::With { base, changes };
+        }
         match &mut value.kind {
             ExprKind::Call { callee, arguments, block } => Some(Settings::Call { callee, arguments, block }),
-            ExprKind::With { block, .. } => Some(Settings::Block(block)),
+            ExprKind::With { changes, .. } => match &mut changes.kind {
+                ExprKind::Settings(block) => Some(Settings::Block(block)),
+                _ => None,
+            },
             _ => None,
         }
     }

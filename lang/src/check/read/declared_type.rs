@@ -125,6 +125,7 @@ pub fn coerce(declarations: &mut Declarations, value: Value, annotation: &Name, 
         | (Value::Panel(_), "panel")
         | (Value::Teacher(_), "teacher")
         | (Value::Rollout(_), "rollout")
+        | (Value::Settings(_), "settings")
         | (Value::Template(_), "template") => true,
         (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
         // A model that is trained beside this one is a teacher value with its role.

@@ -12,7 +12,7 @@ use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::read::{expected, numbers};
 use crate::check::values::environment::{Env, EvaluationContext};
-use crate::check::values::value::{MemberKey, Value};
+use crate::check::values::value::{FamilyMembers, MemberKey, Value};
 
 /// One environment per element of `d in domains`, `r in 0..=26`, `t in panel`.
 pub fn turns(checker: &mut Checker, index: &Index, env: &Env) -> Vec<(Option<MemberKey>, Env)> {
@@ -40,6 +40,7 @@ pub fn turns(checker: &mut Checker, index: &Index, env: &Env) -> Vec<(Option<Mem
             let members = checker.parts.panels[panel.0 as usize].members.clone();
             members.into_iter().map(Value::Teacher).collect()
         }
+        Value::Family(family) => return family_turns(checker, index, &family, env),
         Value::Range { low, high } => {
             if low.fract() != 0.0 || high - low >= 10_000.0 {
                 let text = "a range to iterate over has whole numbers, at most 10,000 of them";
@@ -97,6 +98,24 @@ fn named_turns(
         (Some(key), inner)
     };
     values.iter().map(turn).collect()
+}
+
+/// One environment per member of a family, with its key.
+fn family_turns(
+    checker: &mut Checker,
+    index: &Index,
+    family: &FamilyMembers,
+    env: &Env,
+) -> Vec<(Option<MemberKey>, Env)> {
+    if !checker.spend(family.members.len(), index.over.span) {
+        return Vec::new();
+    }
+    let turn = |(key, member): &(MemberKey, Value)| {
+        let mut inner = env.clone();
+        inner.bind_turn(&index.name.text, key.clone(), member.clone());
+        (Some(key.clone()), inner)
+    };
+    family.members.iter().map(turn).collect()
 }
 
 /// The elements of an index that names members: `[d in domains]`. A repeated element would give two

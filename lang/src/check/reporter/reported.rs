@@ -1,9 +1,11 @@
 //! The diagnostics of a check so far, found by place: a file of many mistakes asks for each whether it is
 //! known.
 
+use std::cell::RefCell;
+
 use rustc_hash::FxHashMap;
 
-use crate::diag::{Code, Diagnostic, Severity};
+use crate::diag::{Code, Diagnostic, Label, Severity};
 use crate::source::Span;
 
 #[derive(Default)]
@@ -15,6 +17,8 @@ pub struct ReportedDiagnostics {
     /// How many have a code and a first related place.
     beside: FxHashMap<(Code, Span), usize>,
     has_errors: bool,
+    /// What was reported, again as well.
+    heard: RefCell<Vec<(Code, Span)>>,
 }
 
 impl ReportedDiagnostics {
@@ -22,6 +26,7 @@ impl ReportedDiagnostics {
     /// use, but its mistakes are reported once.
     pub fn add(&mut self, diagnostic: Diagnostic) {
         let key = (diagnostic.code, diagnostic.primary.span);
+        self.heard.get_mut().push(key);
         let known = self.at.entry(key).or_default();
         if known.iter().any(|known| same_but_for_members(&self.all[*known].message, &diagnostic.message)) {
             return;
@@ -34,9 +39,33 @@ impl ReportedDiagnostics {
         self.all.push(diagnostic);
     }
 
-    /// Whether there is a diagnostic of this code at this place.
+    /// Whether there is a diagnostic of this code at this place. Who asks would report it again.
     pub fn is_reported(&self, code: Code, span: Span) -> bool {
-        self.at.get(&(code, span)).is_some_and(|known| !known.is_empty())
+        let known = self.at.get(&(code, span)).is_some_and(|known| !known.is_empty());
+        if known {
+            self.heard.borrow_mut().push((code, span));
+        }
+        known
+    }
+
+    /// How many reports there were, for [`ReportedDiagnostics::heard_since`].
+    pub fn count(&self) -> usize {
+        self.heard.borrow().len()
+    }
+
+    /// What was reported after so many reports.
+    pub fn heard_since(&self, count: usize) -> Vec<(Code, Span)> {
+        self.heard.borrow().get(count..).unwrap_or_default().to_vec()
+    }
+
+    /// Adds a note to the diagnostics of this code at this place whose message does not say `without`.
+    pub fn annotate(&mut self, code: Code, span: Span, without: &str, note: &Label) {
+        for known in self.at.get(&(code, span)).into_iter().flatten() {
+            let diagnostic = &mut self.all[*known];
+            if !diagnostic.message.contains(without) {
+                diagnostic.related.push(note.clone());
+            }
+        }
     }
 
     pub fn has_errors(&self) -> bool {
@@ -49,6 +78,7 @@ impl ReportedDiagnostics {
         if !self.beside.contains_key(&(code, span)) {
             return;
         }
+        let heard = std::mem::take(&mut self.heard);
         let all = std::mem::take(self).all;
         let removed = |known: &Diagnostic| {
             known.code == code
@@ -57,6 +87,7 @@ impl ReportedDiagnostics {
                 && known.related.first().is_some_and(|first| first.span == span)
         };
         all.into_iter().filter(|known| !removed(known)).for_each(|kept| self.add(kept));
+        self.heard = heard;
     }
 
     pub fn into_vec(self) -> Vec<Diagnostic> {

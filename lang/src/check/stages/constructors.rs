@@ -174,16 +174,16 @@ fn merge(checker: &mut Checker, given: MergeArguments, env: &Env) -> Option<Merg
     let models = read(checker, given.models, env);
     let base = read(checker, given.base, env)?;
     let method = merge_method(checker, &settings, block, span, env)?;
-    match (&method, base) {
+    let base = match (&method, base) {
         (MergeMethod::Average, Some(_)) => {
             let text = "`average` uses no differences, so it has no use for a `base`";
             checker.report(
-                Diagnostic::error(Code::UnusedSetting, base_place, text)
+                Diagnostic::warning(Code::UnusedSetting, base_place, text)
                     .help("remove it, or write `method = task_arithmetic` with a `scale`"),
             );
-            return None;
+            None
         }
-        (MergeMethod::Average, None) | (_, Some(_)) => {}
+        (MergeMethod::Average, None) | (_, Some(_)) => base,
         (_, None) => {
             let text = format!("`{}` needs the `base` that differences are taken from", method.name());
             checker.report(
@@ -192,7 +192,7 @@ fn merge(checker: &mut Checker, given: MergeArguments, env: &Env) -> Option<Merg
             );
             return None;
         }
-    }
+    };
     let models = models?;
     if let Some(again) = (1..models.len()).find(|at| models[..*at].contains(&models[*at])) {
         report_twice(checker, models_expr, &models, again);

@@ -6,8 +6,8 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 use mopd_experiment::{
-    self, Extrapolation, GradientAlignment, GradientPartition, Optimizer, Private, Train, Validation,
-    WeightGroup, WithOrigin,
+    self, Extrapolation, GradientAlignment, GradientPartition, Optimizer, Private, Validation, WeightGroup,
+    WithOrigin,
 };
 
 use crate::check::builtins::declare::{Arg, ArgOr, Call};
@@ -18,7 +18,6 @@ use crate::check::builtins::{self, BuiltinKind};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::read::{arguments, expected, numbers, read, reads};
-use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 use crate::check::values::value::{UpdateRule, Value};
 
@@ -213,30 +212,6 @@ pub fn alignment(checker: &mut Checker, given: Align, env: &Env) -> Option<WithO
     let between = read(checker, given.between, env)?.unwrap_or(GradientPartition::Terms);
     let origin = checker.origin(given.call.span);
     Some(WithOrigin { value: GradientAlignment { between, every: every? }, origin })
-}
-
-/// Whether there are several gradients to compare. Reports where there is only one.
-pub fn check_alignment(reporter: &mut Reporter, train: &Train) -> bool {
-    let Some(GradientAlignment { between, .. }) = train.options.alignment else { return true };
-    let count = |between| match between {
-        GradientPartition::Terms => train.objective.terms.len(),
-        GradientPartition::Domains => train.mixture.len(),
-    };
-    if count(between) > 1 {
-        return true;
-    }
-    let (what, other) = match between {
-        GradientPartition::Terms => ("the objective has one term", GradientPartition::Domains),
-        GradientPartition::Domains => ("the stage trains on one domain", GradientPartition::Terms),
-    };
-    let help = match count(other) > 1 {
-        true => format!("write `between: {}`, or remove it", other.name()),
-        false => "remove it".to_owned(),
-    };
-    let span = reporter.span(train.origins.alignment);
-    let text = format!("{what}: there is no other gradient to compare its own with");
-    reporter.report(Diagnostic::error(Code::UnusedSetting, span, text).help(help));
-    false
 }
 
 /// `weights: [attention, feed_forward]`

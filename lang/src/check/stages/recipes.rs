@@ -166,7 +166,7 @@ pub fn grpo(
             for key in ["samples", "max_tokens", "temperature", "top_p", "top_k", "stop"] {
                 if let Some(place) = settings.key_span(key) {
                     checker.report(
-                        Diagnostic::error(
+                        Diagnostic::warning(
                             Code::UnusedSetting,
                             place,
                             format!("`{key}` is set by the rollout already"),

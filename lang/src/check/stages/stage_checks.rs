@@ -16,7 +16,7 @@ use crate::check::formulas::ranges::{self, RangeCheck};
 use crate::check::formulas::schedules;
 use crate::check::read::numbers::has_variables;
 use crate::check::reporter::Reporter;
-use crate::check::stages::{capability, domains, guards, idle, optimizers, pitfalls, trainable};
+use crate::check::stages::{capability, domains, guards, idle, pitfalls, rewards, trainable};
 use crate::check::{data, objectives};
 
 /// Runs the checks that need the whole stage. Each one that fails reports a diagnostic.
@@ -24,13 +24,13 @@ pub fn check_stage(declarations: &mut Declarations, train: &Train, settings: &Bl
     idle::warn_of_absent_entries(declarations, train, settings);
     let checks = [
         check_reference(declarations, train, settings),
-        check_settings_are_read(declarations, train, settings),
+        check_filtered_once(declarations, train, settings),
         check_privacy(declarations, train),
         guards::check_guards(declarations, train),
         domains::check_domains(declarations, train),
+        rewards::check_rewards(declarations, train, settings),
         check_reward_parts(declarations, train),
         check_validation(declarations, train, settings),
-        optimizers::check_alignment(declarations, train),
         check_numbers(declarations, train, settings),
         check_context(declarations, train, settings),
         trainable::check_trainable(declarations, train, settings),
@@ -42,7 +42,6 @@ pub fn check_stage(declarations: &mut Declarations, train: &Train, settings: &Bl
 }
 
 fn check_reference(reporter: &mut Reporter, train: &Train, settings: &BlockSettings) -> bool {
-    let place = reporter.span(train.objective.origin);
     let read = train.objective.reads(&Role::Reference);
     match (read, train.reference.first()) {
         (true, None) if settings.broken || train.recipe == Recipe::Dpo => true,
@@ -64,32 +63,11 @@ fn check_reference(reporter: &mut Reporter, train: &Train, settings: &BlockSetti
             );
             false
         }
-        // The steps of a `train` inherit its settings, and need not each read them.
-        (false, Some(_)) if train.recipe != Recipe::Step => {
-            let span = settings.place(&["reference"]);
-            reporter.report(
-                Diagnostic::error(
-                    Code::UnusedSetting,
-                    span,
-                    "a reference is named, and the objective never reads it",
-                )
-                .note(place, "this objective")
-                .help("remove it, or add a term such as `0.1 * live kl(student || reference)`"),
-            );
-            false
-        }
         _ => true,
     }
 }
 
-fn check_settings_are_read(reporter: &mut Reporter, train: &Train, settings: &BlockSettings) -> bool {
-    if let (Some(place), None, None) = (settings.key_span("refresh"), &train.filter, &train.priority) {
-        reporter.report(
-            Diagnostic::error(Code::UnusedSetting, place, "`refresh` has no effect here")
-                .help("`refresh` says how often `filter` and `priority` are: set one of them, or remove it"),
-        );
-        return false;
-    }
+fn check_filtered_once(reporter: &mut Reporter, train: &Train, settings: &BlockSettings) -> bool {
     if train.keep == Keep::Correct
         && let Some(edit) = train.rollout.edits.iter().find(|edit| matches!(edit, Edit::Keep { .. }))
     {

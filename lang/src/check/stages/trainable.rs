@@ -6,8 +6,8 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 use mopd_experiment::{
-    Adapter, AdapterKind, BatchSize, ChangedElements, Checkpointing, ModelId, Projection, Stage, Train,
-    Trainable, WeightFilter, WeightGroup,
+    Adapter, AdapterKind, ChangedElements, Checkpointing, ModelId, Projection, Stage, Train, Trainable,
+    WeightFilter, WeightGroup,
 };
 
 use crate::check::builtins::block_settings::BlockSettings;
@@ -47,7 +47,7 @@ pub fn trainable(
     if let Some((adapter, place)) = adapter {
         if let Some(key) = ["train_only", "freeze"].iter().find_map(|key| settings.key_span(key)) {
             checker.report(
-                Diagnostic::error(
+                Diagnostic::warning(
                     Code::UnusedSetting,
                     key,
                     "beside an adapter, all of the model's own weights are frozen",
@@ -55,7 +55,6 @@ pub fn trainable(
                 .note(place, "only this is trained")
                 .help("remove it; which layers have an adapter is said there: `layers: 8..=23`"),
             );
-            return None;
         }
         return adapter.map(Trainable::Adapter);
     }
@@ -376,20 +375,6 @@ pub fn check_trainable(declarations: &mut Declarations, train: &Train, settings:
             Some(_) => "take a part out of `freeze`, or add one to `train_only`",
             None => "take a part out of `freeze`",
         }));
-        good = false;
-    }
-    let sequences = match (train.size, train.options.mini_batches) {
-        (BatchSize::Sequences(sequences), 0..=1) => sequences,
-        (_, parts) => train.groups().div_ceil(parts.max(1)).saturating_mul(train.rollout.group()),
-    };
-    if let Some(micro_batch) =
-        train.options.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences)
-    {
-        let text = format!("`micro_batch` is {micro_batch}, but a step has only {sequences} sequences");
-        declarations.report(
-            Diagnostic::error(Code::UnusedSetting, settings.place(&["micro_batch"]), text)
-                .help("lower it, or remove it: then all sequences are computed at once"),
-        );
         good = false;
     }
     good

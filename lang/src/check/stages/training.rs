@@ -20,7 +20,7 @@ use crate::check::formulas::schedules;
 use crate::check::read::{expected, read, reads, settings};
 use crate::check::rollouts;
 use crate::check::stages::recipes::{self, DistillSettings, RecipeParts};
-use crate::check::stages::{guards, optimizers, rollout_checks, shares, stage_checks, trainable};
+use crate::check::stages::{guards, optimizers, rollout_checks, shares, stage_checks, trainable, unread};
 use crate::check::teachers::route;
 use crate::check::values::environment::Env;
 use crate::check::values::value::{MemberKey, Value};
@@ -117,7 +117,7 @@ pub fn finish_training(
         if let Some(route) = settings.route.filter(|_| parts.recipe != Recipe::Step) {
             let span = checker.span(objective.origin);
             checker.report(
-                Diagnostic::error(
+                Diagnostic::warning(
                     Code::NoTeacher,
                     route.span,
                     "this route is never used: the objective reads no teacher",
@@ -144,7 +144,7 @@ pub fn finish_training(
         alignment: alignment.map(|alignment| alignment.value),
         execution: Execution { micro_batch: micro_batch?, checkpointing: checkpointing? },
     };
-    let train = Train {
+    let mut train = Train {
         recipe: parts.recipe,
         start: parts.start?,
         mixture,
@@ -168,6 +168,7 @@ pub fn finish_training(
         origins,
         guards: guards?,
     };
+    unread::remove_unread(checker, &mut train, settings);
     stage_checks::check_stage(checker, &train, settings).then_some(train)
 }
 

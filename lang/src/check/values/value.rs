@@ -11,7 +11,8 @@ use mopd_experiment::{
 
 use crate::check::builtins::Builtin;
 use crate::check::names::callable::Callable;
-use crate::check::names::modules::ItemId;
+use crate::check::names::modules::{ItemId, ModuleId};
+use crate::syntax::ast::Block;
 
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -30,6 +31,8 @@ pub enum Value {
     Benchmark(BenchmarkId),
     /// One value per domain, whole number or member of a panel.
     Family(Rc<FamilyMembers>),
+    /// `{ lr = 1e-4, steps = 12 }`
+    Settings(Rc<NamedSettings>),
     Role(Role),
     /// `blend(teacher: 0.1, student: 0.9)`
     Distribution(Distribution),
@@ -121,6 +124,13 @@ impl FamilyMembers {
     }
 }
 
+/// Settings that a `with` may name, and the file whose names they read.
+#[derive(Clone, Debug)]
+pub struct NamedSettings {
+    pub block: Block,
+    pub module: ModuleId,
+}
+
 /// The largest whole number up to which all are exact.
 const MOST_KEY: f64 = 9_007_199_254_740_992.0;
 
@@ -179,6 +189,7 @@ impl Value {
             Value::Panel(_) => "a panel of teachers".into(),
             Value::Benchmark(_) => "a benchmark".into(),
             Value::Family(family) => format!("the family `{}`", family.name),
+            Value::Settings(_) => "a set of settings".into(),
             Value::Role(role) => format!("the role `{}`", role.name()),
             Value::Distribution(_) => "a blend of distributions".into(),
             Value::Versus { .. } => "a pair of distributions".into(),

@@ -259,7 +259,7 @@ impl<'a> AstBuilder<'a> {
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::name | Rule::key => parts.name = Some(self.name(&part)),
-                Rule::family => parts.family = self.family(part),
+                Rule::family => parts.families.extend(self.family(part)),
                 Rule::declared_type => parts.annotation = self.declared_type(part),
                 Rule::assign => self.assign(part, rule == Rule::entry),
                 Rule::inner_value => parts.value = self.value(part),
@@ -273,7 +273,7 @@ impl<'a> AstBuilder<'a> {
         match rule {
             Rule::let_statement => Some(Statement::Let {
                 name: parts.name?,
-                index: parts.family,
+                index: parts.families.pop(),
                 annotation: parts.annotation,
                 value: parts.value?,
             }),
@@ -285,7 +285,7 @@ impl<'a> AstBuilder<'a> {
                 let mut value = parts.value?;
                 let end = value.span.end;
                 let block = take_block(&mut value, end, self.text());
-                Some(Statement::Term { name: parts.name?, index: parts.family, value, block })
+                Some(Statement::Term { name: parts.name?, index: parts.families.pop(), value, block })
             }
             Rule::trains_statement => Some(Statement::Trains { name: parts.name?, value: parts.value? }),
             Rule::step_statement => Some(Statement::Step { name: parts.name?, block: parts.block? }),

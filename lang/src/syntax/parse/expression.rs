@@ -167,8 +167,8 @@ impl<'a> AstBuilder<'a> {
                     }
                 }
                 Rule::changes => {
-                    let Some(block) = self.changes(part) else { continue };
-                    ExprKind::With { base: Box::new(expr), block }
+                    let Some(changes) = self.changes(part) else { continue };
+                    ExprKind::With { base: Box::new(expr), changes: Box::new(changes) }
                 }
                 _ => continue,
             };
@@ -287,6 +287,7 @@ impl<'a> AstBuilder<'a> {
                 self.report(diagnostic);
                 ExprKind::Error
             }
+            Rule::settings => ExprKind::Settings(self.block(pair)),
             Rule::match_expression => {
                 let arms = pair.into_inner().find(|part| part.as_rule() == Rule::match_arms);
                 ExprKind::Match { arms: arms.map(|arms| self.match_arms(arms)).unwrap_or_default() }
@@ -296,10 +297,15 @@ impl<'a> AstBuilder<'a> {
         Expr { span, kind }
     }
 
-    /// `with { lr = 1e-4 }`
-    pub fn changes(&mut self, pair: Pair<'a, Rule>) -> Option<Block> {
-        let block = pair.into_inner().find(|part| part.as_rule() == Rule::block)?;
-        Some(self.block(block))
+    /// `with { lr = 1e-4 }`, `with quick`
+    fn changes(&mut self, pair: Pair<'a, Rule>) -> Option<Expr> {
+        let part = pair.into_inner().find(|part| matches!(part.as_rule(), Rule::block | Rule::name))?;
+        let span = self.span(&part);
+        let kind = match part.as_rule() {
+            Rule::block => ExprKind::Settings(self.block(part)),
+            _ => ExprKind::Name(self.name(&part).text),
+        };
+        Some(Expr { span, kind })
     }
 
     /// `{ gold: gold(), uld: uld() }`

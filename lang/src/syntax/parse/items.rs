@@ -15,7 +15,7 @@ pub(super) struct ItemParts {
     text: Option<Text>,
     pub(super) block: Option<Block>,
     pub(super) arms: Option<Route>,
-    pub(super) family: Option<Index>,
+    pub(super) families: Vec<Index>,
     /// What a `with` changes.
     base: Option<Name>,
     /// The declared type of a `let`.
@@ -73,7 +73,7 @@ impl<'a> AstBuilder<'a> {
             match part.as_rule() {
                 Rule::assign => self.assign(part, false),
                 Rule::name => base = Some(self.name(&part)),
-                Rule::changes => block = self.changes(part),
+                Rule::block => block = Some(self.block(part)),
                 _ => {}
             }
         }
@@ -107,7 +107,7 @@ impl<'a> AstBuilder<'a> {
                 Rule::string => parts.text = Some(self.text_literal(&part)),
                 Rule::block => parts.block = Some(self.block(part)),
                 Rule::arms => parts.arms = Some(self.arms(part)),
-                Rule::family => parts.family = self.family(part),
+                Rule::family => parts.families.extend(self.family(part)),
                 Rule::declared_type => parts.annotation = self.declared_type(part),
                 Rule::parameters => parts.parameters = self.parameters(part),
                 Rule::sided_parameters => {
@@ -122,7 +122,7 @@ impl<'a> AstBuilder<'a> {
                 _ => {}
             }
         }
-        if let Some(index) = parts.family.as_ref().filter(|_| rule == Rule::let_item) {
+        if let Some(index) = parts.families.first().filter(|_| rule == Rule::let_item) {
             self.unsupported(index.name.span, "a `let` with an index");
             parts.value = parts.value.map(lost);
         }
@@ -137,10 +137,10 @@ impl<'a> AstBuilder<'a> {
             Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
             Rule::schedule_item => ItemKind::Schedule { name: parts.name?, value: parts.value? },
             Rule::model_item => {
-                ItemKind::Model(Binding { name: parts.name?, index: parts.family, value: parts.value? })
+                ItemKind::Model(Binding { name: parts.name?, indices: parts.families, value: parts.value? })
             }
             Rule::teacher_item => {
-                let binding = Binding { name: parts.name?, index: parts.family, value: parts.value? };
+                let binding = Binding { name: parts.name?, indices: parts.families, value: parts.value? };
                 ItemKind::Teacher { binding, parameters }
             }
             Rule::template_item => ItemKind::Template { name: parts.name?, parameters, text: parts.value? },
@@ -252,16 +252,16 @@ impl<'a> AstBuilder<'a> {
     }
 
     /// Index and parameters of a `lone_head`.
-    pub fn head_parts(&mut self, pairs: Pairs<'a, Rule>) -> (Option<Index>, Vec<Parameter>) {
-        let (mut index, mut parameters) = (None, Vec::new());
+    pub fn head_parts(&mut self, pairs: Pairs<'a, Rule>) -> (Vec<Index>, Vec<Parameter>) {
+        let (mut indices, mut parameters) = (Vec::new(), Vec::new());
         for part in pairs.flat_map(Pair::into_inner).flat_map(Pair::into_inner) {
             match part.as_rule() {
-                Rule::family => index = self.family(part),
+                Rule::family => indices.extend(self.family(part)),
                 Rule::parameters | Rule::sided_parameters => parameters = self.parameters(part),
                 _ => {}
             }
         }
-        (index, parameters)
+        (indices, parameters)
     }
 
     pub fn item_doc(&mut self, start: usize, end: usize) -> String {

@@ -74,7 +74,7 @@ impl<'a> AstBuilder<'a> {
         let name = Name { text: word.to_owned(), span: self.span_at(word_start, word_start + word.len()) };
         let named = !word.is_empty() && !words::RESERVED.contains(&word);
         let title = Text { text: rest.split('"').nth(1).unwrap_or_default().to_owned(), span: name.span };
-        let (index, parameters) =
+        let (indices, parameters) =
             self.reparse(Rule::lone_head, start, end, Self::head_parts).unwrap_or_default();
         Some(match keyword {
             "experiment" => ItemKind::Experiment { name: title, block: self.block_within(span) },
@@ -86,8 +86,8 @@ impl<'a> AstBuilder<'a> {
             "reward" => ItemKind::Reward { name, value: lost },
             "schedule" => ItemKind::Schedule { name, value: lost },
             "param" => ItemKind::Param(Parameter { name, annotation: None, default: Some(lost) }),
-            "model" => ItemKind::Model(Binding { name, index, value: lost }),
-            "teacher" => ItemKind::Teacher { binding: Binding { name, index, value: lost }, parameters },
+            "model" => ItemKind::Model(Binding { name, indices, value: lost }),
+            "teacher" => ItemKind::Teacher { binding: Binding { name, indices, value: lost }, parameters },
             "template" => ItemKind::Template { name, parameters, text: lost },
             "divergence" | "sum" => {
                 let is_sum = keyword == "sum";

@@ -66,7 +66,8 @@ fn show(expr: &Expr) -> String {
         ExprKind::By { value, axis, block } => {
             format!("({} by {} {{{}}})", show(value), axis.text, show_block(block))
         }
-        ExprKind::With { base, block } => format!("({} with {{{}}})", show(base), show_block(block)),
+        ExprKind::With { base, changes } => format!("({} with {})", show(base), show(changes)),
+        ExprKind::Settings(block) => format!("{{{}}}", show_block(block)),
         ExprKind::NamedValues(values) => {
             let values: Vec<String> =
                 values.iter().map(|named| format!("{}: {}", named.name.text, show(&named.value))).collect();
@@ -497,7 +498,7 @@ fn a_broken_item_keeps_its_name_and_its_neighbours() {
     assert_eq!(diagnostics.len(), 3, "{diagnostics:#?}");
     assert!(matches!(
         &module.items[1].kind,
-        ItemKind::Model(Binding { index: Some(_), value: Expr { kind: ExprKind::Error, .. }, .. })
+        ItemKind::Model(Binding { indices: _, value: Expr { kind: ExprKind::Error, .. }, .. })
     ));
 }
 

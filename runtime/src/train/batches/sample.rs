@@ -160,6 +160,9 @@ pub(super) fn judge_by<'s>(
 ) -> Result<()> {
     let mut sequences: Vec<&mut Sequence> = sequences.into_iter().collect();
     for (index, source) in sources.iter().enumerate() {
+        if source.verifier.is_none() {
+            continue;
+        }
         let of_source = || sequences.iter().map(|one| &**one).filter(|sequence| sequence.source == index);
         let texts = of_source().map(|sequence| tokenizer.decode(&judged(sequence)));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;

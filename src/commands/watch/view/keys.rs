@@ -13,6 +13,8 @@ use super::state::{SMOOTHING, ViewState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Nothing,
+    /// The last edit becomes a variant.
+    KeepVariant,
     Quit,
 }
 
@@ -20,9 +22,10 @@ pub enum Action {
 const PAGE: isize = 8;
 
 /// The line at the bottom, the most important keys first: those that do not fit are left out.
-const LINE: [&str; 7] = ["? help", "q quit", "↑↓ move", "Tab panel", "m metric", "s smooth", "b before"];
+const LINE: [&str; 8] =
+    ["? help", "q quit", "↑↓ move", "Tab panel", "m metric", "s smooth", "b before", "v keep as a variant"];
 
-const HELP: [(&str, &str); 9] = [
+const HELP: [(&str, &str); 10] = [
     ("↑ ↓, k j", "move in the panel with the bold title"),
     ("PgUp PgDn", "the same, by a page"),
     ("Home End, g G", "to the beginning, to the end"),
@@ -30,6 +33,7 @@ const HELP: [(&str, &str); 9] = [
     ("m", "the next metric: reward, divergence, loss"),
     ("s", ""),
     ("b", "curves from before the edit, on or off"),
+    ("v", "keep the last edit as a variant: another model and row"),
     ("?, Esc", "close this help"),
     ("q, Ctrl-C", "quit after this step; twice: at once"),
 ];
@@ -55,6 +59,7 @@ pub fn press(state: &mut ViewState, key: Key) -> Action {
         Key::Char('\t') => state.next_panel(),
         Key::Char('m') => state.next_metric(),
         Key::Char('s') => state.next_smoothing(),
+        Key::Char('v') => return Action::KeepVariant,
         Key::Char('b') => state.shows_before = !state.shows_before,
         _ => {}
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{GOOD, Workspace, position, position_of, slice};
+use super::{Client, GOOD, Workspace, position, position_of, slice};
 
 fn messages(diagnostics: &[Value]) -> Vec<&str> {
     diagnostics.iter().map(|diagnostic| diagnostic["message"].as_str().expect("a message")).collect()
@@ -439,4 +439,35 @@ fn lines_above_declarations_tell_what_reruns() {
         text.contains("sequences") && text.contains("Key `") && text.contains("reruns: steps 2 -> 3"),
         "{text}"
     );
+}
+
+/// A model that is a row of a table can be run alone, with what it needs: the options are those of
+/// `mopd run`.
+#[test]
+fn a_row_of_a_table_can_be_run_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut client = Client::connect(&folder.path().join("cache"));
+    let options = json!({ "commands": true });
+    let initialize =
+        json!({ "processId": null, "rootUri": null, "capabilities": {}, "initializationOptions": options });
+    client.request("initialize", initialize);
+    client.notify("initialized", json!({}));
+    let mut workspace = Workspace { folder, client };
+    workspace.write("a.mopd", GOOD);
+    workspace.open("a.mopd", GOOD);
+    let params = json!({ "textDocument": { "uri": workspace.uri("a.mopd") } });
+    let lenses = workspace.client.request("textDocument/codeLens", params);
+    let lenses = lenses.as_array().expect("a list").iter();
+    let alone: Vec<&Value> =
+        lenses.map(|lens| &lens["command"]).filter(|command| command["title"] == "run alone").collect();
+    let options: Vec<&Value> = alone.iter().map(|command| &command["arguments"][1]).collect();
+    let of = |name: &str| json!(["--set", format!("𝒜.models=[{name}]"), "--out", format!("runs/{name}")]);
+    assert_eq!(options, [&of("start"), &of("student")], "{alone:?}");
+    let options = of("start");
+    let options = options.as_array().expect("options").iter().map(|option| option.as_str().expect("a text"));
+    let mut plan = std::process::Command::new(mopd_tests::mopd());
+    plan.current_dir(workspace.folder.path()).args(["plan", "a.mopd"]).args(options.take(2));
+    let plan = plan.output().expect("mopd starts");
+    let said = String::from_utf8_lossy(&plan.stdout);
+    assert!(plan.status.success() && said.contains("not trained"), "{said}");
 }

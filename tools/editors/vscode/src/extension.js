@@ -21,7 +21,7 @@ async function activate(context) {
   context.subscriptions.push(
     output,
     vscode.commands.registerCommand("mopd.restart", () => restart()),
-    ...["run", "watch", "audit"].map((name) => vscode.commands.registerCommand(`mopd.${name}`, (uri) => perform(name, uri))),
+    ...["run", "watch", "audit"].map((name) => vscode.commands.registerCommand(`mopd.${name}`, (uri, options) => perform(name, uri, options))),
     vscode.workspace.onDidChangeConfiguration((event) => {
       if (event.affectsConfiguration("mopd.path")) void restart();
     }),
@@ -85,8 +85,10 @@ async function start() {
   }
 }
 
-/** `mopd run` and the like of a file, in a terminal; of the one that is edited where none is named. */
-async function perform(name, uri) {
+/** `mopd run` and the like of a file, in a terminal, with more options; of the one that is edited where none is named. */
+async function perform(name, uri, more) {
+  // A menu passes what is selected there.
+  const options = Array.isArray(more) && more.every((option) => typeof option === "string") ? more : [];
   if (!vscode.workspace.isTrusted) return;
   const document = uri
     ? await vscode.workspace.openTextDocument(vscode.Uri.parse(uri, true))
@@ -105,7 +107,7 @@ async function perform(name, uri) {
     void offer(program.notFound(written), [CHOOSE, SETTINGS]);
     return;
   }
-  const execution = new vscode.ProcessExecution(command, [name, document.uri.fsPath], { cwd });
+  const execution = new vscode.ProcessExecution(command, [name, document.uri.fsPath, ...options], { cwd });
   const task = new vscode.Task({ type: "mopd" }, folder ?? vscode.TaskScope.Workspace, `${name} ${path.basename(document.uri.fsPath)}`, "mopd", execution, []);
   await vscode.tasks.executeTask(task);
 }

@@ -35,8 +35,9 @@ settings! {
         format: Option<Format>,
         /// With `format = chat`: the system message of every conversation that has none.
         system: Option<Text>,
-        /// The reward of a completion, from 0 to 1, or any number with `range: any`.
-        reward: Reward,
+        /// The reward of a completion, from 0 to 1, or any number with `range: any`. Needed where
+        /// something reads it.
+        reward: Option<Reward>,
         /// Share of the prompts if several domains are mixed; all shares add up to 1.
         share: Option<Fraction>,
         /// Longest completion in this domain: `limits = 4096 tokens`.

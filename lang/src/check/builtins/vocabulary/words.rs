@@ -189,6 +189,7 @@ pub static TYPES: &[Word] = &[
     word("logp", "the log of a probability"),
     word("prob", "a probability"),
     word("schedule", "a number or a schedule over the run"),
+    word("settings", "settings of a stage, a model or a teacher: `{ lr = 1e-4, steps = 12 }`"),
 ];
 
 /// The roles and the signals of an objective, in the order of the book.
