@@ -39,6 +39,7 @@ impl Walk<'_> {
                 ExprKind::Name(name) => name,
                 _ => return None,
             },
+            ExprKind::With { base, .. } => return self.binding_of(scope, base),
             _ => return None,
         };
         match &self.modules.item(self.modules.lookup(scope.module, name)?.item).kind {

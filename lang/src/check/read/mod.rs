@@ -5,6 +5,7 @@ pub mod changes;
 pub mod declared_type;
 pub mod expected;
 pub mod numbers;
+pub mod places;
 pub mod postfix_words;
 pub mod secrets;
 pub mod settings;
