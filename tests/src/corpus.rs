@@ -23,6 +23,8 @@ pub struct Expected {
     pub token: String,
     pub cause: String,
     pub remedy: String,
+    /// The name of the diagnostic, where it is kept.
+    pub code: Option<String>,
     /// Programs that a certain fix results in.
     pub fixed: Vec<String>,
     pub most: usize,
@@ -174,6 +176,7 @@ fn read_case(page: &str, block: &str, scenes: &HashMap<String, String>) -> Case 
                 "drop" => it.fixed.push(with(&[])),
                 "add" => it.fixed.push(format!("+{rest}\n{}", lines.join("\n"))),
                 "also" => it.also.push(find(rest)),
+                "code" => it.code = Some(rest.to_owned()),
                 "n" => it.most = rest.trim().parse().expect("a number behind n"),
                 "at" => {}
                 _ => panic!("{name}: unknown field `{field}`"),

@@ -143,10 +143,16 @@ impl AuditPass<'_> {
         let diagnostic = Diagnostic::error(Code::NeverHolds, place, text)
             .label(format!("`{}` is false whatever is drawn", text::formula(condition, 60)))
             .note(self.span(term), if name == "filter" { "of these" } else { "for this term" })
-            .help(
-                "compare with a value that the number can have: a probability is at most 1, an entropy at \
-                 least 0",
-            );
+            .help(match text::formula(condition, usize::MAX).contains("progress") {
+                true => {
+                    "compare with a value that the number can have: `progress` is between 0 and 1, and half \
+                         of the run is `50%`"
+                }
+                false => {
+                    "compare with a value that the number can have: a probability is at most 1, an entropy \
+                          at least 0"
+                }
+            });
         self.add(diagnostic);
     }
 }

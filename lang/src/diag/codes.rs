@@ -128,6 +128,7 @@ codes! {
     UnusedName = "unused-name", "a parameter, `let`, import or family variable that nothing reads";
     UnfinishedSchedule = "unfinished-schedule", "a schedule or an interval that is longer than its stage";
     DataLeakage = "data-leakage", "a model is evaluated on prompts that it is trained on";
+    SameData = "same-data", "two domains that read the same prompts";
     MisroutedDomain = "misrouted-domain",
         "a domain routed to a teacher that was not trained on it, while another was";
     MissingFile = "missing-file", "a path that does not exist";

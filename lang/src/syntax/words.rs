@@ -214,3 +214,46 @@ pub fn lookalike(character: char) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+/// How a raised digit or a fraction in one character is written.
+pub fn written_out(character: char) -> Option<&'static str> {
+    Some(match character {
+        '\u{b2}' => "^2",
+        '\u{b3}' => "^3",
+        '\u{bd}' => "1/2",
+        '\u{bc}' => "1/4",
+        '\u{be}' => "3/4",
+        '\u{2153}' => "1/3",
+        '\u{2154}' => "2/3",
+        '\u{2155}' => "1/5",
+        '\u{215b}' => "1/8",
+        _ => return None,
+    })
+}
+
+/// The Latin letter that a Cyrillic or Greek one looks like, and the digit of a full-width one.
+pub fn latin(character: char) -> Option<char> {
+    const ALIKE: [(&str, &str); 2] = [
+        ("\u{430}\u{435}\u{43e}\u{440}\u{441}\u{443}\u{445}\u{456}\u{458}\u{455}\u{501}", "aeopcyxijsd"),
+        ("\u{3bf}\u{3bd}\u{3b9}\u{3ba}", "ovik"),
+    ];
+    let full = u32::from(character).checked_sub(0xfee0).and_then(char::from_u32);
+    if let Some(plain) = full.filter(|plain| plain.is_ascii_alphanumeric()) {
+        return Some(plain);
+    }
+    ALIKE.iter().find_map(|(theirs, ours)| {
+        let nth = theirs.chars().position(|known| known == character)?;
+        ours.chars().nth(nth)
+    })
+}
+
+/// The name of a Greek letter.
+pub fn greek(character: char) -> Option<&'static str> {
+    const NAMES: [&str; 25] = [
+        "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda",
+        "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "sigma", "tau", "upsilon", "phi", "chi", "psi",
+        "omega",
+    ];
+    let nth = u32::from(character).checked_sub(0x3b1)?;
+    NAMES.get(nth as usize).copied()
+}

@@ -21,7 +21,15 @@
 //! |        | detected | right line | says what is wrong | leads to the remedy | fix offered | fix right | no cascade | false positives |
 //! |--------|---------:|-----------:|-------------------:|--------------------:|------------:|----------:|-----------:|----------------:|
 //! | before |     90.8 |       87.6 |                 81 |                  67 |        26.0 |      74.5 |       87.1 |               1 |
-//! | now    |     99.3 |       99.0 |               99.0 |                98.1 |        99.6 |     100.0 |       99.3 |               0 |
+//! | now    |     98.5 |       97.9 |               98.0 |                97.2 |        98.8 |     100.0 |       99.4 |               0 |
+//!
+//! The 360 programs of the themes `contradictions`, `detached`, `draws`, `frameworks`, `measures`,
+//! `misplaced`, `moments`, `roles`, `slips`, `texts`, `uses` and `with` were written later:
+//!
+//! | of these | detected | right line | says what is wrong | leads to the remedy | fix offered | fix right | no cascade | false positives |
+//! |----------|---------:|-----------:|-------------------:|--------------------:|------------:|----------:|-----------:|----------------:|
+//! | before   |     87.9 |       86.3 |               81.9 |                64.8 |        60.6 |      69.2 |       98.4 |               1 |
+//! | now      |     97.2 |       96.1 |               96.7 |                95.8 |        97.0 |     100.0 |       99.4 |               0 |
 //!
 //! After the first figures, these mistakes of the corpus itself were found and corrected: objectives without
 //! an experiment are given one (their gradients are audited nowhere else), edits that had landed in the wrong
@@ -73,15 +81,25 @@ fn analyse(case: &Case, text: &str) -> Checked {
         return by_the_program(case, text);
     }
     let analysis = audited(case, text);
-    Checked { sources: analysis.sources, diagnostics: analysis.diagnostics }
+    // What no plan can express, the program reports. A fix may well uncover that.
+    if analysis.diagnostics.is_empty() && analysis.experiment.is_some() && text == case.text {
+        return by_the_program(case, text);
+    }
+    // Without files, those that are missing don't count.
+    let mut diagnostics = analysis.diagnostics;
+    diagnostics.retain(|diagnostic| diagnostic.code != Code::MissingFile);
+    Checked { sources: analysis.sources, diagnostics }
 }
 
 fn entry(text: &str) -> SourceFile {
     SourceFile { path: "case.mopd".to_owned(), text: text.to_owned() }
 }
 
-/// A module that a case imports.
+/// A module that a case imports, or the text of a template.
 fn load(case: &Case, path: &str) -> Option<SourceFile> {
+    if path.ends_with(".txt") {
+        return Some(SourceFile { path: path.to_owned(), text: "{prompt}\n".to_owned() });
+    }
     let mine = || case.module.clone().filter(|_| path == "mine.mopd");
     standard(path).or_else(|| mine().map(|text| SourceFile { path: path.to_owned(), text }))
 }
@@ -319,6 +337,30 @@ fn every_fix_of_a_common_mistake_makes_it_better() {
     }
     assert!(faults.is_empty(), "{faults}");
     assert!(offered > 200, "only {offered} fixes were offered");
+}
+
+#[test]
+fn diagnostics_of_common_mistakes_keep_their_lines_and_codes() {
+    let (mut faults, mut compared) = (String::new(), 0);
+    for case in &corpus() {
+        let Some(expected) = &case.expected else { continue };
+        let Some(code) = &expected.code else { continue };
+        compared += 1;
+        let checked = analyse(case, &case.text);
+        let there = |diagnostic: &Diagnostic| {
+            let span = diagnostic.primary.span;
+            let line = checked.sources.position(span.file, span.start).0;
+            span.file == ENTRY
+                && diagnostic.code.name() == code
+                && (line == expected.line || expected.also.contains(&line))
+        };
+        if !checked.diagnostics.iter().any(there) {
+            let line = expected.line + 1;
+            let _ = writeln!(faults, "{}: no [{code}] at line {line}\n{}", case.name, listing(&checked));
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+    assert!(compared >= 190, "only {compared} programs have a code");
 }
 
 #[test]

@@ -66,6 +66,14 @@ pub fn experiment_header(checker: &mut Checker, module: &Module, id: ModuleId) -
     settings::keep_marks(&mut checker.parts, &settings, "experiment");
     let device = given.device.and_then(|device| read_with_origin(checker, device, &env));
     let dtype = given.dtype.and_then(|dtype| read_with_origin(checker, dtype, &env));
+    let of_gpu = [("deterministic", settings.key_span("deterministic")), ("tf32", settings.key_span("tf32"))];
+    if device.as_ref().is_some_and(|device| device.value == Device::Cpu) {
+        for (key, place) in of_gpu.into_iter().filter_map(|(key, place)| Some((key, place?))) {
+            let text = format!("`{key}` is of a GPU, and the device is `cpu`: it changes nothing");
+            let diagnostic = Diagnostic::warning(Code::UnusedSetting, place, text);
+            checker.report(diagnostic.help("remove it, or write `device = cuda`"));
+        }
+    }
     let (deterministic, tf32) = (read(checker, given.deterministic, &env), read(checker, given.tf32, &env));
     let usual = GpuArithmetic::default();
     let gpu = GpuArithmetic {

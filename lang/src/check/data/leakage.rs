@@ -2,8 +2,10 @@
 //! on. The score then measures memory, or the luck of the choice.
 
 use crate::diag::{Code, Diagnostic};
+use crate::source::Span;
+use crate::syntax::words;
 use mopd_experiment::formula::text;
-use mopd_experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId};
+use mopd_experiment::{Benchmark, BenchmarkId, Comparison, DataSource, Domain, DomainId};
 
 use crate::check::declarations::Declarations;
 
@@ -35,10 +37,60 @@ pub fn warn_of_leakage(declarations: &mut Declarations, comparisons: &[Compariso
         Some(diagnostic.help("judge on prompts that no model is trained on: another file, split or filter"))
     });
     let mut found: Vec<Diagnostic> = of_training.collect();
+    if !declarations.diagnostics.has_errors() {
+        found.extend(read_twice(declarations));
+    }
     found.extend(judged_twice(declarations, comparisons));
     for diagnostic in found {
         declarations.report(diagnostic);
     }
+}
+
+/// Domains that read the same rows in the same way: a path was copied, and not changed.
+fn read_twice(declarations: &Declarations) -> Vec<Diagnostic> {
+    let domains = &declarations.parts.domains;
+    let alike = |one: &Domain, other: &Domain| {
+        one.reward == other.reward && one.columns == other.columns && one.format == other.format
+    };
+    let warning = |(earlier, later): (&Domain, &Domain)| {
+        let same = |one: &DataSource, other: &DataSource| {
+            one.filter.is_some() == other.filter.is_some() && one.limit == other.limit && overlap(one, other)
+        };
+        // What `hard = sums with { share = 1/2 }` shares is meant.
+        let (one, other) = (declarations.span(earlier.origin), declarations.span(later.origin));
+        let listed = one.file == other.file && one.end <= other.start && {
+            let between = declarations.sources.text(Span { start: one.end, end: other.start, ..one });
+            between.chars().all(|c| c.is_whitespace() || c == ',' || words::is_word(c))
+        };
+        let written = listed || earlier.prompts.origin != later.prompts.origin;
+        let prompts =
+            (written && same(&earlier.prompts, &later.prompts)).then_some((&earlier.prompts, &later.prompts));
+        // The tests of `hard = sums with { prompts = ... }` are meant.
+        let tests = earlier.tests.as_ref().zip(later.tests.as_ref());
+        let tests = tests.filter(|(one, other)| one.origin != other.origin && same(one, other));
+        let (what, (one, other)) = match (prompts, tests) {
+            (Some(prompts), _) => ("prompts", prompts),
+            (None, Some(tests)) => ("tests", tests),
+            (None, None) => return None,
+        };
+        let text = format!("the {what} of `{}` are the same as those of `{}`", later.name, earlier.name);
+        let place = declarations.span(other.origin);
+        let diagnostic = Diagnostic::warning(Code::SameData, place, text);
+        // One block of several domains.
+        Some(match one.origin == other.origin || place == declarations.span(one.origin) {
+            true => {
+                diagnostic.help("`{domain}` in a path is the name of each: `prompts = \"{domain}.jsonl\"`")
+            }
+            false => diagnostic
+                .note(declarations.span(one.origin), "the same")
+                .help("name another file, split or filter, or judge them by another reward"),
+        })
+    };
+    let said = domains.iter().enumerate().filter_map(|(at, later)| {
+        let mut earlier = domains[..at].iter().filter(|earlier| alike(earlier, later));
+        earlier.find_map(|earlier| warning((earlier, later)))
+    });
+    said.collect()
 }
 
 /// Held-out prompts that also decide about weights in training.

@@ -10,8 +10,8 @@ use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, ItemKind};
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit};
 use mopd_experiment::{
-    Benchmark, BenchmarkId, DATA_ENDINGS, DataSource, Domain, DomainId, FieldColumn, Metric, ModelId, Origin,
-    Pretrained, PretrainedSource, PromptFormat, Stage,
+    Architecture, Benchmark, BenchmarkId, DATA_ENDINGS, DataSource, Domain, DomainId, FieldColumn, Metric,
+    ModelId, Origin, Pretrained, PretrainedSource, PromptFormat, Stage, TokenizerSpec,
 };
 
 use crate::check::builtins;
@@ -23,7 +23,7 @@ use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::names::modules::Modules;
 use crate::check::read::numbers::has_variables;
-use crate::check::read::{expected, patterns, read, reads};
+use crate::check::read::{expected, patterns, places, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::unknown;
 use crate::check::values::environment::{Env, EvaluationContext};
@@ -49,7 +49,7 @@ pub fn source(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -> Optio
     }
     match checker.evaluate(expr, env) {
         Value::Text(path) => {
-            let path = checked_path(checker, path, expr.span)?;
+            let path = checked_path(checker, path, expr.span, env)?;
             Some(DataSource::file(path, checker.origin(expr.span)))
         }
         Value::Dataset(source) => Some(Rc::unwrap_or_clone(source)),
@@ -65,12 +65,12 @@ pub fn source(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -> Optio
     }
 }
 
-fn checked_path(reporter: &mut Reporter, path: String, span: Span) -> Option<String> {
+fn checked_path(reporter: &mut Reporter, path: String, span: Span, env: &Env) -> Option<String> {
     if path.trim().is_empty() {
         reporter.report(Diagnostic::error(Code::OutOfRange, span, "this path is empty"));
         return None;
     }
-    Some(path)
+    places::whole(reporter, path, span, env)
 }
 
 /// The value of a call about data: `dataset(...)`, `columns(...)`, `normalized(...)`, `pass_at(...)`.
@@ -101,10 +101,25 @@ pub fn data_call(checker: &mut Checker, call: DataCall, env: &Env) -> Option<Val
 }
 
 fn dataset(checker: &mut Checker, given: Dataset, env: &Env) -> Option<DataSource> {
-    let path =
-        read(checker, given.path, env).and_then(|path| checked_path(checker, path, given.path.expr.span));
+    let path = read(checker, given.path, env)
+        .and_then(|path| checked_path(checker, path, given.path.expr.span, env));
+    let split_place = given.split.as_ref().map(|split| split.expr.span);
     let split = read(checker, given.split, env);
     let revision = read(checker, given.revision, env);
+    if let (Some(Some(name)), Some(place)) = (&split, split_place)
+        && let Some((name, slice)) = name.split_once('[')
+    {
+        let text = format!("`[{slice}` is no part of the name of a split");
+        let diagnostic = Diagnostic::error(Code::OutOfRange, place, text);
+        let count = slice.trim_start_matches("0:").trim_start_matches(':').trim_end_matches(']');
+        checker.report(match count.parse::<u32>() {
+            Ok(count) => diagnostic.help(format!("write `split: \"{name}\", limit: {count}`")),
+            Err(_) => {
+                diagnostic.help(format!("write `split: \"{name}\"`, and `limit: 100` for the first rows"))
+            }
+        });
+        return None;
+    }
     let filter = match given.filter {
         Some(filter) => row_filter(checker, filter.expr, env).map(Some),
         None => Some(None),
@@ -141,6 +156,14 @@ fn row_filter(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Formula> 
     }
     let formula = match checker.evaluate(expr, &env.with_context(EvaluationContext::Objective)) {
         Value::Formula(formula) if formula.unit() == Unit::Bool || has_variables(&formula) => formula,
+        Value::Text(text) => {
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, WANTED);
+            checker.report(diagnostic.label("this is a text").help(format!(
+                "the split is given by its name, `split: \"train\"`; a configuration such as `{text}` is a folder \
+                 of the path"
+            )));
+            return None;
+        }
         other => {
             expected::wrong_kind(checker, expr.span, WANTED, &other);
             return None;
@@ -294,7 +317,11 @@ pub fn format(
 pub fn check_format(declarations: &mut Declarations, model: ModelId, domain: DomainId, span: Span) -> bool {
     let Domain { name, format, origin, .. } = declarations.parts.domain(domain);
     let (prompts, origin) = (format!("the domain `{name}`"), *origin);
-    format.is_some() || check_format_of(declarations, model, &prompts, origin, span)
+    match format {
+        Some(PromptFormat::Chat { .. }) => check_chat_of(declarations, model, &prompts, origin, span),
+        Some(PromptFormat::Text) => true,
+        None => check_format_of(declarations, model, &prompts, origin, span),
+    }
 }
 
 pub fn check_format_of_benchmark(
@@ -304,7 +331,40 @@ pub fn check_format_of_benchmark(
     span: Span,
 ) -> bool {
     let Benchmark { name, format, origin, .. } = declarations.parts.benchmark(benchmark).clone();
-    format.is_some() || check_format_of(declarations, model, &format!("the `eval {name}`"), origin, span)
+    let prompts = format!("the `eval {name}`");
+    match format {
+        Some(PromptFormat::Chat { .. }) => check_chat_of(declarations, model, &prompts, origin, span),
+        Some(PromptFormat::Text) => true,
+        None => check_format_of(declarations, model, &prompts, origin, span),
+    }
+}
+
+/// Reports conversations for a model whose tokenizer is the built-in one, which has no chat template.
+fn check_chat_of(
+    declarations: &mut Declarations,
+    model: ModelId,
+    prompts: &str,
+    origin: Origin,
+    span: Span,
+) -> bool {
+    let first = declarations.parts.first_weights(model);
+    let of_bytes = matches!(
+        &declarations.parts.model(first).stage,
+        Stage::Initialise(Architecture { tokenizer: TokenizerSpec::Bytes, .. })
+    );
+    if of_bytes {
+        let made = declarations.span(declarations.parts.model(first).origin);
+        let text = format!("{prompts} has conversations, and the model has no chat template");
+        let place = declarations.span(origin);
+        declarations.report(
+            Diagnostic::error(Code::OutOfRange, place, text)
+                .label("`format = chat`")
+                .note(made, "the tokenizer `bytes` has no template")
+                .note(span, "used here")
+                .help("write `format = text`, or give the model a tokenizer with a chat template"),
+        );
+    }
+    !of_bytes
 }
 
 /// Reports a domain without `format` for a loaded model. The model may be trained on conversations, and

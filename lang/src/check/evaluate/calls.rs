@@ -17,6 +17,7 @@ use crate::check::names::callable::signature;
 use crate::check::names::modules::ItemId;
 use crate::check::read::arguments::{self, Slots};
 use crate::check::read::{declared_type, expected};
+use crate::check::reporter::Reporter;
 use crate::check::reporter::frames::Frame;
 use crate::check::rollouts::{self, calls, reward_calls};
 use crate::check::stages::{constructors, guards, optimizers, trainable};
@@ -209,7 +210,10 @@ pub fn call(
             Value::Formula(number)
         }
         Value::Model(_) | Value::Teacher(_) if arguments.is_empty() && block.is_some() => {
-            let text = "only functions, stages and objectives can be called";
+            let text = format!(
+                "`{}` is a value, and only functions, stages and objectives can be called",
+                checker.sources.text(callee.span)
+            );
             let after = Span { start: callee.span.end, ..callee.span };
             let fix = format!("change settings of `{}`", checker.sources.text(callee.span));
             let diagnostic = Diagnostic::error(Code::TypeMismatch, callee.span, text);
@@ -217,12 +221,63 @@ pub fn call(
             checker.report(diagnostic.fix(fix, after, " with").possibly());
             Value::Error
         }
-        other => expected::wrong_kind(
-            checker,
-            callee.span,
-            "only functions, stages and objectives can be called",
-            &other,
-        ),
+        other if !other.is_error() => {
+            let text = "only functions, stages and objectives can be called";
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, callee.span, text);
+            let diagnostic = diagnostic.label(format!("this is {}", other.describe()));
+            let diagnostic = not_called(checker, diagnostic, &other, callee, whole, arguments);
+            checker.report(diagnostic);
+            Value::Error
+        }
+        _ => Value::Error,
+    }
+}
+
+/// Adds what was probably meant by a call of something that is not called.
+fn not_called(
+    reporter: &Reporter,
+    diagnostic: Diagnostic,
+    value: &Value,
+    callee: &Expr,
+    whole: &Expr,
+    arguments: &[Argument],
+) -> Diagnostic {
+    let written = reporter.sources.text(callee.span);
+    match (value, arguments) {
+        // `student(lr: 1e-4)`
+        (Value::Model(_) | Value::Teacher(_), [_, ..]) => {
+            let setting = |argument: &Argument| {
+                let name = argument.name.as_ref()?;
+                Some(format!("{} = {}", name.text, reporter.sources.text(argument.value.span)))
+            };
+            match arguments.iter().map(setting).collect::<Option<Vec<String>>>() {
+                Some(settings) => {
+                    let ours = format!("{written} with {{ {} }}", settings.join(", "));
+                    let diagnostic = diagnostic.help(format!("with other settings it is `{ours}`"));
+                    diagnostic.fix(format!("write `{ours}`"), whole.span, ours).possibly()
+                }
+                None => {
+                    diagnostic.help(format!("with other settings it is `{written} with {{ lr = 1e-4 }}`"))
+                }
+            }
+        }
+        // `specialist(math)`
+        (Value::Family(_), [member]) if member.name.is_none() => {
+            let ours = format!("{written}[{}]", reporter.sources.text(member.value.span));
+            diagnostic.help(format!("a member of a family is written `{ours}`")).fix(
+                format!("write `{ours}`"),
+                whole.span,
+                ours,
+            )
+        }
+        (
+            Value::Formula(_) | Value::Text(_) | Value::Reward(_) | Value::Rollout(_) | Value::Template(_),
+            _,
+        ) => diagnostic
+            .help(format!("it takes no arguments: write `{written}`"))
+            .fix(format!("write `{written}`"), whole.span, written)
+            .possibly(),
+        _ => diagnostic,
     }
 }
 

@@ -96,8 +96,8 @@ fn report_cycle(checker: &mut Checker, id: ItemId, asked_at: Span) {
         diagnostic = diagnostic.note(*span, format!("needs `{next}`"));
     }
     checker.report(diagnostic.help(
-        "define one of them without the others; for a teacher that is the student itself, \
-                write `checker`",
+        "define one of them without the others; a teacher that is the student itself is `self`, and the \
+         student's own completions are `sample(...)`",
     ));
 }
 

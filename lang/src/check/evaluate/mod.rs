@@ -12,7 +12,7 @@ pub use with::named_member;
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, UnaryOperator};
 use mopd_experiment::formula::{Axis, CountWord, Formula, FormulaKind, Function, Signal, Unit};
@@ -25,6 +25,7 @@ use crate::check::objectives::live;
 use crate::check::read::numbers::{self, undecided};
 use crate::check::read::{expected, turns};
 use crate::check::reporter::Reporter;
+use crate::check::suggestions::unknown;
 use crate::check::suggestions::unknown_name::{self, all_domains};
 use crate::check::values::environment::Env;
 use crate::check::values::resolve::{Resolved, resolve};
@@ -255,6 +256,20 @@ fn evaluate_index(checker: &mut Checker, base: &Expr, index: &Expr, env: &Env) -
             );
         }
     };
+    // `by["loose"]`
+    if let ExprKind::Text(text) = &index.kind
+        && family.members.iter().any(|(key, _)| checker.parts.key_text(key) == *text)
+    {
+        let text = text.clone();
+        let diagnostic = Diagnostic::error(
+            Code::TypeMismatch,
+            index.span,
+            "a member is named without quotes, and this is a text",
+        );
+        let bare = unknown::unquoted(checker, index.span, &text, |_| true);
+        checker.report(unknown::without_quotes(diagnostic, bare));
+        return Value::Error;
+    }
     let keys = family.members.iter().map(|(key, _)| key);
     let Some(key) = member_key(checker, index, keys, env) else { return Value::Error };
     match family.get(&key) {
@@ -266,7 +281,16 @@ fn evaluate_index(checker: &mut Checker, base: &Expr, index: &Expr, env: &Env) -
             let text =
                 format!("`{}` has no member for {what}`{}`", family.name, checker.parts.key_text(&key));
             let help = format!("it has: {}", names.join(", "));
-            checker.report(Diagnostic::error(Code::UnknownName, index.span, text).help(help));
+            let diagnostic = Diagnostic::error(Code::UnknownName, index.span, text);
+            let near = match &index.kind {
+                ExprKind::Name(name) => nearest(name, names.iter().map(String::as_str)),
+                _ => None,
+            };
+            let written = checker.sources.text(index.span).to_owned();
+            checker.report(match near {
+                Some(near) => diagnostic.did_you_mean(&written, near),
+                None => diagnostic.help(help),
+            });
             Value::Error
         }
     }
@@ -336,6 +360,23 @@ fn binary_expression(
         {
             let name = checker.parts.domain(*domain).name.as_str().into();
             return compared(checker, Signal::DomainIs { domain: *domain, name }, operator, span);
+        }
+        (Value::Text(_), Value::Text(_)) if operator == BinaryOperator::Add => {
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, span, "texts are not added with `+`");
+            checker.report(diagnostic.label("a text is written as a whole").help(
+                "write one text in quotes; `{name}` in it is the value of a variable or parameter `name`",
+            ));
+            return Value::Error;
+        }
+        // `domain == math or code`
+        (_, Value::Domain(_)) if matches!(operator, BinaryOperator::And | BinaryOperator::Or) => {
+            let ours = format!("domain == {}", checker.sources.text(right.span));
+            let text = "a domain is no condition: each side of `and` and `or` is one";
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, right.span, text);
+            checker.report(
+                diagnostic.help(format!("write `{ours}`")).replace_with(format!("write `{ours}`"), ours),
+            );
+            return Value::Error;
         }
         (Value::Text(a), Value::Text(b)) if equality => {
             return numbers::truth(checker, (a == b) == (operator == BinaryOperator::Equal), span);

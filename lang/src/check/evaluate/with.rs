@@ -24,6 +24,13 @@ pub fn changed(
     declares_teacher: bool,
     env: &Env,
 ) -> Option<(Expr, Env)> {
+    // Of changes of changes, the last ones count.
+    let mut blocks = vec![settings_of(checker, changes, env)?];
+    let mut base = base;
+    while let ExprKind::With { base: other, changes } = &base.kind {
+        blocks.push(settings_of(checker, changes, env)?);
+        base = other;
+    }
     let Declared { mut value, teacher, env: mut inner } = declared(checker, base, env)?;
     if teacher && !declares_teacher {
         let name = text(checker, base);
@@ -32,8 +39,6 @@ pub fn changed(
         checker.report(Diagnostic::error(Code::TypeMismatch, base.span, message).help(help));
         return None;
     }
-    // Of changes of changes, the last ones count.
-    let mut blocks = vec![settings_of(checker, changes, env)?];
     for _ in 0..MOST_CHANGES {
         match value.kind {
             ExprKind::With { base, changes } => {

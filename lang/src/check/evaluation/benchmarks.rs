@@ -5,7 +5,7 @@ use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, ItemKind, Name};
 use mopd_experiment::{
-    Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange, RewardValues,
+    Benchmark, BenchmarkId, Comparison, DomainId, Evaluation, Metric, Reward, RewardRange, RewardValues, Row,
 };
 
 use crate::check::builtins::block_settings::BlockSettings;
@@ -20,6 +20,37 @@ use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
 use crate::check::{data, rollouts};
+
+/// Whether completions leave room for a prompt in the context of every model of the table, where it is known.
+pub fn check_context(
+    checker: &mut Checker,
+    rows: &[Row],
+    domains: &[DomainId],
+    max_tokens: u32,
+    place: Span,
+) -> bool {
+    for row in rows {
+        for (model, domain) in row.models.iter().zip(domains) {
+            let limit = checker.parts.domain(*domain).limit.map_or(u32::MAX, |limit| limit.value);
+            let longest = max_tokens.min(limit);
+            let context = checker.parts.architecture(*model).map(|architecture| architecture.context);
+            let Some(context) = context.filter(|context| longest >= *context) else { continue };
+            let (name, made) = {
+                let model = checker.parts.model(*model);
+                (model.name.clone(), checker.span(model.origin))
+            };
+            let text = format!("{longest} new tokens leave no room for a prompt in a context of {context}");
+            let diagnostic = Diagnostic::error(Code::OutOfRange, place, text);
+            checker.report(
+                diagnostic
+                    .note(made, format!("the context of `{name}`"))
+                    .help("lower `max_tokens`, or give the model a longer `context`"),
+            );
+            return false;
+        }
+    }
+    true
+}
 
 pub fn eval_item(checker: &mut Checker, name: &Name, item: &ItemKind, env: &Env) -> Value {
     let Some(block) = changes::changed_block(checker, env.module, item) else { return Value::Error };

@@ -127,6 +127,11 @@ pub fn comparison(
             }
         }
     }
+    if let (Some(evaluation), Some(place)) = (&evaluation, settings.key_span("max_tokens"))
+        && !benchmarks::check_context(checker, &rows, &columns.domains, evaluation.max_tokens, place)
+    {
+        return None;
+    }
     if let (Some(budget), Some(place)) = (budget, settings.key_span("budget")) {
         budgets::check_budget(checker, &rows, normalized.as_ref(), budget, place);
     }
@@ -225,7 +230,11 @@ fn columns_of_table(checker: &mut Checker, on: Option<Arg<types::Columns>>, env:
         }
     }
     if columns.count() == 0 {
-        checker.report(Diagnostic::error(Code::OutOfRange, expr.span, "a table needs a column"));
+        let text = "this list is empty: a table needs at least one column";
+        checker.report(
+            Diagnostic::error(Code::OutOfRange, expr.span, text)
+                .help("a column is a domain or an `eval`; without `on` there is one for each domain"),
+        );
         return None;
     }
     Some(columns)

@@ -80,12 +80,7 @@ pub fn reduce_by(
     }
     if reduction.of_truths() && formula.unit() != Unit::Bool {
         let message = format!("`{}` needs bools", reduction.name());
-        arithmetic::unit_mismatch(
-            checker,
-            Spanned::new(&formula, x.span),
-            &message,
-            Some("compare with a bound first"),
-        );
+        arithmetic::unit_mismatch(checker, Spanned::new(&formula, x.span), &message, None);
         return None;
     }
     if formula.live() && !matches!(reduction, Reduction::Sum | Reduction::Mean) {
@@ -441,7 +436,8 @@ pub fn apply_scan(
                 format!("a scan over {0} needs several numbers per {0}", axis.name()),
             )
             .label(text)
-            .note(over.expr.span, "the scan starts anew with each of these"),
+            .note(over.expr.span, "the scan starts anew with each of these")
+            .help("give it a number per token, or name a coarser axis"),
         );
         return None;
     }

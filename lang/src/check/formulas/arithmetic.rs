@@ -47,8 +47,11 @@ pub fn binary(
         return Value::Error;
     };
     if function == Function::Divide && right.value.0.kind == FormulaKind::Number(0.0) {
-        reporter
-            .report(Diagnostic::error(Code::OutOfRange, right.span, "division by zero").label("this is 0"));
+        reporter.report(
+            Diagnostic::error(Code::OutOfRange, right.span, "division by zero")
+                .label("this is 0")
+                .help("give its parts other values, or divide by something that is not 0"),
+        );
         return Value::Error;
     }
     apply(reporter, function, vec![left.value, right.value], unit, span)
@@ -121,7 +124,20 @@ fn mixed_counts(reporter: &mut Reporter, function: Function, words: [CountWord; 
 
 /// Reports an operand of a wrong unit.
 pub fn unit_mismatch(reporter: &mut Reporter, operand: Spanned<&Formula>, message: &str, help: Option<&str>) {
-    units_mismatch(reporter, operand.span, message, [operand], help);
+    let written = reporter.sources.text(operand.span);
+    let written = written.strip_prefix("not ").unwrap_or(written);
+    let compared = (message.contains(" bool") && operand.value.unit() != Unit::Bool).then(|| match written {
+        "reward" => "a condition on it is `correct`, or a comparison such as `reward > 0.5`".to_owned(),
+        _ if written.starts_with("random(") => {
+            "a condition that holds with a probability is `bernoulli(p, per: token)`, or a comparison, `x < p`"
+                .to_owned()
+        }
+        _ if written.len() <= 40 && !written.contains('\n') => {
+            format!("compare it with a bound first, such as `{written} > bound`")
+        }
+        _ => "compare it with a bound first".to_owned(),
+    });
+    units_mismatch(reporter, operand.span, message, [operand], help.or(compared.as_deref()));
 }
 
 /// Reports operands whose units don't go together.

@@ -206,7 +206,10 @@ pub fn finish_divergence(
     if left == right && vanishes {
         let what = left.role().map_or("a blend".to_owned(), |role| format!("`{}`", role.name()));
         let text = format!("{what} is compared with itself: the divergence is 0");
-        checker.report(Diagnostic::error(Code::OutOfRange, span, text));
+        checker.report(
+            Diagnostic::error(Code::OutOfRange, span, text)
+                .help("compare it with another role, such as `teacher` or `reference`"),
+        );
         return Value::Error;
     }
     if let DivergenceKind::Entrywise(summand) = &kind

@@ -129,6 +129,9 @@ pub fn field(checker: &mut Checker, base: &Expr, field: &Name, span: Span, env: 
                     "the teacher that the route chose for a prompt is `teacher`: `teacher.{}`",
                     field.text
                 )),
+                Value::Text(_) => diagnostic.help(
+                    "a text has no methods; `{d}` in a text is the value of the variable or parameter `d`",
+                ),
                 _ => diagnostic.label("only roles have parts"),
             };
             checker.report(diagnostic);

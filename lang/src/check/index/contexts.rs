@@ -9,7 +9,8 @@ use super::walk::{Scope, Walk};
 use crate::check::builtins::declare::BuiltinParameter;
 use crate::check::builtins::kinds::{ArgumentKind, SettingKey};
 use crate::check::builtins::{Builtin, vocabulary};
-use crate::check::teachers::templates::{TextSegment, WrittenText, part_of_slot, slot_expression};
+use crate::check::teachers::slots::part_of_slot;
+use crate::check::teachers::templates::{TextSegment, WrittenText, slot_expression};
 use crate::check::values::environment::EvaluationContext;
 
 /// The scope of a setting's value.

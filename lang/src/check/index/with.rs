@@ -39,6 +39,9 @@ impl Walk<'_> {
 
     /// The model or teacher that a `with`, or an index, is of.
     fn binding_of(&self, scope: &Scope, base: &Expr) -> Option<(&Binding, bool)> {
+        if let ExprKind::With { base, .. } = &base.kind {
+            return self.binding_of(scope, base);
+        }
         let (name, _) = named_member(base)?;
         match &self.modules.item(self.modules.lookup(scope.module, name)?.item).kind {
             ItemKind::Model(binding) => Some((binding, false)),

@@ -3,6 +3,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Entry, ExprKind, ItemKind, Name};
+use crate::syntax::words::split_word;
 
 use crate::check::builtins::vocabulary;
 use crate::check::declarations::Declarations;
@@ -114,6 +115,20 @@ pub fn unknown_of_objective(declarations: &mut Declarations, entry: &Entry) -> O
         let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
         let text = format!("an objective has no setting `{name}`");
         let diagnostic = Diagnostic::error(Code::UnknownKey, entry.key.span, text);
+        let text_before =
+            declarations.sources.file(entry.key.span.file).text[..entry.key.span.start as usize].to_owned();
+        let is_state = text_before.rsplit("objective ").next().is_some_and(|body| {
+            body.lines().any(|line| {
+                line.trim_start().strip_prefix("state ").is_some_and(|rest| split_word(rest).0 == name)
+            })
+        });
+        if is_state {
+            let help = format!(
+                "the next value of a state stands in its declaration: `state {name} = first then next`"
+            );
+            declarations.report(diagnostic.help(help));
+            return None;
+        }
         let help = format!("a name for a number is declared with `let {name} = ...`");
         declarations.report(diagnostic.help(help).fix("write `let`", before, "let "));
         return None;

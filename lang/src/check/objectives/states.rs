@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Expr, Name};
+use crate::syntax::ast::{Expr, ExprKind, Name};
 use mopd_experiment::State;
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use mopd_ops::common_unit;
@@ -45,12 +45,19 @@ pub(super) fn state_begins<'a>(
     checker.record(name.span, &value);
     env.bind(&name.text, value);
     if next.is_none() {
-        let text = format!("the state `{}` has no update", name.text);
+        let text = format!("the state `{}` has no next value", name.text);
         let help = format!(
             "write `state {} = first then next`, or `let` for a number that each step computes anew",
             name.text
         );
         checker.report(Diagnostic::error(Code::MissingArgument, name.span, text).help(help));
+    }
+    if let Some(next) = next.filter(|next| matches!(&next.kind, ExprKind::Name(same) if *same == name.text)) {
+        let text = format!("the state `{}` never changes: its next value is itself", name.text);
+        checker.report(
+            Diagnostic::warning(Code::UnusedSetting, next.span, text)
+                .help(format!("write another next value, or a constant: `let {} = ...`", name.text)),
+        );
     }
     let (first_span, next, (axis, (first, unit))) = (first.span, next?, begun?);
     Some(OpenState { name, axis, first, unit, first_span, next })

@@ -11,6 +11,7 @@ use crate::check::builtins;
 use crate::check::declarations::Declarations;
 use crate::check::names::callable::signature;
 use crate::check::names::modules::{ModuleId, Modules};
+use crate::check::reporter::Reporter;
 
 /// The most definitions that each change the settings of the next.
 pub const MOST_CHANGES: usize = 100;
@@ -96,7 +97,17 @@ pub fn change(
     changes: &Block,
     module: ModuleId,
 ) -> Option<()> {
+    if changes.statements.is_empty() && !changes.broken {
+        let text = "`with` without a setting changes nothing";
+        declarations.report(
+            Diagnostic::warning(Code::UnusedSetting, changes.span, text)
+                .help("name a setting and its other value: `with { lr = 1e-4 }`"),
+        );
+    }
     for statement in &changes.statements {
+        if let Statement::Entry(entry) = statement {
+            warn_of_the_same(declarations, settings, entry);
+        }
         let block = match settings {
             Settings::Block(block) => Some(&mut **block),
             Settings::Call { block, .. } => block.as_mut(),
@@ -125,6 +136,34 @@ pub fn change(
         }
     }
     Some(())
+}
+
+/// Warns of a change to the value that is there, as it is written.
+fn warn_of_the_same(reporter: &mut Reporter, settings: &Settings, entry: &Entry) {
+    let key = entry.key.text.as_str();
+    let in_block = |block: &Block| {
+        block.statements.iter().find_map(|statement| match statement {
+            Statement::Entry(old) if old.key.text == key => Some(old.value.span),
+            _ => None,
+        })
+    };
+    let old = match settings {
+        Settings::Block(block) => in_block(block),
+        Settings::Call { block: Some(block), .. } => in_block(block),
+        Settings::Call { .. } => None,
+    };
+    // A name may stand for another value there.
+    let literal = matches!(entry.value.kind, ExprKind::Number { .. } | ExprKind::Text(_));
+    let Some(old) = old.filter(|old| literal && *old != entry.value.span) else { return };
+    if reporter.sources.text(old) != reporter.sources.text(entry.value.span) {
+        return;
+    }
+    let text = format!("`{key}` has this value already: nothing is changed");
+    reporter.report(
+        Diagnostic::warning(Code::UnusedSetting, entry.key.span.to(entry.value.span), text)
+            .note(old, "set here")
+            .help("write another value, or remove it"),
+    );
 }
 
 /// The settings of `domain hard = sums with { ... }`, or of an `eval`: those of the base with the changes.

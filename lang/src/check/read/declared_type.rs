@@ -79,6 +79,22 @@ pub fn as_declared(
             .collect();
         return Value::Family(Rc::new(FamilyMembers { name: family.name.clone(), members }));
     }
+    // `let gap: float = ...`: the type is the unit of the value, whatever another language calls it.
+    if let Value::Formula(formula) = &value
+        && unit_of_type(&annotation.text).is_none()
+        && foreign::type_name(&annotation.text).is_some()
+    {
+        let unit = formula.unit().name();
+        let text = format!("there is no type `{}`", annotation.text);
+        let diagnostic = Diagnostic::error(Code::UnknownValue, annotation.span, text);
+        declarations.report(match vocabulary::TYPES.iter().any(|known| known.name == unit) {
+            true => diagnostic
+                .help(format!("the type of this value is `{unit}`; it may be left out"))
+                .replace_with(format!("change to `{unit}`"), unit),
+            false => diagnostic.help("leave the type out: it follows from the value"),
+        });
+        return value;
+    }
     let (Value::Formula(formula), Some(declared)) = (&value, unit_of_type(&annotation.text)) else {
         return coerce(declarations, value, annotation, span);
     };
@@ -199,6 +215,17 @@ fn coerce_number(declarations: &mut Declarations, formula: Formula, annotation: 
             && matches!(found, Unit::Ratio | Unit::Count | Unit::Fraction));
     if !convertible {
         return mistyped(declarations, span, annotation, found.name());
+    }
+    let written = declarations.sources.text(span);
+    if matches!(unit, Unit::Nats | Unit::Logp) && found == Unit::Number && written.ends_with('%') {
+        let text = format!("a share of a hundred is no number of nats: `{written}`");
+        let plain = formula.constant().map_or(String::new(), |number| format!(": `{number}`"));
+        declarations.report(
+            Diagnostic::error(Code::UnitMismatch, span, text)
+                .note(annotation.span, "declared here")
+                .help(format!("write the number of nats without `%`{plain}")),
+        );
+        return Value::Error;
     }
     let worth = Value::Formula(formula.clone());
     if unit == Unit::Count && worth.constant().is_some() {

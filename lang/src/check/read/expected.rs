@@ -9,6 +9,7 @@ use mopd_experiment::formula::{Formula, Role};
 use crate::check::builtins;
 use crate::check::checker::Checker;
 use crate::check::declarations::{Declarations, ExperimentParts};
+use crate::check::names::callable::{Callable, signature};
 use crate::check::read::{postfix_words, reads};
 use crate::check::reporter::Reporter;
 use crate::check::suggestions::foreign::{self, Spelling};
@@ -106,10 +107,19 @@ pub fn wrong_kind(declarations: &mut Declarations, span: Span, wanted: &str, fou
         Diagnostic::error(Code::TypeMismatch, span, wanted).label(format!("this is {}", found.describe()));
     let diagnostic = match found {
         Value::Text(text) => {
-            let declared = |name: &str| unknown::is_declared(&declarations.modules, span.file, name);
+            let declared = |name: &str| {
+                unknown::is_declared(&declarations.modules, span.file, name)
+                    && !needs_arguments(declarations, span, name)
+            };
             let number =
                 |name: &str| name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit());
             let alone = |name: &str| builtins::find(name).is_some_and(|builtin| builtin.required() == 0);
+            let with_arguments = unknown::is_declared(&declarations.modules, span.file, text)
+                && needs_arguments(declarations, span, text);
+            let diagnostic = match with_arguments {
+                true => diagnostic.help(format!("without quotes, and with its arguments: `{text}(...)`")),
+                false => diagnostic,
+            };
             unknown::without_quotes(
                 diagnostic,
                 unknown::unquoted(declarations, span, text, |text| {
@@ -119,6 +129,18 @@ pub fn wrong_kind(declarations: &mut Declarations, span: Span, wanted: &str, fou
         }
         Value::Builtin(builtin) if !wanted.contains(builtin.usage) => {
             diagnostic.help(format!("it is called with its arguments: `{}`", builtin.usage))
+        }
+        Value::Item { item, kind: Callable::Fn | Callable::Stage } => {
+            let of = declarations.modules.item(*item);
+            match signature(&of.kind) {
+                Some((name, parameters)) => {
+                    let names: Vec<&str> =
+                        parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+                    let call = format!("{}({})", name.text, names.join(", "));
+                    diagnostic.help(format!("it is called with its arguments: `{call}`"))
+                }
+                None => diagnostic,
+            }
         }
         Value::Epochs(_) => postfix_words::epochs_misplaced(declarations, span, diagnostic),
         Value::Family(family) => match family.members.first() {
@@ -132,6 +154,15 @@ pub fn wrong_kind(declarations: &mut Declarations, span: Span, wanted: &str, fou
     };
     declarations.report(diagnostic);
     Value::Error
+}
+
+/// Whether the item of this name can't stand without arguments.
+fn needs_arguments(declarations: &Declarations, span: Span, name: &str) -> bool {
+    let module = declarations.modules.files().find(|(_, file)| *file == span.file);
+    let declared = module.and_then(|(module, _)| declarations.modules.lookup(module, name));
+    let item = declared.map(|declared| declarations.modules.item(declared.item));
+    item.and_then(|item| signature(&item.kind).map(|(_, parameters)| parameters.to_vec()))
+        .is_some_and(|parameters| parameters.iter().any(|parameter| parameter.default.is_none()))
 }
 
 /// One of a fixed list of words.

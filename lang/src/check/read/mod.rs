@@ -6,6 +6,7 @@ pub mod declared_type;
 pub mod expected;
 pub mod numbers;
 pub mod patterns;
+pub mod places;
 pub mod postfix_words;
 pub mod secrets;
 pub mod settings;

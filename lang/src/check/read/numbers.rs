@@ -87,7 +87,11 @@ pub fn number_at_least(reporter: &mut Reporter, number: f64, key: &str, least: f
             f64::MIN_POSITIVE => format!("`{key}` must be above 0"),
             _ => format!("`{key}` must be at least {least}"),
         };
-        reporter.report(Diagnostic::error(Code::OutOfRange, span, text).label(format!("this is {number}")));
+        let diagnostic = Diagnostic::error(Code::OutOfRange, span, text).label(format!("this is {number}"));
+        reporter.report(match key {
+            "time_limit" => diagnostic.help("it is a number of seconds, larger than the time that one takes"),
+            _ => diagnostic,
+        });
     }
     reaches
 }
@@ -207,6 +211,14 @@ pub fn truth_setting(checker: &mut Checker, expr: &Expr, key: &str, env: &Env) -
             Some(formula.constant() == Some(1.0))
         }
         value if undecided(&value) => None,
+        Value::Text(text) if matches!(text.as_str(), "true" | "false" | "True" | "False") => {
+            let ours = text.to_ascii_lowercase();
+            let diagnostic =
+                Diagnostic::error(Code::TypeMismatch, expr.span, format!("`{key}` is `true` or `false`"));
+            let diagnostic = diagnostic.label("this is a text").help(format!("without quotes: `{ours}`"));
+            checker.report(diagnostic.replace_with("remove the quotes", ours));
+            Some(text.eq_ignore_ascii_case("true"))
+        }
         other => {
             expected::wrong_kind(checker, expr.span, &format!("`{key}` is `true` or `false`"), &other);
             None

@@ -8,6 +8,7 @@ use crate::syntax::ast::{Argument, Expr, Name};
 use mopd_experiment::formula::{Distribution, Role};
 use mopd_experiment::{SelfCopy, Stage};
 
+use crate::check::builtins::{self, BuiltinKind};
 use crate::check::checker::Checker;
 use crate::check::declarations::{Declarations, plain_teachers};
 use crate::check::names::callable::Callable;
@@ -46,6 +47,13 @@ pub fn role_of(declarations: &mut Declarations, value: Value, span: Span, wanted
 pub fn distribution(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Distribution> {
     match checker.evaluate(expr, env) {
         Value::Distribution(distribution) => Some(distribution),
+        Value::Versus { .. } => {
+            let text = "two sides stand where one is expected";
+            checker.report(Diagnostic::error(Code::TypeMismatch, expr.span, text).help(
+                "a `sum` is of one distribution, `h(student)`; two are compared by a divergence, `kl(p || q)`",
+            ));
+            None
+        }
         value => {
             let wanted = "a divergence compares two roles, such as `teacher || student`";
             teacher_role(checker, value, expr.span, env, wanted).map(Distribution::Role)
@@ -61,10 +69,16 @@ pub fn joint_member(
 ) -> Value {
     let Stage::Joint(joint) = &declarations.parts.model(model).stage else {
         let text = format!("there is no `{}` in a model", field.text);
-        declarations.report(
-            Diagnostic::error(Code::UnknownField, field.span, text)
-                .label("only models trained together have parts"),
-        );
+        let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
+        let name = declarations.parts.model(model).name.clone();
+        declarations.report(match builtins::find(&field.text) {
+            _ if field.text == "with" => {
+                diagnostic.help(format!("with other settings it is `{name} with {{ lr = 1e-4 }}`"))
+            }
+            Some(builtin) if matches!(builtin.kind, BuiltinKind::Constructor(_)) => diagnostic
+                .help(format!("a stage is a function of a model: `{}({name}) {{ ... }}`", field.text)),
+            _ => diagnostic.label("only models trained together have parts"),
+        });
         return Value::Error;
     };
     let names: Vec<String> = joint.members.iter().map(|member| member.name.clone()).collect();

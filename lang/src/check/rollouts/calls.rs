@@ -1,6 +1,8 @@
 //! Calls of rollouts: `sample(...)`, `replay(...)`, `from(...)`.
 
 use crate::diag::{Code, Diagnostic, Reported};
+use crate::source::Span;
+use crate::syntax::ast::{Expr, ExprKind};
 use mopd_experiment::formula::Axis;
 use mopd_experiment::{Heads, ReplayContents, RolloutEngine, RolloutSource, Sampling};
 
@@ -9,6 +11,7 @@ use crate::check::builtins::rollouts::{FirstOf, From, Replay, RolloutCall, Sampl
 use crate::check::checker::Checker;
 use crate::check::formulas::schedules;
 use crate::check::read::read;
+use crate::check::reporter::Reporter;
 use crate::check::rollouts::{self, SamplingArguments};
 use crate::check::teachers;
 use crate::check::values::environment::Env;
@@ -21,6 +24,11 @@ pub fn rollout_call(checker: &mut Checker, call: RolloutCall, env: &Env) -> Opti
         RolloutCall::Data(given) => RolloutSource::Data { field: read(checker, given.field, env)? },
         RolloutCall::Mix(given) => {
             let share = schedules::share(checker, given.share.expr, "the share", env);
+            match literal(given.share.expr) {
+                Some(1.0) => never_drawn(checker, given.share.expr.span, given.second.expr.span, 1),
+                Some(0.0) => never_drawn(checker, given.share.expr.span, given.first.expr.span, 0),
+                _ => {}
+            }
             let (first, second) = (read(checker, given.first, env), read(checker, given.second, env));
             RolloutSource::Mix { share: share?, first: first?, second: second? }
         }
@@ -96,9 +104,33 @@ pub fn sampled_by(checker: &mut Checker, given: SampledBy, env: &Env) -> Option<
     Some(RolloutSource::SampledBy { server: server.into(), of: of?, every: every? })
 }
 
+/// The number that is written. One with a name may be at its end in an ablation.
+fn literal(expr: &Expr) -> Option<f64> {
+    match &expr.kind {
+        ExprKind::Number { value, .. } => Some(*value),
+        _ => None,
+    }
+}
+
+fn never_drawn(reporter: &mut Reporter, share: Span, never: Span, number: u8) {
+    let text = format!("with a share of {number}, this rollout is never drawn");
+    reporter.report(
+        Diagnostic::warning(Code::UnusedSetting, share, text)
+            .note(never, "never drawn")
+            .help("write a share between 0 and 1, such as `0.5`, or the other rollout alone"),
+    );
+}
+
 /// `replay(sample(...), capacity: 10_000, share: 0.25, keeps: prompts, while: ..., order: ...)`
 pub fn replay(checker: &mut Checker, given: Replay, env: &Env) -> Option<RolloutSource> {
     let (of, capacity) = (read(checker, given.of, env), read(checker, given.capacity, env));
+    if literal(given.share.expr) == Some(1.0) {
+        let text = "with a share of 1, nothing new is drawn once the buffer holds a group";
+        checker.report(
+            Diagnostic::warning(Code::UnusedSetting, given.share.expr.span, text)
+                .help("write a share below 1, such as `0.25`"),
+        );
+    }
     let (share, keeps) = (read(checker, given.share, env), read(checker, given.keeps, env));
     let condition = match given.condition {
         Some(condition) => rollouts::judged_by(checker, condition.expr, env, true, Axis::Group).map(Some),

@@ -156,7 +156,10 @@ pub fn truncation(
             let p = numbers::fraction(checker, &value, expr.span, "`top_p`")?;
             if p == 0.0 {
                 let text = "with `top_p` = 0 no token could be drawn";
-                checker.report(Diagnostic::error(Code::OutOfRange, expr.span, text));
+                checker.report(
+                    Diagnostic::error(Code::OutOfRange, expr.span, text)
+                        .help("write a share above 0, such as `0.95`"),
+                );
                 return None;
             }
             Some(p)

@@ -1,6 +1,6 @@
 //! Calls of rewards: `exact()`, `python(...)`, `parts(...)`.
 
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
 use crate::syntax::ast::ExprKind;
 use mopd_experiment::{Reward, RewardPart, Secret as SecretText};
@@ -12,6 +12,7 @@ use crate::check::checker::Checker;
 use crate::check::formulas::signals::TURN;
 use crate::check::read::numbers::{self, rounded};
 use crate::check::read::{patterns, read};
+use crate::check::reporter::Reporter;
 use crate::check::rollouts::rewards;
 use crate::check::values::environment::Env;
 
@@ -24,7 +25,10 @@ pub fn reward_call(checker: &mut Checker, call: RewardCall, env: &Env) -> Option
         }
         RewardCall::Regex(given) => {
             let pattern = patterns::checked(checker, given.pattern, env)?;
-            Reward::Regex { pattern, field: read(checker, given.field, env)? }
+            let (place, written) = (given.pattern.expr.span, given.call.arguments.len() > 1);
+            let field = read(checker, given.field, env)?;
+            warn_of_groups(checker, &pattern, &field, written, place);
+            Reward::Regex { pattern, field }
         }
         RewardCall::Command(given) => {
             let command = read(checker, given.command, env)?;
@@ -71,6 +75,37 @@ pub fn reward_call(checker: &mut Checker, call: RewardCall, env: &Env) -> Option
         }
         RewardCall::Parts(given) => return reward_parts(checker, given, env),
     })
+}
+
+/// Warns of a pattern that compares nothing with the field that was named, or whose group has nearly the name
+/// of the one that is compared.
+fn warn_of_groups(reporter: &mut Reporter, pattern: &str, field: &str, written: bool, span: Span) {
+    let groups: Vec<&str> = ["(?<", "(?P<"]
+        .iter()
+        .flat_map(|open| pattern.match_indices(open).map(|(at, open)| &pattern[at + open.len()..]))
+        .filter(|rest| !rest.starts_with(['=', '!']))
+        .filter_map(|rest| Some(rest.split_once('>')?.0))
+        .collect();
+    if groups.contains(&"answer") {
+        return;
+    }
+    let near = nearest("answer", groups.iter().copied());
+    if near.is_none() && !written {
+        return;
+    }
+    let text =
+        format!("no group `answer` is in this pattern, so nothing is compared with the field `{field}`");
+    let diagnostic = Diagnostic::warning(Code::UnusedSetting, span, text);
+    reporter.report(match near {
+        Some(near) => {
+            let ours = reporter.sources.text(span).replace(&format!("<{near}>"), "<answer>");
+            diagnostic
+                .help(format!("its group is called `{near}`: write `(?<answer>...)`"))
+                .replace_with("write `(?<answer>`", ours)
+                .possibly()
+        }
+        None => diagnostic.help("name the group that is compared, `(?<answer>...)`, or remove the field"),
+    });
 }
 
 /// `python("judge.py:score")`

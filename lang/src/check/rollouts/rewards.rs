@@ -44,6 +44,13 @@ pub fn reward(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<Reward> {
             checker.report(diagnostic.label("this is text").replace_with(format!("write `{named}`"), named));
             None
         }
+        Value::List(_) => {
+            let text = "a domain has one reward, and this is a list";
+            checker.report(Diagnostic::error(Code::TypeMismatch, expr.span, text).help(
+                "several rewards are parts of one: `parts(right: numeric, form: regex(\"...\"), weights: [0.8, 0.2])`",
+            ));
+            None
+        }
         other => {
             expected::wrong_kind(
                 checker,

@@ -15,7 +15,7 @@ use crate::check::builtins::types::{EndTokens, Fraction, Text, Truth};
 use crate::check::builtins::vocabulary::{DecoderBlock, MergeBlock};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
-use crate::check::read::{expected, read, reads, settings};
+use crate::check::read::{expected, places, read, reads, settings};
 use crate::check::stages::{joint, lineage, training};
 use crate::check::values::environment::Env;
 use crate::check::values::value::Value;
@@ -33,7 +33,12 @@ pub fn construct(checker: &mut Checker, call: ConstructorCall, env: &Env) -> Opt
         ConstructorCall::Qwen3(given) => decoder(checker, Family::Qwen3, given, env),
         ConstructorCall::Gemma(given) => decoder(checker, Family::Gemma, given, env),
         ConstructorCall::HuggingFace(given) => {
+            let place = given.name.expr.span;
             let name = stored(checker, written, given.name, env)?;
+            if let Some(diagnostic) = places::not_a_repository(&name, place, written) {
+                checker.report(diagnostic);
+                return None;
+            }
             let revision = read(checker, given.revision, env)?;
             let source = PretrainedSource::HuggingFace { name, revision };
             loaded(checker, source, given.end_tokens, given.chat_template, given.enable_thinking, env)
@@ -93,12 +98,13 @@ fn stored(checker: &mut Checker, call: Call, given: Arg<Text>, env: &Env) -> Opt
         checker.report(Diagnostic::error(Code::TypeMismatch, block.span, text).help(call.builtin.usage));
         return None;
     }
+    let place = given.expr.span;
     let stored = read(checker, given, env)?;
     if stored.trim().is_empty() {
-        checker.report(Diagnostic::error(Code::OutOfRange, given.expr.span, "this name is empty"));
+        checker.report(Diagnostic::error(Code::OutOfRange, place, "this name is empty"));
         return None;
     }
-    Some(stored)
+    places::whole(checker, stored, place, env)
 }
 
 pub fn tokenizer(checker: &mut Checker, expr: &Expr, env: &Env) -> Option<TokenizerSpec> {
@@ -128,24 +134,21 @@ fn decoder(checker: &mut Checker, family: Family, given: Llama, env: &Env) -> Op
     let initial_deviation = read(checker, given.initial_deviation, env).map(|given| given.unwrap_or(small));
     let (width, heads) = (width?, heads?);
     let key_value_heads = key_value_heads.unwrap_or(Some(heads))?;
-    let multiple = |checker: &mut Checker, key: &str, text: String| {
+    let multiple = |checker: &mut Checker, key: &str, text: String, help: String| {
         let place = settings.key_span(key).unwrap_or(span);
-        checker.report(Diagnostic::error(Code::OutOfRange, place, text));
+        checker.report(Diagnostic::error(Code::OutOfRange, place, text).help(help));
     };
     if width % (2 * heads) != 0 {
-        multiple(
-            checker,
-            "width",
-            format!("the width {width} does not divide into {heads} heads of even size"),
-        );
+        let text = format!("the width {width} does not divide into {heads} heads of even size");
+        let near = (width / (2 * heads)).max(1) * 2 * heads;
+        multiple(checker, "width", text, format!("write a multiple of {}, such as {near}", 2 * heads));
         return None;
     }
     if heads % key_value_heads != 0 {
-        multiple(
-            checker,
-            "key_value_heads",
-            format!("{heads} heads can't share {key_value_heads} key-value heads evenly"),
-        );
+        let text = format!("{heads} heads can't share {key_value_heads} key-value heads evenly");
+        let near = (1..key_value_heads.min(heads)).rev().find(|number| heads % number == 0).unwrap_or(1);
+        let help = format!("write a number that divides {heads}, such as {near}");
+        multiple(checker, "key_value_heads", text, help);
         return None;
     }
     Some(Stage::Initialise(Architecture {

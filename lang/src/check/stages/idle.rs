@@ -3,8 +3,10 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
-use mopd_experiment::formula::{Formula, FormulaKind, Live, Signal, StepNumber, StepWindow, Support, text};
-use mopd_experiment::{Guard, Origin, Train};
+use mopd_experiment::formula::{
+    Formula, FormulaKind, Function, Live, Signal, StepNumber, StepWindow, Support, text,
+};
+use mopd_experiment::{Guard, Origin, Rollout, Train};
 
 use crate::check::builtins::block_settings::BlockSettings;
 use crate::check::declarations::Declarations;
@@ -92,6 +94,49 @@ pub(super) fn warn_of_idle_guards(
         );
     }
 }
+
+/// Warns of a case in the learning rate, or in a number of a rollout, that no step of the stage takes.
+pub(super) fn warn_of_idle_cases(
+    reporter: &mut Reporter,
+    train: &Train,
+    settings: &BlockSettings,
+    steps: u32,
+) {
+    let moving = train.rollouts().into_iter().flat_map(Rollout::moving);
+    let formulas = [&train.learning_rate].into_iter().chain(moving);
+    let conditions = formulas.flat_map(Formula::parts).filter_map(|part| match &part.0.kind {
+        FormulaKind::Apply { function: Function::Where, operands } => operands.first(),
+        _ => None,
+    });
+    let mut found: Vec<(Span, String)> = Vec::new();
+    for condition in conditions.filter(|condition| !has_variables(condition)) {
+        let place = reporter.span(condition.0.origin);
+        let (low, high) = possible_between(condition, (0, steps - 1), steps);
+        let written = text::formula(condition, 60);
+        let text = match (low >= 1.0, high <= 0.0) {
+            (_, true) => format!("`{written}` never holds"),
+            (true, _) => format!("`{written}` holds at every step"),
+            _ => continue,
+        };
+        if condition.constant().is_none() && !found.contains(&(place, text.clone())) {
+            found.push((place, text));
+        }
+    }
+    for (place, text) in found {
+        reporter.report(
+            Diagnostic::warning(Code::NeverHolds, place, text)
+                .note(
+                    settings.place(&["steps"]),
+                    format!("the stage has {steps} steps, counted from 0 to {}", steps - 1),
+                )
+                .help(STEPS_AND_PROGRESS),
+        );
+    }
+}
+
+/// What `step` and `progress` can be.
+const STEPS_AND_PROGRESS: &str =
+    "compare with a step of the stage, or write `progress > 50%`: `progress` is between 0 and 1";
 
 /// Warns of more entries than the vocabulary has, where its size is known.
 pub(super) fn warn_of_absent_entries(

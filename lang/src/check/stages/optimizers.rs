@@ -160,7 +160,10 @@ fn clip_norm(checker: &mut Checker, given: ArgOr<NotNegative>, span: Span, env: 
     let norm = read(checker, given, env)?;
     if norm == 0.0 {
         let text = "a largest gradient norm of 0 would stop all learning";
-        checker.report(Diagnostic::error(Code::OutOfRange, span, text));
+        checker.report(
+            Diagnostic::error(Code::OutOfRange, span, text)
+                .help("write a norm above 0, such as the usual 1; a very large one bounds nothing"),
+        );
         return None;
     }
     Some(norm)

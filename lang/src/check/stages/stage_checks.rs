@@ -230,6 +230,7 @@ fn check_numbers(declarations: &mut Declarations, train: &Train, settings: &Bloc
         idle::warn_of_unfinished_schedules(declarations, train, settings, steps);
         idle::warn_of_long_intervals(declarations, train, settings, steps);
         idle::warn_of_idle_guards(declarations, train, settings, steps);
+        idle::warn_of_idle_cases(declarations, train, settings, steps);
     }
     if let (BatchSize::Sequences(batch), group) = (train.size, train.rollout.group())
         && !batch.is_multiple_of(group)

@@ -359,7 +359,11 @@ pub fn check_trainable(declarations: &mut Declarations, train: &Train, settings:
     if let Some(layers) = layers {
         for (last, place) in beyond.into_iter().filter(|(last, _)| *last >= layers) {
             let text = format!("there is no layer {last}: the model has {layers}, counted from 0");
-            declarations.report(Diagnostic::error(Code::OutOfRange, place, text));
+            let help = match layers {
+                1 => "its only layer is layer 0: `0..=0`".to_owned(),
+                _ => format!("its layers are 0 to {last}: `0..={last}`", last = layers - 1),
+            };
+            declarations.report(Diagnostic::error(Code::OutOfRange, place, text).help(help));
             good = false;
         }
     }

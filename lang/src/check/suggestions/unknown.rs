@@ -3,6 +3,7 @@
 use crate::diag::{Code, Diagnostic, nearest, same_letters};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, Name};
+use mopd_experiment::formula::Unit;
 
 use crate::check::builtins;
 use crate::check::builtins::kinds::SettingKey;
@@ -73,6 +74,12 @@ pub fn method(
     let text = format!("numbers have no methods such as `.{}()`", field.text);
     let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
     let diagnostic = match field.text.as_str() {
+        "float" | "int" | "double" if formula.unit() == Unit::Bool => {
+            let ours = format!("where({operand}, 1, 0)");
+            let diagnostic = diagnostic.help(format!("a condition as a number is `{ours}`"));
+            checker.report(diagnostic.fix(format!("write `{ours}`"), whole, ours));
+            return Some(Value::Error);
+        }
         "detach" | "item" | "stop_gradient" | "float" | "data" | "cpu" => {
             let diagnostic =
                 diagnostic.help("nothing needs to be detached: only what is marked `live` carries gradient");
@@ -97,7 +104,6 @@ pub fn method(
         name if builtins::find(name).is_some() => diagnostic.help(format!("write `{name}({operand}, ...)`")),
         _ => diagnostic.help("a function stands before its arguments: `exp(x)`, `mean(x, over: sequence)`"),
     };
-    let _ = formula;
     checker.report(diagnostic);
     Some(Value::Error)
 }
@@ -159,17 +165,25 @@ pub fn unknown_setting(
         });
         return None;
     }
+    // `student with { lrr = 1e-4 }`: the setting is that of the base, in another block.
+    if let Some(near) = nearest(name, known.iter().copied())
+        && let Some(other) = others.iter().find(|other| other.key.text == near)
+        && in_another_block(declarations, other, entry)
+    {
+        declarations.report(diagnostic.did_you_mean(name, near).possibly());
+        return None;
+    }
     match foreign::key(name, &free) {
         _ if name == "seed" && known.contains(&"steps") => {
             let help = "one seed is of the whole experiment: `experiment \"name\" { seed = 1 }`";
             declarations.report(diagnostic.help(help));
             None
         }
-        Some((near, similar)) => {
+        Some((near, similar)) if blocks_with(name).is_none() => {
             declarations.report(diagnostic.did_you_mean(name, near).possibly());
             Some(SuggestedSetting { key: near.to_owned(), same_value: similar })
         }
-        None => {
+        _ => {
             let help = match (name, known.contains(&"rollout")) {
                 (
                     "samples" | "max_tokens" | "temperature" | "top_p" | "top_k" | "n" | "repetition_penalty"
@@ -179,6 +193,7 @@ pub fn unknown_setting(
                     let inside = if name == "samples" { "n" } else { name };
                     format!("it belongs to the rollout: `rollout = sample(..., {inside}: ...)`")
                 }
+                ("route", true) => "the route of a stage is a block: `route { else -> guide }`".to_owned(),
                 _ => match blocks_with(name) {
                     Some(blocks) => format!("`{name}` is a setting of {blocks}"),
                     None => format!("it has: {}", known.join(", ")),
@@ -188,6 +203,18 @@ pub fn unknown_setting(
             None
         }
     }
+}
+
+/// Whether a bracket closes between two settings.
+fn in_another_block(reporter: &Reporter, one: &Entry, other: &Entry) -> bool {
+    let (first, last) = match one.key.span.start < other.key.span.start {
+        true => (one, other),
+        false => (other, one),
+    };
+    let (start, end) = (first.value.span.end, last.key.span.start);
+    first.key.span.file == last.key.span.file
+        && start <= end
+        && reporter.sources.text(Span { start, end, ..first.key.span }).contains('}')
 }
 
 /// What to delete so that a setting is gone: its line, or the setting with the comma before it. `None`
@@ -256,6 +283,14 @@ pub fn unknown_argument(
                 _ => diagnostic.replace_with(format!("change to `{key}`"), key),
             }
         }
+        (None, None) if name.text == "per" && known.contains(&"over") => diagnostic
+            .help("the axis of a reduction or statistic stands after `over`")
+            .replace_with("change to `over`", "over"),
+        (None, None) if matches!(name.text.as_str(), "steps" | "length") && known == ["range", "over"] => {
+            diagnostic
+                .help("how long a schedule changes stands after `over`")
+                .replace_with("change to `over`", "over")
+        }
         // A declared name that is almost the same is preferred to the counterpart of another tool's name.
         (None, Some(setting @ (ForeignSetting::Otherwise(_) | ForeignSetting::Beside { .. })))
             if declared.is_none() || nearest(&name.text, known.iter().copied()).is_none() =>
@@ -265,16 +300,26 @@ pub fn unknown_argument(
         _ => match (foreign::key(&name.text, known), known) {
             (Some((near, _)), _) => diagnostic.did_you_mean(&name.text, near),
             // There is only one argument left to suggest.
-            (None, [only]) if free.contains(only) => {
+            (None, [only]) if free.contains(only) && others_with(&name.text).is_empty() => {
                 diagnostic.help(takes()).replace_with(format!("change to `{only}`"), *only).possibly()
             }
-            _ => diagnostic.help(match blocks_with(&name.text) {
-                Some(blocks) => format!("{}; `{}` is a setting of {blocks}", takes(), name.text),
-                None => takes(),
+            _ => diagnostic.help(match (blocks_with(&name.text), others_with(&name.text).as_slice()) {
+                (Some(blocks), _) => format!("{}; `{}` is a setting of {blocks}", takes(), name.text),
+                (None, [other]) => format!("{}; `{}` is an argument of `{other}`", takes(), name.text),
+                (None, _) => match builtins::find(callee) {
+                    Some(builtin) => format!("{}: `{}`", takes(), builtin.usage),
+                    None => takes(),
+                },
             }),
         },
     };
     declarations.report(diagnostic);
+}
+
+/// The built-ins with an argument of this name.
+fn others_with(name: &str) -> Vec<&'static str> {
+    let has = |builtin: &&builtins::Builtin| builtin.parameters.iter().any(|known| known.name == name);
+    builtins::all().iter().filter(has).map(|builtin| builtin.name).collect()
 }
 
 /// Whether a file declares or imports a name.
@@ -304,12 +349,15 @@ pub fn without_quotes(diagnostic: Diagnostic, unquoted: Option<String>) -> Diagn
 /// The blocks that have a setting: "a stage or `compare`".
 fn blocks_with(key: &str) -> Option<String> {
     let mut owners: Vec<String> = Vec::new();
+    let has = |keys: &[SettingKey]| keys.iter().any(|known| known.name == key);
+    let stages = || vocabulary::BLOCKS.iter().filter(|(owner, _)| vocabulary::may_route(owner));
+    let all = stages().all(|(_, keys)| has(keys));
     for (owner, keys) in vocabulary::BLOCKS {
-        let name = match vocabulary::may_route(owner) {
+        let name = match all && vocabulary::may_route(owner) {
             true => "a stage".to_owned(),
             false => format!("`{owner}`"),
         };
-        if keys.iter().any(|known| known.name == key) && !owners.contains(&name) {
+        if has(keys) && !owners.contains(&name) {
             owners.push(name);
         }
     }

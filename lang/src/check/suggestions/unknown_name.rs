@@ -92,9 +92,15 @@ pub fn unknown_name(declarations: &mut Declarations, name: &str, span: Span, env
     locals.dedup();
     let unknown = UnknownName { name, span, env, wanted, in_formula, list, locals, taken };
     // The first that fits is the likeliest.
-    const SUGGESTIONS: [Suggest; 11] = [
+    const SUGGESTIONS: [Suggest; 17] = [
         same_letters,
+        placeholder,
+        text_without_quotes,
+        case_left_over,
+        state_by_its_kind,
         module_path,
+        trainer,
+        other_side,
         foreign_name,
         import,
         one_of_several_imports,
@@ -107,6 +113,92 @@ pub fn unknown_name(declarations: &mut Declarations, name: &str, span: Span, env
     ];
     let suggested = SUGGESTIONS.iter().find_map(|suggest| suggest(declarations, &unknown));
     declarations.report(suggested.unwrap_or_else(|| unknown.diagnostic()));
+}
+
+/// `steps = TODO`
+fn placeholder(_: &Declarations, unknown: &UnknownName) -> Option<Diagnostic> {
+    let is_one = matches!(unknown.name, "TODO" | "FIXME" | "XXX" | "TBD" | "todo" | "REQUIRED");
+    is_one.then(|| {
+        let diagnostic = unknown.diagnostic();
+        match unknown.wanted {
+            ExpectedName::Value => diagnostic.help("a value is missing here: write one"),
+            _ => diagnostic.help("a name is missing here: write one"),
+        }
+    })
+}
+
+/// `env(TEACHER_URL)`, `served(vllm, ...)`: where a call takes a text.
+fn text_without_quotes(declarations: &Declarations, unknown: &UnknownName) -> Option<Diagnostic> {
+    let before = declarations.sources.file(unknown.span.file).text[..unknown.span.start as usize].trim_end();
+    let before = before.strip_suffix('(')?;
+    let callee = &before[before.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len()..];
+    let first = builtins::find(callee)?.parameters.first()?;
+    let takes_text = matches!(first.takes, ArgumentKind::Text | ArgumentKind::Texts | ArgumentKind::Secret)
+        || callee == "served"
+        || callee == "sampled_by";
+    // `file(prompts/shown.txt)`: all of it is meant.
+    let text = &declarations.sources.file(unknown.span.file).text[unknown.span.start as usize..];
+    let whole = &text[..text.find([')', ',', '\n']).unwrap_or(text.len())];
+    let is_path = whole.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_/.-~".contains(&byte));
+    (takes_text && is_path && unknown.wanted == ExpectedName::Value).then(|| {
+        let ours = format!("\"{whole}\"");
+        let help = format!("`{callee}` takes a text in quotes: `{ours}`");
+        let span = Span { end: unknown.span.start + whole.len() as u32, ..unknown.span };
+        unknown.diagnostic().help(help).fix("write quotes", span, ours)
+    })
+}
+
+/// `default -> guide`
+fn case_left_over(declarations: &Declarations, unknown: &UnknownName) -> Option<Diagnostic> {
+    let after = &declarations.sources.file(unknown.span.file).text[unknown.span.end as usize..];
+    let is_arm = matches!(unknown.name, "default" | "otherwise" | "others" | "rest" | "_")
+        && after.trim_start_matches([' ', '\t']).starts_with("->");
+    is_arm.then(|| {
+        let help = "the remaining cases are written `else -> ...`";
+        unknown.diagnostic().help(help).replace_with("write `else`", "else")
+    })
+}
+
+/// `state.price` in the objective that has the state.
+fn state_by_its_kind(declarations: &Declarations, unknown: &UnknownName) -> Option<Diagnostic> {
+    let after = &declarations.sources.file(unknown.span.file).text[unknown.span.end as usize..];
+    let rest = after.strip_prefix('.').filter(|_| unknown.name == "state" && unknown.in_formula)?;
+    let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+    let state = &rest[..length];
+    unknown.env.local(state)?;
+    let whole = Span { end: unknown.span.end + 1 + length as u32, ..unknown.span };
+    let help = format!("within its objective, a state is read by its name: `{state}`");
+    Some(unknown.diagnostic().help(help).fix(format!("write `{state}`"), whole, state))
+}
+
+/// `GRPOTrainer(...)`, `SFTConfig(...)`
+fn trainer(_: &Declarations, unknown: &UnknownName) -> Option<Diagnostic> {
+    let stem =
+        ["Trainer", "Config", "Arguments", "Stage"].iter().find_map(|end| unknown.name.strip_suffix(end))?;
+    let ours = match stem.to_ascii_lowercase().as_str() {
+        "gkd" | "distillation" | "opd" | "kd" => "distill".to_owned(),
+        "ppo" | "rloo" | "rl" => "grpo".to_owned(),
+        stem => stem.to_owned(),
+    };
+    let builtin = builtins::find(&ours).filter(|known| matches!(known.kind, BuiltinKind::Constructor(_)))?;
+    let help = format!("here it is a stage: `{}`", builtin.usage);
+    Some(unknown.diagnostic().help(help).replace_with(format!("write `{ours}`"), ours))
+}
+
+/// `p` in the body of a `sum h(q) = ...`
+fn other_side(declarations: &Declarations, unknown: &UnknownName) -> Option<Diagnostic> {
+    let (other, text) = match unknown.name {
+        "p" => ("q", &declarations.sources.file(unknown.span.file).text),
+        "q" => ("p", &declarations.sources.file(unknown.span.file).text),
+        _ => return None,
+    };
+    let line_start = text[..unknown.span.start as usize].rfind('\n').map_or(0, |at| at + 1);
+    let line = text[line_start..].trim_start().trim_start_matches("pub ");
+    line.starts_with("sum ").then(|| {
+        unknown.diagnostic().help(format!(
+            "a `sum` is of one distribution, whose probability is `{other}`; two are compared by a `divergence`"
+        ))
+    })
 }
 
 fn wanted(reporter: &Reporter, span: Span) -> ExpectedName {
@@ -247,6 +339,13 @@ fn module_path(declarations: &Declarations, unknown: &UnknownName) -> Option<Dia
     let text = &declarations.sources.file(unknown.span.file).text[unknown.span.start as usize..];
     let end = text.find(|character: char| !(character.is_alphanumeric() || "_.".contains(character)));
     let path = &text[..end.unwrap_or(text.len())];
+    // `opd.mopd`
+    if let Some((module, name)) = path.split_once('.')
+        && declarations.modules.all_of_library(name).any(|known| known == module)
+    {
+        let help = format!("import it at the top of the file, `use std.{path}`, and write `{name}` here");
+        return Some(unknown.diagnostic().help(help));
+    }
     let name = path.strip_prefix("std.")?.rsplit('.').next().filter(|name| !name.is_empty())?;
     let help = format!("import it at the top of the file, `use {path}`, and write `{name}` here");
     Some(unknown.diagnostic().help(help))

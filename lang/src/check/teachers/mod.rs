@@ -3,6 +3,7 @@
 pub mod composed;
 pub mod panels;
 pub mod route;
+pub mod slots;
 pub mod templates;
 
 use crate::diag::{Code, Diagnostic, nearest};

@@ -142,7 +142,7 @@ fn evaluate_route(
     }
     let left_over = left_over(checker, route, missing.len());
     for (domain, by_data) in missing {
-        if by_data || !arm_of_another(checker, &turns, domain) {
+        if by_data || !both_at_once(checker, &turns) && !arm_of_another(checker, &turns, domain) {
             report_unrouted(checker, route, domain, by_data, left_over.as_deref());
         }
     }
@@ -226,6 +226,39 @@ fn replaced_members(checker: &mut Checker, turns: &[ExpandedArm]) {
         .filter(|turn| !turn.used && turns.iter().any(|other| other.span == turn.span && other.used));
     for turn in replaced {
         routed_teacher(checker, turn.target, &turn.env);
+    }
+}
+
+/// Reports `domain == math and domain == code -> ...`.
+fn both_at_once(reporter: &mut Reporter, turns: &[ExpandedArm]) -> bool {
+    let place = turns.iter().filter(|turn| !turn.used).find_map(|turn| {
+        let Condition::When(condition) = turn.condition else { return None };
+        let mut names = Vec::new();
+        compared(condition, &mut names);
+        names.iter().any(|name| *name != names[0]).then_some(condition.span)
+    });
+    let Some(place) = place else { return false };
+    let diagnostic = Diagnostic::error(
+        Code::NeverHolds,
+        place,
+        "this never holds: a prompt is of one domain, not of both",
+    );
+    reporter.report(diagnostic.help("write `or`, or an arm for each domain"));
+    true
+}
+
+/// The domains that a condition compares the prompt's with, all of which must hold.
+fn compared<'e>(condition: &'e Expr, found: &mut Vec<&'e str>) {
+    let ExprKind::Binary { operator, left, right, .. } = &condition.kind else { return };
+    match (operator, &left.kind, &right.kind) {
+        (BinaryOperator::And, ..) => {
+            compared(left, found);
+            compared(right, found);
+        }
+        (BinaryOperator::Equal, ExprKind::Name(left), ExprKind::Name(right)) if left == "domain" => {
+            found.push(right);
+        }
+        _ => {}
     }
 }
 

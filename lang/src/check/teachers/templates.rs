@@ -19,6 +19,7 @@ use crate::check::names::modules::{ModuleId, Modules, path_of_text};
 use crate::check::read::{arguments, expected, numbers, reads};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
+use crate::check::teachers::slots;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
@@ -49,6 +50,7 @@ const MEMBERS: [(&str, GroupMember); 3] =
 
 pub fn template_item(checker: &mut Checker, name: &Name, text: &Expr, env: &Env) -> Value {
     let Some(pieces) = pieces(checker, text, TemplateUse::Shown, env) else { return Value::Error };
+    slots::warn_of_odd_texts(checker, &pieces, text.span);
     let origin = checker.origin(name.span);
     Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
 }
@@ -163,8 +165,16 @@ fn slot(checker: &mut Checker, span: Span, purpose: TemplateUse, env: &Env) -> O
         );
         return None;
     }
+    if let Some(diagnostic) = slots::of_another_language(span, &inside) {
+        checker.report(diagnostic);
+        return None;
+    }
     let expr = read_slot_expression(checker, span, &inside)?;
-    if let Some((name, slot, share)) = part_of_slot(&expr) {
+    if let Some(diagnostic) = slots::without_its_share(&expr, span) {
+        checker.report(diagnostic);
+        return None;
+    }
+    if let Some((name, slot, share)) = slots::part_of_slot(&expr) {
         return read_part_of_slot(checker, name == "first", slot, share, env);
     }
     if let Some(slot) = slot_of(checker, &expr, purpose, env).ok()? {
@@ -484,13 +494,4 @@ pub fn slot_expression(span: Span, inside: &str) -> (Option<Expr>, Vec<Diagnosti
         _ => None,
     };
     (expr, diagnostics)
-}
-
-/// The slot and the share in `first(solution, exposure)` and `last(...)`, which show a part of a slot.
-pub fn part_of_slot(expr: &Expr) -> Option<(&str, &Argument, &Argument)> {
-    let ExprKind::Call { callee, arguments, block: None } = &expr.kind else { return None };
-    let (ExprKind::Name(name), [slot, share]) = (&callee.kind, arguments.as_slice()) else { return None };
-    let is_part = matches!(name.as_str(), "first" | "last")
-        && share.name.as_ref().is_none_or(|name| name.text != "over");
-    is_part.then_some((name.as_str(), slot, share))
 }

@@ -172,6 +172,7 @@ impl Scanner<'_> {
         if bracket == b'}'
             && self.open.iter().any(|open| open.bracket == b'{')
             && self.open.last().is_some_and(open_paren)
+            && !self.goes_on(here)
         {
             self.pop_parens(Some(here));
         }
@@ -215,6 +216,19 @@ impl Scanner<'_> {
         self.at += 1;
         // What follows a closed bracket is one level deeper: `f(a)(b)(c)`.
         self.count();
+    }
+
+    /// Whether the block around goes on behind a `}` that ends a line within parentheses of that line. It was
+    /// meant to close them.
+    fn goes_on(&self, here: usize) -> bool {
+        let line = self.text[..here].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = self.text[here..].find('\n').map_or(self.bytes.len(), |length| here + length);
+        let rest = &self.text[here + 1..line_end];
+        let opened = |bracket: u8| self.open.iter().rev().find(|open| open.bracket == bracket);
+        let paren = self.open.last().is_some_and(|open| open.at >= line);
+        let outside = opened(b'{').is_some_and(|brace| brace.at < line);
+        let next = self.text[line_end..].trim_start_matches('\n');
+        paren && outside && matches!(rest.trim(), "" | ",") && next.starts_with([' ', '\t'])
     }
 
     /// Counts an operator in the innermost bracket.

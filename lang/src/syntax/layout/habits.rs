@@ -88,6 +88,24 @@ impl Scanner<'_> {
         self.at += 2;
     }
 
+    /// `&gt;`: read as `>`.
+    pub(super) fn entity(&mut self, rest: &str) -> bool {
+        const ENTITIES: [(&str, &str); 4] = [("&gt;", ">"), ("&lt;", "<"), ("&amp;", "&"), ("&quot;", "\"")];
+        let Some((entity, meant)) = ENTITIES.into_iter().find(|(entity, _)| rest.starts_with(entity)) else {
+            return false;
+        };
+        let at = self.at;
+        let message = format!("`{entity}` is how HTML writes `{meant}`");
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + entity.len()), message);
+        self.report(diagnostic.replace_with(format!("write `{meant}`"), meant));
+        let text = self.replace(at, at + entity.len());
+        text.fill(b' ');
+        text[0] = if meant == "\"" { b' ' } else { meant.as_bytes()[0] };
+        self.last = LastToken::Operator;
+        self.at += entity.len();
+        true
+    }
+
     /// `f"..."`, `r"..."`
     pub(super) fn prefixed_text(&mut self, rest: &str) -> bool {
         let length = words::word_length(rest.as_bytes());
@@ -203,6 +221,78 @@ impl Scanner<'_> {
         text[exponent.len()..].fill(b' ');
         self.last = LastToken::Value;
         self.at = until;
+        true
+    }
+
+    /// `0,7`: a comma for the point of a fraction, after `key =` or `name:`.
+    pub(super) fn decimal_comma(&mut self, start: usize, end: usize) -> bool {
+        let fraction = self.text[end..].strip_prefix(',').unwrap_or_default();
+        let digits = fraction.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'_').count();
+        let given = self.text[..start].trim_end().ends_with(['=', ':']);
+        if digits == 0 || !given || &self.text[start..end] != "0" {
+            return false;
+        }
+        let until = end + 1 + digits;
+        let written = self.text[start..until].to_owned();
+        let ours = written.replacen(',', ".", 1);
+        let message = format!("`{written}`: a comma stands between values, and a fraction has a point");
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(start, until), message);
+        self.report(diagnostic.help(format!("write `{ours}`")).replace_with(format!("write `{ours}`"), ours));
+        self.replace(end, end + 1).fill(b'.');
+        self.last = LastToken::Value;
+        self.at = until;
+        true
+    }
+
+    /// `end` behind a value, as in Ruby or Julia: read as `}`.
+    pub(super) fn end_of_a_block(&mut self) -> bool {
+        let at = self.at;
+        let behind = self.text[at + "end".len()..self.line_end()].trim();
+        let in_block = self.open.last().is_some_and(|open| open.bracket == b'{');
+        let number = self.text[..at].trim_end_matches(' ');
+        let after_value = self.last == LastToken::Value && number.len() < at && !number.ends_with('\n');
+        if !behind.is_empty() || !in_block || !after_value {
+            return false;
+        }
+        let span = self.span(at, at + "end".len());
+        let diagnostic =
+            Diagnostic::error(Code::ForeignSyntax, span, "a block ends with `}`, not with `end`");
+        self.report(diagnostic.replace_with("write `}`", "}"));
+        self.replace(at, at + "end".len()).copy_from_slice(b"}  ");
+        if let Some(open) = self.open.pop() {
+            self.depth -= 1 + open.operators;
+        }
+        self.last = LastToken::Value;
+        self.at += "end".len();
+        self.count();
+        true
+    }
+
+    /// Opens the block whose `{` is missing at the end of the line that ends here: `model a = distill(b)`,
+    /// before lines of settings and a `}`.
+    pub(super) fn block_without_its_opening(&mut self, at: usize, next: usize) -> bool {
+        let line = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let head = &self.text[line..at];
+        let item = words::split_word(head).0;
+        let has_block = matches!(item, "model" | "domain" | "eval" | "objective" | "experiment" | "compare");
+        let closes = || {
+            let margin =
+                self.text[next..].lines().skip(1).find(|line| line.starts_with(|c: char| !c.is_whitespace()));
+            margin.is_some_and(|line| line.starts_with('}'))
+        };
+        if !has_block || head.contains('{') || !self.text[..next].ends_with([' ', '\t']) || !closes() {
+            return false;
+        }
+        let end = line + head.trim_end().len();
+        let message = "`{` is missing: the settings of a block follow";
+        let diagnostic = Diagnostic::error(Code::Syntax, self.span(line, line + item.len()), message)
+            .note(self.span(next, next + 1), "the first of them")
+            .help("the block begins on this line")
+            .fix("write `{`", self.span(end, end), " {");
+        self.report(diagnostic);
+        self.replace(at, at + 1).fill(b'{');
+        self.at = at;
+        self.opening(b'{');
         true
     }
 

@@ -259,6 +259,7 @@ impl<'a> Scanner<'a> {
                 self.last = LastToken::Comma;
                 self.at += 1;
             }
+            b'&' if self.entity(rest) => {}
             b';' => self.semicolon(),
             b'0'..=b'9' => self.number(),
             _ if words::is_word_byte(byte) => self.word(),
@@ -307,6 +308,11 @@ impl<'a> Scanner<'a> {
             self.pop_parens(Some(next));
         }
 
+        let settings_follow =
+            head == LineHead::Entry && self.open.len() == 1 && self.last == LastToken::Value;
+        if settings_follow && self.block_without_its_opening(at, next) {
+            return;
+        }
         if item && self.open.len() > 1 {
             self.context.items_close = Some(self.items_close);
         }
@@ -362,6 +368,9 @@ impl<'a> Scanner<'a> {
         if matches!(word, "AND" | "OR" | "NOT") && self.loud_word(word) {
             return;
         }
+        if word == "end" && self.end_of_a_block() {
+            return;
+        }
         let after_dot = self.at > 0 && self.bytes[self.at - 1] == b'.';
         let operator = !after_dot && matches!(word, "and" | "or" | "not" | "then" | "live" | "for");
         // `where(` is a call of the function.
@@ -392,7 +401,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         self.last = LastToken::Value;
         self.at = end;
-        if self.bytes[start..end].iter().all(u8::is_ascii_digit) {
+        if self.bytes[start..end].iter().all(u8::is_ascii_digit) && !self.decimal_comma(start, end) {
             self.thousands(start, end);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{DocLine, LastToken, Scanner, partner};
 use crate::diag::{Code, Diagnostic};
+use crate::source::Span;
 use crate::syntax::quotes::{TRIPLE, text_end};
 use crate::syntax::words::{self, LineHead};
 
@@ -19,11 +20,6 @@ impl Scanner<'_> {
             return self.blank(at, at + length);
         }
         let Some(meant) = words::lookalike(character) else {
-            let message = format!("`{character}` (U+{code:04X}) does not belong here");
-            self.report(
-                Diagnostic::error(Code::Syntax, span, message)
-                    .help("names are made of the letters a to z, digits and `_`"),
-            );
             // The whole word is taken, so that a part of it does not pass for a name.
             let mut end = at + length;
             while let Some(next) = self.text[end..].chars().next()
@@ -33,6 +29,8 @@ impl Scanner<'_> {
             }
             let start =
                 at - self.bytes[..at].iter().rev().take_while(|byte| words::is_word_byte(**byte)).count();
+            let report = self.odd_letter(character, span, self.span(start, end), &self.text[start..end]);
+            self.report(report);
             self.blank(start, end);
             self.last = LastToken::Value;
             return;
@@ -65,6 +63,36 @@ impl Scanner<'_> {
         } else if meant != " " {
             self.count();
             self.last = LastToken::Operator;
+        }
+    }
+
+    /// The diagnostic of a character that no name has, in the word at `whole`.
+    fn odd_letter(&self, character: char, span: Span, whole: Span, word: &str) -> Diagnostic {
+        let code = character as u32;
+        let message = format!("`{character}` (U+{code:04X}) does not belong here");
+        let diagnostic = Diagnostic::error(Code::Syntax, span, message);
+        if let Some(ours) = words::written_out(character) {
+            let mut next = word.chars().skip_while(|c| *c != character).skip(1);
+            let diagnostic = diagnostic.help(format!("write `{ours}`"));
+            // `x\u{b2}\u{b3}` and `1\u{bd}` mean more than the sum of their signs.
+            let alone = next.next().is_none() && (ours.starts_with('^') || word.starts_with(character));
+            return if alone { diagnostic.replace_with(format!("write `{ours}`"), ours) } else { diagnostic };
+        }
+        let latin: Option<String> =
+            word.chars().map(|c| if c.is_ascii() { Some(c) } else { words::latin(c) }).collect();
+        match (latin, words::latin(character)) {
+            (Some(ours), Some(letter)) => {
+                let message = format!(
+                    "`{character}` (U+{code:04X}) looks like the letter `{letter}` but is another character"
+                );
+                Diagnostic::error(Code::Syntax, span, message)
+                    .fix(format!("write `{ours}`"), whole, ours.clone())
+                    .possibly()
+            }
+            _ => diagnostic.help(match words::greek(character) {
+                Some(name) => format!("names are made of the letters a to z, digits and `_`: write `{name}`"),
+                None => "names are made of the letters a to z, digits and `_`".to_owned(),
+            }),
         }
     }
 
@@ -148,6 +176,23 @@ impl Scanner<'_> {
 
     pub(super) fn single_quoted(&mut self) {
         let line_end = self.line_end();
+        if let Some(inner) = self.text[self.at..].strip_prefix("'''")
+            && let Some(length) = inner.find("'''")
+        {
+            let (start, end) = (self.at, self.at + 2 * "'''".len() + length);
+            let ours = format!("{TRIPLE}{}{TRIPLE}", &inner[..length]);
+            let message = "a text of several lines stands in double quotes, three of them";
+            let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(start, start + 3), message);
+            self.report(diagnostic.help("write `\"\"\"` on both sides").fix(
+                "write double quotes",
+                self.span(start, end),
+                ours,
+            ));
+            self.blank(start, end);
+            self.replace(start, start + 2).fill(b'"');
+            self.last = LastToken::Value;
+            return;
+        }
         let rest = &self.text[self.at + 1..line_end];
         let Some(length) = rest.find('\'') else { return self.unterminated(1) };
         let (start, end) = (self.at, self.at + 1 + length);
@@ -255,6 +300,17 @@ impl Scanner<'_> {
             .label("nothing may stand behind these quotes")
             .help("the closing `\"\"\"` has a line of its own, whose indentation is left out of the text");
             (diagnostic, last + 1)
+        } else if let Some(closing) = self.closing_behind_text() {
+            let line = self.text[..closing].rfind('\n').map_or(0, |newline| newline + 1);
+            let indent = self.text[line..].len() - self.text[line..].trim_start_matches([' ', '\t']).len();
+            let span = self.span(closing, closing + TRIPLE.len());
+            let ours = format!("\n{}", &self.text[line..line + indent]);
+            let message = "the closing `\"\"\"` stands on a line of its own";
+            let diagnostic = Diagnostic::error(Code::Syntax, span, message)
+                .note(opening, "the text begins here")
+                .help("its indentation is left out of every line of the text")
+                .fix("write it on the next line", self.span(closing, closing), ours);
+            (diagnostic, closing + TRIPLE.len())
         } else {
             self.context.rest_of_file = true;
             let diagnostic = Diagnostic::error(Code::Syntax, opening, "this text is never closed")
@@ -267,6 +323,18 @@ impl Scanner<'_> {
         // A stand-in for the text, so that the code around it still parses.
         self.replace(start, start + 2).fill(b'"');
         self.last = LastToken::Value;
+    }
+
+    /// The closing quotes that stand at the end of a line of a text of several lines, before the next item.
+    fn closing_behind_text(&self) -> Option<usize> {
+        let begin = self.line_end();
+        let end = self.next_item().unwrap_or(self.bytes.len());
+        let quotes = begin + self.text[begin..end.max(begin)].find(TRIPLE)?;
+        let line = self.text[..quotes].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = self.text[quotes..].find('\n').map_or(self.bytes.len(), |length| quotes + length);
+        let is_closing = !self.text[line..quotes].trim().is_empty()
+            && self.text[quotes + TRIPLE.len()..line_end].trim().is_empty();
+        is_closing.then_some(quotes)
     }
 
     /// The end of the line before the next one at the left margin that begins an item.

@@ -148,12 +148,17 @@ impl<'a> AstBuilder<'a> {
         let label =
             if written == ":" { "a colon names an argument, inside parentheses" } else { "expected `=`" };
         // `key: value` has no blank before its colon; `key = value` has one.
-        let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
+        let at = self.offset(&sign);
+        let spaced = self.text()[..at].ends_with(' ');
         let replacement = if spaced { "=" } else { " =" };
-        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message)
-            .label(label)
-            .replace_with("write `=`", replacement);
-        self.report(diagnostic);
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label(label);
+        // The lines of a list, as in YAML, are more than one value.
+        let value = &self.text()[at + written.len()..];
+        let is_list = value.trim_start().starts_with("- ");
+        self.report(match is_list {
+            true => diagnostic.help("a list is written in brackets: `key = [a, b]`"),
+            false => diagnostic.replace_with("write `=`", replacement),
+        });
     }
 
     /// An expression and its tail: `where w = ...` or `by domain { ... }`.

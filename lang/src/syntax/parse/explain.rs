@@ -6,6 +6,7 @@ use pest::error::{Error, ErrorVariant, InputLocation};
 
 use super::build::{AstBuilder, CatchAllRule};
 use super::habits::{foreign, habit};
+use super::leftovers::leftover;
 use super::slips::slip;
 use super::unparsed::Unparsed;
 use super::{Grammar, Rule, expected};
@@ -35,7 +36,8 @@ pub fn explain(builder: &AstBuilder, slice: &str, start: usize, kind: CatchAllRu
         Err(error) => {
             let at = error_offset(&error);
             let unparsed = unparsed(at);
-            habit(&unparsed)
+            leftover(&unparsed)
+                .or_else(|| habit(&unparsed))
                 .or_else(|| slip(&unparsed))
                 .unwrap_or_else(|| describe(builder, &error, start + at, kind != CatchAllRule::Item))
         }

@@ -77,8 +77,19 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
         "class" | "struct" | "type" | "try" | "with" | "assert" | "print" | "async" | "yield"
             if named || rest.starts_with('(') =>
         {
-            error(&format!("there is no `{first}`"))
-                .label("an experiment is made of declarations, not of commands")
+            let diagnostic = error(&format!("there is no `{first}`"))
+                .label("an experiment is made of declarations, not of commands");
+            match first {
+                "print" => diagnostic.help(
+                    "`mopd try` shows the numbers of an objective, and `metrics.parquet` those of a run",
+                ),
+                "class" | "struct" => diagnostic
+                    .help("a loss is an `objective name { ... }`, a stage of your own `stage name(...) = ...`"),
+                "with" if rest.contains("no_grad") => {
+                    diagnostic.help("nothing needs to be detached: only what is marked `live` carries gradient")
+                }
+                _ => diagnostic,
+            }
         }
         "const" | "var" | "val" | "set"
             if named && matches!(kind, CatchAllRule::Item | CatchAllRule::Statement) =>
@@ -264,7 +275,15 @@ fn dotted_setting(unparsed: &Unparsed) -> Option<Diagnostic> {
     Some(
         unparsed
             .foreign(0, dotted, format!("the name of a setting has no `.`: `{name}`"))
-            .help("`mopd import FILE` translates a configuration of verl or TRL"),
+            .help(match first {
+            "rollout" | "objective" | "optimizer" | "adapter" => format!(
+                "it is an argument of the call: `{first} = ...({}: ...)`",
+                name.rsplit('.').next().unwrap_or_default()
+            ),
+            _ => "`mopd import FILE` translates a configuration of verl or TRL; here each block has its own \
+                      settings, such as `lr = 1e-4`"
+                .to_owned(),
+        }),
     )
 }
 
@@ -431,7 +450,7 @@ fn shell_variable(unparsed: &Unparsed) -> Option<Diagnostic> {
         return None;
     }
     Some(unparsed.foreign(unparsed.at, 1, "there are no shell variables, so `$` has no meaning").help(
-        "a value from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set \
+        "a value that several settings share is named by `let`; one from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set \
          weights=...`",
     ))
 }

@@ -78,7 +78,7 @@ pub(super) fn import_of_several(unparsed: &Unparsed) -> Option<Diagnostic> {
     import(unparsed)?;
     let (stuck, at) = (unparsed.stuck(), unparsed.at);
     if stuck.starts_with(',') {
-        let message = "an import is of one module";
+        let message = "an import is of one module, and a comma names another";
         let help =
             "write a `use` for each module: `use std.opd.mopd`, and on the next line `use std.kl_penalty.k1`";
         return Some(unparsed.foreign(at, 1, message).help(help));
@@ -88,6 +88,16 @@ pub(super) fn import_of_several(unparsed: &Unparsed) -> Option<Diagnostic> {
         Some('(') => ')',
         _ => return None,
     };
+    if let Some(rest) = stuck.strip_prefix('(')
+        && let Some(length) = rest.find(')').filter(|length| rest[..*length].trim().is_empty())
+    {
+        let message = "an import is a name, without parentheses: `(`";
+        return Some(unparsed.foreign(at, 1, message).fix(
+            "remove the parentheses",
+            unparsed.span(at, length + 2),
+            "",
+        ));
+    }
     let diagnostic = unparsed.foreign(at, 1, "the names of an import stand in braces");
     Some(match stuck.find(close) {
         Some(end) => {

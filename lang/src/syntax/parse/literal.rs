@@ -51,7 +51,7 @@ impl<'a> AstBuilder<'a> {
         if let Some((at, length)) = quotes::outdented(source) {
             let begins = span.start as usize + at;
             let place = self.span_at(begins, begins + length.max(1));
-            let text = "this line begins left of the text's closing quotes";
+            let text = "this line is indented less than the closing quotes of its text";
             let help = "the indentation of the closing `\"\"\"` is left out of every line: move the line or the quotes";
             self.report(Diagnostic::error(Code::Syntax, place, text).help(help));
         }
@@ -89,6 +89,19 @@ impl<'a> AstBuilder<'a> {
 
 /// `120tokens`, `1k`, `2M`: a number with a unit or a multiplier directly after it.
 fn spelled_out(written: &str) -> Option<String> {
+    if let Some(digits) = written.strip_prefix("0x") {
+        return u64::from_str_radix(digits, 16).ok().map(|number| number.to_string());
+    }
+    // `15O`: letters that look like digits.
+    let digit = |c: char| match c {
+        'O' | 'o' => '0',
+        'l' | 'I' => '1',
+        c => c,
+    };
+    let read: String = written.chars().map(digit).collect();
+    if read != written && read.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(read);
+    }
     let digits = written.bytes().take_while(u8::is_ascii_digit).count();
     let (number, rest) = written.split_at(digits);
     if number.is_empty() {
@@ -116,7 +129,7 @@ impl NumberError {
     fn into_diagnostic(self, span: crate::source::Span, written: &str) -> Diagnostic {
         match self {
             NumberError::NoLeadingDigit => {
-                Diagnostic::error(Code::Syntax, span, "a number begins with a digit")
+                Diagnostic::error(Code::Syntax, span, "a number begins with a digit, not with its point")
                     .replace_with("write a zero", format!("0{written}"))
             }
             NumberError::TooLarge => {

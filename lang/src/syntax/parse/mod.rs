@@ -12,6 +12,7 @@ mod hostile;
 mod imports;
 mod items;
 mod known;
+mod leftovers;
 mod literal;
 #[cfg(test)]
 mod mistakes;

@@ -85,10 +85,13 @@ fn setting_outside_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
                 .fix("write `model`", unparsed.span(0, 0), "model "),
         );
     }
-    let diagnostic =
-        Diagnostic::error(Code::Syntax, unparsed.first_span(), "a setting belongs inside a block")
-            .label("outside blocks there are only items, such as `model` or `let`")
-            .fix("declare a constant", unparsed.span(0, 0), "let ");
+    let diagnostic = Diagnostic::error(
+        Code::Syntax,
+        unparsed.first_span(),
+        format!("a setting belongs inside a block: `{first}`"),
+    )
+    .label("outside blocks there are only items, such as `model` or `let`")
+    .fix("declare a constant", unparsed.span(0, 0), "let ");
     // What is indented belonged to a block, the beginning of which is amiss.
     let indented = unparsed.builder.text()[..unparsed.start].ends_with([' ', '\t']);
     Some(if indented { diagnostic.possibly() } else { diagnostic })

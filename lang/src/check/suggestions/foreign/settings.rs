@@ -96,7 +96,14 @@ pub(super) const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
             "max_seq_len",
             "max_len",
         ],
-        &[Is("max_tokens"), Is("context"), Is("limits")],
+        &[
+            Is("max_tokens"),
+            Is("context"),
+            Is("limits"),
+            Otherwise(
+                "the longest completion is `max_tokens` of the rollout, the longest text the `context` of the model",
+            ),
+        ],
     ),
     (&["temp", "sampling_temperature", "tau"], &[Is("temperature")]),
     (&["nucleus"], &[Is("top_p")]),

@@ -27,8 +27,37 @@ const NAMES: &[(&[&str], Spelling)] = &[
         Spelling::Otherwise("the remaining cases are written `else -> ...`"),
     ),
     (
-        &["load", "load_from_disk", "open", "read_json"],
-        Spelling::Otherwise("a model is `hf(\"FOLDER\")`, and data is its path in quotes"),
+        &["load", "load_from_disk", "open", "read_json", "read_text"],
+        Spelling::Otherwise(
+            "a model is `hf(\"FOLDER\")`, data is its path in quotes, and the text of a template \
+             `file(\"shown.txt\")`",
+        ),
+    ),
+    (
+        &["uniform", "rand", "randn", "random_uniform"],
+        Spelling::Otherwise("`random(per: token)` is drawn uniformly from [0, 1)"),
+    ),
+    (
+        &["optim", "optimizers"],
+        Spelling::Otherwise("an optimizer is a setting of the stage: `optimizer = adamw(weight_decay: 0.1)`"),
+    ),
+    (&["when", "cond", "choose", "select_where"], Spelling::Name("where")),
+    (
+        &["replace", "copy", "deepcopy", "clone"],
+        Spelling::Otherwise("a model with other settings is `student with { lr = 1e-4 }`"),
+    ),
+    (
+        &["len", "size_of", "num_rows"],
+        Spelling::Otherwise(
+            "the number of rows is no value here: `steps = 2 epochs` is the length of a stage in passes over \
+             its data",
+        ),
+    ),
+    (
+        &["os", "Path", "pathlib"],
+        Spelling::Otherwise(
+            "a path is one text in quotes, relative to the folder of this file: `\"data/math.jsonl\"`",
+        ),
     ),
     (&["js_div", "js_divergence", "js", "jensen_shannon"], Spelling::Name("jsd")),
     (&["total_variation", "tvd"], Spelling::Name("tv")),
@@ -118,10 +147,7 @@ const NAMES: &[(&[&str], Spelling)] = &[
         Spelling::Name("sampler.logp"),
     ),
     (&["behavior", "behaviour"], Spelling::Name("sampler")),
-    (
-        &["policy", "actor", "pi", "pi_theta"],
-        Spelling::Otherwise("the model that is trained is called `student`"),
-    ),
+    (&["policy", "actor", "pi_theta"], Spelling::Otherwise("the model that is trained is called `student`")),
     (
         &["advantage", "advantages"],
         Spelling::Otherwise(
