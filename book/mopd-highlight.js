@@ -33,10 +33,10 @@ hljs.registerLanguage("mopd", () => ({
       "replay retry reward_to_go rewrite rollouts rouge run same sample sample_without_replacement" + " " +
       "sampled_by sampler score selected sequence sequences served sft sgd shifted" + " " +
       "short_conv sigmoid sign size snapshot softmax softplus sorted_l1 speculative sqrt" + " " +
-      "stddev steps stop student tail tanh task_arithmetic terms text through" + " " +
-      "ties token token_mix tokens top1 top_count top_fraction top_k train truncated" + " " +
-      "turn turns uniform union unit unit_tests up validate value vocab_size" + " " +
-      "warmup warn winsor zscore",
+      "stddev steps stop student tail tanh task_arithmetic teachers terms text" + " " +
+      "through ties token token_mix tokens top1 top_count top_fraction top_k train" + " " +
+      "truncated turn turns uniform union unit unit_tests up validate value" + " " +
+      "vocab_size warmup warn winsor zscore",
     // end
   },
   contains: [

@@ -1403,6 +1403,7 @@ fn summand(value: Formula) -> DivergenceKind {
     DivergenceKind::Entrywise(Rc::new(Summand {
         name,
         is_sum: false,
+        uniform: None,
         directed: true,
         standard: false,
         parameters,

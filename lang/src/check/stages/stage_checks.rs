@@ -90,6 +90,23 @@ fn check_settings_are_read(reporter: &mut Reporter, train: &Train, settings: &Bl
         );
         return false;
     }
+    let moving = train.filter.iter().chain(&train.priority).flat_map(Formula::parts).find(|part| {
+        matches!(
+            part.0.kind,
+            FormulaKind::Signal(
+                Signal::State { .. } | Signal::Plain(PlainSignal::Step | PlainSignal::Progress)
+            ) | FormulaKind::Schedule(_)
+        )
+    });
+    if let Some(part) = moving.filter(|_| train.chooses_prompts() && train.refresh.is_none()) {
+        let text = "this changes from step to step, and prompts are chosen only once, before the first step";
+        reporter.report(
+            Diagnostic::error(Code::MissingArgument, reporter.span(part.0.origin), text)
+                .label("its first value would hold in every step")
+                .help("set `refresh = 1 steps`, or more steps: prompts are then chosen again"),
+        );
+        return false;
+    }
     if train.keep == Keep::Correct
         && let Some(edit) = train.rollout.edits.iter().find(|edit| matches!(edit, Edit::Keep { .. }))
     {

@@ -279,7 +279,7 @@ impl<'a> AstBuilder<'a> {
             }),
             Rule::state_statement => {
                 let (first, by, next) = state?;
-                Some(Statement::State { name: parts.name?, first, by, next })
+                Some(Statement::State { name: parts.name?, index: parts.family, first, by, next })
             }
             Rule::term_statement => {
                 let mut value = parts.value?;
