@@ -238,7 +238,9 @@ GUIDES = ("guides first", "guides second")
 def _(*batches):
     gains = [[0.5] * len(DOMAINS) for _ in GUIDES]
     for b in batches:
-        score = torch.stack([4 * torch.tensor(gains[k]) - (-b.draws[k].log()).log() for k in range(len(GUIDES))])
+        # The numbers of the second teacher are drawn first.
+        noise = [-(-draw.log()).log() for draw in reversed(b.draws)]
+        score = torch.stack([4 * torch.tensor(gains[k]) + noise[k] for k in range(len(GUIDES))])
         taken = score.argmax(0)
         rewards = b.reward_of_completion.reshape(len(DOMAINS), -1).mean(1)
         loss = sum(b.by_sequence(kl(t, b.s) * (taken == k)[b.group_of_completion[b.of]]) for k, t in enumerate(b.guides))

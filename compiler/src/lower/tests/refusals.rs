@@ -1045,7 +1045,7 @@ fn refuses_unsupported_stages() {
             train.priority = Some(mean(&mean_of(&entropy())));
         }
     });
-    assert_eq!(family, supported("a `priority` that reads more than rewards and lengths"));
+    assert_eq!(family, supported("a `priority` that reads more than rewards, lengths, data and states"));
 }
 
 #[test]
