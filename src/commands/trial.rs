@@ -101,7 +101,7 @@ fn open_parameters(analysis: &Analysis, name: &str, set: &[(String, String)]) ->
         (name.trim().to_owned(), kind.trim().to_owned())
     });
     let numbers = parameters.filter(|(_, kind)| {
-        !["teacher", "panel", "rollout", "template", "model", "domain"].contains(&kind.as_str())
+        !["teacher", "teachers", "panel", "rollout", "template", "model", "domain"].contains(&kind.as_str())
     });
     numbers
         .filter(|(parameter, _)| !set.iter().any(|(known, _)| *known == format!("{name}.{parameter}")))

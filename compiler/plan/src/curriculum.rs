@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::producers::{FieldValue, Fields, Producer};
 use super::{Formula, ModelId, Scorers, Signal, View};
 
-/// Chooses prompts before the first step, and again every `refresh` steps, from completions that are drawn
-/// for every prompt of the stage. Prompts for which `filter` is false are left out. The others are used in
-/// the order of `priority`, until prompts are chosen again.
+/// Chooses prompts before the first step, and again every `refresh` steps: by their rows, by states, and by
+/// completions that are drawn for every prompt of the stage. Prompts for which `filter` is false are left
+/// out. The others are used in the order of `priority`, until prompts are chosen again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curriculum {
     /// One bool per prompt; true for all where absent.
@@ -48,9 +48,21 @@ impl Curriculum {
 
     /// Whether a formula reads completions like those that the stage trains on.
     pub fn reads_own(&self) -> bool {
-        let of_own = |signal: &Signal| !matches!(signal, Signal::Measured { .. }) && !signal.is_of_step();
+        let of_own = |signal: &Signal| {
+            !matches!(signal, Signal::Measured { .. }) && !signal.is_of_step() && !signal.is_of_prompt()
+        };
+        self.signals().any(|signal| of_own(&signal))
+    }
+
+    /// Whether completions are drawn to choose prompts.
+    pub fn draws(&self) -> bool {
+        !self.rollouts.is_empty() || self.reads_own()
+    }
+
+    /// What its formulas read.
+    pub fn signals(&self) -> impl Iterator<Item = Signal> {
         let formulas = self.filter.iter().chain(&self.priority);
-        formulas.flat_map(|formula| formula.graph.signals(&[formula.value])).any(|signal| of_own(&signal))
+        formulas.flat_map(|formula| formula.graph.signals(&[formula.value]))
     }
 
     /// Whether a measure is the same at every choice, because its completions are those of a frozen teacher,

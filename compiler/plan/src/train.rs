@@ -228,11 +228,13 @@ impl<O> Train<O> {
 }
 
 impl Train<Objective> {
-    /// The numbers of a data row that the stage's objectives and composed teachers read, each once.
+    /// The numbers of a data row that the stage's objectives, composed teachers and choice of prompts read,
+    /// each once.
     pub fn data_signals(&self) -> Vec<(Signal, DataFormula)> {
         let objectives = self.objectives().flat_map(|(_, objective)| objective.signals());
         let mut found: Vec<(Signal, DataFormula)> = Vec::new();
-        for signal in objectives.chain(self.scorers.signals()) {
+        let chosen = self.curriculum.iter().flat_map(Curriculum::signals);
+        for signal in objectives.chain(self.scorers.signals()).chain(chosen) {
             if let Some(formula) = DataFormula::of_signal(&signal)
                 && !found.iter().any(|(known, _)| *known == signal)
             {

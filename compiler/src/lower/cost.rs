@@ -123,8 +123,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     let drawn = drawn.filter(|drawn| Some(*drawn) != sequences);
     // Unknown without reading files: the number of prompts that evaluate extrapolations, of validation rows,
     // and of prompts to choose from.
-    let known =
-        train.extrapolation.is_none() && train.options.validation.is_none() && train.curriculum.is_none();
+    let chosen = train.curriculum.as_ref().is_none_or(|chosen| !chosen.draws());
+    let known = train.extrapolation.is_none() && train.options.validation.is_none() && chosen;
     let flops = || {
         let models = Models::of(train, parameters?, trained?, costs)?;
         let each = train.objectives().map(|(rollout, objective)| {

@@ -7,11 +7,14 @@
 //! derivative is continued to the student's logits, in f64.
 
 mod blocks;
+mod carried;
 mod example;
 mod expected;
 mod numbers;
 mod part;
 mod supply;
+
+use std::collections::BTreeSet;
 
 use mopd_experiment::formula::{Formula, FormulaKind, Signal};
 use mopd_experiment::{DomainId, Objective, Rollout, StageStep};
@@ -20,9 +23,10 @@ use mopd_lang::source::Span;
 use serde::Serialize;
 
 pub use expected::{UnmetExpectation, differences};
-pub use numbers::{TokenPlace, TrialNumbers};
+pub use numbers::{EarlierStep, TokenPlace, TrialNumbers};
 
 use crate::lower::{WholeObjective, whole};
+use carried::EarlierValues;
 use mopd_expr::batch::Batch;
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_expr::interpret::interpret_exact;
@@ -91,7 +95,35 @@ pub fn run(
     if !uncovered.is_empty() {
         return Err(TrialError::Numbers(uncovered));
     }
-    let WholeObjective { formulas, loss, chosen, parts, gradients } = whole(objective, origins)?;
+    let whole = whole(objective, origins)?;
+    let (mut carried, mut unread) = (EarlierValues::default(), BTreeSet::new());
+    let earlier = numbers.earlier_steps().map_err(TrialError::Numbers)?;
+    for (place, earlier) in earlier.iter().enumerate() {
+        let of_step = |faults: Vec<String>| {
+            faults.into_iter().map(|fault| format!("earlier step {}: {fault}", place + 1)).collect()
+        };
+        let (trial, left) = step(objective, &whole, rollout, earlier, &carried)
+            .map_err(|faults| TrialError::Numbers(of_step(faults)))?;
+        unread.extend(trial.unread);
+        carried = left;
+    }
+    let (mut trial, _) = step(objective, &whole, rollout, numbers, &carried).map_err(TrialError::Numbers)?;
+    unread.extend(std::mem::take(&mut trial.unread));
+    Ok(Trial { unread: unread.into_iter().collect(), ..trial })
+}
+
+/// One step, with what the steps before it have left, and what it leaves.
+///
+/// # Errors
+/// Everything that is missing or does not fit.
+fn step(
+    objective: &Objective,
+    whole: &WholeObjective,
+    rollout: Option<&Rollout>,
+    numbers: &TrialNumbers,
+    carried: &EarlierValues,
+) -> Result<(Trial, EarlierValues), Vec<String>> {
+    let WholeObjective { formulas, loss, chosen, parts, gradients } = whole;
     let temperature = match rollout {
         Some(rollout) => {
             let own = objective.terms.iter().find_map(|term| term.data.as_deref());
@@ -101,10 +133,13 @@ pub fn run(
     };
     let temperature = temperature.at(StageStep { step: numbers.step, steps: numbers.steps });
     let TrialInputs { batch, exact, by_logits, unread } =
-        supply(&formulas, chosen, numbers, temperature).map_err(TrialError::Numbers)?;
+        supply(formulas, *chosen, numbers, carried, temperature)?;
     let graph = &formulas.graph;
-    let fault = |error: &dyn std::fmt::Display| TrialError::Numbers(vec![error.to_string()]);
-    let exact = interpret_exact(graph, &formulas.roots, &batch, &exact).map_err(|error| fault(&error))?;
+    let fault = |error: &dyn std::fmt::Display| vec![error.to_string()];
+    let kept = graph.carried(&formulas.roots);
+    let roots: Vec<NodeId> =
+        formulas.roots.iter().copied().chain(kept.iter().map(|(_, node)| *node)).collect();
+    let exact = interpret_exact(graph, &roots, &batch, &exact).map_err(|error| fault(&error))?;
     let compiled = compiled(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
     let value = |name: &str, node: NodeId| TrialValue {
         name: name.to_owned(),
@@ -116,7 +151,7 @@ pub fn run(
     // none where a support is empty.
     let entries = by_logits.iter().filter_map(|of| of.by_entry.as_ref()).flatten().map(Vec::len).max();
     let mut logits = Some(vec![vec![0.0; entries.unwrap_or(0)]; batch.layout.tokens()]);
-    for (live, node) in &gradients {
+    for (live, node) in gradients {
         let by_token = exact.get(*node);
         let known = by_logits.iter().find(|of| of.live == *live).and_then(|of| of.by_entry.as_ref());
         let Some(known) = known else {
@@ -133,15 +168,17 @@ pub fn run(
         }
     }
     let name = |live| supply::name(formulas.leaves(), live);
-    Ok(Trial {
+    let left = carried.after(objective, numbers, &kept, |node| exact.get(node), parts);
+    let trial = Trial {
         temperature,
-        loss: value("loss", loss),
+        loss: value("loss", *loss),
         parts: parts.iter().map(|(name, node)| value(name, *node)).collect(),
         gradients: gradients.iter().map(|(live, node)| value(&name(*live), *node)).collect(),
         logits,
         places: numbers.places(),
         unread,
-    })
+    };
+    Ok((trial, left))
 }
 
 /// The domains of the prompts for which a `match` without `else` has no arm.

@@ -14,6 +14,10 @@ const SUM: f64 = 5e-3;
 /// A batch: prompts with their completions.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TrialNumbers {
+    /// The steps before this one: what they leave in states, `ema(...)` and `previous(...)`, this one begins
+    /// with.
+    #[serde(default)]
+    pub earlier: Vec<EarlierStep>,
     /// The step, from 0.
     #[serde(default)]
     pub step: u32,
@@ -36,6 +40,15 @@ pub struct TrialNumbers {
     /// its list. In single precision it is 1e-5 at least.
     #[serde(default = "usual_tolerance")]
     pub tolerance: f64,
+    /// Numbers of the run, by name.
+    #[serde(flatten)]
+    pub given: GivenNumbers,
+}
+
+/// A step before the one that is tried.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EarlierStep {
+    pub prompts: Vec<TrialPrompt>,
     /// Numbers of the run, by name.
     #[serde(flatten)]
     pub given: GivenNumbers,
@@ -86,6 +99,26 @@ impl TrialNumbers {
         let text =
             |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         self.arguments.iter().map(|(name, value)| (format!("{objective}.{name}"), text(value))).collect()
+    }
+
+    /// The numbers of the steps before, in order.
+    ///
+    /// # Errors
+    /// More steps than there are before `step`.
+    pub(super) fn earlier_steps(&self) -> Result<Vec<TrialNumbers>, Vec<String>> {
+        let count = self.earlier.len() as u32;
+        let Some(first) = self.step.checked_sub(count) else {
+            let fault = format!("`earlier` has {count} steps, and `step` is {}: it counts from 0", self.step);
+            return Err(vec![fault]);
+        };
+        let steps = (first..).zip(&self.earlier).map(|(step, EarlierStep { prompts, given })| TrialNumbers {
+            step,
+            earlier: Vec::new(),
+            prompts: prompts.clone(),
+            given: given.clone(),
+            ..self.clone()
+        });
+        Ok(steps.collect())
     }
 
     /// The completions in order, with their names for messages.

@@ -11,6 +11,7 @@ use mopd_expr::interpret::interpret_exact;
 use mopd_expr::signals;
 
 use super::blocks::Blocks;
+use super::carried::EarlierValues;
 use super::numbers::TrialNumbers;
 use crate::audit::{
     RoleDistributions, TokenContext, ToyModel, compares_vocabularies, is_from_distributions,
@@ -47,11 +48,13 @@ pub(super) fn supply(
     formulas: &FormulaGraph,
     chosen: Option<NodeId>,
     numbers: &TrialNumbers,
+    carried: &EarlierValues,
     temperature: f64,
 ) -> Result<TrialInputs, Vec<String>> {
     let layout = numbers.layout()?;
-    let source = LeafSource::new(formulas, numbers, &layout, temperature)?;
-    let mut batch = Batch { layout, step: numbers.step, steps: numbers.steps, ..Batch::default() };
+    let source = LeafSource::new(formulas, numbers, carried, &layout, temperature)?;
+    let (step, steps, carried) = (numbers.step, numbers.steps, carried.memory.clone());
+    let mut batch = Batch { layout, step, steps, carried, ..Batch::default() };
     batch.live = vec![Vec::new(); formulas.leaves().len()];
     let (mut faults, mut by_logits, mut exact) = (Vec::new(), Vec::new(), HashMap::new());
     let needed = formulas.leaves().iter().filter(|leaf| formulas.is_needed(leaf.node));
@@ -188,6 +191,7 @@ fn operand_values(
 
 struct LeafSource<'a> {
     numbers: &'a TrialNumbers,
+    carried: &'a EarlierValues,
     /// The given distributions of all roles. `None` if there are none.
     distributions: Option<ToyModel>,
     known: Vec<Role>,
@@ -199,6 +203,7 @@ impl<'a> LeafSource<'a> {
     fn new(
         formulas: &FormulaGraph,
         numbers: &'a TrialNumbers,
+        carried: &'a EarlierValues,
         layout: &Layout,
         temperature: f64,
     ) -> Result<LeafSource<'a>, Vec<String>> {
@@ -254,7 +259,7 @@ impl<'a> LeafSource<'a> {
         let distributions = (!found.is_empty())
             .then(|| ToyModel::of_tokens(layout.tokens(), entries, found, temperature, step))
             .map(|known| known.with_matched(numbers.matched.clone()));
-        Ok(LeafSource { numbers, distributions, known, tokens, read: read.into() })
+        Ok(LeafSource { numbers, carried, distributions, known, tokens, read: read.into() })
     }
 
     fn given(&self, name: &str, axis: Axis) -> Result<Option<Vec<f64>>, String> {
@@ -284,8 +289,14 @@ impl<'a> LeafSource<'a> {
             }
             if let Signal::State { axis, first, .. } = signal {
                 // The file has one number, which holds for every domain.
-                let number = self.given(&name, Axis::Run)?.map_or(*first, |given| given[0]);
-                return plain(vec![number; layout.len(*axis)]);
+                let given = self.given(&name, Axis::Run)?.map(|given| given[0]);
+                let left = || self.carried.state(&name, *axis, &self.numbers.domains());
+                return match (given, left()) {
+                    (None, Some(left)) => {
+                        plain(left.into_iter().map(|value| value.unwrap_or(*first)).collect())
+                    }
+                    (given, _) => plain(vec![given.unwrap_or(*first); layout.len(*axis)]),
+                };
             }
             if *signal == Signal::Plain(PlainSignal::VocabularySize)
                 && let Some(distributions) = &self.distributions

@@ -102,8 +102,10 @@ pub fn warn_of_unused_names(declarations: &mut Declarations) {
                         }
                         // Read by a stage's `shares`.
                         Statement::State { name, .. } if named_by_a_stage(text, &name.text) => {}
-                        Statement::State { name, next, .. } => {
+                        Statement::State { name, index, first, next, .. } => {
                             let itself = next.as_ref().map(|next| next.span);
+                            let within = name.span.to(itself.unwrap_or(first.span));
+                            declared.extend(index.iter().map(|index| Declaration::variable(index, within)));
                             declared
                                 .push(Declaration { itself, ..Declaration::new("state", name, item.span) });
                         }

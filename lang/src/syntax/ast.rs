@@ -221,9 +221,9 @@ pub enum Statement {
     Entry(Entry),
     /// `let name: type = value`, or one per element: `let name[t in panel] = value`. The type may be missing.
     Let { name: Name, index: Option<Index>, annotation: Option<Name>, value: Expr },
-    /// `state name = first then next`: a number that the run carries from step to step. With `first by domain
-    /// then next` there is one for each domain.
-    State { name: Name, first: Expr, by: Option<Name>, next: Option<Expr> },
+    /// `state name = first then next`: a number that the run carries from step to step, or one per element:
+    /// `state name[t in guides] = ...`. With `first by domain then next` there is one for each domain.
+    State { name: Name, index: Option<Index>, first: Expr, by: Option<Name>, next: Option<Expr> },
     /// `term name = value { ... }`, or one per element: `term name[t in panel] = value`
     Term { name: Name, index: Option<Index>, value: Expr, block: Option<Block> },
     /// `trains name = model { ... }`: one of the models that a `train` stage trains together.

@@ -155,7 +155,7 @@ enums! {
     Statement {
         Entry(entry),
         Let { name, index, annotation, value },
-        State { name, first, by, next },
+        State { name, index, first, by, next },
         Term { name, index, value, block },
         Trains { name, value },
         Step { name, block },

@@ -2,11 +2,14 @@
 //! lengths.
 
 use mopd_expr::batch::Batch;
-use mopd_expr::interpret::interpret;
+use mopd_expr::graph::Operation;
+use mopd_expr::interpret::{interpret, interpret_exact};
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Formula, PlainSignal, Signal, StageStep};
+use mopd_plan::{DataFormula, Formula, Objective, PlainSignal, Signal, StageStep, Train};
 
+use super::objective::missing;
 use super::sequences::{Group, Sequences};
+use super::stage::StageSources;
 use crate::failure::{Error, Result};
 use crate::rollout::Sequence;
 use crate::tokenizer::{Token, Tokenizer};
@@ -63,9 +66,41 @@ pub fn judged(sequences: &Sequences, step: StageStep) -> Batch {
     Batch { layout: sequences.layout.clone(), signals, step, steps, ..Batch::default() }
 }
 
+/// The signals that the stage reads from columns of the data, for rows by source and record.
+pub fn of_rows(
+    train: &Train<Objective>,
+    sources: &StageSources,
+    rows: &[(usize, usize)],
+) -> Result<Vec<(Signal, Vec<f32>)>> {
+    let values = |(signal, formula): (Signal, DataFormula)| {
+        let of_sources = sources.iter().map(|source| source.prompts.dataset.numbers(&formula));
+        let numbers: Option<Vec<&[f32]>> = of_sources.collect();
+        let numbers = numbers.ok_or_else(|| {
+            missing(&formula.text(), "the data was read without this field", &train.objective)
+        })?;
+        Ok((signal, rows.iter().map(|(source, record)| numbers[*source][*record]).collect()))
+    };
+    train.data_signals().into_iter().map(values).collect()
+}
+
 /// The value for each element of the formula's axis.
 pub fn value_of(formula: &Formula, batch: &Batch, what: &str) -> Result<Vec<f64>> {
     let values = interpret(&formula.graph, &[formula.value], batch)
+        .map_err(|error| Error::new(FailureKind::Runtime, format!("{what}: {error}")))?;
+    Ok(values.get(formula.value).to_vec())
+}
+
+/// [`value_of`] a formula that compares numbers of rows and states with others. Both are in single precision,
+/// and count as the decimals that they are written as: 0.7 is not below 0.7.
+pub fn value_as_written(formula: &Formula, batch: &Batch, what: &str) -> Result<Vec<f64>> {
+    let decimals = |values: &[f32]| -> Vec<f64> {
+        values.iter().map(|value| value.to_string().parse().unwrap_or(f64::from(*value))).collect()
+    };
+    let written = formula.graph.nodes().filter_map(|(id, node)| match &node.operation {
+        Operation::Signal { signal } if signal.is_of_prompt() => Some((id, decimals(batch.signal(signal)?))),
+        _ => None,
+    });
+    let values = interpret_exact(&formula.graph, &[formula.value], batch, &written.collect())
         .map_err(|error| Error::new(FailureKind::Runtime, format!("{what}: {error}")))?;
     Ok(values.get(formula.value).to_vec())
 }

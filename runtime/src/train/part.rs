@@ -147,7 +147,7 @@ impl<'a> StagePart<'a> {
         }
         self.rollouts.clear();
         let drawn = self.stage.step(step);
-        self.batches.set_shares(self.stage, states, step)?;
+        self.batches.set_states(self.stage, states, step)?;
         if moved && self.stage.saves_activations && model.saves_activations() {
             let (sequences, saved) = self.batches.next_saving(self.stage, model, models, step)?;
             return Ok(Rollouts::new(sequences, drawn).generated(saved));

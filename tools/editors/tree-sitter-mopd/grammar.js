@@ -236,7 +236,7 @@ module.exports = grammar({
 
     let_statement: ($) =>
       seq("let", field("name", $.identifier), optional($.family), optional($._declared_type), $._inner_value),
-    state_statement: ($) => seq("state", field("name", $.identifier), $._state_value),
+    state_statement: ($) => seq("state", field("name", $.identifier), optional($.family), $._state_value),
     term_statement: ($) => seq("term", field("name", $.identifier), optional($.family), $._inner_value),
     trains_statement: ($) => seq("trains", field("name", $.identifier), $._inner_value),
     step_statement: ($) => seq("step", field("name", $.identifier), field("body", $.block)),

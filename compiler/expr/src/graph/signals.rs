@@ -167,6 +167,14 @@ impl Signal {
         matches!(self, Signal::Plain(PlainSignal::Step | PlainSignal::Progress))
     }
 
+    /// Whether it is known of a prompt before a step: a number of its row, its domain, or a state.
+    pub fn is_of_prompt(&self) -> bool {
+        matches!(
+            self,
+            Signal::Data { .. } | Signal::DataIs { .. } | Signal::DomainPlace | Signal::State { .. }
+        )
+    }
+
     /// Whether it depends on the rewards of completions.
     pub fn is_of_reward(&self) -> bool {
         matches!(

@@ -29,12 +29,10 @@ impl SettingsConverter<'_> {
             return None;
         }
         let place = train.priority.iter().chain(&train.filter).next()?.0.origin;
-        let drawn = rollout.is_none_or(|rollout| rollout.producer.samples_at_each_step());
         for (unsupported, beside) in [
             (in_turns, "in a step of `train`"),
             (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
             (train.parts().len() > 1, "together with a term with its own completions"),
-            (!drawn, "where the stage's completions are not `sample(...)` or `from(...)` of every step"),
         ] {
             if unsupported {
                 self.refuse::<()>(place, format!("{CHOICE} {beside}"));
@@ -60,7 +58,16 @@ impl SettingsConverter<'_> {
         let filter = lowered(&train.filter, "a `filter`");
         let priority = lowered(&train.priority, "a `priority`");
         let (rollouts, measures) = (rollouts.into_inner(), measures.into_inner());
-        Some(Curriculum { filter, priority, refresh: train.refresh, rollouts, measures })
+        let chosen = Curriculum { filter, priority, refresh: train.refresh, rollouts, measures };
+        let drawn = rollout.is_none_or(|rollout| {
+            rollout.producer.samples_at_each_step()
+                || (matches!(rollout.producer, Producer::Data(_)) && !chosen.draws())
+        });
+        if !drawn {
+            let beside = "where the stage's completions are not `sample(...)` or `from(...)` of every step";
+            self.refuse::<()>(place, format!("{CHOICE} {beside}"));
+        }
+        Some(chosen)
     }
 }
 
@@ -117,7 +124,8 @@ fn fit(formula: Formula, what: &str, at: FormulaContext) -> Converted<Formula> {
         match &node.operation {
             Operation::Statistic { over, .. } | Operation::Scan { over, .. } => across(*over),
             Operation::Memory { .. } => true,
-            _ => matches!(node.axis, Axis::Batch | Axis::Domain),
+            Operation::Reduce { .. } => matches!(node.axis, Axis::Batch | Axis::Domain),
+            _ => node.axis == Axis::Batch,
         }
     });
     if compares {
@@ -125,9 +133,12 @@ fn fit(formula: Formula, what: &str, at: FormulaContext) -> Converted<Formula> {
             format!("{what} that compares prompts with each other or with those of earlier steps");
         return Err(refused(at, construct));
     }
-    if graph.signals(&[*value]).iter().all(Signal::is_of_step) {
+    let alike =
+        |signal: &Signal| signal.is_of_step() || matches!(signal, Signal::State { .. } | Signal::DomainPlace);
+    if graph.signals(&[*value]).iter().all(alike) {
         let message = format!("{what} is the same for every prompt, so it chooses nothing");
-        let help = "read completions of the prompt, such as `mean(reward, over: group)`";
+        let help = "read the prompt's data, such as `data.level`, or completions of it, such as \
+            `mean(reward, over: group)`";
         return Err(Diagnostic::error(Code::UnusedSetting, at.span, message).help(help).into());
     }
     Ok(formula)

@@ -25,6 +25,8 @@ pub fn with(
 ) -> Converted<Formula> {
     let at = origins.span(formula.0.origin);
     let mut lowering = Lowering::new(LeafScope::RuntimeOnly, origins);
+    // Rows and states are there whenever prompts are chosen, which is when other completions are measured.
+    let before_steps = matches!(elsewhere, CrossRolloutReads::Measured(_));
     lowering.read(elsewhere);
     let value = lowering.lower(formula)?;
     let known = |signal: &Signal| {
@@ -36,12 +38,23 @@ pub fn with(
             || (signal.is_of_reward() && *signal != Signal::Plain(PlainSignal::TurnReward))
             || signal.is_of_step()
             || matches!(signal, Signal::Measured { .. })
+            || (before_steps && signal.is_of_prompt())
             || (axis > Axis::Group && of_student(signal))
     };
     if !lowering.primitives.is_empty() || !lowering.graph.signals(&[value]).iter().all(known) {
-        let more =
-            if axis > Axis::Group { "rewards, lengths and the student" } else { "rewards and lengths" };
-        return Err(refused(at, format!("{what} that reads more than {more}")));
+        let more = match axis > Axis::Group {
+            true => "rewards, lengths and the student",
+            false if before_steps => "rewards, lengths, data and states",
+            false => "rewards and lengths",
+        };
+        let refusal = *refused(at, format!("{what} that reads more than {more}"));
+        let by_rows = lowering.graph.signals(&[value]).iter().any(Signal::is_of_prompt);
+        return Err(Box::new(match by_rows && axis == Axis::Group && !before_steps {
+            true => refusal.help(
+                "set `refresh`: prompts are then chosen before steps, also by their data and by states",
+            ),
+            false => refusal,
+        }));
     }
     if lowering.graph.axis(value) > axis {
         let one = if formula.unit() == formula::Unit::Bool { "bool" } else { "number" };

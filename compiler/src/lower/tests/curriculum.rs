@@ -158,7 +158,7 @@ fn curriculum_refuses_unsupported_priorities() {
         refused(
             &|train| train.priority = Some(per_group(&reduce(Reduction::Mean, &entropy(), Axis::Sequence)))
         ),
-        supported("a `priority` that reads more than rewards and lengths")
+        supported("a `priority` that reads more than rewards, lengths, data and states")
     );
     assert_eq!(
         refused(&|train| train.priority = Some(on(&entropy(), Axis::Group, from(4, None)))),

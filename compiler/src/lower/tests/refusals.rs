@@ -1045,7 +1045,7 @@ fn refuses_unsupported_stages() {
             train.priority = Some(mean(&mean_of(&entropy())));
         }
     });
-    assert_eq!(family, supported("a `priority` that reads more than rewards and lengths"));
+    assert_eq!(family, supported("a `priority` that reads more than rewards, lengths, data and states"));
 }
 
 #[test]
@@ -1403,6 +1403,7 @@ fn summand(value: Formula) -> DivergenceKind {
     DivergenceKind::Entrywise(Rc::new(Summand {
         name,
         is_sum: false,
+        uniform: None,
         directed: true,
         standard: false,
         parameters,

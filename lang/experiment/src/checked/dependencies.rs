@@ -4,7 +4,7 @@ use super::{
     Length, ModelId, Origin, Rollout, RolloutSource, Schedule, SelfCopy, Stage, Teacher, TeacherId,
     TeacherWeights, TemplatePiece, Train,
 };
-use crate::checked::formula::{Adaptive, Formula, FormulaKind, Role};
+use crate::checked::formula::{Adaptive, Axis, Formula, FormulaKind, Role, Signal};
 
 impl Stage {
     /// The schedules that may be longer than the stage, whose steps are counted in epochs and therefore known
@@ -24,6 +24,22 @@ pub struct StageInterval {
     /// What the stage ends before if it is not longer: `the copy of the student is renewed`.
     pub acts: &'static str,
     pub origin: Origin,
+}
+
+/// Whether a number of a prompt is that of its row or of the objective's states.
+fn known_before_completions(formula: &Formula) -> bool {
+    let parts = formula.parts();
+    let signals = || {
+        parts.iter().filter_map(|part| match &part.0.kind {
+            FormulaKind::Signal(signal) => Some(signal),
+            _ => None,
+        })
+    };
+    let of_prompt = |signal: &Signal| {
+        matches!(signal, Signal::Data { .. } | Signal::DataIs { .. } | Signal::State { .. })
+    };
+    let of_step = |signal: &Signal| signal.axis() == Axis::Run || matches!(signal, Signal::DomainIs { .. });
+    signals().any(of_prompt) && signals().all(|signal| of_prompt(signal) || of_step(signal))
 }
 
 impl Train {
@@ -107,10 +123,11 @@ impl Train {
         on.collect()
     }
 
-    /// Whether prompts are chosen before steps, by completions drawn for every prompt. Otherwise a `filter`
-    /// applies to the completions of a step.
+    /// Whether prompts are chosen before steps, by their rows, by states, or by completions drawn for every
+    /// prompt. Otherwise a `filter` applies to the completions of a step.
     pub fn chooses_prompts(&self) -> bool {
-        self.priority.is_some() || self.refresh.is_some() || !self.measured().is_empty()
+        let by_rows = || self.filter.as_ref().is_some_and(known_before_completions);
+        self.priority.is_some() || self.refresh.is_some() || !self.measured().is_empty() || by_rows()
     }
 
     /// The ladders that the stage's rollouts read, each once.

@@ -5,10 +5,12 @@ pub mod leakage;
 
 use std::rc::Rc;
 
+use rustc_hash::FxHashMap;
+
 use crate::diag::{Code, Diagnostic};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, ItemKind};
-use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit};
+use mopd_experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Reduction, Signal, Unit};
 use mopd_experiment::{
     Architecture, Benchmark, BenchmarkId, DATA_ENDINGS, DataSource, Domain, DomainId, FieldColumn, Metric,
     ModelId, Origin, Pretrained, PretrainedSource, PromptFormat, Stage, TokenizerSpec,
@@ -422,6 +424,43 @@ pub fn decided_by_data(formula: &Formula) -> bool {
             FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
             _ => false,
         })
+}
+
+/// The same with one number per prompt for each field of its row, which all its completions share.
+pub fn per_prompt(formula: &Formula) -> Formula {
+    let mut known: FxHashMap<*const FormulaNode, Formula> = FxHashMap::default();
+    let mut waiting = vec![formula];
+    while let Some(formula) = waiting.last().copied() {
+        let address = |formula: &Formula| Rc::as_ptr(&formula.0);
+        let node = &formula.0;
+        let made = match &node.kind {
+            _ if formula.axis() <= Axis::Group => formula.clone(),
+            FormulaKind::Signal(Signal::Data { .. } | Signal::DataIs { .. }) => {
+                let truth = formula.unit() == Unit::Bool;
+                let reduction = if truth { Reduction::Any } else { Reduction::Maximum };
+                let operand = formula.clone();
+                let kind = FormulaKind::Reduce { reduction, operand, among: None, on: None, fraction: None };
+                Formula::new(kind, formula.unit(), Axis::Group, false, node.origin)
+            }
+            FormulaKind::Apply { function, operands } => {
+                let unknown: Vec<&Formula> =
+                    operands.iter().filter(|operand| !known.contains_key(&address(operand))).collect();
+                if !unknown.is_empty() {
+                    waiting.extend(unknown);
+                    continue;
+                }
+                let operands: Vec<Formula> =
+                    operands.iter().map(|operand| known[&address(operand)].clone()).collect();
+                let axis = operands.iter().map(Formula::axis).max().unwrap_or(Axis::Run);
+                let kind = FormulaKind::Apply { function: *function, operands };
+                Formula::new(kind, formula.unit(), axis, node.live, node.origin)
+            }
+            _ => formula.clone(),
+        };
+        known.insert(address(formula), made);
+        waiting.pop();
+    }
+    known[&Rc::as_ptr(&formula.0)].clone()
 }
 
 /// Whether an expression is names with dots between them.

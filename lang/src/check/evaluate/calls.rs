@@ -12,7 +12,7 @@ use crate::check::builtins::declare::Call;
 use crate::check::builtins::{self, Builtin, BuiltinKind, TeacherName, vocabulary};
 use crate::check::checker::{Checker, DEEPEST_CALL};
 use crate::check::evaluate::overrides::{self, may_move};
-use crate::check::formulas::{declared, divergences, functions, schedules, signals};
+use crate::check::formulas::{declared, divergences, functions, lists, schedules, signals};
 use crate::check::names::callable::signature;
 use crate::check::names::modules::ItemId;
 use crate::check::read::arguments::{self, Slots};
@@ -358,6 +358,9 @@ fn call_builtin(
 }
 
 fn called_builtin(checker: &mut Checker, call: Call, env: &Env) -> Option<Value> {
+    if let Some(value) = lists::reduced_list(checker, call, env) {
+        return Some(value);
+    }
     let given = arguments::builtin_arguments(checker, call)?;
     match call.builtin.kind {
         BuiltinKind::Constructor(name) => {

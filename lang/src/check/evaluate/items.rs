@@ -282,6 +282,11 @@ fn any_value(declarations: &mut Declarations, name: &Name, annotation: &Name) ->
     }
     match annotation.text.as_str() {
         "teacher" => Value::Teacher(any_teacher(declarations, &name.text, name.span)),
+        "teachers" => {
+            let each = ["first", "second"]
+                .map(|which| any_teacher(declarations, &format!("{} {which}", name.text), name.span));
+            Value::List(each.map(Value::Teacher).to_vec())
+        }
         "panel" => {
             let id = PanelId(declarations.parts.panels.len() as u32);
             let members = ["first", "second"]

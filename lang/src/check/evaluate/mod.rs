@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, UnaryOperator};
+use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, Name, UnaryOperator};
 use mopd_experiment::formula::{Axis, CountWord, Formula, FormulaKind, Function, Signal, Unit};
 use mopd_experiment::{DomainId, SelfCopy};
 
@@ -244,6 +244,12 @@ fn range(checker: &mut Checker, low: &Expr, high: &Expr, span: Span, env: &Env) 
 }
 
 fn evaluate_index(checker: &mut Checker, base: &Expr, index: &Expr, env: &Env) -> Value {
+    if let ExprKind::Field { base: owner, field } = &base.kind
+        && matches!(&owner.kind, ExprKind::Name(name) if name == "state")
+        && let Some(member) = member_of_state(checker, field, index, base.span.to(index.span), env)
+    {
+        return member;
+    }
     let family = match checker.evaluate(base, env) {
         Value::Family(family) => family,
         Value::Error => return Value::Error,
@@ -294,6 +300,28 @@ fn evaluate_index(checker: &mut Checker, base: &Expr, index: &Expr, env: &Env) -
             Value::Error
         }
     }
+}
+
+/// The value of `state.gain[a]` where states are bound and `gain` is a family. `None` in every other place.
+fn member_of_state(
+    checker: &mut Checker,
+    field: &Name,
+    index: &Expr,
+    span: Span,
+    env: &Env,
+) -> Option<Value> {
+    let family = signals::member_name(&field.text, "");
+    let family = format!("{}{}", signals::KNOWN, family.trim_end_matches(']'));
+    env.locals.iter().find(|(name, _)| name.starts_with(&family))?;
+    let written = checker.sources.text(index.span).to_owned();
+    if let Some(value) = signals::stated(checker, &signals::member_name(&field.text, &written), span, env) {
+        return Some(value);
+    }
+    let Some(key) = member_key(checker, index, std::iter::empty(), env) else { return Some(Value::Error) };
+    let name = signals::member_name(&field.text, &checker.parts.key_text(&key));
+    let member = Name { text: name.clone(), span: field.span };
+    signals::stated(checker, &name, span, env)
+        .or_else(|| signals::state_of_objective(checker, &member, span, env))
 }
 
 /// The member that an index picks of a family with these.

@@ -18,6 +18,7 @@ use crate::check::formulas::arithmetic;
 use crate::check::formulas::divergences::{self, COMMON, DivergenceSettings};
 use crate::check::formulas::properties::{self, DivergenceDefect, facts};
 use crate::check::formulas::ranges::possible_values;
+use crate::check::formulas::uniform;
 use crate::check::names::modules::ItemId;
 use crate::check::read::arguments::{self, Slots};
 use crate::check::read::{expected, numbers};
@@ -151,6 +152,19 @@ pub fn call_divergence(
         let value = at_entry(checker, declared, sides, pair, &inner);
         return value.map_or(Value::Error, Value::Formula);
     }
+    let compared = match written.as_slice() {
+        [left, right] => Some((*left, *right)),
+        [Expr { kind: ExprKind::Versus { left, right }, .. }] => Some((&**left, &**right)),
+        _ => None,
+    };
+    if let Some((left, right)) = compared
+        && let Some((side, other)) = uniform::uniform_side(checker, left, right, env)
+    {
+        let bound = own_parameters(checker, name, own, own_given, span, env, &mut inner);
+        let Some(bound) = bound else { return Value::Error };
+        let Some(summand) = summand(checker, id, declared, bound, &inner) else { return Value::Error };
+        return uniform::finish(checker, summand, side, other, settings(common_given), span, env);
+    }
     let pair = match written.as_slice() {
         // What is compared with nothing has a side that nothing reads.
         [of] if *is_sum => roles::distribution(checker, of, env).map(|of| {
@@ -172,12 +186,16 @@ pub fn call_divergence(
         report_zero_everywhere(checker, &summand, place);
         return Value::Error;
     }
-    let &[support, mass, temperature, clip_each] = common_given else {
+    let kind = DivergenceKind::Entrywise(Rc::new(summand));
+    divergences::finish_divergence(checker, kind, left, right, settings(common_given), span, env)
+}
+
+/// What every divergence takes, which comes last.
+fn settings<'e>(given: &[Option<&'e Expr>]) -> DivergenceSettings<'e> {
+    let &[support, mass, temperature, clip_each] = given else {
         unreachable!("what every divergence takes comes last")
     };
-    let common = DivergenceSettings { support, mass, temperature, clip_each };
-    let kind = DivergenceKind::Entrywise(Rc::new(summand));
-    divergences::finish_divergence(checker, kind, left, right, common, span, env)
+    DivergenceSettings { support, mass, temperature, clip_each }
 }
 
 fn report_missing_side(reporter: &mut Reporter, name: &str, side: &str, directed: bool, span: Span) {
@@ -224,13 +242,26 @@ pub fn kl_of_entry(checker: &mut Checker, pair: &Expr, span: Span, env: &Env) ->
         return Value::Error;
     };
     let Some([left, right]) = numbers_of_entry(checker, [left, right], env) else { return Value::Error };
-    let origin = checker.origin(span);
+    Value::Formula(kl_at(checker, left, right, span))
+}
+
+pub fn kl_at(reporter: &mut Reporter, left: Formula, right: Formula, span: Span) -> Formula {
+    let origin = reporter.origin(span);
     let apply = |function, operands, unit| {
         Formula::new(FormulaKind::Apply { function, operands }, unit, Axis::Run, false, origin)
     };
     let ratio = apply(Function::Divide, vec![left.clone(), right], Unit::Ratio);
     let log = apply(Function::Log, vec![ratio], Unit::Nats);
-    Value::Formula(apply(Function::Multiply, vec![left, log], Unit::Number))
+    apply(Function::Multiply, vec![left, log], Unit::Number)
+}
+
+/// Both sides' probabilities of an entry.
+pub fn sides_at_entry(reporter: &mut Reporter, span: Span) -> [Formula; 2] {
+    let origin = reporter.origin(span);
+    [Side::Left, Side::Right].map(|side| {
+        let entry = FormulaKind::Entry(SideProbability { side, detached: false });
+        Formula::new(entry, Unit::Prob, Axis::Run, false, origin)
+    })
 }
 
 /// `detached(log(p / q))` inside a summand.
@@ -353,11 +384,7 @@ pub fn summand(
         checker.report(diagnostic.help(format!("write `divergence {}(p || q) = p * log(p / q)`", name.text)));
         return None;
     }
-    let [left, right] = [Side::Left, Side::Right].map(|side| {
-        let origin = checker.origin(name.span);
-        let entry = FormulaKind::Entry(SideProbability { side, detached: false });
-        Formula::new(entry, Unit::Prob, Axis::Run, false, origin)
-    });
+    let [left, right] = sides_at_entry(checker, name.span);
     let value = at_entry(checker, declared, sides, [left, right], env)?;
     // Arguments are checked at their uses; a live number is the only one that can get here.
     if value.any(|node| matches!(node.kind, FormulaKind::Live(_))) {
@@ -404,6 +431,7 @@ pub fn summand(
     Some(Summand {
         name: name.text.clone(),
         is_sum: *is_sum,
+        uniform: None,
         directed,
         standard,
         parameters: given,

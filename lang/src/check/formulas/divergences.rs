@@ -13,7 +13,7 @@ use crate::check::builtins::supports::{SupportCall, TopK, Union};
 use crate::check::builtins::types;
 use crate::check::checker::Checker;
 use crate::check::declarations::plain_teachers;
-use crate::check::formulas::{blends, declared, signals, temperatures};
+use crate::check::formulas::{blends, declared, signals, temperatures, uniform};
 use crate::check::read::{expected, numbers, read, reads};
 use crate::check::reporter::Reporter;
 use crate::check::roles;
@@ -56,6 +56,12 @@ pub fn divergence_call(checker: &mut Checker, call: DivergenceCall, env: &Env) -
         DivergenceCall::Kl(given) => {
             let support = given.support.map(Arg::expr);
             beyond_one_entry(checker, given.call, env)?;
+            if let ExprKind::Versus { left, right } = &given.pair.expr.kind
+                && let Some((side, other)) = uniform::uniform_side(checker, left, right, env)
+            {
+                let (kl, span) = (uniform::kl_summand(checker, given.call.span), given.call.span);
+                return Some(uniform::finish(checker, kl, side, other, common!(given), span, env));
+            }
             let sides = sides(checker, given.pair.expr, support, given.call.builtin.name, env);
             let ((left, right), common) = (sides?, common!(given));
             Some(finish_divergence(checker, DivergenceKind::Kl, left, right, common, given.call.span, env))

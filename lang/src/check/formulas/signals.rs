@@ -351,16 +351,29 @@ fn bernoulli(checker: &mut Checker, given: Bernoulli, env: &Env) -> Option<Value
     Some(arithmetic::apply(checker, Function::Less, vec![random, p], Unit::Bool, span))
 }
 
+/// The state of this name, where states are bound.
+pub fn stated(reporter: &mut Reporter, name: &str, span: Span, env: &Env) -> Option<Value> {
+    let Value::Formula(formula) = env.local(&format!("{KNOWN}{name}"))? else { return None };
+    let FormulaKind::Signal(signal) = &formula.0.kind else { return None };
+    Some(read_signal(reporter, signal.clone(), span))
+}
+
+/// The name of a member of a family of states.
+pub fn member_name(state: &str, key: &str) -> String {
+    format!("{state}[{key}]")
+}
+
 /// The prefix under which states are bound in scope, and its marker there. No written name contains a dot.
 pub const KNOWN: &str = "state.";
 
-/// The value of `state.gap` in the setting `shares`. `None` in every other place.
+/// The value of `state.gap` in a setting that reads states. `None` in every other place.
 pub fn state_of_objective(reporter: &mut Reporter, field: &Name, span: Span, env: &Env) -> Option<Value> {
-    env.local(KNOWN)?;
-    if let Some(Value::Formula(formula)) = env.local(&format!("{KNOWN}{}", field.text))
-        && let FormulaKind::Signal(signal) = &formula.0.kind
-    {
-        return Some(read_signal(reporter, signal.clone(), span));
+    // The objective has been reported.
+    if env.local(KNOWN)?.is_error() {
+        return Some(Value::Error);
+    }
+    if let Some(value) = stated(reporter, &field.text, span, env) {
+        return Some(value);
     }
     let known: Vec<String> = env
         .locals

@@ -216,14 +216,14 @@ impl Walk<'_> {
             match statement {
                 Statement::Let { name, index, annotation, value } => {
                     self.type_name(annotation.as_ref());
-                    self.indexed(scope, index.as_ref(), value);
+                    self.indexed(scope, index.as_ref(), [value]);
                     self.bind(name, SymbolKind::LocalLet, name.span.to(value.span));
                 }
-                Statement::State { name, first, next, .. } => {
-                    self.expr(scope, first);
+                Statement::State { name, index, first, next, .. } => {
+                    self.indexed(scope, index.as_ref(), [first]);
                     let end = next.as_ref().map_or(first.span, |next| next.span);
                     self.bind(name, SymbolKind::State, name.span.to(end));
-                    moved.extend(next);
+                    moved.push((index.as_ref(), next));
                 }
                 Statement::Term { index, value, block, .. } => {
                     let outer = self.locals.len();
@@ -242,16 +242,23 @@ impl Walk<'_> {
                 Statement::Route(route) => self.route(scope, route),
             }
         }
-        moved.into_iter().for_each(|next| self.expr(scope, next));
+        for (index, next) in moved {
+            self.indexed(scope, index, next);
+        }
     }
 
-    /// Visits a value, with the variable of its index bound if it has one.
-    fn indexed(&mut self, scope: &Scope, index: Option<&Family>, value: &Expr) {
+    /// Visits values, with the variable of their index bound if they have one.
+    fn indexed<'e>(
+        &mut self,
+        scope: &Scope,
+        index: Option<&Family>,
+        values: impl IntoIterator<Item = &'e Expr>,
+    ) {
         let outer = self.locals.len();
         if let Some(index) = index {
             self.turn(scope, index);
         }
-        self.expr(scope, value);
+        values.into_iter().for_each(|value| self.expr(scope, value));
         self.locals.truncate(outer);
     }
 
@@ -267,10 +274,10 @@ impl Walk<'_> {
             match statement {
                 Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, keys),
                 Statement::Let { index, value, .. } | Statement::Term { index, value, .. } => {
-                    self.indexed(scope, index.as_ref(), value);
+                    self.indexed(scope, index.as_ref(), [value]);
                 }
-                Statement::State { first, next, .. } => {
-                    std::iter::once(first).chain(next).for_each(|value| self.expr(scope, value));
+                Statement::State { index, first, next, .. } => {
+                    self.indexed(scope, index.as_ref(), std::iter::once(first).chain(next));
                 }
                 Statement::Trains { value, .. } => self.expr(scope, value),
                 Statement::Step { name, block } => {

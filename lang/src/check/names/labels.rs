@@ -88,8 +88,9 @@ impl Labels {
                     index.iter().for_each(|index| self.index(index));
                     self.expr(value);
                 }
-                Statement::State { name, first, next, .. } => {
+                Statement::State { name, index, first, next, .. } => {
                     self.name(name);
+                    index.iter().for_each(|index| self.index(index));
                     std::iter::once(first).chain(next).for_each(|value| self.expr(value));
                 }
                 Statement::Term { name, index, value, block } => {

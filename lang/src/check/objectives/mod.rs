@@ -72,9 +72,11 @@ pub fn objective_body(checker: &mut Checker, name: &Name, body: &Block, env: &En
                 keep_let(&checker.parts, &name.text, &value, &mut parts.lets);
                 outside.bind(&name.text, value);
             }
-            Statement::State { name, first, by, next } => {
-                match states::state_begins(checker, name, by.as_ref(), first, next.as_ref(), &mut outside) {
-                    Some(state) => states.push(state),
+            Statement::State { name, index, first, by, next } => {
+                let (index, by, next) = (index.as_ref(), by.as_ref(), next.as_ref());
+                let written = states::WrittenState { name, index, by, first, next };
+                match states::state_begins(checker, written, &mut outside) {
+                    Some(begun) => states.extend(begun),
                     None => parts.faulty = true,
                 }
             }
@@ -335,8 +337,7 @@ fn indexed(checker: &mut Checker, name: &Name, index: &Index, value: &Expr, env:
     let Some(turns) = turns::members(checker, index, env) else { return Value::Error };
     for (key, inner) in turns {
         let Some(key) = key else {
-            let text = "an index ranges over domains, whole numbers or the teachers of a panel";
-            checker.report(Diagnostic::error(Code::TypeMismatch, index.over.span, text));
+            names::report_no_index(checker, index);
             return Value::Error;
         };
         members.push((key, checker.evaluate(value, &inner)));

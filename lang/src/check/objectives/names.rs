@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
-use crate::syntax::ast::{Entry, ExprKind, ItemKind, Name};
+use crate::syntax::ast::{Entry, ExprKind, Index, ItemKind, Name};
 use crate::syntax::words::split_word;
 
 use crate::check::builtins::vocabulary;
@@ -61,6 +61,12 @@ pub fn is_no_other(reporter: &mut Reporter, name: &Name, env: &Env) {
             Diagnostic::error(Code::DuplicateName, name.span, text).label("the loss is another number");
         reporter.report(diagnostic.help("give the term another name"));
     }
+}
+
+/// Reports an index over elements that name no members.
+pub(super) fn report_no_index(reporter: &mut Reporter, index: &Index) {
+    let text = "an index ranges over teachers, domains, whole numbers or named values";
+    reporter.report(Diagnostic::error(Code::TypeMismatch, index.over.span, text));
 }
 
 pub(super) fn report_second_term(reporter: &mut Reporter, name: &Name, first: &Name) {

@@ -61,7 +61,9 @@ fn reads(statement: &Statement) -> Vec<Span> {
         Statement::Let { index, value, .. } => {
             index.iter().map(|index| index.over.span).chain([value.span]).collect()
         }
-        Statement::State { first, .. } => vec![first.span],
+        Statement::State { index, first, .. } => {
+            index.iter().map(|index| index.over.span).chain([first.span]).collect()
+        }
         Statement::Term { index, value, block, .. } => {
             let block = block.iter().map(|block| block.span);
             index.iter().map(|index| index.over.span).chain([value.span]).chain(block).collect()

@@ -1,8 +1,10 @@
 //! `state beta = 0.04 then clip(beta * ..., 0.001, 1)`: numbers that an objective carries from step to step.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{Span, Spanned};
-use crate::syntax::ast::{Expr, ExprKind, Name};
+use crate::syntax::ast::{Expr, ExprKind, Index, Name};
 use mopd_experiment::State;
 use mopd_experiment::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use mopd_ops::common_unit;
@@ -12,13 +14,18 @@ use crate::check::formulas::{arithmetic, signals};
 use crate::check::objectives::names;
 use crate::check::read::expected;
 use crate::check::read::numbers::{self, undecided};
+use crate::check::read::turns;
 use crate::check::reporter::Reporter;
 use crate::check::values::environment::Env;
-use crate::check::values::value::Value;
+use crate::check::values::value::{FamilyMembers, MemberKey, Value};
 
 /// A state whose next value is not checked yet, because it may read all names of the objective.
 pub(super) struct OpenState<'a> {
+    /// `gain`, or `gain[a]` for a member of `state gain[t in guides]`.
+    label: String,
     name: &'a Name,
+    /// The variable of the index, with its value here.
+    turn: Option<(&'a Name, MemberKey, Value)>,
     /// The state has one number per element of this axis.
     axis: Axis,
     first: f64,
@@ -27,23 +34,25 @@ pub(super) struct OpenState<'a> {
     next: &'a Expr,
 }
 
-/// Declares a state, which makes its name visible in the formulas that are read after it.
+/// A state as it is written: `state name[index] = first by domain then next`.
+#[derive(Clone, Copy)]
+pub(super) struct WrittenState<'a> {
+    pub name: &'a Name,
+    pub index: Option<&'a Index>,
+    pub by: Option<&'a Name>,
+    pub first: &'a Expr,
+    pub next: Option<&'a Expr>,
+}
+
+/// Declares a state, or one for each element of its index, which makes its name visible in the formulas that
+/// are read after it.
 pub(super) fn state_begins<'a>(
     checker: &mut Checker,
-    name: &'a Name,
-    by: Option<&Name>,
-    first: &Expr,
-    next: Option<&'a Expr>,
+    written: WrittenState<'a>,
     env: &mut Env,
-) -> Option<OpenState<'a>> {
+) -> Option<Vec<OpenState<'a>>> {
+    let WrittenState { name, index, by, next, .. } = written;
     names::hides_nothing(checker, name, env);
-    let axis = state_axis(checker, by);
-    let begun = axis.and_then(|axis| Some((axis, first_value(checker, name, first, env)?)));
-    let value = begun.map_or(Value::Error, |(axis, (first, unit))| {
-        signals::read_signal(checker, Signal::State { name: name.text.clone(), axis, unit, first }, name.span)
-    });
-    checker.record(name.span, &value);
-    env.bind(&name.text, value);
     if next.is_none() {
         let text = format!("the state `{}` has no next value", name.text);
         let help = format!(
@@ -59,8 +68,51 @@ pub(super) fn state_begins<'a>(
                 .help(format!("write another next value, or a constant: `let {} = ...`", name.text)),
         );
     }
-    let (first_span, next, (axis, (first, unit))) = (first.span, next?, begun?);
-    Some(OpenState { name, axis, first, unit, first_span, next })
+    let axis = state_axis(checker, by);
+    let Some(index) = index else {
+        let (value, state) = begin(checker, written, name.text.clone(), None, axis, env);
+        checker.record(name.span, &value);
+        env.bind(&name.text, value);
+        return Some(vec![state?]);
+    };
+    let turns = turns::members(checker, index, env).unwrap_or_default();
+    let (mut members, mut states) = (Vec::new(), Vec::new());
+    for (key, inner) in turns {
+        let (Some(key), Some(value)) = (key, inner.local(&index.name.text)) else {
+            names::report_no_index(checker, index);
+            break;
+        };
+        let label = signals::member_name(&name.text, &checker.parts.key_text(&key));
+        let turn = Some((&index.name, key.clone(), value.clone()));
+        let (value, state) = begin(checker, written, label, turn, axis, &inner);
+        members.push((key, value));
+        states.push(state);
+    }
+    let value = match members.is_empty() {
+        true => Value::Error,
+        false => Value::Family(Rc::new(FamilyMembers { name: name.text.clone(), members })),
+    };
+    checker.record(name.span, &value);
+    env.bind(&name.text, value);
+    states.into_iter().collect::<Option<Vec<_>>>().filter(|states| !states.is_empty())
+}
+
+/// One state: its value in formulas, and what its next value needs.
+fn begin<'a>(
+    checker: &mut Checker,
+    WrittenState { name, first, next, .. }: WrittenState<'a>,
+    label: String,
+    turn: Option<(&'a Name, MemberKey, Value)>,
+    axis: Option<Axis>,
+    env: &Env,
+) -> (Value, Option<OpenState<'a>>) {
+    let begun = axis.and_then(|axis| Some((axis, first_value(checker, name, first, env)?)));
+    let Some((axis, (start, unit))) = begun else { return (Value::Error, None) };
+    let signal = Signal::State { name: label.clone(), axis, unit, first: start };
+    let value = signals::read_signal(checker, signal, name.span);
+    let first_span = first.span;
+    let state = next.map(|next| OpenState { label, name, turn, axis, first: start, unit, first_span, next });
+    (value, state)
 }
 
 /// The axis that `by` gives a state.
@@ -69,9 +121,11 @@ fn state_axis(reporter: &mut Reporter, by: Option<&Name>) -> Option<Axis> {
     let diagnostic = match by.text.as_str() {
         "domain" => return Some(Axis::Domain),
         "teacher" => {
-            let text = "a state with one number for each teacher is not supported yet";
-            Diagnostic::error(Code::NotSupported, by.span, text).help(
-                "`by domain` has one for each domain; where domains have teachers of their own, that is one for each teacher",
+            let text = "a state has one number for each domain this way, not for each teacher";
+            Diagnostic::error(Code::UnknownValue, by.span, text).help(
+                "one for each of several teachers is a family: `state gain[t in guides] = 0 then ...`, where \
+                 `guides: teachers` is a parameter; where domains have teachers of their own, `by domain` is one for \
+                 each teacher",
             )
         }
         other => {
@@ -110,13 +164,16 @@ fn first_value(checker: &mut Checker, name: &Name, first: &Expr, env: &Env) -> O
 
 /// The state with its next value. `env` has all names of the objective.
 pub(super) fn state_moves(checker: &mut Checker, begun: OpenState, env: &Env) -> Option<State> {
-    let OpenState { name, axis: own, first, unit, first_span, next: expr } = begun;
-    let value = checker.evaluate(expr, env);
+    let OpenState { label, name, turn, axis: own, first, unit, first_span, next: expr } = begun;
+    let mut env = env.clone();
+    if let Some((variable, key, value)) = turn {
+        env.bind_turn(&variable.text, key, value);
+    }
+    let value = checker.evaluate(expr, &env);
     let next = expected::formula(checker, value, expr.span)?;
     if common_unit(unit, next.unit()).is_none() {
         let text = format!(
-            "the state `{}` has {} in its update, but starts as {}",
-            name.text,
+            "the state `{label}` has {} in its update, but starts as {}",
             next.unit().name(),
             unit.name()
         );
@@ -134,7 +191,7 @@ pub(super) fn state_moves(checker: &mut Checker, begun: OpenState, env: &Env) ->
     if next.axis() > most {
         let axis = next.axis().name();
         let one = if own == Axis::Domain { "one number for each domain" } else { "one number of the run" };
-        let text = format!("`{}` is {one}, and this is one per {axis}", name.text);
+        let text = format!("`{label}` is {one}, and this is one per {axis}");
         let culprit = unreduced(&next, most).unwrap_or(&next);
         let span = checker.span(culprit.0.origin);
         let culprit = text::formula(culprit, 60);
@@ -146,8 +203,7 @@ pub(super) fn state_moves(checker: &mut Checker, begun: OpenState, env: &Env) ->
     }
     if own == Axis::Domain && next.axis() < Axis::Domain {
         let axis = next.axis().name();
-        let text =
-            format!("`{}` is one number for each domain, and this is one for the whole {axis}", name.text);
+        let text = format!("`{label}` is one number for each domain, and this is one for the whole {axis}");
         let diagnostic =
             Diagnostic::error(Code::AxisMismatch, expr.span, text).label("the same for all domains").help(
                 "`mean(x, over: domain)` is each domain's own; without `by domain` the state is one number",
@@ -160,7 +216,7 @@ pub(super) fn state_moves(checker: &mut Checker, begun: OpenState, env: &Env) ->
         checker.report(Diagnostic::error(Code::NotDifferentiable, expr.span, text));
         return None;
     }
-    Some(State { name: name.text.clone(), axis: own, first, next, origin: checker.origin(name.span) })
+    Some(State { name: label, axis: own, first, next, origin: checker.origin(name.span) })
 }
 
 /// The first number that is finer than `most` without a reduction.

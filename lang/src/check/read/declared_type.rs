@@ -35,6 +35,7 @@ pub fn unit_of_type(annotation: &str) -> Option<Unit> {
 fn described(annotation: &str) -> String {
     let text = match annotation {
         "models" => "models: a family or a list",
+        "teachers" => "teachers: a family or a list",
         "objective" => "an objective",
         "eval" => "a benchmark",
         "domains" => "a list of domains",
@@ -167,6 +168,9 @@ pub fn coerce(declarations: &mut Declarations, value: Value, annotation: &Name, 
         | (Value::Item { kind: Callable::Rollout, .. }, "rollout")
         | (Value::Item { kind: Callable::Template, .. }, "template") => true,
         (Value::Family(_) | Value::List(_), "models") | (Value::List(_), "domains") => true,
+        (Value::Family(_) | Value::List(_), "teachers") => {
+            return teachers(declarations, value, annotation, span);
+        }
         (Value::Objective(_) | Value::Item { kind: Callable::Objective, .. }, "objective") => true,
         (Value::Student(copy), "teacher") => {
             let name = declarations.sources.text(span).to_owned();
@@ -201,6 +205,31 @@ pub fn coerce(declarations: &mut Declarations, value: Value, annotation: &Name, 
         return Value::Error;
     }
     mistyped(declarations, span, annotation, &value.describe())
+}
+
+/// The teachers of a family or a list.
+fn teachers(declarations: &mut Declarations, value: Value, annotation: &Name, span: Span) -> Value {
+    let one = Name { text: "teacher".to_owned(), span: annotation.span };
+    let Ok(elements) = value.elements() else { return Value::Error };
+    if elements.is_empty() {
+        let diagnostic = Diagnostic::error(Code::TypeMismatch, span, "there is no teacher in this list");
+        declarations.report(diagnostic.note(annotation.span, "declared here"));
+        return Value::Error;
+    }
+    let mut teachers = Vec::with_capacity(elements.len());
+    for element in elements {
+        let teacher = match element {
+            Value::Teacher(_) | Value::Role(_) | Value::Model(_) | Value::Error => {
+                coerce(declarations, element, &one, span)
+            }
+            other => mistyped(declarations, span, annotation, &format!("a list with {}", other.describe())),
+        };
+        if teacher.is_error() {
+            return Value::Error;
+        }
+        teachers.push(teacher);
+    }
+    Value::List(teachers)
 }
 
 fn coerce_number(declarations: &mut Declarations, formula: Formula, annotation: &Name, span: Span) -> Value {

@@ -17,7 +17,7 @@ use mopd_experiment::{self as experiment, Edit, Rollout, RolloutSource, Sampling
 use crate::check::builtins::BuiltinKind;
 use crate::check::builtins::edits::{EditCall, ExpertTurns};
 use crate::check::checker::Checker;
-use crate::check::data::decided_by_data;
+use crate::check::data::per_prompt;
 use crate::check::formulas::{arithmetic, schedules};
 use crate::check::names::callable::Callable;
 use crate::check::read::numbers::{self, has_variables};
@@ -330,7 +330,9 @@ pub fn judged_by(
         arithmetic::unit_mismatch(checker, Spanned::new(&formula, expr.span), message, Some(help));
         return None;
     }
-    if formula.axis() > finest && !(finest == Axis::Group && decided_by_data(&formula)) {
+    // All completions of a prompt have its row.
+    let formula = if finest == Axis::Group { per_prompt(&formula) } else { formula };
+    if formula.axis() > finest {
         let over = finest.name();
         checker.report(
             Diagnostic::error(Code::AxisMismatch, expr.span, format!("this is decided once per {over}"))

@@ -14,16 +14,15 @@ use crate::check::read::numbers::has_variables;
 use crate::check::values::environment::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// The formula of `shares`, if it is set.
-pub(super) fn shares(
-    checker: &mut Checker,
-    given: Option<&Expr>,
-    objective: &Objective,
-    env: &Env,
-) -> Result<Option<Formula>, Reported> {
-    let Some(expr) = given else { return Ok(None) };
-    let mut env = env.with_context(EvaluationContext::Schedule);
-    env.bind(KNOWN, Value::Error);
+/// The environment in which `state.gap` is the state `gap` of the stage's objective. If there is no
+/// objective, that has been reported.
+pub(super) fn with_states(objective: Option<&Objective>, env: &Env) -> Env {
+    let mut env = env.clone();
+    let Some(objective) = objective else {
+        env.bind(KNOWN, Value::Error);
+        return env;
+    };
+    env.bind(KNOWN, Value::Text(objective.name.clone()));
     for state in &objective.states {
         let signal = Signal::State {
             name: state.name.clone(),
@@ -33,6 +32,18 @@ pub(super) fn shares(
         };
         env.bind(&format!("{KNOWN}{}", state.name), Value::Formula(Formula::signal(signal, state.origin)));
     }
+    env
+}
+
+/// The formula of `shares`, if it is set.
+pub(super) fn shares(
+    checker: &mut Checker,
+    given: Option<&Expr>,
+    objective: &Objective,
+    env: &Env,
+) -> Result<Option<Formula>, Reported> {
+    let Some(expr) = given else { return Ok(None) };
+    let env = with_states(Some(objective), &env.with_context(EvaluationContext::Schedule));
     let value = checker.evaluate(expr, &env);
     let formula = expected::formula(checker, value, expr.span).ok_or(Reported)?;
     if has_variables(&formula) {

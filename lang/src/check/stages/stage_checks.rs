@@ -24,6 +24,7 @@ pub fn check_stage(declarations: &mut Declarations, train: &Train, settings: &Bl
     idle::warn_of_absent_entries(declarations, train, settings);
     let checks = [
         check_reference(declarations, train, settings),
+        check_chosen_again(declarations, train),
         check_filtered_once(declarations, train, settings),
         check_privacy(declarations, train),
         guards::check_guards(declarations, train),
@@ -65,6 +66,28 @@ fn check_reference(reporter: &mut Reporter, train: &Train, settings: &BlockSetti
         }
         _ => true,
     }
+}
+
+/// Checks that a choice of prompts that reads something that changes is made again.
+fn check_chosen_again(reporter: &mut Reporter, train: &Train) -> bool {
+    let moving = train.filter.iter().chain(&train.priority).flat_map(Formula::parts).find(|part| {
+        matches!(
+            part.0.kind,
+            FormulaKind::Signal(
+                Signal::State { .. } | Signal::Plain(PlainSignal::Step | PlainSignal::Progress)
+            ) | FormulaKind::Schedule(_)
+        )
+    });
+    if let Some(part) = moving.filter(|_| train.chooses_prompts() && train.refresh.is_none()) {
+        let text = "this changes from step to step, and prompts are chosen only once, before the first step";
+        reporter.report(
+            Diagnostic::error(Code::MissingArgument, reporter.span(part.0.origin), text)
+                .label("its first value would hold in every step")
+                .help("set `refresh = 1 steps`, or more steps: prompts are then chosen again"),
+        );
+        return false;
+    }
+    true
 }
 
 fn check_filtered_once(reporter: &mut Reporter, train: &Train, settings: &BlockSettings) -> bool {

@@ -85,8 +85,12 @@ pub fn finish_training(
     };
     let sees = read(checker, given.sees, env);
     let (passes, mini_batches) = (read(checker, given.passes, env), read(checker, given.mini_batches, env));
+    let with_states = shares::with_states(parts.objective.as_deref(), env);
     let per_prompt = |checker: &mut Checker, given: Option<&Expr>, truth: bool| match given {
-        Some(expr) => rollouts::judged_by(checker, expr, env, truth, Axis::Group).map(Some).ok_or(Reported),
+        Some(expr) => {
+            let formula = rollouts::judged_by(checker, expr, &with_states, truth, Axis::Group);
+            formula.map(Some).ok_or(Reported)
+        }
         None => Ok(None),
     };
     let filter = per_prompt(checker, given.filter.map(Arg::expr), true);

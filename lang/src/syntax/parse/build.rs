@@ -284,7 +284,13 @@ impl<'a> AstBuilder<'a> {
             }),
             Rule::state_statement => {
                 let (first, by, next) = state?;
-                Some(Statement::State { name: parts.name?, first, by, next })
+                Some(Statement::State {
+                    name: parts.name?,
+                    index: parts.families.into_iter().next(),
+                    first,
+                    by,
+                    next,
+                })
             }
             Rule::term_statement => {
                 let mut value = parts.value?;

@@ -195,7 +195,9 @@ impl<'a> AstBuilder<'a> {
         let name = Name { text: word.to_owned(), span: self.span_at(start, start + word.len()) };
         Some(match first {
             "let" => Statement::Let { name, index: None, annotation: None, value: lost },
-            "state" if at > 0 => Statement::State { name, first: lost.clone(), by: None, next: Some(lost) },
+            "state" if at > 0 => {
+                Statement::State { name, index: None, first: lost.clone(), by: None, next: Some(lost) }
+            }
             "term" => Statement::Term { name, index: None, value: lost, block: None },
             "trains" if at > 0 => Statement::Trains { name, value: lost },
             "step" if at > 0 => Statement::Step { name, block: self.block_within(span) },

@@ -108,10 +108,10 @@ fn show_block(block: &Block) -> String {
             let annotation = annotation.as_ref().map(|name| format!(": {}", name.text)).unwrap_or_default();
             format!("let {}{}{annotation} = {}", name.text, show_index(index), show(value))
         }
-        Statement::State { name, first, by, next } => {
+        Statement::State { name, index, first, by, next } => {
             let by = by.as_ref().map(|by| format!(" by {}", by.text)).unwrap_or_default();
             let next = next.as_ref().map(|next| format!(" then {}", show(next))).unwrap_or_default();
-            format!("state {} = {}{by}{next}", name.text, show(first))
+            format!("state {}{} = {}{by}{next}", name.text, show_index(index), show(first))
         }
         Statement::Trains { name, value } => format!("trains {} = {}", name.text, show(value)),
         Statement::Step { name, block } => format!("step {} {{{}}}", name.text, show_block(block)),

@@ -1,10 +1,11 @@
-//! The choice and order of prompts, made before some steps from completions that are drawn for every prompt.
+//! The choice and order of prompts, made before some steps: by their rows, by states, and from completions
+//! that are drawn for every prompt.
 //! At every choice, completions have their own random numbers, by step, prompt and rollout. Measures of a
 //! frozen teacher's completions are taken once and kept, since its distribution does not change.
 
-use mopd_expr::batch::{self, Layout};
+use mopd_expr::batch::{self, Domains, Layout};
 use mopd_plan::events::FailureKind;
-use mopd_plan::{self as plan, Formula};
+use mopd_plan::{self as plan, Axis, Formula, Signal};
 
 use super::prompts::shuffle;
 use super::sample::numbered;
@@ -13,7 +14,8 @@ use crate::data::Mixture;
 use crate::data::mixture::{Draw, PromptChoice};
 use crate::failure::{Error, Result};
 use crate::random::{Purpose, permutation};
-use crate::train::completions::{judged, of_groups, value_of};
+use crate::train::completions::{judged, of_groups, of_rows, value_as_written};
+use crate::train::objective::States;
 use crate::train::sequences::Sequences;
 use crate::train::stage::{Source, StageKeys, Texts};
 use crate::zip::zip_equal;
@@ -26,6 +28,8 @@ pub(super) struct CurriculumState {
     /// The producers of `settings.rollouts`.
     rollouts: Vec<Box<dyn SequenceProducer>>,
     measures: Vec<Measured>,
+    /// The states with which the step begins.
+    states: Vec<(Signal, Vec<f32>)>,
 }
 
 /// A measure: a number for each prompt.
@@ -44,7 +48,11 @@ impl CurriculumState {
         let scorers = &context.stage.train.scorers;
         let measured = |measure| Measured { fixed: settings.is_fixed(measure, scorers), known: None };
         let measures = settings.measures.iter().map(measured).collect();
-        Ok(CurriculumState { settings: settings.clone(), rollouts, measures })
+        Ok(CurriculumState { settings: settings.clone(), rollouts, measures, states: Vec::new() })
+    }
+
+    pub(super) fn set_states(&mut self, states: &States) {
+        self.states = states.signals().collect();
     }
 
     /// The producers whose completions are measured.
@@ -120,15 +128,20 @@ impl CurriculumState {
                     judged(&Sequences::of_groups(groups, sizes.len()), stage.step(batch.step))
                 }
                 false => {
-                    let layout = Layout { groups: draws.len() as u32, ..Layout::default() };
                     let (step, steps) = (batch.step, stage.steps);
-                    batch::Batch { layout, step, steps, ..batch::Batch::default() }
+                    batch::Batch { layout: of_prompts(draws, sizes.len()), step, steps, ..Default::default() }
                 }
             };
+            let rows: Vec<(usize, usize)> = (0..known.layout.sequences())
+                .map(|sequence| draws[known.layout.parent(Axis::Sequence, Axis::Group, sequence)])
+                .map(|draw| (draw.source, draw.record))
+                .collect();
+            known.signals.extend(of_rows(stage.train, &stage.sources, &rows)?);
+            known.signals.extend(self.states.iter().cloned());
             known.measured =
                 numbers.iter().map(|numbers| numbers[first..first + draws.len()].to_vec()).collect();
             let of = |formula: &Option<Formula>, what, otherwise| match formula {
-                Some(formula) => value_of(formula, &known, what),
+                Some(formula) => value_as_written(formula, &known, what),
                 None => Ok(vec![otherwise; draws.len()]),
             };
             holds.extend(of(&self.settings.filter, "the `filter`", 1.0)?);
@@ -228,5 +241,16 @@ impl CurriculumState {
         }
         let mean = records.iter().map(priority).sum::<f64>() / records.len() as f64;
         Ok((records, self.settings.priority.as_ref().map(|_| mean)))
+    }
+}
+
+/// Prompts of which nothing is drawn: one empty completion each, which has the numbers of the row.
+fn of_prompts(draws: &[Draw], sources: usize) -> Layout {
+    let of_group = draws.iter().map(|draw| draw.source as u32).collect();
+    Layout {
+        group_of_sequence: (0..draws.len() as u32).collect(),
+        groups: draws.len() as u32,
+        domains: Some(Domains { of_group, count: sources as u32 }),
+        ..Layout::default()
     }
 }

@@ -239,8 +239,12 @@ impl Batches {
         }
     }
 
-    /// Before a batch is drawn: sets the domains' shares, where they follow states.
-    pub fn set_shares(&mut self, stage: &Stage, states: &States, step: u32) -> Result<()> {
+    /// Before a batch is drawn: sets the domains' shares, where they follow states, and the states by which
+    /// prompts are chosen.
+    pub fn set_states(&mut self, stage: &Stage, states: &States, step: u32) -> Result<()> {
+        if let Some(curriculum) = &mut self.curriculum {
+            curriculum.set_states(states);
+        }
         if let Some(formula) = &stage.train.shares {
             let shares = shares::of_step(formula, &stage.sources, states, stage.step(step));
             let shares = shares.map_err(|error| error.at(stage.train.objective.origin))?;
@@ -405,7 +409,8 @@ impl Batches {
     /// The batches in which records occur for the first time; `None` where sequences are new in every step,
     /// or where the draws depend on the run. Nothing may have been drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
-        let known = !stage.train.rollout.producer.is_redrawn() && stage.train.shares.is_none();
+        let moving = stage.train.shares.is_some() || self.curriculum.is_some();
+        let known = !stage.train.rollout.producer.is_redrawn() && !moving;
         known.then(|| first_epoch(stage.train, stage.steps, stage.keys(), self.mixture.clone()))
     }
 }

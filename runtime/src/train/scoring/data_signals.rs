@@ -1,10 +1,11 @@
 //! Signals that come with the sequences of a step and need no scoring.
 
-use mopd_plan::{DataFormula, ModelSignal, Objective, PlainSignal, Role, Signal, Train};
+use mopd_plan::{ModelSignal, Objective, PlainSignal, Role, Signal, Train};
 
 use crate::failure::Result;
 use crate::rollout::{Sequence, Speculation};
 use crate::train::batches::{ChosenSide, CorrectOf, TurnRewards};
+use crate::train::completions::of_rows;
 use crate::train::objective::missing;
 use crate::train::sequences::Sequences;
 use crate::train::stage::StageSources;
@@ -92,20 +93,13 @@ fn drafted(
     Ok(Some(sequences.list.iter().flat_map(of_row).collect()))
 }
 
-/// The signals that the objective reads from columns of the data, per sequence.
+/// The signals that the stage reads from columns of the data, per sequence.
 pub fn of_data(
     train: &Train<Objective>,
     sources: &StageSources,
     sequences: &Sequences,
 ) -> Result<Vec<(Signal, Vec<f32>)>> {
-    let values = |(signal, formula): (Signal, DataFormula)| {
-        let of_sources = sources.iter().map(|source| source.prompts.dataset.numbers(&formula));
-        let numbers: Option<Vec<&[f32]>> = of_sources.collect();
-        let numbers = numbers.ok_or_else(|| {
-            missing(&formula.text(), "the data was read without this field", &train.objective)
-        })?;
-        let of_sequences = sequences.list.iter().map(|sequence| numbers[sequence.source][sequence.record]);
-        Ok((signal, of_sequences.collect()))
-    };
-    train.data_signals().into_iter().map(values).collect()
+    let rows: Vec<(usize, usize)> =
+        sequences.list.iter().map(|sequence| (sequence.source, sequence.record)).collect();
+    of_rows(train, sources, &rows)
 }

@@ -4,6 +4,7 @@ mod agent;
 mod answers;
 mod chat_templates;
 mod constructs;
+mod curricula;
 mod data;
 mod delta;
 mod disk;

@@ -47,7 +47,7 @@
 (type) @type
 ((type) @type.builtin
   (#any-of? @type.builtin
-    "model" "models" "teacher" "panel" "rollout" "environment" "template" "objective" "reward" "domain" "domains" "schedule" "settings" "eval" "text" "bool"
+    "model" "models" "teacher" "teachers" "panel" "rollout" "environment" "template" "objective" "reward" "domain" "domains" "schedule" "settings" "eval" "text" "bool"
     "count" "counts" "fraction" "real" "number" "nats" "ratio" "logp" "prob" "distribution"))
 
 ; ---- Settings, arguments, parts ----

@@ -71,6 +71,8 @@ pub struct Summand {
     pub name: String,
     /// Whether it is a `sum` over one distribution, the left side.
     pub is_sum: bool,
+    /// The side that is the uniform distribution, where a divergence has one: its sum over the other side.
+    pub uniform: Option<Side>,
     /// Whether it is declared with `||` between its sides.
     pub directed: bool,
     /// Whether it is declared in the standard library.
@@ -116,6 +118,7 @@ impl Summand {
         Summand {
             name: "entropy".into(),
             is_sum: true,
+            uniform: None,
             directed: false,
             standard: true,
             parameters: Vec::new(),
@@ -197,6 +200,17 @@ pub fn with_number(formula: &Formula, part: &Formula, number: f64) -> Formula {
 pub(super) fn with_parts(formula: &Formula, parts: &[(Formula, Formula)]) -> Formula {
     rebuilt(formula, &|other| {
         parts.iter().find(|(part, _)| is_parameter(other, part)).map(|(_, by)| by.clone())
+    })
+}
+
+/// The summand where one side has the same number at every entry. The other side is then the left one.
+pub fn with_alike_side(formula: &Formula, alike: Side, number: &Formula) -> Formula {
+    rebuilt(formula, &|part| match &part.0.kind {
+        FormulaKind::Entry(entry) if entry.side == alike => Some(number.clone()),
+        FormulaKind::Entry(entry) => {
+            Some(of_kind(part, FormulaKind::Entry(SideProbability { side: Side::Left, ..*entry })))
+        }
+        _ => None,
     })
 }
 

@@ -5,8 +5,8 @@
 
 use crate::checked::formula::{
     Adaptive, Amount, Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
-    Mass, Memory, ModelSignal, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Summand,
-    Support, Unit,
+    Mass, Memory, ModelSignal, PreferenceKind, Reduction, Role, Scan, Side, Signal, Similarity, Statistic,
+    Summand, Support, Unit,
 };
 use crate::checked::{Schedule, ScheduleLength};
 use mopd_ops::ZSCORE_EPSILON;
@@ -139,11 +139,18 @@ pub fn changed_parameters(summand: &Summand, between: &str) -> String {
 
 /// `student || teacher`; `student, teacher` where their order has no meaning; the role of a `sum`.
 pub fn sides(divergence: &Divergence) -> String {
-    if matches!(&divergence.kind, DivergenceKind::Entrywise(summand) if summand.is_sum) {
-        return distribution(&divergence.left);
-    }
     let between = if divergence.kind.directed() { " || " } else { ", " };
-    format!("{}{between}{}", distribution(&divergence.left), distribution(&divergence.right))
+    let left = distribution(&divergence.left);
+    if let DivergenceKind::Entrywise(summand) = &divergence.kind
+        && summand.is_sum
+    {
+        return match summand.uniform {
+            None => left,
+            Some(Side::Left) => format!("uniform{between}{left}"),
+            Some(Side::Right) => format!("{left}{between}uniform"),
+        };
+    }
+    format!("{left}{between}{}", distribution(&divergence.right))
 }
 
 fn dimensions(listed: &Option<Vec<u32>>) -> String {
@@ -377,6 +384,14 @@ impl Writer {
             FormulaKind::Adaptive(adaptive) => self.push(&self::adaptive(adaptive)),
             FormulaKind::Variable(name) => self.push(name),
             FormulaKind::Entry(entry) => self.push(entry.name()),
+            // All completions of a prompt have its row.
+            FormulaKind::Reduce { operand, among: None, on: None, .. }
+                if formula.axis() == Axis::Group
+                    && let FormulaKind::Signal(row @ (Signal::Data { .. } | Signal::DataIs { .. })) =
+                        &operand.0.kind =>
+            {
+                self.push(&self::signal(row));
+            }
             FormulaKind::Reduce { reduction, operand, among, on, fraction } => {
                 let (before, after) = reduction_arguments(*reduction, fraction.as_ref());
                 let rest = format!("{before}, over: {}{after}", formula.axis().name());

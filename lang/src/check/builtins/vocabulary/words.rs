@@ -168,6 +168,7 @@ pub static TYPES: &[Word] = &[
     word("model", "weights: the value of a stage"),
     word("models", "a family or a list of models"),
     word("teacher", "a frozen model in the role of a teacher"),
+    word("teachers", "a family or a list of teachers"),
     word("panel", "teachers that discuss a prompt before they score it"),
     word("rollout", "where completions come from"),
     word("environment", "the program or class of Python that replies to a student in turns"),
