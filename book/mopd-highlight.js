@@ -19,24 +19,24 @@ hljs.registerLanguage("mopd", () => ({
       "cpu cuda cummax cummin cumprod cumsum dare data dataset debate" + " " +
       "delta_decay delta_gate delta_input delta_output delta_strength denoise derived detached deviation dist" + " " +
       "distill domains dora down dpo each_turn edit ema end_logp entropy" + " " +
-      "env environment exact_match exp expert_turns exponential extrapolate feed_forward file first" + " " +
-      "first_of first_turns float32 floor foreign fraction free from gate gated_delta" + " " +
-      "gaussian_kl gemma generalized geometric gguf gradient_alignment group grpo head hf" + " " +
-      "http in_nucleus initial integer interleave intersection json_schema keep key kl" + " " +
-      "ladder last layers learned leave_one_out length linear llama log log1p" + " " +
-      "log_sigmoid logits logp lora loss lower_lr masked mass max mean" + " " +
-      "mean_of_smaller median merge min minmax mix mixture models mse nats" + " " +
-      "next nll normalized nucleus number numeric offset old output overlap" + " " +
-      "parts pass_at piecewise population position positions powers_of previous private_adamw prob" + " " +
-      "progress prompts python quantile query qwen2 qwen3 random rank ranking" + " " +
-      "ratio raw real recent reference refine regex relu remaining renormalized" + " " +
-      "replay retry reward_to_go rewrite rollouts rouge run same sample sample_without_replacement" + " " +
-      "sampled_by sampler score selected sequence sequences served settings sft sgd" + " " +
-      "shifted short_conv sigmoid sign size snapshot softmax softplus sorted_l1 speculative" + " " +
-      "sqrt stddev steps stop student tail tanh task_arithmetic terms text" + " " +
-      "through ties token token_mix tokens top1 top_count top_fraction top_k train" + " " +
-      "truncated turn turns uniform union unit unit_tests up validate value" + " " +
-      "vocab_size warmup warn winsor zscore",
+      "env environment exact_match exp expert_turns exponential extract extrapolate feed_forward file" + " " +
+      "first first_of first_turns float32 floor foreign fraction free from gate" + " " +
+      "gated_delta gaussian_kl gemma generalized geometric gguf gradient_alignment group grpo head" + " " +
+      "hf http in_nucleus initial integer interleave intersection json_schema keep key" + " " +
+      "kl ladder last layers learned leave_one_out length linear llama log" + " " +
+      "log1p log_sigmoid logits logp lora loss lower_lr masked mass max" + " " +
+      "mean mean_of_smaller median merge min minmax mix mixture models mse" + " " +
+      "nats next nll normalized nucleus number numeric offset old output" + " " +
+      "overlap parts pass_at piecewise population position positions powers_of previous private_adamw" + " " +
+      "prob progress prompts python quantile query qwen2 qwen3 random rank" + " " +
+      "ranking ratio raw real recent reference refine regex relu remaining" + " " +
+      "renormalized replay retry reward_to_go rewrite rollouts rouge run same sample" + " " +
+      "sample_without_replacement sampled_by sampler score selected sequence sequences served settings sft" + " " +
+      "sgd shifted short_conv sigmoid sign size snapshot softmax softplus sorted_l1" + " " +
+      "speculative sqrt stddev steps stop student tail tanh task_arithmetic teachers" + " " +
+      "terms text through ties token token_mix tokens top1 top_count top_fraction" + " " +
+      "top_k train truncated turn turns uniform union unit unit_tests up" + " " +
+      "validate value vocab_size warmup warn winsor zscore",
     // end
   },
   contains: [

@@ -49,8 +49,8 @@ pub struct HubDataset<'a> {
 }
 
 impl<'a> HubDataset<'a> {
-    /// `None` where the source is something beside the experiment. Data sets of the hub have splits, so a name
-    /// without a split or a revision is a path, and so is one whose first folder exists.
+    /// `None` where the source is something beside the experiment. Data sets of the hub have splits, so a
+    /// name without a split or a revision is a path, and so is one whose first folder exists.
     pub fn of_source(base: &Path, source: &'a DataSource) -> Option<HubDataset<'a>> {
         HubDataset::named(base, &source.path, source.split.as_deref(), source.revision.as_deref())
     }

@@ -228,8 +228,8 @@ impl Hub {
         Ok(ModelFolder { folder, commit: Some(commit) })
     }
 
-    /// The commit of a revision and the names of its files, as the hub has them now. All files are then fetched
-    /// of that commit, whatever is pushed meanwhile.
+    /// The commit of a revision and the names of its files, as the hub has them now. All files are then
+    /// fetched of that commit, whatever is pushed meanwhile.
     fn resolve(
         &self,
         repository: Repository,

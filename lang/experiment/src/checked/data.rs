@@ -48,8 +48,8 @@ impl DataSource {
 pub struct FieldColumn {
     pub field: String,
     pub column: String,
-    /// A regular expression: the field is what its first group matches in the column's text, or the whole match
-    /// where it has no group.
+    /// A regular expression: the field is what its first group matches in the column's text, or the whole
+    /// match where it has no group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
 }

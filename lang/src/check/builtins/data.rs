@@ -5,8 +5,9 @@ use super::types::{Column, Condition, Count, Model, Text};
 
 builtins! { Data: DataName, DataCall {
     /// Rows of data: a JSON lines, CSV or parquet file, a pattern of files, a folder in the layout of Hugging
-    /// Face datasets, or the name of a data set on the hub, at `revision`. Reads the first `limit` rows for which `filter` holds, without those whose
-    /// prompt has more than `max_prompt_tokens` tokens for a model of the experiment that reads it.
+    /// Face datasets, or the name of a data set on the hub, at `revision`. Reads the first `limit` rows for
+    /// which `filter` holds, without those whose prompt has more than `max_prompt_tokens` tokens for a model
+    /// of the experiment that reads it.
     #[usage = "dataset(\"data/gsm8k\", split: \"train\")"]
     dataset => Dataset {
         path: Text,

@@ -315,7 +315,7 @@ fn value_in_braces(unparsed: &Unparsed) -> Option<Diagnostic> {
 /// `|x|`
 fn absolute_value(unparsed: &Unparsed) -> Option<Diagnostic> {
     let inner = unparsed.stuck().strip_prefix('|')?;
-    if inner.starts_with('|') {
+    if inner.starts_with('|') || inner.trim_start().starts_with('{') {
         return None;
     }
     let diagnostic = unparsed.foreign(unparsed.at, 1, "an absolute value is written `abs(x)`, not `|x|`");

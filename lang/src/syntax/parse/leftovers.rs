@@ -191,9 +191,10 @@ fn values_without_names(unparsed: &Unparsed) -> Option<Diagnostic> {
 
 /// `student | { lr = 1e-4 }`
 fn changes_without_their_word(unparsed: &Unparsed) -> Option<Diagnostic> {
-    let base = unparsed.before().strip_suffix('|').filter(|_| unparsed.stuck().starts_with('{'))?;
-    let base = base.trim_end().rsplit(|c: char| !words::is_word(c)).next().filter(|base| !base.is_empty())?;
-    let at = unparsed.before().len() - 1;
+    unparsed.stuck().strip_prefix('|').filter(|changes| changes.trim_start().starts_with('{'))?;
+    let base = unparsed.before().trim_end();
+    let base = base.rsplit(|c: char| !words::is_word(c)).next().filter(|base| !base.is_empty())?;
+    let at = unparsed.at;
     Some(
         unparsed
             .foreign(at, 1, "settings are not changed by `|`")

@@ -13,8 +13,8 @@ use super::{Endpoint, Hub, Repository, checked_revision, failed};
 use crate::failure::Result;
 
 impl Hub {
-    /// Fetches the files of a source that names a data set of the hub, relative to `base`, and that are not in
-    /// the cache. Of a data set, only the files of the split are fetched.
+    /// Fetches the files of a source that names a data set of the hub, relative to `base`, and that are not
+    /// in the cache. Of a data set, only the files of the split are fetched.
     pub fn fetch_data(&self, base: &Path, source: &DataSource) -> Result<()> {
         let Some(dataset) = HubDataset::of_source(base, source) else { return Ok(()) };
         // The name may be meant as a folder.

@@ -55,7 +55,11 @@ fn settings() -> Vec<Setting> {
         }),
         // Card B1.10: 27 regions of the pose, routed to their specialists; the last region has its upper
         // end.
-        setting("dress", "filter", |t| f64::from((27.0 * t.s("data.pose")).floor().min(26.0) == 0.0)),
+        // All completions of a prompt have its row; here, where they don't, the largest counts.
+        setting("dress", "filter", |t| {
+            let pose = t.samples().into_iter().map(|t| t.s("data.pose")).fold(f64::MIN, f64::max);
+            f64::from((27.0 * pose).floor().min(26.0) == 0.0)
+        }),
         setting("dress", "route", |t| f64::from((27.0 * t.s("data.pose")).floor().min(26.0) == 0.0)),
         // Card A1.5: 100 to 4000 tokens over 100 steps, in the shape of 1 - cos(pi * x / 2).
         setting("opdlm", "max_tokens", |_| {
