@@ -43,16 +43,17 @@ struct ExtractedField<'a> {
 }
 
 impl ExtractedField<'_> {
-    /// The field's value for one of the column; none where the pattern matches nowhere.
+    /// The field's value for one of the column; null where the pattern matches nowhere.
     fn value(&self, column: Option<&Json>) -> Result<Option<Json>, DataProblem> {
         let pattern = self.compiled.as_ref().map_err(|error| DataProblem::LargePattern {
             pattern: self.pattern.to_owned(),
             cause: error.to_string(),
         })?;
-        let Some(text) = column.and_then(text) else { return Ok(None) };
-        let found = pattern.captures(&text);
-        let found = found.and_then(|groups| if groups.len() > 1 { groups.get(1) } else { groups.get(0) });
-        Ok(found.map(|found| Json::String(found.as_str().to_owned())))
+        let Some(column) = column else { return Ok(None) };
+        let text = text(column);
+        let groups = text.as_deref().and_then(|text| pattern.captures(text));
+        let found = groups.and_then(|groups| groups.get(usize::from(groups.len() > 1)));
+        Ok(Some(found.map_or(Json::Null, |found| Json::String(found.as_str().to_owned()))))
     }
 }
 
@@ -205,6 +206,9 @@ impl<'a> RowReader<'a> {
     /// The text of a field.
     fn text<'r>(&self, field: &Field, row: &'r DataRow) -> Result<Cow<'r, str>, DataProblem> {
         let value = self.value(row, field.name).ok_or_else(|| self.missing(field.name, row))?;
+        if value.is_null() && self.extracted.iter().any(|extracted| extracted.field == field.name) {
+            return Err(self.missing(field.name, row));
+        }
         let wrong = |wanted| DataProblem::TypeMismatch {
             field: field.name.to_owned(),
             wanted,
