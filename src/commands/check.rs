@@ -68,8 +68,11 @@ impl CheckReport {
         let of_beginnings = plan.filter(|_| !with_files);
         let beginnings = of_beginnings.map(|plan| data::check(&mut analysis, plan, &host::folder_of(path)));
         let used = plan.filter(|_| with_files);
-        if let (Some(_), Some(experiment)) = (used, &analysis.experiment) {
-            note_fetched(experiment, path);
+        match (used, &analysis.experiment) {
+            (Some(_), Some(experiment)) => note_fetched(experiment, path),
+            // The worker fetches data to read all of it.
+            (None, Some(experiment)) if plan.is_some() => note_unread(experiment, path),
+            _ => {}
         }
         let refused = match used {
             Some(plan) => files::refused(plan, path)?,
@@ -160,7 +163,7 @@ fn is_said_by(diagnostic: &Diagnostic, refused: &[Failure]) -> bool {
         && refused.iter().any(|failure| failure.message.trim_start_matches("./").starts_with(path))
 }
 
-/// Says which models and data sets a run would fetch from the hub.
+/// Says which models a run would fetch from the hub.
 fn note_fetched(experiment: &Experiment, path: &Path) {
     let folder = host::folder_of(path);
     for name in paths::to_fetch(experiment, &folder) {
@@ -171,7 +174,11 @@ fn note_fetched(experiment: &Experiment, path: &Path) {
              run would fetch it from the hub{meant}\n"
         ));
     }
-    for name in paths::data_to_fetch(experiment, &folder) {
+}
+
+/// Says which data sets are not here yet, so that their fields are not checked.
+fn note_unread(experiment: &Experiment, path: &Path) {
+    for name in paths::data_to_fetch(experiment, &host::folder_of(path)) {
         output::error(&format!(
             "note: there is no folder `{name}` beside the file, and the hub's cache has not all of that data set: a \
              run would fetch what it reads from the hub; until then its fields are not checked\n"

@@ -339,7 +339,10 @@ fn fields_that_the_data_lacks_are_found_where_they_are_named() {
            mean(token) then mean(sequence)\n}\n";
     place.write("sort.jsonl", &ROWS.replace("\"prompt\"", "\"level\": 1, \"prompt\""));
     refused(&weighted, 24, &["the field `levle` is missing"]);
-    let chat = GOOD.replace("reward = exact", "format = chat, reward = exact");
+    let tokenizer = mopd_tests::root().join("tests/reference/text/qwen3/tokenizer.json");
+    let chat = GOOD
+        .replace("reward = exact", "format = chat, reward = exact")
+        .replace("tokenizer = bytes", &format!("tokenizer = {:?}", tokenizer.display().to_string()));
     place.write("sort.jsonl", &ROWS.replace("\"ba\"", "[{\"role\": \"usr\", \"content\": \"ba\"}]"));
     refused(&chat, 5, &["message 1 has the role \"usr\"", "did you mean `user`?"]);
     std::fs::create_dir(place.path("folder")).expect("a folder");

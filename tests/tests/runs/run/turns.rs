@@ -128,7 +128,10 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     bench.edit("tiny.mopd", "reward = exact_match(key)", "reward = exact_match(key), format = chat");
     let program = fs::read_to_string(bench.path("tiny.mopd")).expect("the program");
     let lines: Vec<&str> = program.lines().filter(|line| !line.starts_with("model start")).collect();
-    bench.write("tiny.mopd", &lines.join("\n").replace("(start", "(base").replace("[start", "[base"));
+    let tokenizer = root().join("tests/reference/text/qwen3/tokenizer.json");
+    let tokenizer = format!("tokenizer = {:?}", tokenizer.display().to_string());
+    let program = lines.join("\n").replace("(start", "(base").replace("[start", "[base");
+    bench.write("tiny.mopd", &program.replace("tokenizer = bytes", &tokenizer));
     assert_says(
         &bench.fails(&[]),
         &["`expert_turns` of `table`, whose prompts are conversations, is not supported yet"],
