@@ -11,7 +11,10 @@ use super::{files, here, parse, read};
 
 /// Pieces on which the two disagree, by one line of them, and why.
 const EXCEPTIONS: [(&str, &str); 9] = [
-    ("model how[objective in { mopd = mopd(clip_at: 3) }]", "settings in braces to the grammar; the compiler knows what a family goes over"),
+    (
+        "model how[objective in { mopd = mopd(clip_at: 3) }]",
+        "settings in braces to the grammar; the compiler knows what a family goes over",
+    ),
     ("let b = True", "a name like any other to the grammar; the compiler knows the habit"),
     ("let c = None", "a name like any other to the grammar; the compiler knows the habit"),
     ("let d = 1e999", "the number's size is judged by the compiler: its shape is sound"),
