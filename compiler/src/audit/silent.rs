@@ -1,7 +1,7 @@
 //! Diagnostics of what is known without sampling: terms without any gradient, and conditions that never hold.
 
 use mopd_experiment::Origin;
-use mopd_experiment::formula::{Formula, FormulaKind, text};
+use mopd_experiment::formula::{Formula, FormulaKind, PlainSignal, Signal, text};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::source::Span;
 
@@ -138,19 +138,20 @@ impl AuditPass<'_> {
     }
 
     pub(super) fn never(&mut self, name: &str, condition: &Formula, term: Origin) {
+        const PROGRESS: FormulaKind = FormulaKind::Signal(Signal::Plain(PlainSignal::Progress));
         let place = self.span(condition.0.origin);
         let text = format!("`{name}` never holds: nothing is trained on");
         let diagnostic = Diagnostic::error(Code::NeverHolds, place, text)
             .label(format!("`{}` is false whatever is drawn", text::formula(condition, 60)))
             .note(self.span(term), if name == "filter" { "of these" } else { "for this term" })
-            .help(match text::formula(condition, usize::MAX).contains("progress") {
+            .help(match condition.any(|part| part.kind == PROGRESS) {
                 true => {
                     "compare with a value that the number can have: `progress` is between 0 and 1, and half \
-                         of the run is `50%`"
+                     of the run is `50%`"
                 }
                 false => {
                     "compare with a value that the number can have: a probability is at most 1, an entropy \
-                          at least 0"
+                     at least 0"
                 }
             });
         self.add(diagnostic);

@@ -30,7 +30,7 @@ impl EarlierValues {
         &self,
         objective: &Objective,
         numbers: &TrialNumbers,
-        kept: &[(NodeId, NodeId)],
+        memories: &[(NodeId, NodeId)],
         value: impl Fn(NodeId) -> &'v [f64],
         parts: &[(String, NodeId)],
     ) -> EarlierValues {
@@ -39,12 +39,13 @@ impl EarlierValues {
             let next = format!("{}.next", state.name);
             let Some((_, node)) = parts.iter().find(|(name, _)| *name == next) else { continue };
             let domains = if state.axis == Axis::Domain { numbers.domains() } else { vec![""] };
-            let known = states.entry(state.name.clone()).or_default();
+            let values = states.entry(state.name.clone()).or_default();
+            assert_eq!(domains.len(), value(*node).len(), "a state has one number for each domain");
             for (domain, next) in domains.into_iter().zip(value(*node)) {
-                known.insert(domain.to_owned(), *next);
+                values.insert(domain.to_owned(), *next);
             }
         }
-        let memory = kept.iter().map(|(memory, node)| (*memory, value(*node)[0])).collect();
+        let memory = memories.iter().map(|(memory, node)| (*memory, value(*node)[0])).collect();
         EarlierValues { states, memory }
     }
 }

@@ -136,9 +136,9 @@ fn step(
         supply(formulas, *chosen, numbers, carried, temperature)?;
     let graph = &formulas.graph;
     let fault = |error: &dyn std::fmt::Display| vec![error.to_string()];
-    let kept = graph.carried(&formulas.roots);
+    let memories = graph.carried(&formulas.roots);
     let roots: Vec<NodeId> =
-        formulas.roots.iter().copied().chain(kept.iter().map(|(_, node)| *node)).collect();
+        formulas.roots.iter().copied().chain(memories.iter().map(|(_, node)| *node)).collect();
     let exact = interpret_exact(graph, &roots, &batch, &exact).map_err(|error| fault(&error))?;
     let compiled = compiled(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
     let value = |name: &str, node: NodeId| TrialValue {
@@ -168,7 +168,7 @@ fn step(
         }
     }
     let name = |live| supply::name(formulas.leaves(), live);
-    let left = carried.after(objective, numbers, &kept, |node| exact.get(node), parts);
+    let left = carried.after(objective, numbers, &memories, |node| exact.get(node), parts);
     let trial = Trial {
         temperature,
         loss: value("loss", *loss),

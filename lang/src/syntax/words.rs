@@ -215,6 +215,12 @@ pub fn lookalike(character: char) -> Option<&'static str> {
     })
 }
 
+/// The names behind `$` or `${`, as a shell writes its variables.
+pub fn shell_names(text: &str) -> impl Iterator<Item = &str> {
+    let names = text.split('$').skip(1).map(|rest| split_word(rest.trim_start_matches('{')).0);
+    names.filter(|name| !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 /// How a raised digit or a fraction in one character is written.
 pub fn written_out(character: char) -> Option<&'static str> {
     Some(match character {

@@ -33,8 +33,8 @@ pub enum FileLayout {
 }
 
 /// Whether a path ends as a data file's name.
-pub(crate) fn names_data(path: &str) -> bool {
-    ending(Path::new(path)).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+pub(crate) fn names_data(path: &Path) -> bool {
+    ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 
 /// The path of a file named in the source, as the author would write it: `sort.jsonl`, not `./sort.jsonl`.
@@ -97,7 +97,7 @@ impl FileTree<'_> {
         }
     }
 
-    pub(crate) fn is_dir(self, path: &Path) -> bool {
+    fn is_dir(self, path: &Path) -> bool {
         match self {
             FileTree::Disk => path.is_dir(),
             FileTree::Listed(files) => below(files, path).next().is_some(),
@@ -267,9 +267,7 @@ fn is_data(tree: FileTree, path: &Path) -> bool {
     // Files of metadata in a saved dataset.
     const FACTS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    tree.is_file(path)
-        && ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
-        && !FACTS.contains(&&*name)
+    tree.is_file(path) && names_data(path) && !FACTS.contains(&&*name)
 }
 
 /// The split that a file's name says, and the number of its parts in numbered form: `train` and 2 of

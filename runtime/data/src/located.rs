@@ -1,7 +1,7 @@
 //! Where the files of a source are: beside the experiment, or in the cache of the Hugging Face hub.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use mopd_plan::DataSource;
 use mopd_store::named::{self, RepositoryKind, is_repository};
@@ -63,7 +63,10 @@ impl<'a> HubDataset<'a> {
         revision: Option<&'a str>,
     ) -> Option<HubDataset<'a>> {
         let first = path.split('/').next().unwrap_or_default();
-        if split.is_none() && revision.is_none() || base.join(first).exists() || files::names_data(path) {
+        if split.is_none() && revision.is_none()
+            || base.join(first).exists()
+            || files::names_data(Path::new(path))
+        {
             return None;
         }
         let (repository, subset) = match path.match_indices('/').nth(1) {
@@ -127,12 +130,9 @@ impl<'a> HubDataset<'a> {
     }
 }
 
-/// Whether a name of the hub stays in the folder that it is joined to.
+/// Whether a name of the hub is a path within a repository.
 fn is_plain(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    !name.is_empty()
-        && !name.contains(['\\', '\0'])
-        && components.all(|component| matches!(component, Component::Normal(_)))
+    named::stays_inside(name) && !name.contains(['\\', '\0'])
 }
 
 #[cfg(test)]

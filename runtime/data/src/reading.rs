@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 
-use mopd_plan::{DataFault, DataFormula, FieldColumn, NullField, PromptFormat};
+use mopd_plan::{DataFault, DataFormula, DataValue, FieldColumn, NullField, PromptFormat};
 use regex::Regex;
 use serde_json::{Map, Value};
 
@@ -43,17 +43,16 @@ struct ExtractedField<'a> {
 }
 
 impl ExtractedField<'_> {
-    /// The field's value for one of the column; null where the pattern matches nowhere.
+    /// The field's value for one of the column. `None` where the pattern matches nowhere.
     fn value(&self, column: Option<&Json>) -> Result<Option<Json>, DataProblem> {
         let pattern = self.compiled.as_ref().map_err(|error| DataProblem::LargePattern {
             pattern: self.pattern.to_owned(),
             cause: error.to_string(),
         })?;
-        let Some(column) = column else { return Ok(None) };
-        let text = text(column);
+        let text = column.and_then(text);
         let groups = text.as_deref().and_then(|text| pattern.captures(text));
-        let found = groups.and_then(|groups| groups.get(usize::from(groups.len() > 1)));
-        Ok(Some(found.map_or(Json::Null, |found| Json::String(found.as_str().to_owned()))))
+        let part = groups.and_then(|groups| groups.get(usize::from(groups.len() > 1)));
+        Ok(part.map(|part| Json::String(part.as_str().to_owned())))
     }
 }
 
@@ -206,9 +205,6 @@ impl<'a> RowReader<'a> {
     /// The text of a field.
     fn text<'r>(&self, field: &Field, row: &'r DataRow) -> Result<Cow<'r, str>, DataProblem> {
         let value = self.value(row, field.name).ok_or_else(|| self.missing(field.name, row))?;
-        if value.is_null() && self.extracted.iter().any(|extracted| extracted.field == field.name) {
-            return Err(self.missing(field.name, row));
-        }
         let wrong = |wanted| DataProblem::TypeMismatch {
             field: field.name.to_owned(),
             wanted,
@@ -358,7 +354,13 @@ impl<'a> RowReader<'a> {
     }
 
     fn holds(&self, formula: &DataFormula, row: &DataRow, null: NullField) -> Result<bool, DataProblem> {
-        let value = |field: &str| self.value(row, field).map(read);
+        // A column without that part is to a filter like one that is null.
+        let without_part = |field: &str| {
+            let extracted = self.extracted.iter().find(|extracted| extracted.field == field)?;
+            row.values[extracted.column].as_ref().filter(|_| null == NullField::Unknown)?;
+            Some(DataValue::Null)
+        };
+        let value = |field: &str| self.value(row, field).map(read).or_else(|| without_part(field));
         formula.holds(null, value).map_err(|fault| self.fault(fault, row))
     }
 

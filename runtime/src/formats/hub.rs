@@ -151,7 +151,7 @@ impl Hub {
             return Ok(ModelFolder { folder, commit: None });
         }
         let revision = revision.unwrap_or("main");
-        checked_revision(name, revision)?;
+        checked_revision(Repository::model(name), revision)?;
         // The name may be meant as a folder, above all one without a slash.
         let no_folder = format!("there is no folder {}, and ", base.join(name).display());
         self.of_repository(name, revision).map_err(|error| error.with_prefix(&no_folder))
@@ -275,12 +275,13 @@ impl Hub {
 
 /// # Errors
 /// If it can't be a branch, a tag or a commit.
-fn checked_revision(name: &str, revision: &str) -> Result<()> {
+fn checked_revision(repository: Repository, revision: &str) -> Result<()> {
     if named::is_revision(revision) {
         return Ok(());
     }
+    let name = repository.name;
     let message = format!("`{revision}` is not a revision: a branch, a tag or a commit of {name}");
-    Err(Error::new(FailureKind::Model, message))
+    Err(Error::new(repository.failure(), message))
 }
 
 /// The folder that `name` refers to, relative to `base`, or `None` if it names a repository.

@@ -107,11 +107,14 @@ pub fn cached_commit(cache: &Path, kind: RepositoryKind, name: &str, revision: &
     is_commit(commit).then(|| commit.to_owned())
 }
 
-/// Whether it may be a branch, a tag or a commit, and stays in the folder that it is joined to.
+/// Whether it may be a branch, a tag or a commit.
 pub fn is_revision(text: &str) -> bool {
-    let is_plain = |part: Component| matches!(part, Component::Normal(_));
-    let is_odd = |character: char| character.is_whitespace() || character.is_control();
-    !text.is_empty() && Path::new(text).components().all(is_plain) && !text.chars().any(is_odd)
+    stays_inside(text) && !text.chars().any(|character| character.is_whitespace() || character.is_control())
+}
+
+/// Whether a path stays in the folder that it is joined to.
+pub fn stays_inside(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 pub fn is_commit(text: &str) -> bool {

@@ -395,19 +395,19 @@ impl WatchSession<'_> {
                 .note(&WatchMessage::Said("there is no edit yet that could be kept as a variant\n"));
         };
         let on_disk = std::fs::read_to_string(path);
-        let kept = match on_disk {
+        let variant = match on_disk {
             Ok(on_disk) if on_disk != *text => {
                 Err("the file has changed since, so the edit is not kept as a variant")
             }
             Ok(_) => kept_as_variant(before, text),
             Err(_) => Err("the file can't be read, so the edit is not kept as a variant"),
         };
-        let said = match kept.map(|kept| std::fs::write(path, kept)) {
+        let message = match variant.map(|variant| host::replace(path, &variant)) {
             Ok(Ok(())) => "kept as a variant\n".to_owned(),
-            Ok(Err(error)) => format!("the variant can't be written: {error}\n"),
+            Ok(Err(problem)) => format!("{}\n", problem.message()),
             Err(reason) => format!("{reason}\n"),
         };
-        self.ui.note(&WatchMessage::Said(&said));
+        self.ui.note(&WatchMessage::Said(&message));
     }
 
     fn report_edit(&mut self, edit: &PlanDifference) {

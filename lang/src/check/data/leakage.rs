@@ -74,23 +74,23 @@ fn read_twice(declarations: &Declarations) -> Vec<Diagnostic> {
             (None, None) => return None,
         };
         let text = format!("the {what} of `{}` are the same as those of `{}`", later.name, earlier.name);
-        let place = declarations.span(other.origin);
-        let diagnostic = Diagnostic::warning(Code::SameData, place, text);
+        let [one_span, other_span] = [one, other].map(|source| declarations.span(source.origin));
+        let diagnostic = Diagnostic::warning(Code::SameData, other_span, text);
         // One block of several domains.
-        Some(match one.origin == other.origin || place == declarations.span(one.origin) {
+        Some(match one_span == other_span {
             true => {
                 diagnostic.help("`{domain}` in a path is the name of each: `prompts = \"{domain}.jsonl\"`")
             }
             false => diagnostic
-                .note(declarations.span(one.origin), "the same")
+                .note(one_span, "the same")
                 .help("name another file, split or filter, or judge them by another reward"),
         })
     };
-    let said = domains.iter().enumerate().filter_map(|(at, later)| {
+    let warnings = domains.iter().enumerate().filter_map(|(at, later)| {
         let mut earlier = domains[..at].iter().filter(|earlier| alike(earlier, later));
         earlier.find_map(|earlier| warning((earlier, later)))
     });
-    said.collect()
+    warnings.collect()
 }
 
 /// Held-out prompts that also decide about weights in training.

@@ -16,11 +16,11 @@ use mopd_experiment::{
     ModelId, Origin, Pretrained, PretrainedSource, PromptFormat, Stage, TokenizerSpec,
 };
 
-use crate::check::builtins;
 use crate::check::builtins::data::{DataCall, Dataset};
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::{Format, Text};
 use crate::check::builtins::vocabulary;
+use crate::check::builtins::{self, BuiltinKind, DataName};
 use crate::check::checker::Checker;
 use crate::check::declarations::Declarations;
 use crate::check::names::modules::Modules;
@@ -209,8 +209,12 @@ fn column_name(reporter: &mut Reporter, expr: &Expr, usage: &str) -> Option<Stri
 
 /// A column, or what is extracted from one.
 fn column(checker: &mut Checker, expr: &Expr, usage: &str, env: &Env) -> Option<(String, Option<String>)> {
-    let is_call = |callee: &Expr| matches!(&callee.kind, ExprKind::Name(name) if name == "extract");
-    if matches!(&expr.kind, ExprKind::Call { callee, .. } if is_call(callee)) {
+    const EXTRACT: BuiltinKind = BuiltinKind::Data(DataName::Extract);
+    let kind = |callee: &Expr| match &callee.kind {
+        ExprKind::Name(name) => builtins::find(name).map(|builtin| builtin.kind),
+        _ => None,
+    };
+    if matches!(&expr.kind, ExprKind::Call { callee, .. } if kind(callee) == Some(EXTRACT)) {
         return match checker.evaluate(expr, env) {
             Value::Extract { column, pattern } => Some((column, Some(pattern))),
             _ => None,
@@ -318,12 +322,8 @@ pub fn format(
 
 pub fn check_format(declarations: &mut Declarations, model: ModelId, domain: DomainId, span: Span) -> bool {
     let Domain { name, format, origin, .. } = declarations.parts.domain(domain);
-    let (prompts, origin) = (format!("the domain `{name}`"), *origin);
-    match format {
-        Some(PromptFormat::Chat { .. }) => check_chat_of(declarations, model, &prompts, origin, span),
-        Some(PromptFormat::Text) => true,
-        None => check_format_of(declarations, model, &prompts, origin, span),
-    }
+    let (prompts, format, origin) = (format!("the domain `{name}`"), format.clone(), *origin);
+    check_format_of(declarations, model, format, &prompts, origin, span)
 }
 
 pub fn check_format_of_benchmark(
@@ -333,11 +333,21 @@ pub fn check_format_of_benchmark(
     span: Span,
 ) -> bool {
     let Benchmark { name, format, origin, .. } = declarations.parts.benchmark(benchmark).clone();
-    let prompts = format!("the `eval {name}`");
+    check_format_of(declarations, model, format, &format!("the `eval {name}`"), origin, span)
+}
+
+fn check_format_of(
+    declarations: &mut Declarations,
+    model: ModelId,
+    format: Option<PromptFormat>,
+    prompts: &str,
+    origin: Origin,
+    span: Span,
+) -> bool {
     match format {
-        Some(PromptFormat::Chat { .. }) => check_chat_of(declarations, model, &prompts, origin, span),
+        Some(PromptFormat::Chat { .. }) => check_chat_of(declarations, model, prompts, origin, span),
         Some(PromptFormat::Text) => true,
-        None => check_format_of(declarations, model, &prompts, origin, span),
+        None => check_format_is_set(declarations, model, prompts, origin, span),
     }
 }
 
@@ -357,9 +367,9 @@ fn check_chat_of(
     if of_bytes {
         let made = declarations.span(declarations.parts.model(first).origin);
         let text = format!("{prompts} has conversations, and the model has no chat template");
-        let place = declarations.span(origin);
+        let format = declarations.span(origin);
         declarations.report(
-            Diagnostic::error(Code::OutOfRange, place, text)
+            Diagnostic::error(Code::OutOfRange, format, text)
                 .label("`format = chat`")
                 .note(made, "the tokenizer `bytes` has no template")
                 .note(span, "used here")
@@ -371,7 +381,7 @@ fn check_chat_of(
 
 /// Reports a domain without `format` for a loaded model. The model may be trained on conversations, and
 /// whether prompts go through its template changes every number, so the author must decide.
-fn check_format_of(
+fn check_format_is_set(
     declarations: &mut Declarations,
     model: ModelId,
     prompts: &str,
@@ -428,7 +438,7 @@ pub fn decided_by_data(formula: &Formula) -> bool {
 
 /// The same with one number per prompt for each field of its row, which all its completions share.
 pub fn per_prompt(formula: &Formula) -> Formula {
-    let mut known: FxHashMap<*const FormulaNode, Formula> = FxHashMap::default();
+    let mut done: FxHashMap<*const FormulaNode, Formula> = FxHashMap::default();
     let mut waiting = vec![formula];
     while let Some(formula) = waiting.last().copied() {
         let address = |formula: &Formula| Rc::as_ptr(&formula.0);
@@ -443,24 +453,24 @@ pub fn per_prompt(formula: &Formula) -> Formula {
                 Formula::new(kind, formula.unit(), Axis::Group, false, node.origin)
             }
             FormulaKind::Apply { function, operands } => {
-                let unknown: Vec<&Formula> =
-                    operands.iter().filter(|operand| !known.contains_key(&address(operand))).collect();
-                if !unknown.is_empty() {
-                    waiting.extend(unknown);
+                let open: Vec<&Formula> =
+                    operands.iter().filter(|operand| !done.contains_key(&address(operand))).collect();
+                if !open.is_empty() {
+                    waiting.extend(open);
                     continue;
                 }
                 let operands: Vec<Formula> =
-                    operands.iter().map(|operand| known[&address(operand)].clone()).collect();
+                    operands.iter().map(|operand| done[&address(operand)].clone()).collect();
                 let axis = operands.iter().map(Formula::axis).max().unwrap_or(Axis::Run);
                 let kind = FormulaKind::Apply { function: *function, operands };
                 Formula::new(kind, formula.unit(), axis, node.live, node.origin)
             }
             _ => formula.clone(),
         };
-        known.insert(address(formula), made);
+        done.insert(address(formula), made);
         waiting.pop();
     }
-    known[&Rc::as_ptr(&formula.0)].clone()
+    done[&Rc::as_ptr(&formula.0)].clone()
 }
 
 /// Whether an expression is names with dots between them.

@@ -43,7 +43,7 @@ pub fn matched(checker: &mut Checker, arms: &[MatchArm], span: Span, env: &Env) 
             && formula.unit() != Unit::Bool
         {
             let message = "the condition of an arm must be a bool";
-            arithmetic::unit_mismatch(checker, Spanned::new(formula, condition.span), message, None);
+            arithmetic::not_a_bool(checker, Spanned::new(formula, condition.span), message);
             conditions.push(None);
             continue;
         }

@@ -35,7 +35,7 @@ impl MemberFindings {
                 continue;
             }
             let (first, others) = (members[0], members.len() - 1);
-            let place = match &index.over.kind {
+            let span_of_first = match &index.over.kind {
                 ExprKind::NamedValues(values) => values.get(first).map(|named| named.name.span),
                 ExprKind::List(items) => items.get(first).map(|item| item.span),
                 _ => None,
@@ -45,7 +45,7 @@ impl MemberFindings {
                 0 => format!("in `{name}`"),
                 _ => format!("in `{name}`, and in {others} more of {} members", self.names.len()),
             };
-            let note = Label { span: place.unwrap_or(index.over.span), text };
+            let note = Label { span: span_of_first.unwrap_or(index.over.span), text };
             reporter.diagnostics.annotate(code, span, name, &note);
         }
     }

@@ -310,8 +310,7 @@ fn member_of_state(
     span: Span,
     env: &Env,
 ) -> Option<Value> {
-    let family = signals::member_name(&field.text, "");
-    let family = format!("{}{}", signals::KNOWN, family.trim_end_matches(']'));
+    let family = format!("{}{}[", signals::KNOWN, field.text);
     env.locals.iter().find(|(name, _)| name.starts_with(&family))?;
     let written = checker.sources.text(index.span).to_owned();
     if let Some(value) = signals::stated(checker, &signals::member_name(&field.text, &written), span, env) {

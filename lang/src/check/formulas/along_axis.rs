@@ -80,7 +80,7 @@ pub fn reduce_by(
     }
     if reduction.of_truths() && formula.unit() != Unit::Bool {
         let message = format!("`{}` needs bools", reduction.name());
-        arithmetic::unit_mismatch(checker, Spanned::new(&formula, x.span), &message, None);
+        arithmetic::not_a_bool(checker, Spanned::new(&formula, x.span), &message);
         return None;
     }
     if formula.live() && !matches!(reduction, Reduction::Sum | Reduction::Mean) {
@@ -143,7 +143,7 @@ pub fn read_among(
     let condition = read(checker, given, env).ok_or(Reported)?;
     let expr = given.expr;
     if condition.unit() != Unit::Bool {
-        arithmetic::unit_mismatch(checker, Spanned::new(&condition, expr.span), "`among` needs a bool", None);
+        arithmetic::not_a_bool(checker, Spanned::new(&condition, expr.span), "`among` needs a bool");
         return Err(Reported);
     }
     // A completion is selected where some token of it is.
@@ -281,16 +281,14 @@ pub fn apply_statistic(
 ) -> Option<Value> {
     let truths = statistic.of_truths();
     if truths != (x.unit() == Unit::Bool) {
-        let message = match truths {
-            true => "`balance` needs bools".to_owned(),
-            false => format!("`{}` compares numbers, not bools", builtin.name),
-        };
-        arithmetic::unit_mismatch(
-            checker,
-            Spanned::new(&x, place),
-            &message,
-            (!truths).then_some("use `where(condition, 1, 0)`"),
-        );
+        let operand = Spanned::new(&x, place);
+        match truths {
+            true => arithmetic::not_a_bool(checker, operand, "`balance` needs bools"),
+            false => {
+                let message = format!("`{}` compares numbers, not bools", builtin.name);
+                arithmetic::unit_mismatch(checker, operand, &message, Some("use `where(condition, 1, 0)`"));
+            }
+        }
         return None;
     }
     let unit = (statistic.definition().unit)(x.unit());

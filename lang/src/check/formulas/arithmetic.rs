@@ -20,7 +20,11 @@ pub fn applied(
     match function.unit(operand.unit()) {
         Ok(unit) => apply(reporter, function, vec![operand], unit, span),
         Err(Mismatch { message, help }) => {
-            unit_mismatch(reporter, Spanned::new(&operand, operand_span), message, help);
+            let operand = Spanned::new(&operand, operand_span);
+            match function {
+                Function::Not => not_a_bool(reporter, operand, message),
+                _ => unit_mismatch(reporter, operand, message, help),
+            }
             Value::Error
         }
     }
@@ -124,9 +128,14 @@ fn mixed_counts(reporter: &mut Reporter, function: Function, words: [CountWord; 
 
 /// Reports an operand of a wrong unit.
 pub fn unit_mismatch(reporter: &mut Reporter, operand: Spanned<&Formula>, message: &str, help: Option<&str>) {
+    units_mismatch(reporter, operand.span, message, [operand], help);
+}
+
+/// Reports a number where a bool is needed.
+pub fn not_a_bool(reporter: &mut Reporter, operand: Spanned<&Formula>, message: &str) {
     let written = reporter.sources.text(operand.span);
     let written = written.strip_prefix("not ").unwrap_or(written);
-    let compared = (message.contains(" bool") && operand.value.unit() != Unit::Bool).then(|| match written {
+    let help = match written {
         "reward" => "a condition on it is `correct`, or a comparison such as `reward > 0.5`".to_owned(),
         _ if written.starts_with("random(") => {
             "a condition that holds with a probability is `bernoulli(p, per: token)`, or a comparison, `x < p`"
@@ -136,8 +145,8 @@ pub fn unit_mismatch(reporter: &mut Reporter, operand: Spanned<&Formula>, messag
             format!("compare it with a bound first, such as `{written} > bound`")
         }
         _ => "compare it with a bound first".to_owned(),
-    });
-    units_mismatch(reporter, operand.span, message, [operand], help.or(compared.as_deref()));
+    };
+    unit_mismatch(reporter, operand, message, Some(&help));
 }
 
 /// Reports operands whose units don't go together.

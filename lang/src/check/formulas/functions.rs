@@ -175,7 +175,7 @@ fn choose(checker: &mut Checker, given: Where, env: &Env) -> Option<Value> {
     let (condition, branches, span) = (condition?, [branches.0?, branches.1?], given.call.span);
     if condition.value.unit() != Unit::Bool {
         let message = "the condition of a `where` must be a bool";
-        arithmetic::unit_mismatch(checker, condition.as_ref(), message, None);
+        arithmetic::not_a_bool(checker, condition.as_ref(), message);
         return None;
     }
     let unit = shared_unit(checker, "where", &branches, span)?;

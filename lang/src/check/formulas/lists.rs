@@ -21,9 +21,12 @@ const MOST_SORTED: usize = 8;
 pub fn reduced_list(checker: &mut Checker, call: Call, env: &Env) -> Option<Value> {
     let reduction = match call.builtin.kind {
         BuiltinKind::Reduce(
-            reduction @ (Reduction::Sum | Reduction::Mean | Reduction::Any | Reduction::All),
+            reduction @ (Reduction::Sum
+            | Reduction::Mean
+            | Reduction::Any
+            | Reduction::All
+            | Reduction::Quantile { .. }),
         )
-        | BuiltinKind::Reduce(reduction @ Reduction::Quantile { .. })
         | BuiltinKind::Extreme(_, reduction) => reduction,
         BuiltinKind::Median => Reduction::Quantile { q: 0.5 },
         _ => return None,
@@ -74,21 +77,23 @@ fn reduced(
         checker.report(Diagnostic::error(Code::OutOfRange, list.span, "there is no number in this list"));
         return None;
     }
-    let truths = parts.iter().find(|part| (part.value.unit() == Unit::Bool) != reduction.of_truths());
-    if let Some(part) = truths {
-        let message = match reduction.of_truths() {
-            true => format!("`{}` needs bools", reduction.name()),
-            false => format!("`{}` needs numbers, not bools", reduction.name()),
-        };
-        arithmetic::unit_mismatch(checker, part.as_ref(), &message, None);
+    let name = reduction.name();
+    let odd = parts.iter().find(|part| (part.value.unit() == Unit::Bool) != reduction.of_truths());
+    if let Some(part) = odd {
+        match reduction.of_truths() {
+            true => arithmetic::not_a_bool(checker, part.as_ref(), &format!("`{name}` needs bools")),
+            false => {
+                let message = format!("`{name}` needs numbers, not bools");
+                arithmetic::unit_mismatch(checker, part.as_ref(), &message, None);
+            }
+        }
         return None;
     }
-    let unit = functions::shared_unit(checker, reduction.name(), &parts, span)?;
+    let unit = functions::shared_unit(checker, name, &parts, span)?;
     let count = parts.len();
     let values: Vec<Formula> = parts.into_iter().map(|part| part.value).collect();
     let mut apply = |function: Function, operands: Vec<Formula>| {
-        let value = arithmetic::apply(checker, function, operands, unit, span);
-        if let Value::Formula(formula) = value { Some(formula) } else { None }
+        formula_of(arithmetic::apply(checker, function, operands, unit, span))
     };
     let mut folded = |function: Function, values: Vec<Formula>| {
         let mut values = values.into_iter();

@@ -77,8 +77,8 @@ impl Walk<'_> {
 
     pub(super) fn picks_by_name(&self, scope: &Scope, base: &Expr, index: &Expr) -> bool {
         let ExprKind::Name(name) = &index.kind else { return false };
-        let place = named_member(base).map_or(0, |(_, indices)| indices.len());
-        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.indices.get(place));
+        let picked = named_member(base).map_or(0, |(_, indices)| indices.len());
+        let family = self.binding_of(scope, base).and_then(|(binding, _)| binding.indices.get(picked));
         let named = family.is_some_and(|family| matches!(family.over.kind, ExprKind::NamedValues(_)));
         named && !self.locals.iter().any(|(local, _)| local == name)
     }

@@ -248,7 +248,7 @@ fn objective_entry<'a>(
         }
         _ => {
             // `reduction = mean(token)` is read as `reduce`, so that one slip gives one diagnostic.
-            if names::unknown_of_objective(checker, entry).is_some_and(|meant| meant.key == "reduce") {
+            if names::unknown_of_objective(checker, entry, env).is_some_and(|meant| meant.key == "reduce") {
                 parts.reduce = reduce::reduction(checker, &entry.value, env);
             }
             false

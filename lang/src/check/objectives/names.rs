@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Entry, ExprKind, Index, ItemKind, Name};
-use crate::syntax::words::split_word;
+use mopd_experiment::formula::{FormulaKind, Signal};
 
 use crate::check::builtins::vocabulary;
 use crate::check::declarations::Declarations;
@@ -12,6 +12,7 @@ use crate::check::reporter::Reporter;
 use crate::check::suggestions::foreign;
 use crate::check::suggestions::unknown::{self, SuggestedSetting};
 use crate::check::values::environment::Env;
+use crate::check::values::value::Value;
 
 /// Reports a `let` of an objective whose name already has a meaning there: it must be clear which is
 /// meant.
@@ -101,7 +102,11 @@ pub(super) fn is_let(reporter: &Reporter, entry: &Entry) -> bool {
         && foreign::key(name, &known).is_none()
 }
 
-pub fn unknown_of_objective(declarations: &mut Declarations, entry: &Entry) -> Option<SuggestedSetting> {
+pub fn unknown_of_objective(
+    declarations: &mut Declarations,
+    entry: &Entry,
+    env: &Env,
+) -> Option<SuggestedSetting> {
     if matches!(entry.value.kind, ExprKind::Error) {
         return None; // Reported by the parser.
     }
@@ -121,14 +126,12 @@ pub fn unknown_of_objective(declarations: &mut Declarations, entry: &Entry) -> O
         let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
         let text = format!("an objective has no setting `{name}`");
         let diagnostic = Diagnostic::error(Code::UnknownKey, entry.key.span, text);
-        let text_before =
-            declarations.sources.file(entry.key.span.file).text[..entry.key.span.start as usize].to_owned();
-        let is_state = text_before.rsplit("objective ").next().is_some_and(|body| {
-            body.lines().any(|line| {
-                line.trim_start().strip_prefix("state ").is_some_and(|rest| split_word(rest).0 == name)
-            })
-        });
-        if is_state {
+        let state = |value: &Value| match value {
+            Value::Formula(formula) => matches!(formula.0.kind, FormulaKind::Signal(Signal::State { .. })),
+            Value::Family(family) => family.name == *name,
+            _ => false,
+        };
+        if env.local(name).is_some_and(state) {
             let help = format!(
                 "the next value of a state stands in its declaration: `state {name} = first then next`"
             );

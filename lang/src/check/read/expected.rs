@@ -131,8 +131,7 @@ pub fn wrong_kind(declarations: &mut Declarations, span: Span, wanted: &str, fou
             diagnostic.help(format!("it is called with its arguments: `{}`", builtin.usage))
         }
         Value::Item { item, kind: Callable::Fn | Callable::Stage } => {
-            let of = declarations.modules.item(*item);
-            match signature(&of.kind) {
+            match signature(&declarations.modules.item(*item).kind) {
                 Some((name, parameters)) => {
                     let names: Vec<&str> =
                         parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();

@@ -3,6 +3,7 @@
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
 use crate::syntax::quotes::names_in;
+use crate::syntax::words::shell_names;
 
 use crate::check::builtins::declare::Call;
 use crate::check::reporter::Reporter;
@@ -11,11 +12,7 @@ use crate::check::values::value::Value;
 
 /// The text, if no `{name}` is left in it that stands for nothing.
 pub fn whole(reporter: &mut Reporter, text: String, span: Span, env: &Env) -> Option<String> {
-    let of_a_shell = text.split('$').skip(1).find_map(|rest| {
-        let rest = rest.trim_start_matches('{');
-        let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
-        env.local(&rest[..length]).map(|_| rest[..length].to_owned())
-    });
+    let of_a_shell = shell_names(&text).find(|name| env.local(name).is_some());
     if let Some(name) = of_a_shell {
         let message = format!("`${name}` in a path is no variable");
         let ours = reporter.sources.text(span).replace(&format!("${name}"), &format!("{{{name}}}"));

@@ -52,15 +52,15 @@ pub(super) fn warn_of_odd_texts(reporter: &mut Reporter, pieces: &[TemplatePiece
     };
     // The place of the words in a text that is written here, else the whole of it.
     let source = reporter.sources.text(span).to_owned();
-    let place = |words: &str| {
+    let span_of = |words: &str| {
         let start = source.find(words).map(|at| span.start as usize + at);
         start.map_or(span, |start| Span::new(span.file, start, start + words.len()))
     };
-    let at = |place: Span, message: &str| Diagnostic::warning(Code::TemplateSlot, place, message);
+    let at = |span: Span, message: &str| Diagnostic::warning(Code::TemplateSlot, span, message);
     let warning = |message: &str| at(span, message);
     if texts().any(|text| text.contains("{prompt}")) {
         let diagnostic = at(
-            place("{{prompt}}"),
+            span_of("{{prompt}}"),
             "two braces are one of the text: `{{prompt}}` shows `{prompt}`, not the prompt",
         );
         return reporter.report(diagnostic.help("write `{prompt}`"));
@@ -78,7 +78,7 @@ pub(super) fn warn_of_odd_texts(reporter: &mut Reporter, pieces: &[TemplatePiece
         _ => None,
     });
     if behind_slots.into_iter().any(broken) {
-        let diagnostic = at(place("/n"), "`/n` is shown as it is: a slash and a letter");
+        let diagnostic = at(span_of("/n"), "`/n` is shown as it is: a slash and a letter");
         return reporter.report(diagnostic.help("a line break is written `\\n`"));
     }
     if pieces.iter().any(|piece| !matches!(piece, TemplatePiece::Text(_))) {
@@ -88,10 +88,7 @@ pub(super) fn warn_of_odd_texts(reporter: &mut Reporter, pieces: &[TemplatePiece
     let is_path = !whole.is_empty()
         && !whole.contains(char::is_whitespace)
         && [".txt", ".md", ".jinja", ".j2", ".prompt", ".mustache"].iter().any(|end| whole.ends_with(end));
-    let of_a_shell = whole.split('$').skip(1).find_map(|rest| {
-        let name = words::split_word(rest.trim_start_matches('{')).0;
-        (!name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())).then(|| name.to_owned())
-    });
+    let of_a_shell = words::shell_names(&whole).next();
     let diagnostic = warning("this text has no slot: it is the same for every prompt");
     if is_path {
         let help = format!("the text of a file is `file(\"{whole}\")`");

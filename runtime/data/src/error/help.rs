@@ -99,13 +99,7 @@ impl DataError {
             DataProblem::NoData => format!("it must have files that end in .{}", ENDINGS.join(", .")),
             DataProblem::NoSplits { .. } => "leave `split` out, or name the folder".to_owned(),
             DataProblem::NoSuchSplit { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            DataProblem::NoSuchSplit { split, present, .. } => match split.split_once('[') {
-                Some((name, _)) if present.iter().any(|of| of == name) => format!(
-                    "a part of a split is written as a number of rows or a condition: dataset(\"...\", \
-                     split: \"{name}\", limit: 1000)"
-                ),
-                _ => "choose one of them".to_owned(),
-            },
+            DataProblem::NoSuchSplit { .. } => "choose one of them".to_owned(),
             DataProblem::ManySplits { present } => {
                 format!("choose one, such as dataset(\"...\", split: \"{}\")", present[0])
             }

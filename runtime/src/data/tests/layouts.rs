@@ -311,6 +311,24 @@ fn a_field_may_be_a_part_of_a_column() {
     let (text, help) = problem(read(&[first, none], "#### (.*)", None, false));
     assert_eq!(text, "the field `answer`: \"#### (.*)\" matches nothing in \"no number\"");
     assert_eq!(help, "change the pattern of `extract`, or leave the row out");
+    // A prompt is a part of a column in the same way.
+    fs::write(folder.path().join("rows.jsonl"), r#"{"text": "Q: 1+1?"}"#).unwrap();
+    let prompts = |pattern: &str| {
+        let prompt = FieldColumn { pattern: Some(pattern.to_owned()), ..column("prompt", "text") };
+        let source = DataSource { columns: vec![prompt], ..DataSource::file("rows.jsonl") };
+        let request = DatasetRequest {
+            source: &source,
+            format: &PromptFormat::Text,
+            fields: &[],
+            whole: false,
+            routes: &[],
+            numbers: &[],
+            notes: None,
+        };
+        Dataset::read(folder.path(), request)
+    };
+    assert_eq!(prompts("Q: (.*)").unwrap().prompt(0), "1+1?");
+    assert!(problem(prompts("P: (.*)")).0.contains("matches nothing in \"Q: 1+1?\""));
     // The extracted text is checked as a column's would be.
     let (text, _) = problem(read(&[first], "(.*)\\n", None, false));
     assert!(text.contains("must be a number"), "{text}");

@@ -31,7 +31,7 @@ impl Hub {
             Ok(_) => return Ok(()),
         }
         let repository = Repository { kind: RepositoryKind::Dataset, name: dataset.repository };
-        checked_revision(dataset.repository, dataset.revision)?;
+        checked_revision(repository, dataset.revision)?;
         if self.offline {
             let in_part = repository.cached_commit(&self.cache, dataset.revision).is_some();
             return Err(self.not_here(repository, dataset.revision, in_part));

@@ -385,10 +385,15 @@ impl Writer {
             FormulaKind::Variable(name) => self.push(name),
             FormulaKind::Entry(entry) => self.push(entry.name()),
             // All completions of a prompt have its row.
-            FormulaKind::Reduce { operand, among: None, on: None, .. }
-                if formula.axis() == Axis::Group
-                    && let FormulaKind::Signal(row @ (Signal::Data { .. } | Signal::DataIs { .. })) =
-                        &operand.0.kind =>
+            FormulaKind::Reduce {
+                reduction: Reduction::Maximum | Reduction::Any,
+                operand,
+                among: None,
+                on: None,
+                ..
+            } if formula.axis() == Axis::Group
+                && let FormulaKind::Signal(row @ (Signal::Data { .. } | Signal::DataIs { .. })) =
+                    &operand.0.kind =>
             {
                 self.push(&self::signal(row));
             }

@@ -129,3 +129,16 @@ fn a_formula_of_many_paths_is_cut() {
     }
     assert!(formula(&shared, 1000).ends_with("tanh(..."));
 }
+
+/// All completions of a prompt have its row, so the largest of their numbers is the row's; their sum is not.
+#[test]
+fn a_number_of_the_row_is_written_without_its_reduction() {
+    let level = signal(Signal::Data { field: "level".to_owned() });
+    let reduced = |reduction| {
+        let operand = level.clone();
+        let kind = FormulaKind::Reduce { reduction, operand, among: None, on: None, fraction: None };
+        formula(&part(kind, Axis::Group), 100)
+    };
+    assert_eq!(reduced(Reduction::Maximum), "data.level");
+    assert_eq!(reduced(Reduction::Sum), "sum(data.level, over: group)");
+}
